@@ -5,16 +5,19 @@
 # %% auto #0
 __all__ = ['default_cfgs', 'BasicBlock', 'MicroResNet', 'micro_patch', 'micro_resnet', 'micro_vit', 'micro_mixer', 'swin_nano',
            'swin_pico', 'count_params', 'check_model_name', 'make_model', 'Stage', 'Taps', 'stage_indices', 'Features',
-           'tapped_forward', 'find_taps', 'count_flops']
+           'tapped_forward', 'find_taps', 'count_flops', 'save_model', 'load_model']
 
 # %% ../nbs/10_models.ipynb #f8d12961
-import difflib, inspect, math
+import difflib, inspect, json, math, os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import timm
 import torch
 import torch.nn as nn
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.swin_transformer import SwinTransformer
@@ -264,3 +267,46 @@ def count_flops(
     from torch.utils.flop_counter import FlopCounterMode
     with torch.no_grad(), FlopCounterMode(display=False) as counter: fn(*inputs)
     return counter.get_total_flops()
+
+# %% ../nbs/10_models.ipynb #93b4d29d
+def _skeleton(about: dict) -> nn.Module:
+    "The model that `about` describes, without weights."
+    return make_model(about['architecture'], about['num_classes'], tuple(about['input_size']), **about.get('kwargs', {}))
+
+def save_model(
+    model: nn.Module,       # a timm model
+    path: str | Path,       # a file ending in .safetensors
+    input_size,             # (C, H, W) of its images
+    norm=None,              # (mean, std) of its inputs
+    classes=None,           # the classes' names
+    **kwargs,               # what else `make_model` needs to build it, such as depth=6
+) -> Path:
+    "Write weights and what they expect to one file, atomically; refuses what `load_model` could not build again."
+    path, cfg = Path(path), getattr(model, 'pretrained_cfg', None) or {}
+    if path.suffix != '.safetensors': raise ValueError(f'path: expected a file ending in .safetensors, got {path.name}')
+    if not cfg.get('architecture'): raise ValueError(f'model: {type(model).__name__} is no timm model; keep its state_dict with torch.save')
+    about = dict(architecture=cfg['architecture'], num_classes=model.num_classes, input_size=list(input_size), norm=norm,
+                 classes=None if classes is None else list(classes), kwargs=kwargs)
+    with torch.device('meta'): built = {k: v.shape for k, v in _skeleton(about).state_dict().items()}
+    if built != {k: v.shape for k, v in model.state_dict().items()}:
+        raise ValueError(f"model: {about['architecture']} as make_model builds it has other shapes; name the arguments it was built with, such as depth=6")
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
+    try:
+        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary, metadata={'ofa_learn': json.dumps(about)})
+        os.replace(temporary, path)
+    finally: temporary.unlink(missing_ok=True)
+    return path
+
+# %% ../nbs/10_models.ipynb #29070f70
+def load_model(path: str | Path) -> tuple[nn.Module, dict]:
+    "The model of a `save_model` file in eval mode, and what it expects: architecture, num_classes, input_size, norm, classes."
+    if not Path(path).is_file(): raise ValueError(f'{path}: no such file')
+    try:
+        with safe_open(path, 'pt') as f: about = json.loads((f.metadata() or {}).get('ofa_learn', 'null'))
+        state = load_file(path)
+    except (OSError, ValueError, SafetensorError) as e: raise ValueError(f'{path}: not a readable safetensors file ({e})') from e
+    if about is None: raise ValueError(f'{path}: it says nothing about its model; was it written by save_model?')
+    model = _skeleton(about)
+    model.load_state_dict(state)
+    about['norm'] = about['norm'] and tuple(tuple(v) for v in about['norm'])
+    return model.eval(), about | dict(input_size=tuple(about['input_size']))
