@@ -1,18 +1,23 @@
 # Each target does its own set-up: .venv is built when it is missing or settings.ini has changed.
 PYTHON ?= python3
 BIN := .venv/bin
+NB ?=
 
-.PHONY: demo lab test readme prepare clean
+.PHONY: demo lab test docs readme prepare clean
 demo: .venv/ready  ## the main job: a CNN teaches a ViT to read real digits
 	$(BIN)/ofa-learn demo --out demo.html
 lab: .venv/ready  ## open the lessons in JupyterLab
 	$(BIN)/jupyter lab --notebook-dir=nbs
-test: .venv/ready  ## every notebook, every test
-	$(BIN)/python -m pytest
+test: .venv/ready  ## every notebook, every test; ends with "N passed, N failed"
+	@$(BIN)/python -m pytest
+docs: .venv/ready  ## the docs site, in _docs; needs Quarto
+	@command -v quarto >/dev/null || { echo 'make docs needs Quarto: install it, then try again'; exit 1; }
+	touch README.md  # newer than its notebook, so that nbdev leaves it alone
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_docs
 readme: .venv/ready  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
-prepare: .venv/ready  ## run every lesson, keep its outputs, clean, export, README
-	$(BIN)/python tools/prepare.py
+prepare: .venv/ready  ## run every lesson, or NB="nbs/40_losses.ipynb …": outputs, pictures, modules, README
+	$(BIN)/python tools/prepare.py $(NB)
 clean:
 	rm -rf .venv build dist *.egg-info
 

@@ -84,10 +84,10 @@ default_cfgs = generate_default_cfgs({
 })
 
 def micro_patch(img_size) -> int:
-    "The patch's side for a micro model: 2 pixels up to 23, then an eighth of the shorter side."
+    "The patch's side for a micro model: 4 pixels up to 39, then an eighth of the shorter side."
     side = img_size if isinstance(img_size, int) else min(img_size)
     if side < 8: raise ValueError(f'img_size: micro models take images from 8 pixels, got {img_size}')
-    return max(2, side//8)
+    return max(4, side//8)
 
 # %% ../nbs/10_models.ipynb #16b8c454
 @register_model

@@ -6,11 +6,10 @@
 __all__ = ['pick_device', 'predict', 'accuracy', 'NotFinite', 'Watch', 'train_epoch', 'fit', 'Run', 'distill']
 
 # %% ../nbs/80_training.ipynb #1a5b6820
-import math, platform, time
+import time
 from dataclasses import asdict, dataclass, field
 from typing import Callable
 
-import timm
 import torch
 import torch.nn as nn
 from timm.optim import create_optimizer_v2
@@ -18,8 +17,7 @@ from timm.scheduler import create_scheduler_v2
 from tqdm.auto import tqdm
 
 from .data import Augment, Batches, ImageData, Norm, Splits
-from .distill import DistillationTask, Teacher, create_task
-from .models import count_params
+from .distill import DistillationTask, Teacher, create_task, same_norm
 import ofa_learn.logits
 
 # %% ../nbs/80_training.ipynb #4f4e7693
@@ -88,8 +86,7 @@ def _check_fits(task: DistillationTask, data: Splits) -> None:
     if task.input_norm is None:
         if task.teacher is not None and task.teacher.norm is not None: raise ValueError('input_norm: the teacher has a norm of its own; build the task with data=')
         return
-    close = all(math.isclose(a, b, abs_tol=1e-4) for u, v in zip(task.input_norm, data.norm) for a, b in zip(u, v))
-    if not close: raise ValueError(f'data: normalised by {tuple(data.norm)}, but student and teacher were set up for {tuple(task.input_norm)}')
+    if not same_norm(task.input_norm, data.norm): raise ValueError(f'data: normalised by {tuple(data.norm)}, but student and teacher were set up for {tuple(task.input_norm)}')
 
 def _optimizer(task, opt, lr, weight_decay, sched, epochs, warmup_epochs, min_lr, steps):
     "timm's optimizer over student and heads, and timm's schedule, counted in steps."

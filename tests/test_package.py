@@ -1,0 +1,85 @@
+"""What `pip install ofa-learn` gives: sdist, wheel from the sdist, and the wheel in an environment of its own."""
+import os, subprocess, sys, tarfile, venv, zipfile
+from importlib.metadata import requires, version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+from test_project import ROOT, copy  # noqa: F401  (a fixture)
+
+SMALL = '''
+import torch, ofa_learn
+torch.set_num_threads(1)
+from ofa_learn.losses import ofa_loss
+from ofa_learn.data import digits, split
+from ofa_learn.distill import Teacher
+from ofa_learn.models import make_model
+from ofa_learn.training import distill, fit
+from ofa_learn.demo import teach
+import tempfile, os
+data = split(digits(), train=100)
+with tempfile.TemporaryDirectory() as d:
+    info = teach('micro_resnet', data, os.path.join(d, 't.safetensors'), epochs=5, device='cpu', progress=False)
+    run = distill('ofa', 'micro_vit', os.path.join(d, 't.safetensors'), data, epochs=3, device='cpu', progress=False)
+assert run.history[-1]['loss'] < run.history[0]['loss'], run.history
+print(ofa_learn.__file__)
+'''
+
+
+def python(*args, **kwargs):
+    done = subprocess.run(list(map(str, args)), capture_output=True, text=True, **kwargs)
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def wheel(copy, tmp_path_factory):  # noqa: F811
+    "The wheel built from the sdist."
+    out = tmp_path_factory.mktemp('dist')
+    python(sys.executable, '-m', 'build', '--no-isolation', '--outdir', out, copy)
+    return next(out.glob('*.whl'))
+
+
+def test_contents(wheel):
+    names = zipfile.ZipFile(wheel).namelist()
+    assert {'ofa_learn/py.typed', 'ofa_learn/losses.py', 'ofa_learn/static/twins.js'} <= set(names)
+    assert not [n for n in names if n.startswith(('tests/', 'nbs/', 'tools/'))]
+    assert 'ofa-learn = ofa_learn.cli:main' in zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
+    sdist = tarfile.open(next(wheel.parent.glob('*.tar.gz'))).getnames()
+    for f in ('settings.ini', 'README.md', 'LICENSE', 'ofa_learn/static/twins.js'): assert any(n.endswith(f) for n in sdist), f
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    "A fresh environment with the wheel and the newest fastcore, which sees the other requirements where they are installed already."
+    home = tmp_path_factory.mktemp('env')
+    venv.create(home, with_pip=True)
+    py = home/'bin'/'python'
+    site = Path(python(py, '-c', 'import site; print(site.getsitepackages()[0])').strip())
+    outer = Path(python(sys.executable, '-c', 'import site; print(site.getsitepackages()[0])').strip())
+    python(py, '-m', 'pip', 'install', '-q', '--no-deps', wheel)
+    python(py, '-m', 'pip', 'install', '-q', '--no-deps', '--upgrade', 'fastcore')
+    (site/'outer.pth').write_text(f'{outer}\n')                      # behind the environment's own packages
+    return py
+
+
+def test_installed_wheel_distills(installed, tmp_path):
+    where = python(installed, '-c', SMALL, cwd=tmp_path).strip()
+    assert where.startswith(str(installed.parent.parent)), where
+    newest = python(installed, '-c', 'import fastcore; print(fastcore.__version__)', cwd=tmp_path).strip()
+    assert Version(newest) >= Version(version('fastcore'))
+    assert 'demo' in python(installed.parent/'ofa-learn', '--help', cwd=tmp_path)
+
+
+def test_requirements_are_met_and_readable():
+    for r in map(Requirement, requires('ofa-learn')):
+        if r.marker is None or r.marker.evaluate(): assert r.specifier.contains(version(r.name), prereleases=True), r
+    assert {'torch', 'timm', 'jupyterlab', 'ipywidgets', 'plotly', 'fastcore'} <= {Requirement(r).name for r in requires('ofa-learn')}
+
+
+def test_import_of_losses_is_light(tmp_path):
+    heavy = python(sys.executable, '-c', "import sys, ofa_learn.losses; print([m for m in ('timm', 'torchvision', 'plotly', 'sklearn', 'IPython', 'jupyterlab', "
+                   "'ipywidgets', 'fastcore', 'pandas') if m in sys.modules])", cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(ROOT)})
+    assert heavy.strip() == '[]'

@@ -1,0 +1,32 @@
+"""README.md from nbs/index.ipynb, without Quarto. `--check` changes nothing and fails when README.md is not current."""
+import difflib, re, sys
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAD = '<!-- made from nbs/index.ipynb by `make readme`; edit that -->\n\n'
+
+
+def readme() -> str:
+    nb = nbformat.read(ROOT/'nbs'/'index.ipynb', as_version=4)
+    nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*hide\b', c.source, re.M)]
+    for cell in nb.cells:
+        cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip()
+        if cell.cell_type == 'markdown': cell.source = re.sub(r'\]\((\d\d_\w+\.ipynb)\)', r'](nbs/\1)', cell.source)
+    text, _ = MarkdownExporter().from_notebook_node(nb)
+    return HEAD + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
+
+
+def main() -> int:
+    path, new = ROOT/'README.md', readme()
+    old = path.read_text(encoding='utf-8') if path.exists() else ''
+    if '--check' not in sys.argv:
+        path.write_text(new, encoding='utf-8')
+        return 0
+    sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), 'README.md', 'nbs/index.ipynb'))
+    return int(old != new)
+
+
+if __name__ == '__main__': sys.exit(main())
