@@ -35,7 +35,7 @@ class Plan:
     "What a comparison depends on."
     pair: str = 'cnn-vit'       # teacher's family, then the student's
     train: int = 300            # training images, for teacher and student alike
-    epochs: int = 60            # of every row but `labels_long`
+    epochs: int = 100           # of every row but `labels_long`
     seeds: int = 3              # runs a row
     gamma: float = 1.4          # of both OFA forms
     lr: float = 3e-3            # peak learning rate of every row

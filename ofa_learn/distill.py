@@ -17,7 +17,7 @@ from timm.task import TrainingTask
 
 from .branches import ExitBranches
 from .losses import ofa_loss
-from .models import Features, Taps, find_taps, load_model, make_model, tapped_forward
+from .models import Features, Taps, blank_image, evaluating, find_taps, load_model, make_model, tapped_forward
 
 # %% ../nbs/50_distill.ipynb #e6417af5
 class Answers(NamedTuple):
@@ -127,15 +127,12 @@ class Renormalise(nn.Module):
     def forward(self, x): return x*self.scale + self.shift
 
 # %% ../nbs/50_distill.ipynb #5bcc2b77
-@torch.no_grad()
 def probe_classes(model: nn.Module, input_size, who: str) -> int:
     "K of a model, by showing it one blank image; says so when it does not take such images."
-    p = next(model.parameters(), torch.zeros(()))
-    training = model.training
-    try: out = model.eval()(torch.zeros(1, *input_size, device=p.device, dtype=p.dtype))
+    try:
+        with evaluating(model): out = model(blank_image(model, input_size))
     except (RuntimeError, AssertionError, ValueError) as e:
         raise ValueError(f'{who}: it does not take images of (C, H, W) = {tuple(input_size)}: {e}') from e
-    finally: model.train(training)
     if not torch.is_tensor(out) or out.ndim != 2: raise ValueError(f'{who}: expected logits (B, K) from it, got {getattr(out, "shape", type(out).__name__)}')
     return out.shape[1]
 
@@ -152,6 +149,7 @@ def fit_teacher(teacher: Teacher, input_size, input_norm, num_classes: int, need
 # %% ../nbs/50_distill.ipynb #0351c4bd
 class _Base(TrainingTask):
     "Building a task: student, teacher, taps, heads, and the checks that they fit."
+    name = 'unregistered'        # set by `register`
     needs: tuple = ('logits',)   # of the teacher; () trains without one
     taps_needed = False          # whether the heads want the student's stage features
     stages = None                # which of them; None is all

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['default_cfgs', 'BasicBlock', 'MicroResNet', 'micro_patch', 'micro_resnet', 'micro_vit', 'micro_mixer', 'swin_nano',
            'swin_pico', 'count_params', 'check_model_name', 'make_model', 'Stage', 'Taps', 'stage_indices', 'Features',
-           'tapped_forward', 'find_taps', 'count_flops', 'save_model', 'load_model']
+           'tapped_forward', 'evaluating', 'blank_image', 'find_taps', 'count_flops', 'save_model', 'load_model']
 
 # %% ../nbs/10_models.ipynb #f8d12961
 import difflib, inspect, json, math, os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -223,16 +224,25 @@ def _layout(model: nn.Module, final) -> str:
     last = final[-1] if isinstance(final, (list, tuple)) else final
     return 'tokens' if last.ndim == 3 or getattr(model, 'output_fmt', 'NCHW') == 'NHWC' else 'maps'
 
-def _probe(model: nn.Module, input_size: tuple[int, int, int]):
-    "Final features, intermediates and pooled features of one blank image, in eval mode; the model's modes are put back."
+@contextmanager
+def evaluating(model: nn.Module):
+    "Within: the model in eval mode and no gradients. After: every module's own mode put back."
     modes = [(m, m.training) for m in model.modules()]
-    p = next(model.parameters(), torch.zeros(()))
     try:
-        with torch.no_grad():
-            final, maps = model.eval().forward_intermediates(torch.zeros(1, *input_size, device=p.device, dtype=p.dtype), output_fmt='NCHW')
-            return final, maps, _pooled(model, final)
+        with torch.no_grad(): yield model.eval()
     finally:
         for m, mode in modes: m.training = mode
+
+def blank_image(model: nn.Module, input_size: tuple[int, int, int]) -> torch.Tensor:
+    "One black image of the size, device and dtype that the model takes, (1, C, H, W)."
+    p = next(model.parameters(), torch.zeros(()))
+    return torch.zeros(1, *input_size, device=p.device, dtype=p.dtype)
+
+def _probe(model: nn.Module, input_size: tuple[int, int, int]):
+    "Final features, intermediates and pooled features of one blank image."
+    with evaluating(model):
+        final, maps = model.forward_intermediates(blank_image(model, input_size), output_fmt='NCHW')
+        return final, maps, _pooled(model, final)
 
 # %% ../nbs/10_models.ipynb #9ce889cc
 def find_taps(

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from .data import Augment, Batches, ImageData, Norm, Splits
 from .distill import DistillationTask, Teacher, create_task, same_norm
+from .models import evaluating
 import ofa_learn.logits
 
 # %% ../nbs/80_training.ipynb #4f4e7693
@@ -26,7 +27,6 @@ def pick_device(device: str | None = None) -> torch.device:
     if device is not None: return torch.device(device)
     return torch.device('cuda' if torch.cuda.is_available() else 'mps' if torch.backends.mps.is_available() else 'cpu')
 
-@torch.no_grad()
 def predict(
     model: nn.Module,            # gives logits
     part: ImageData,             # the images
@@ -34,11 +34,8 @@ def predict(
     batch_size: int = 500,       # images a batch
 ) -> torch.Tensor:               # (N, K) logits, in the order of the part
     "Logits of every image of a part, as it is, in eval mode; the model's mode is put back."
-    device, training = next(model.parameters()).device, model.training
-    model.eval()
-    out = [model(b.input) for b in Batches(part, norm, batch_size, device=device).plain()]
-    model.train(training)
-    return torch.cat(out)
+    device = next(model.parameters()).device
+    with evaluating(model): return torch.cat([model(b.input) for b in Batches(part, norm, batch_size, device=device).plain()])
 
 def accuracy(
     model: nn.Module,            # gives logits
