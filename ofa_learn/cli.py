@@ -112,7 +112,6 @@ def main(argv: list[str] | None = None) -> int:
         near = difflib.get_close_matches(name, COMMANDS, 1, .4)
         print(f'ofa-learn: no command {name!r}' + (f'; did you mean {near[0]}?' if near else '') + '\n\n' + usage(), file=sys.stderr)
         return 2
-    os.environ.setdefault('OMP_NUM_THREADS', str(os.cpu_count() or 1))
     try:
         COMMANDS[name](**{k: v for k, v in vars(anno_parser(COMMANDS[name], prog=f'ofa-learn {name}').parse_args(rest)).items() if k not in ('pdb', 'xtra')})
     except (ValueError, TypeError, FileNotFoundError) as e:

@@ -10,6 +10,7 @@ __all__ = ['FAMILIES', 'PAIRS', 'TEACHER_EPOCHS', 'QUICK', 'QUANTILES', 'LEGEND'
 import multiprocessing, platform, statistics, tempfile, time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import timm
@@ -162,9 +163,10 @@ def write_report(plan, data, records, at, teacher_logits, student_logits, about,
     report(records, cards, loss, out, title=title, classes=list(data.classes), notes=about)
 
 # %% ../nbs/94_demo.ipynb #04253d0a
-def demo(plan: Plan = Plan(), out: str | Path | None = 'demo.html', jobs: int = 2, quick: bool = False, keep: str | Path | None = None, say=print) -> list[dict]:
+def demo(plan: Plan = Plan(), out: str | Path | None = 'demo.html', jobs: int = 2, quick: bool = False, keep: str | Path | None = None, say=partial(print, flush=True)) -> list[dict]:
     "Train the teacher, run the plan, print the table, write the report (and the records to `keep`); returns the records."
     start, data, name = time.perf_counter(), plan.data(), PAIRS[plan.pair][0]
+    torch.set_num_threads(1)                        # as the workers: on busy cores more threads are slower
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder)/'teacher.safetensors')
         say(f'Teaching the teacher, {name} …')

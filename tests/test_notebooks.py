@@ -8,8 +8,10 @@ ROOT = Path(__file__).resolve().parent.parent
 BOOKS = sorted(p for p in (ROOT/'nbs').rglob('*.ipynb') if not any(s.startswith(('.', '_')) for s in p.relative_to(ROOT).parts))
 RUN = '''
 import sys, torch; torch.set_num_threads(1)
+from pathlib import Path
+from nbdev.config import get_config
 from nbdev.test import test_nb
-ok, seconds = test_nb(sys.argv[1])
+ok, seconds = test_nb(Path(sys.argv[1]), skip_flags=get_config().tst_flags.split(), basepath=get_config().config_path)
 sys.exit(not ok)
 '''
 name = lambda p: str(p.relative_to(ROOT/'nbs'))

@@ -5,15 +5,15 @@ from configparser import ConfigParser
 import pytest
 import yaml
 
-from copies import copy_tree
+from copies import ROOT, copy_tree  # noqa: F401  (test_package takes ROOT from here)
 
 # (module, what it may import of the package), in the lessons' order: arrows go up only.
 ROOMS = [('data', ''), ('figures', ''), ('models', ''), ('cka', ''), ('branches', 'models'), ('losses', ''),
          ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'distill'), ('relations', 'distill'),
          ('rsd', 'distill'), ('hcd', 'distill branches'), ('scalekd', 'distill'), ('training', 'data models distill logits'),
          ('recipes', ''), ('records', ''), ('sweeps', 'training recipes records'),
-         ('widgets', 'figures records losses cka branches training'), ('twins', 'figures records'), ('bench', '*'), ('site', 'twins'),
-         ('cli', '*')]
+         ('widgets', 'figures records losses cka branches training'), ('twins', 'figures records'), ('demo', '*'), ('bench', '*'),
+         ('breadth', 'distill models'), ('site', 'twins'), ('cli', '*')]
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = ['py' + 'pi.org', 'python' + 'hosted.org', 'download.' + 'pytorch.org', 'ana' + 'conda.org', 'registry.' + 'npmjs.org',
               'un' + 'pkg.com', 'cdn.' + 'jsdelivr.net', 'cdn.' + 'plot.ly']
@@ -34,6 +34,12 @@ class Copy:
 
 @pytest.fixture(scope='module')
 def tree(tmp_path_factory): return Copy(tmp_path_factory.mktemp('tree'))
+
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory):
+    "A copy of its own, to build in."
+    return Copy(tmp_path_factory.mktemp('copy')).path
 
 
 @pytest.fixture(scope='module')

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -16,60 +17,63 @@ FIGURE = {'data': [{'type': 'bar', 'x': ['a', 'b'], 'y': [1, 2]}], 'layout': {'w
 def figure_cell(): return new_code_cell('fig', outputs=[new_output('display_data', {pictures.PLOTLY: FIGURE, 'text/plain': 'Figure'})])
 
 
-def test_readme_shows_what_a_reader_needs(tmp_path):
-    cells = [new_markdown_cell('# T\n\n> S\n\n[a](40_losses.ipynb) [b](../LICENSE) [c](https://example.org/x) [d](#e)\n\n```md\n[f](g.md)\n```'),
-             new_code_cell('#| hide\nsecret()'), new_code_cell('#| eval: false\nshown()'),
-             new_code_cell('print(1)', outputs=[new_output('stream', text='1\n')]), figure_cell()]
-    nbformat.write(new_notebook(cells=cells), tmp_path/'index.ipynb')
-    text = readme.readme(tmp_path/'index.ipynb')
-    for part in ('](nbs/40_losses.ipynb)', '](LICENSE)', '](https://example.org/x)', '](#e)', '[f](g.md)', 'shown()', '    1\n'): assert part in text
-    for part in ('secret', '#|', 'plotly'): assert part not in text
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    "An index alone, for tools/readme.py."
+    cells = [new_markdown_cell('# T\n\n> S\n\n[a](40_losses.ipynb) [c](https://example.org/x)'), new_code_cell('#| hide\nsecret()'),
+             new_code_cell('#| eval: false\nshown()'), new_code_cell('print(1)', outputs=[new_output('stream', text='1\n')])]
+    (tmp_path/'nbs').mkdir()
+    nbformat.write(new_notebook(cells=cells), tmp_path/'nbs/index.ipynb')
+    monkeypatch.setattr(readme, 'ROOT', tmp_path)
+    return tmp_path
 
 
-def test_readme_check_says_what_differs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(readme, 'README', tmp_path/'README.md')
+def test_readme_shows_what_a_reader_needs(project):
+    text = readme.readme()
+    for part in ('# T', '> S', '](nbs/40_losses.ipynb)', '](https://example.org/x)', 'shown()', '    1\n'): assert part in text
+    for part in ('secret', '#|'): assert part not in text
+
+
+def test_readme_check_says_what_differs(project, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['readme.py', '--check'])
-    assert readme.main() == 1 and '+# ofa-learn' in capsys.readouterr().out
-    assert not (tmp_path/'README.md').exists()
+    assert readme.main() == 1 and '+# T' in capsys.readouterr().out
+    assert not (project/'README.md').exists()
     monkeypatch.setattr(sys, 'argv', ['readme.py'])
     assert readme.main() == 0
     monkeypatch.setattr(sys, 'argv', ['readme.py', '--check'])
     assert readme.main() == 0
 
 
-def test_execute_keeps_what_is_not_run_and_tidy_what_is_real(tmp_path):
+def test_client_leaves_what_is_not_to_be_run():
     kept = new_output('stream', text='kept\n')
-    nb = new_notebook(cells=[new_code_cell('print(1 + 1, flush=True)\nprint(3)'), new_code_cell('#| eval: false\n1/0', outputs=[kept]),
-                             new_code_cell('from ipywidgets import IntSlider\nIntSlider()')])
-    prepare.execute(nb, tmp_path)
-    prepare.tidy(nb)
-    assert [o['text'] for c in nb.cells[:2] for o in c.outputs] == ['2\n3\n', 'kept\n']
-    assert dict(nb.metadata) == {'kernelspec': prepare.KERNEL} and 'execution' not in nb.cells[0].metadata
-    assert prepare.WIDGET not in nb.cells[2].outputs[0].data and 'IntSlider' in nb.cells[2].outputs[0].data['text/plain']
+    nb = new_notebook(cells=[new_code_cell('print(2)'), new_code_cell('#| eval: false\n1/0', outputs=[kept])])
+    prepare.Client(nb, kernel_name='python3').execute()
+    assert [o['text'] for c in nb.cells for o in c.outputs] == ['2\n', 'kept\n']
 
 
-def test_an_error_stops_with_the_cells_number(tmp_path):
-    with pytest.raises(SystemExit, match=r'(?s)cell 1 .*ZeroDivisionError'):
-        prepare.execute(new_notebook(cells=[new_code_cell('1'), new_code_cell('1/0'), new_code_cell('2')]), tmp_path)
+def test_an_error_stops():
+    nb = new_notebook(cells=[new_code_cell('1/0'), new_code_cell('print(2)')])
+    with pytest.raises(CellExecutionError, match='ZeroDivisionError'): prepare.Client(nb, kernel_name='python3').execute()
+    assert not nb.cells[1].outputs
 
 
 def test_a_figure_gets_a_picture_and_cleaning_keeps_it(tmp_path):
-    if not pictures.find_chromium():
-        if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1': pytest.fail('no chromium')
-        pytest.skip('no chromium')
+    if not pictures.chromium():
+        if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1': pytest.fail('no Chromium, and this run requires one')
+        pytest.skip('no Chromium')
     nb = new_notebook(cells=[new_markdown_cell('# T'), figure_cell()])
     assert pictures.add_pictures(nb) == 1
-    png = base64.b64decode(nb.cells[1].outputs[0].data[pictures.PNG])
+    png = base64.b64decode(nb.cells[1].outputs[0].data['image/png'])
     assert png[:8] == b'\x89PNG\r\n\x1a\n' and (int.from_bytes(png[16:20], 'big'), int.from_bytes(png[20:24], 'big')) == (320, 240)
     nbformat.write(nb, tmp_path/'figure.ipynb')
     clean = f'from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__({str(tmp_path/"figure.ipynb")!r})'
     subprocess.run([sys.executable, '-c', clean], cwd=ROOT, check=True)
     data = nbformat.read(tmp_path/'figure.ipynb', as_version=4).cells[1].outputs[0].data
-    assert base64.b64decode(data[pictures.PNG]) == png and data[pictures.PLOTLY] == FIGURE
+    assert base64.b64decode(data['image/png']) == png and data[pictures.PLOTLY] == FIGURE
 
 
 def test_without_a_browser_figures_stay_as_they_are(monkeypatch, capsys):
-    monkeypatch.setenv('CHROMIUM', 'no-such-browser')
+    monkeypatch.setattr(pictures, 'chromium', lambda: None)
     nb = new_notebook(cells=[figure_cell()])
-    assert pictures.add_pictures(nb) == 0 and pictures.PNG not in nb.cells[0].outputs[0].data
-    assert 'no chromium' in capsys.readouterr().out
+    assert pictures.add_pictures(nb) == 0 and 'image/png' not in nb.cells[0].outputs[0].data
+    assert 'no Chromium' in capsys.readouterr().out

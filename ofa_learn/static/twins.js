@@ -1,13 +1,23 @@
-// Figures that move without a kernel: each <figure class="ofa-twin"> holds its state as JSON and gets its controls here.
-// Needs plotly.js on the page as `Plotly`. The numbers mirror ofa_learn.twins.gamma_numbers; a browser test holds the two equal.
+// Figures that move without a kernel. Each <figure class="ofa-twin"> holds its state as JSON in a <script>; this file
+// draws it, and gives a figure with data-twin="gamma" its controls. It needs plotly.js on the page as `Plotly`.
+// The figures' first state comes from Python; gammaNumbers mirrors ofa_learn.twins.gamma_numbers, and a browser test
+// holds the two equal.
 (function () {
   'use strict';
+
+  const CONFIG = {displayModeBar: false, responsive: true};
 
   function gammaNumbers(probs, label, gamma) {
     const paper = probs.map((p, c) => c === label ? Math.pow(1 + p, gamma) : p);
     const released = probs.map((p, c) => c === label ? Math.pow(1 + p, gamma) - 1 : Math.pow(p, gamma));
-    const others = (w) => w.reduce((sum, v, c) => c === label ? sum : sum + v, 0);
-    return {paper, released, dark_paper: others(paper), dark_released: others(released)};
+    const others = (weights) => weights.reduce((sum, v, c) => c === label ? sum : sum + v, 0);
+    return {paper, released, target_paper: paper[label], target_released: released[label],
+            dark_paper: others(paper), dark_released: others(released)};
+  }
+
+  function gammaSentence(n) {
+    return `True class: weight ${n.target_paper.toFixed(3)} in the paper’s form, ${n.target_released.toFixed(3)} in the released one. ` +
+           `All wrong classes together: ${n.dark_paper.toFixed(4)} in the paper’s form, ${n.dark_released.toFixed(4)} in the released one.`;
   }
 
   function element(tag, attributes, parent) {
@@ -27,56 +37,71 @@
     context.putImageData(pixels, 0, 0);
   }
 
-  function mountGamma(figure, state, number) {
-    const id = (name) => `twin-${number}-${name}`;
-    const controls = element('div', {class: 'controls'});
-    figure.insertBefore(controls, figure.firstChild);
-    element('label', {for: id('gamma'), text: 'γ '}, controls);
-    const slider = element('input', {type: 'range', id: id('gamma'), min: '1', max: '4', step: '0.1', value: String(state.gamma)}, controls);
-    const output = element('output', {for: id('gamma')}, controls);
-    const strip = element('fieldset', {class: 'strip'}, controls);
-    element('legend', {text: 'a digit, and how sure the teacher is of its true class'}, strip);
+  function plotIn(figure, spec) {
+    const node = element('div', {class: 'plot'});
+    figure.insertBefore(node, figure.querySelector('.numbers, figcaption'));
+    Plotly.newPlot(node, spec.data, spec.layout, CONFIG);
+    return node;
+  }
+
+  function sliderIn(parent, id, start) {
+    element('label', {for: id, text: 'γ'}, parent);
+    const slider = element('input', {type: 'range', id, min: '1', max: '4', step: '0.1', value: String(start)}, parent);
+    return [slider, element('output', {for: id}, parent)];
+  }
+
+  function percent(p) {      // no 100 % for .9996, no 0 % for .0004
+    return p > 0 && p < 0.005 ? '<1 %' : p < 1 && p > 0.995 ? '>99 %' : `${(100 * p).toFixed(0)} %`;
+  }
+
+  function stripIn(parent, name, state) {
+    const strip = element('fieldset', {class: 'strip'}, parent);
+    element('legend', {text: 'An image, its true class, and how sure the teacher is of that class'}, strip);
     state.digits.forEach((d, i) => {
       const label = element('label', {}, strip);
-      const radio = element('input', {type: 'radio', name: id('digit'), value: String(i)}, label);
+      const radio = element('input', {type: 'radio', name, value: String(i)}, label);
       radio.checked = i === 0;
       thumbnail(d.image, label);
-      element('span', {text: `${d.label}: ${(100 * d.probs[d.label]).toFixed(0)} %`}, label);
+      element('span', {text: `${state.classes[d.label]}: ${percent(d.probs[d.label])}`}, label);
     });
-    const plots = [element('div', {class: 'plot weighting'}, figure), element('div', {class: 'plot classes'}, figure)];
-    const sentence = element('p', {class: 'numbers', role: 'status'}, figure);
-    figure.appendChild(figure.querySelector('figcaption'));
+    return strip;
+  }
+
+  function mountGamma(figure, state, number) {
+    const controls = element('div', {class: 'controls'});
+    figure.insertBefore(controls, figure.firstChild);
+    const [slider, output] = sliderIn(controls, `twin-${number}-gamma`, state.gamma);
+    const strip = stripIn(controls, `twin-${number}-image`, state);
+    const [weighting, classes] = state.figures, nodes = state.figures.map((spec) => plotIn(figure, spec));
 
     function draw() {
-      const gamma = Number(slider.value), chosen = Number(strip.querySelector('input:checked').value);
-      const d = state.digits[chosen], n = gammaNumbers(d.probs, d.label, gamma), p = d.probs[d.label];
-      const grid = Array.from({length: 51}, (_, i) => i / 50), colour = state.colours;
-      const config = {displayModeBar: false, responsive: true};
-      const layout = (title, x, y, more) => Object.assign({title: {text: title, font: {size: 15}}, height: 340, margin: {l: 55, r: 15, t: 45, b: 45},
-        font: {family: 'system-ui, sans-serif'}, legend: {orientation: 'h', y: -0.25}, xaxis: {title: {text: x}}, yaxis: {title: {text: y}}}, more);
-      Plotly.react(plots[0], [
-        {x: grid, y: grid.map((q) => 1 + q), name: 'γ = 1 (KD)', line: {color: colour.kd, dash: 'dot'}},
-        {x: grid, y: grid.map((q) => Math.pow(1 + q, gamma)), name: 'paper', line: {color: colour.paper}},
-        {x: grid, y: grid.map((q) => Math.pow(1 + q, gamma) - 1), name: 'released', line: {color: colour.released, dash: 'longdash'}},
-        {x: [p, p], y: [n.paper[d.label], n.released[d.label]], mode: 'markers', name: 'this digit', marker: {size: 11, color: '#000'}},
-      ], layout(`Weight of the true class at γ = ${gamma.toFixed(1)}`, 'teacher’s probability of the true class', 'weight', {yaxis: {title: {text: 'weight'}, range: [0, 16.5 ** (gamma / 4)]}}), config);
-      const names = state.classes.map((c, i) => i === d.label ? `${c} (true)` : c);
-      Plotly.react(plots[1], [
-        {type: 'bar', x: names, y: d.probs, name: 'teacher’s probability', marker: {color: '#767676'}},
-        {type: 'bar', x: names, y: n.paper, name: 'weight, paper', marker: {color: colour.paper}},
-        {type: 'bar', x: names, y: n.released, name: 'weight, released', marker: {color: colour.released}},
-      ], layout('What each class counts', 'class', 'probability or weight', {}), config);
+      const gamma = Number(slider.value), d = state.digits[Number(strip.querySelector('input:checked').value)];
+      const n = gammaNumbers(d.probs, d.label, gamma), grid = weighting.data[0].x, p = d.probs[d.label];
+      const curve = (trace, y) => Object.assign({}, trace, {y});
+      const top = 1.05 * (gamma <= 2 ? 4 : gamma <= 3 ? 8 : 16);      // in steps, so that the curves are seen to move
+      Plotly.react(nodes[0], [weighting.data[0], curve(weighting.data[1], grid.map((q) => Math.pow(1 + q, gamma))),
+        curve(weighting.data[2], grid.map((q) => Math.pow(1 + q, gamma) - 1)),
+        Object.assign({}, weighting.data[3], {x: [p, p], y: [n.target_paper, n.target_released]})],
+        retitled(weighting.layout, `Weight of the true class at γ = ${gamma.toFixed(1)}`, 'yaxis', [-0.02 * top, top]), CONFIG);
+      const wrong = d.probs.map((_, c) => c).filter((c) => c !== d.label), series = [d.probs, n.paper, n.released];
+      const bars = [[d.label], wrong].flatMap((at) => series.map((values) => ({x: at.map((c) => state.names[c]), y: at.map((c) => values[c])})));
+      Plotly.react(nodes[1], classes.data.map((trace, i) => Object.assign({}, trace, bars[i])),
+        retitled(classes.layout, `What each class counts at γ = ${gamma.toFixed(1)}`, 'yaxis2', [0, Math.max(0.05, ...wrong.map((c) => 1.1 * d.probs[c]))]), CONFIG);
       output.textContent = gamma.toFixed(1);
       slider.setAttribute('aria-valuetext', `gamma ${gamma.toFixed(1)}`);
-      sentence.textContent = `True class: weight ${n.paper[d.label].toFixed(2)} in the paper’s form, ${n.released[d.label].toFixed(2)} in the released one. ` +
-        `Wrong classes together: ${n.dark_paper.toFixed(3)} in the paper’s form, ${n.dark_released.toFixed(3)} in the released one.`;
+      figure.querySelector('.numbers').textContent = gammaSentence(n);
     }
     slider.addEventListener('input', draw);
     strip.addEventListener('change', draw);
     draw();
   }
 
-  const mounts = {gamma: mountGamma};
+  function retitled(layout, text, axis, range) {
+    return Object.assign({}, layout, {title: Object.assign({}, layout.title, {text}), [axis]: Object.assign({}, layout[axis], {range, autorange: false})});
+  }
+
+  const mounts = {gamma: mountGamma, plot: (figure, state) => plotIn(figure, state)};
+
   function mountAll() {
     document.querySelectorAll('figure.ofa-twin').forEach((figure, number) => {
       const state = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
