@@ -32,8 +32,9 @@ def smallest(module: str) -> str | None:
 
 # %% ../nbs/96_breadth.ipynb #ac540f77
 def _input_size(name: str) -> tuple[int, int, int]:
-    "The image size a model was published for."
-    return tuple(timm.models.get_pretrained_cfg(check_model_name(name)).input_size)
+    "The image size a model was published for; 224 pixels where that is over 512, which would take minutes and shows nothing more."
+    c, h, w = tuple(timm.models.get_pretrained_cfg(check_model_name(name)).input_size)
+    return (c, h, w) if max(h, w) <= 512 else (c, 224, 224)
 
 def _with_gradient(model: nn.Module, loss: torch.Tensor) -> set[str]:
     "Names of the parameters that a loss gives a finite gradient."

@@ -9,19 +9,19 @@ __all__ = ['COMMANDS', 'demo', 'teach', 'methods', 'models', 'usage', 'main']
 import difflib, json, os, sys
 from pathlib import Path
 
-from fastcore.script import Param, anno_parser
+from fastcore.script import anno_parser
 
 # %% ../nbs/99_cli.ipynb #27a0cdc1
 def demo(
-    pair: Param('teacher-student families: cnn-vit, cnn-mlp, vit-cnn, vit-mlp, mlp-cnn, mlp-vit', str) = 'cnn-vit',
-    out: Param('the report to write', str) = 'demo.html',
-    quick: Param('within a minute, and too short to conclude from', bool) = False,
-    seeds: Param('runs a method', int) = 3,
-    epochs: Param('epochs of every row (default: as measured to be enough)', int) = None,
-    train: Param('training images', int) = None,
-    gamma: Param('γ of both OFA forms', float) = None,
-    jobs: Param('processes of one thread each', int) = 2,
-    records: Param('a folder to keep every run in as JSON', str) = None,
+    pair: str = 'cnn-vit',  # teacher-student families: cnn-vit, cnn-mlp, vit-cnn, vit-mlp, mlp-cnn, mlp-vit
+    out: str = 'demo.html',  # the report to write
+    quick: bool = False,  # within a minute, and too short to conclude from
+    seeds: int = 3,  # runs a method
+    epochs: int = None,  # epochs of every row (default: as measured to be enough)
+    train: int = None,  # training images
+    gamma: float = None,  # γ of both OFA forms
+    jobs: int = 2,  # processes of one thread each
+    records: str = None,  # a folder to keep every run in as JSON
 ):
     "Watch a teacher of one family teach a student of another to read handwritten digits, by six methods"
     from ofa_learn.demo import Plan, QUICK
@@ -32,17 +32,17 @@ def demo(
 
 # %% ../nbs/99_cli.ipynb #2d3ad693
 def teach(
-    teacher: Param('a timm model', str),
-    out: Param('the .safetensors file to write', str) = 'teacher.safetensors',
-    data: Param('digits, an .npz file, or a folder of class folders', str) = 'digits',
-    size: Param('pixels a side, for folders', int) = 32,
-    train: Param('training images (default: all but validation and test)', int) = None,
-    valid: Param('validation images (default: a tenth, at most 400)', int) = None,
-    test: Param('test images (default: a tenth, at most 500)', int) = None,
-    epochs: Param('passes over the training images', int) = 40,
-    lr: Param('peak learning rate', float) = 5e-3,
-    seed: Param('initialisation and order', int) = 0,
-    device: Param('cuda, mps or cpu (default: the first there is)', str) = None,
+    teacher: str,  # a timm model
+    out: str = 'teacher.safetensors',  # the .safetensors file to write
+    data: str = 'digits',  # digits, an .npz file, or a folder of class folders
+    size: int = 32,  # pixels a side, for folders
+    train: int = None,  # training images (default: all but validation and test)
+    valid: int = None,  # validation images (default: a tenth, at most 400)
+    test: int = None,  # test images (default: a tenth, at most 500)
+    epochs: int = 40,  # passes over the training images
+    lr: float = 5e-3,  # peak learning rate
+    seed: int = 0,  # initialisation and order
+    device: str = None,  # cuda, mps or cpu (default: the first there is)
 ):
     "Train a teacher with labels and keep it in one file"
     from ofa_learn.data import Augment, load_data, split
@@ -63,9 +63,9 @@ def methods():
     for name, cls in METHODS.items(): print(f"{name:18}{', '.join(cls.needs) or 'no teacher':24}{cls.__doc__.splitlines()[0]}")
 
 def models(
-    names: Param('timm models to describe, by comma (default: the micro models)', str) = 'micro_resnet,micro_vit,micro_mixer,swin_nano,swin_pico',
-    check: Param('check the smallest model of every timm module as student and teacher (minutes)', bool) = False,
-    out: Param('with --check: a JSON file to keep the rows in', str) = None,
+    names: str = 'micro_resnet,micro_vit,micro_mixer,swin_nano,swin_pico',  # timm models to describe, by comma
+    check: bool = False,  # check the smallest model of every timm module as student and teacher (minutes)
+    out: str = None,  # with --check: a JSON file to keep the rows in
 ):
     "Show where models are tapped, or check that any timm model can teach and learn"
     from ofa_learn.models import find_taps, make_model

@@ -51,7 +51,7 @@ class Plan:
 
     def data(self) -> Splits: return split(digits(), train=self.train, split_seed=self.split_seed)
 
-QUICK = dict(epochs=12)
+QUICK = dict(epochs=10)
 
 def rows(plan: Plan) -> dict[str, tuple[str, dict]]:
     "The table's rows: for each its method and that method's options."

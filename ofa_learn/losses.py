@@ -103,6 +103,7 @@ def check_target(
     "Raise unless `target` is class indices in 0…K-1, or probabilities ≥ 0 that sum to 1 for each image."
     b, k = shape
     if not torch.is_tensor(target): raise TypeError(f'target: expected a tensor, got {type(target).__name__}')
+    if b == 0: raise ValueError('target: expected at least one image, got an empty batch')
     if target.ndim == 1:
         if target.dtype != torch.int64: raise TypeError(f'target: expected class indices of type int64, got {target.dtype}')
         if len(target) != b: raise ValueError(f'target: expected {b} class indices, got {len(target)}')
@@ -125,7 +126,7 @@ def check_gamma(
 ) -> list:                       # one entry, or `exits`: floats, or 0-d tensors where reading would wait for a device
     "γ as a list, of one number or of one an exit; raise unless they are finite and at least 1."
     expected = 'a number' if exits is None else f'a number or {exits} of them, one an exit'
-    unread = torch.is_tensor(gamma) and gamma.ndim < 2 and not _can_look(gamma)
+    unread = torch.is_tensor(gamma) and gamma.is_floating_point() and gamma.ndim < 2 and not _can_look(gamma)
     if isinstance(gamma, Real): values = [gamma]
     elif unread: values = list(gamma.reshape(-1))
     else: values = gamma.tolist() if hasattr(gamma, 'tolist') else gamma       # tensors and NumPy's arrays
@@ -247,8 +248,10 @@ def ofa_loss(
     gammas = check_gamma(gamma, len(student_logits) if student_logits.ndim == 3 else None)
     with torch.autocast(student_logits.device.type, enabled=False):
         with torch.no_grad():
-            p_t = F.softmax(_scaled(teacher_logits, temperature, student_logits), -1)              # once for all exits
-            known = {g: class_weights(p_t, target, g, form, soft) for g in dict.fromkeys(gammas)}  # once for each different γ
-            w = torch.stack([known[g] for g in gammas]) if len(known) > 1 else known[gammas[0]]    # (E, B, K) or (B, K)
+            p_t = F.softmax(_scaled(teacher_logits, temperature, student_logits), -1)                  # once for all exits
+            if len(gammas) == 1: w = class_weights(p_t, target, gammas[0], form, soft)                 # (B, K)
+            else:
+                known = {g: class_weights(p_t, target, g, form, soft) for g in dict.fromkeys(gammas)}  # once for each different γ
+                w = torch.stack([known[g] for g in gammas])                                            # (E, B, K)
         log_s = F.log_softmax(_scaled(student_logits, temperature, student_logits), -1)
         return _reduce(-(w*log_s).sum(-1), reduction)

@@ -286,16 +286,36 @@ def test_autocast_and_no_gradient_to_the_teacher():
 
 # --- compilers and other devices: values are not read there
 
-def test_compiles_without_a_break():
+@pytest.fixture
+def compiled():
+    torch._dynamo.reset()
+    yield lambda loss, backend='aot_eager': torch.compile(loss, fullgraph=True, backend=backend)
+    torch._dynamo.reset()
+
+
+def test_compiles_without_a_break(compiled):
     z_s, z_t, y = problem(3, dtype=torch.float32)
     stack, t = torch.stack([z_s, 2*z_s]), soft_labels(3).float()
-    calls = [(z_s, y, 1.4), (z_s, y, 1.7), (z_s, y, 1.), (stack, y, [1., 1.4]), (stack, t, torch.tensor([1.2, 2.]))]     # γ may follow a schedule
-    compiled = torch.compile(ofa_loss, fullgraph=True, backend='aot_eager')
+    calls = [(z_s, y, 1.4), (stack, y, [1., 1.4]), (stack, t, torch.tensor([1.2, 2.]))]
+    fast = compiled(ofa_loss)
     for z, target, gamma in calls:
         options = dict(gamma=gamma, form='released', temperature=2.)
-        same(compiled(z, z_t, target, **options), ofa_loss(z, z_t, target, **options))
-        same(grad(lambda z: compiled(z, z_t, target, **options), z), grad(lambda z: ofa_loss(z, z_t, target, **options), z))
-    same(torch.compile(kd_loss, fullgraph=True, backend='eager')(z_s, z_t, temperature=2.), kd_loss(z_s, z_t, temperature=2.))
+        loss = lambda f: lambda z: f(z, z_t, target, **options)
+        same(grad(loss(fast), z), grad(loss(ofa_loss), z))
+        same(loss(fast)(z), loss(ofa_loss)(z))
+    same(compiled(kd_loss)(z_s, z_t, temperature=2.), kd_loss(z_s, z_t, temperature=2.))
+
+
+def test_a_schedule_for_gamma_does_not_compile_again_and_again(compiled):
+    from torch._dynamo.testing import CompileCounter
+    z_s, z_t, y = problem(3, dtype=torch.float32)
+    for schedule in ([1 + i/10 for i in range(12)], [torch.full((6,), 1 + i/10) for i in range(12)]):
+        count = CompileCounter()
+        fast = compiled(ofa_loss, count)
+        for gamma in schedule:
+            z = z_s if isinstance(gamma, float) else z_s.expand(6, -1, -1)
+            same(fast(z, z_t, y, gamma=gamma), ofa_loss(z, z_t, y, gamma=gamma))
+        assert count.frame_count <= 3
 
 
 def test_off_the_cpu_no_value_is_read():
@@ -383,6 +403,8 @@ def test_bad_input(changes, error, says):
     (lambda: target_weight(.5, 2., 'papr'), ValueError, "did you mean 'paper'"),
     (lambda: class_weights(EVEN[None], Y, 2.), ValueError, r'teacher_probs: expected \(B, K\)'),
     (lambda: class_weights(EVEN, Y + 5, 2.), ValueError, 'expected classes 0 to 4'),
+    (lambda: class_weights(EVEN[:0], Y[:0], 2.), ValueError, 'target: .* an empty batch'),
+    (lambda: class_weights(EVEN.tolist(), Y, 2.), TypeError, 'teacher_probs: expected a floating-point tensor'),
     (lambda: dark_mass(EVEN, Y, .5), ValueError, 'gamma'),
     (lambda: dark_mass(EVEN, EVEN, 2., soft='har'), ValueError, "did you mean 'hard'"),
     (lambda: decompose(STACK, Z, Y), ValueError, r'student_logits \(B, K\)'),
