@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
+from fastcore.basics import patch
 from timm.task import TrainingTask
 
 from .branches import ExitBranches
@@ -225,8 +226,6 @@ class DistillationTask(_Base):
         return self
 
 # %% ../nbs/50_distill.ipynb #dfb9c0d7
-from fastcore.basics import patch
-
 def unwrapped(module: nn.Module) -> nn.Module:
     "The module inside data-parallel, averaging and compilation wrappers."
     while True:
