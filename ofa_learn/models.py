@@ -208,7 +208,7 @@ def tapped_forward(
 ) -> Features:
     "Logits, pooled features and stage features of one forward; the logits are those of `model(x)`."
     wanted = [s for s in taps.stages if stages is None or s.number in stages]
-    options = dict(return_prefix_tokens=True) if taps.prefix else {}
+    options = dict(stop_early=False) | (dict(return_prefix_tokens=True) if taps.prefix else {})   # some models stop early unless told not to
     final, maps = model.forward_intermediates(x, indices=[s.index for s in wanted if s.index >= 0] or [0], output_fmt='NCHW', **options)
     maps = iter(maps)
     return Features(model.forward_head(final), _pooled(model, final), [final if s.index < 0 else next(maps) for s in wanted])
