@@ -1,5 +1,6 @@
 """The report in a real browser: no network, no errors, and a slider whose numbers are Python's. All runs in here are made up."""
-import html, json, os, re, shutil
+import html, json, os, re, sys
+from pathlib import Path
 from html.parser import HTMLParser
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 from ofa_learn.records import results
 from ofa_learn.twins import embed_json, facts, gamma_numbers, gamma_sentence, gamma_twin, headline, report
 
-CHROMIUM = os.environ.get('CHROMIUM') or shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
-ARGS = ['--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
+from pictures import CHROMIUM_ARGS, chromium
+
+CHROMIUM = chromium()
 DIGITS = [dict(image=[[(i*j*k) % 256 for i in range(8)] for j in range(8)], label=l, probs=p) for k, l, p in
           ((3, 1, [.1, .6, .1, .2]), (5, 3, [.3, .3, .3, .1]), (7, 0, [.97, .01, .01, .01]))]
 CLASSES = ['a', '</script><b>', 'c', 'd']
@@ -105,7 +108,7 @@ def browser():
     try: from playwright.sync_api import sync_playwright
     except ImportError: unavailable('no playwright')
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=ARGS)
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
         yield browser
         browser.close()
 
