@@ -14,5 +14,5 @@ setup(name=cfg['repo'], version=cfg['version'], description=cfg['description'], 
       packages=find_packages(include=['ofa_learn', 'ofa_learn.*']), zip_safe=False,
       include_package_data=False, package_data={'ofa_learn': ['py.typed', 'static/*.js', 'runs/*.json']},
       python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
-      extras_require={'dev': cfg['dev_requirements'].split()},
+      extras_require={'dev': cfg['dev_requirements'].split(), 'bench': cfg['bench_requirements'].split()},
       entry_points={'console_scripts': cfg['console_scripts'].split()})

@@ -137,11 +137,13 @@ def from_folder(
     path: str | Path,       # a folder with one sub-folder a class
     size: int = 32,         # pixels a side after scaling
     channels: int = 3,      # 3 for colour, 1 for grey
+    per_class: int | None = None,   # read at most so many of each class, spread over its sorted files
 ) -> ImageData:
     "An `ImageData` from a folder of class folders, read into memory; unreadable images and empty classes are errors."
     path = Path(path)
     if channels not in (1, 3): raise ValueError(f'channels: expected 1 or 3, got {channels}')
     if size < 1: raise ValueError(f'size: expected at least 1 pixel, got {size}')
+    if per_class is not None and per_class < 1: raise ValueError(f'per_class: expected at least 1 image, got {per_class}')
     if not path.is_dir(): raise ValueError(f'{path}: no such folder')
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
     if not folders: raise ValueError(f'{path}: expected one sub-folder a class, found none')
@@ -149,6 +151,7 @@ def from_folder(
     for k, folder in enumerate(folders):
         files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
         if not files: raise ValueError(f'{folder}: no images in this class folder (looked for {", ".join(sorted(SUFFIXES))})')
+        if per_class is not None and per_class < len(files): files = [files[i*len(files)//per_class] for i in range(per_class)]
         images += [_read_image(f, size, 'RGB' if channels == 3 else 'L') for f in files]
         labels += [k]*len(files)
     return from_arrays(np.stack(images), labels, [f.name for f in folders], path.name)
@@ -156,7 +159,7 @@ def from_folder(
 # %% ../nbs/00_data.ipynb #b7d5a36a
 def load_data(
     source='digits',   # 'digits', an .npz file, a folder of class folders, an (images, labels) pair, or an ImageData
-    **options,         # `size` and `channels` for folders
+    **options,         # `size`, `channels` and `per_class` for folders
 ) -> ImageData:
     "Images from whatever `source` is; an unknown one is a `ValueError` that lists what is understood."
     if isinstance(source, ImageData): return source

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['OKABE_ITO', 'PALETTE', 'METHODS', 'METHOD_LABELS', 'METHOD_COLOURS', 'METHOD_DASHES', 'TEMPLATE', 'P_GRID', 'BARS',
-           'PART_COLOURS', 'contrast', 'method_style', 'plain', 'styled', 'digit_strip', 'curves', 'target_weighting',
-           'class_bars', 'loss_parts', 'wrapped', 'paired_dots']
+           'PART_COLOURS', 'CKA_SCALE', 'contrast', 'method_style', 'plain', 'styled', 'digit_strip', 'curves',
+           'target_weighting', 'class_bars', 'loss_parts', 'wrapped', 'paired_dots', 'cka_heatmap', 'cka_panels',
+           'cka_profile']
 
 # %% ../nbs/05_figures.ipynb #f7c8500b
 import html
@@ -13,6 +14,7 @@ import html
 import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
+from plotly.subplots import make_subplots
 
 # %% ../nbs/05_figures.ipynb #99993a9e
 OKABE_ITO = dict(black='#000000', orange='#E69F00', sky='#56B4E9', green='#009E73', yellow='#F0E442', blue='#0072B2', vermilion='#D55E00', purple='#CC79A7')
@@ -214,3 +216,58 @@ def paired_dots(
                         customdata=[r['seed'] for r in runs], hovertemplate='seed %{customdata}: %{x:.2f} %<extra></extra>')
     fig = styled(fig, title, 'test accuracy (%)', '', caption, 110 + 52*len(methods)).update_layout(showlegend=False)
     return fig.update_yaxes(type='category', categoryorder='array', categoryarray=[label[m] for m in reversed(methods)])
+
+# %% ../nbs/05_figures.ipynb #47369f72
+CKA_SCALE = [[0, '#ffffff'], [.25, '#d5e6f3'], [.5, '#8fbfdf'], [.75, '#2f7fb8'], [1, '#08306b']]
+
+def _cka_trace(matrix, rows, columns, showscale=True) -> go.Heatmap:
+    "One heat map with hover; layers as categories in their order."
+    m = np.asarray(matrix, float)
+    if m.shape != (len(rows), len(columns)): raise ValueError(f'matrix: expected ({len(rows)}, {len(columns)}) for these layers, got {m.shape}')
+    z = [[None if np.isnan(v) else round(float(v), 4) for v in line] for line in m]
+    return go.Heatmap(z=z, x=[plain(c) for c in columns], y=[plain(r) for r in rows], zmin=0, zmax=1, colorscale=CKA_SCALE, showscale=showscale, hoverongaps=False, xgap=1,
+                      ygap=1, colorbar=dict(title=dict(text='CKA', side='right'), thickness=14), hovertemplate='%{y}<br>%{x}<br>CKA %{z:.3f}<extra></extra>')
+
+def cka_heatmap(
+    matrix,                # (L1, L2) similarities; NaN where undefined
+    rows: list[str],       # the first network's layers
+    columns: list[str],    # the second's
+    title: str = 'CKA of every layer with every layer',
+    x: str = 'layer of the second network',
+    y: str = 'layer of the first network',
+    caption: str = 'Point at a field for its two layers. Follow a row: which layers of the other network see what this one sees?',
+) -> go.Figure:
+    "A heat map of layer similarities with the starts of both networks in the lower left."
+    fig = styled(go.Figure(_cka_trace(matrix, rows, columns)), title, x, y, caption, 480)
+    return fig.update_layout(plot_bgcolor='#9a9a9a').update_xaxes(showgrid=False, type='category').update_yaxes(showgrid=False, type='category')
+
+# %% ../nbs/05_figures.ipynb #316052c0
+def cka_panels(
+    panels: list[tuple],   # (title, matrix, rows, columns) a panel
+    title: str = 'CKA within and across families',
+    caption: str = 'Compare the first row with the second: within a family like depths are alike, a dark diagonal; across families they need not be.',
+    across: int = 3,       # panels in a row
+) -> go.Figure:
+    "Several heat maps on one scale; the layers' names are shown by pointing (Hao et al., 2023, Fig. 1)."
+    if not panels: raise ValueError('panels: expected at least one')
+    down, across = -(-len(panels)//across), min(across, len(panels))
+    fig = make_subplots(down, across, subplot_titles=[plain(p[0]) for p in panels], horizontal_spacing=.06, vertical_spacing=.22/down)
+    for i, (_, matrix, rows, columns) in enumerate(panels): fig.add_trace(_cka_trace(matrix, rows, columns, i == 0), i//across + 1, i % across + 1)
+    styled(fig, title, 'layer', 'layer', caption, 140 + 260*down).update_layout(plot_bgcolor='#9a9a9a', margin_t=70)
+    fig.update_xaxes(showticklabels=False, showgrid=False, type='category', ticks='', title_standoff=4)
+    return fig.update_yaxes(showticklabels=False, showgrid=False, type='category', ticks='', title_standoff=4)
+
+def cka_profile(
+    lines: dict[str, list[float]],   # for each name CKA at like depths, from the first layer to the last
+    title: str = 'CKA at like depths',
+    caption: str = 'Click a name to hide its line. Where do two networks part: early, late, or from the start?',
+) -> go.Figure:
+    "Similarity over relative depth, a line a pair."
+    if not lines: raise ValueError('lines: expected at least one')
+    fig = go.Figure()
+    for i, (name, y) in enumerate(lines.items()):
+        x = [k/max(len(y) - 1, 1) for k in range(len(y))]
+        _, colour, dash = method_style(name) if name in METHODS else (name, list(PALETTE.values())[i % len(PALETTE)], ('solid', 'dash', 'dot', 'dashdot')[i % 4])
+        fig.add_scatter(x=x, y=[None if v != v else round(v, 4) for v in y], name=plain(METHOD_LABELS.get(name, name)), mode='lines+markers',
+                        line=dict(color=colour, dash=dash, width=2.5), hovertemplate='depth %{x:.2f}: CKA %{y:.3f}<extra>' + plain(name) + '</extra>')
+    return styled(fig, title, 'depth (0: first layer, 1: last)', 'CKA', caption, 420).update_yaxes(range=[-.1, 1.05])

@@ -8,7 +8,7 @@ import yaml
 from copies import ROOT, copy_tree  # noqa: F401  (test_package takes ROOT from here)
 
 # (module, what it may import of the package), in the lessons' order: arrows go up only.
-ROOMS = [('data', ''), ('figures', ''), ('models', ''), ('cka', ''), ('branches', 'models'), ('losses', ''),
+ROOMS = [('data', ''), ('figures', ''), ('models', ''), ('cka', 'data models'), ('branches', 'models'), ('losses', ''),
          ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'distill'), ('relations', 'distill'),
          ('rsd', 'distill'), ('hcd', 'distill branches'), ('scalekd', 'distill'), ('training', 'data models distill logits'),
          ('recipes', ''), ('records', ''), ('sweeps', 'training recipes records'),

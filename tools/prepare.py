@@ -8,6 +8,7 @@ from pathlib import Path
 os.environ['OMP_NUM_THREADS'] = '1'
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pictures import add_pictures
@@ -35,7 +36,11 @@ def joined(outputs: list) -> list:
 def prepare(path: Path) -> None:
     start, nb = time.perf_counter(), nbformat.read(path, as_version=4)
     nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
-    Client(nb, timeout=600, resources={'metadata': {'path': str(path.parent)}}).execute()
+    client = Client(nb, timeout=600, resources={'metadata': {'path': str(path.parent)}})
+    try: client.execute()
+    except CellExecutionError as e:
+        at = next(i for i, c in enumerate(nb.cells) for o in c.get('outputs', ()) if o.output_type == 'error')
+        sys.exit(f'{path.relative_to(ROOT)}: cell {at} (from 0) failed; nothing was written\n{e}')
     nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     for cell in nb.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k not in ('execution', 'jupyter')}
