@@ -9,7 +9,7 @@ __all__ = ['KD_SETTINGS', 'KD']
 import torch
 import torch.nn.functional as F
 
-from .distill import DistillationTask, register
+from .distill import DistillationTask, choose, register
 from .losses import kd_loss
 
 # %% ../nbs/55_logits.ipynb #7abeb6d0
@@ -18,11 +18,10 @@ KD_SETTINGS = dict(own=dict(temperature=4., label_weight=.1, kd_weight=.9), ofa_
 @register('kd')
 class KD(DistillationTask):
     "Knowledge distillation on logits (Hinton et al., 2015): cross-entropy with the labels and T² KL to the teacher."
+    paper, status = 'Hinton et al., 2015', 'paper'
     def __init__(self, student, teacher=None, *, setting: str = 'own', temperature: float | None = None,
                  label_weight: float | None = None, kd_weight: float | None = None, **options):
-        if setting not in KD_SETTINGS: raise ValueError(f'setting: expected one of {", ".join(KD_SETTINGS)}, got {setting!r}')
-        given = dict(temperature=temperature, label_weight=label_weight, kd_weight=kd_weight)
-        chosen = KD_SETTINGS[setting] | {k: v for k, v in given.items() if v is not None}
+        chosen = choose(KD_SETTINGS, setting, temperature=temperature, label_weight=label_weight, kd_weight=kd_weight)
         if not chosen['temperature'] > 0: raise ValueError(f'temperature: expected a number > 0, got {temperature}')
         self.temperature, self.label_weight, self.kd_weight = chosen['temperature'], chosen['label_weight'], chosen['kd_weight']
         super().__init__(student, teacher, **options)

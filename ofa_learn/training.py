@@ -96,6 +96,7 @@ def _optimizer(task, opt, lr, weight_decay, sched, epochs, warmup_epochs, min_lr
 def train_epoch(task: DistillationTask, batches: Batches, epoch: int, optimizer, scheduler=None, clip: float | None = 5., watch: Watch = None) -> dict:
     "One pass over the training images; the means of the loss, its parts and the student's accuracy on the views."
     watch, step0 = watch or Watch(batches.part.images.device), epoch*len(batches)
+    task.epoch = epoch                                            # for losses that warm up
     task.train()
     for step, batch in enumerate(batches.epoch(epoch)):
         if scheduler is not None: scheduler.step_update(step0 + step)
@@ -146,7 +147,7 @@ def fit(
 def _epochs(task, data, batches, optimizer, scheduler, epochs, clip, device, eval_every, progress, on_epoch) -> list[dict]:
     "The epochs of `fit`; `seconds` counts training only, not looking."
     history, seconds, watch = [], 0., Watch(device)
-    bar = tqdm(range(epochs), disable=not progress, desc=type(task).name, unit='epoch', leave=False)
+    bar = tqdm(range(epochs), disable=not progress, desc=task.name, unit='epoch', leave=False)
     for epoch in bar:
         start = time.perf_counter()
         means = train_epoch(task, batches, epoch, optimizer, scheduler, clip, watch)   # reading the means waits for the device
