@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['CKA_LAYERS', 'BENCHMARKS', 'interleaved', 'ratio', 'ratio_text', 'peak_growth', 'machine', 'cka_networks',
-           'run_forwards', 'run_ours', 'run_torch_cka', 'cka_work', 'has_torch_cka', 'bench_cka', 'table', 'bench']
+           'run_forwards', 'run_ours', 'run_torch_cka', 'cka_work', 'has_torch_cka', 'bench_cka', 'method_costs',
+           'table', 'bench']
 
 # %% ../nbs/95_bench.ipynb #3929c8a4
 import contextlib, copy, gc, io, multiprocessing, os, platform, resource, statistics, sys, time, warnings
@@ -17,7 +18,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from . import __version__
 from .cka import cka, layer_names
-from .models import make_model
+from .data import Batches, digits, split
+from .demo import PAIRS
+from .distill import Teacher, all_methods, create_task
+from .models import count_params, make_model
 
 # %% ../nbs/95_bench.ipynb #d8f31d02
 def interleaved(
@@ -158,6 +162,36 @@ def _cka_memory(images: int, out: dict, say) -> list[tuple[str, str]]:
         rows.append((f"peak memory of {'this package' if which == 'ours' else which}, 1 → 4 batches of {n}", f'{one:.0f} → {four:.0f} MiB'))
         say(f'  memory of {which}: {one:.0f}, {four:.0f} MiB')
     return rows
+
+# %% ../nbs/95_bench.ipynb #e8c05e16
+def _stepper(method: str, student: str, teacher, data):
+    "A function that trains one step of 50 images, and the number of the heads' parameters."
+    torch.manual_seed(0)
+    task = create_task(method, student, teacher, data=data).train()
+    batch = next(iter(Batches(data.train, data.norm, 50).epoch(0)))
+    optimizer = torch.optim.AdamW(task.trainable_module.parameters())
+    def step():
+        optimizer.zero_grad()
+        task(batch.input, batch.target, index=batch.index)['loss'].backward()
+        optimizer.step()
+    heads = task.trainable_module.heads
+    return step, 0 if heads is None else count_params(heads), task.status
+
+def method_costs(
+    pair: str = 'cnn-vit',   # families of teacher and student, see 94_demo
+    rounds: int = 5,         # steps of each that are timed; 0 for none
+) -> list[dict]:             # a row a method: name, needs, heads (millions), step (over labels alone), paper, status
+    "What every method needs of the teacher, adds in parameters, and takes in time."
+    if pair not in PAIRS: raise ValueError(f'pair: expected one of {", ".join(PAIRS)}, got {pair!r}')
+    (teacher, student), data = PAIRS[pair], split(digits(), train=100)
+    torch.manual_seed(0)
+    teacher = Teacher(make_model(teacher, data.num_classes, data.input_size))
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')                          # that the batch is small for RSD
+        built = {m: _stepper(m, student, None if not c.needs else teacher, data) for m, c in all_methods().items()}
+        times = interleaved({m: step for m, (step, _, _) in built.items()}, rounds) if rounds else {}
+    return [dict(method=m, needs=', '.join(c.needs) or 'no teacher', heads=f'{built[m][1]/1e6:.2f}', paper=c.paper, status=built[m][2],
+                 step=f"{ratio(times[m], times['labels'])['median']:.1f}" if rounds else '') for m, c in all_methods().items()]
 
 # %% ../nbs/95_bench.ipynb #8272326a
 BENCHMARKS = dict(cka=bench_cka)

@@ -14,8 +14,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .distill import OFA, Teacher
-from .models import check_model_name, count_params, find_taps, make_model, tapped_forward
+from .distill import OFA
+from .models import check_model_name, count_params, make_model, tapped_forward
 
 # %% ../nbs/96_breadth.ipynb #bcf73037
 def smallest(module: str) -> str | None:

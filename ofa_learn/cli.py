@@ -21,15 +21,17 @@ def demo(
     epochs: int = None,  # epochs of every row (default: as measured to be enough)
     train: int = None,  # training images
     gamma: float = None,  # γ of both OFA forms
+    methods: str = None,  # more rows: all, or methods by comma, such as rsd,ofa+fitnet
     jobs: int = 2,  # processes of one thread each
     records: str = None,  # a folder to keep every run in as JSON
 ):
     "Watch a teacher of one family teach a student of another to read handwritten digits, by six methods"
-    from ofa_learn.demo import Plan, QUICK
+    from ofa_learn.demo import Plan, QUICK, more_methods
     from ofa_learn.demo import demo as run
+    more = more_methods() if methods == 'all' else tuple(m for m in (methods or '').split(',') if m)
     given = {k: v for k, v in dict(epochs=epochs, train=train, gamma=gamma).items() if v is not None}
     if jobs < 1: raise ValueError(f'jobs: expected at least 1, got {jobs}')
-    run(Plan(pair=pair, seeds=seeds, **((QUICK if quick else {}) | given)), out, jobs, quick, records)
+    run(Plan(pair=pair, seeds=seeds, methods=more, **((QUICK if quick else {}) | given)), out, jobs, quick, records)
 
 # %% ../nbs/99_cli.ipynb #2d3ad693
 def teach(
@@ -38,8 +40,8 @@ def teach(
     data: str = 'digits',  # digits, an .npz file, or a folder of class folders
     size: int = 32,  # pixels a side, for folders
     train: int = None,  # training images (default: all but validation and test)
-    valid: int = None,  # validation images (default: a tenth, at most 400)
-    test: int = None,  # test images (default: a tenth, at most 500)
+    valid: int = None,  # validation images (default: a quarter, at most 400)
+    test: int = None,  # test images (default: a third, at most 500)
     epochs: int = 40,  # passes over the training images
     lr: float = 5e-3,  # peak learning rate
     seed: int = 0,  # initialisation and order
@@ -49,8 +51,7 @@ def teach(
     from ofa_learn.data import Augment, load_data, split
     from ofa_learn.demo import teach as run
     images = load_data(data, **(dict(size=size) if Path(data).is_dir() else {}))
-    tenth = max(len(images)//10, len(images.classes))
-    parts = split(images, train, valid or min(tenth, 400), test or min(tenth, 500))
+    parts = split(images, train, valid, test)
     print(f'{parts}: teaching {teacher} for {epochs} epochs')
     info = run(teacher, parts, out, epochs, lr, seed, device=device, augment=Augment(shift=max(parts.input_size[1]//8, 1)))
     print(f"{out}: {info['name']}, {info['params']/1e6:.2f} M parameters, {info['valid_accuracy']:.1f} % on validation, {info['test_accuracy']:.1f} % on test")
@@ -106,12 +107,18 @@ def bench(
     if out: write_atomically(out, json.dumps(result, indent=1, allow_nan=False))
 
 # %% ../nbs/99_cli.ipynb #29760d70
-def methods():
-    "List the distillation methods"
-    import ofa_learn.logits
-    from ofa_learn.distill import METHODS
-    print(f"{'name':18}{'needs of the teacher':24}what it is")
-    for name, cls in METHODS.items(): print(f"{name:18}{', '.join(cls.needs) or 'no teacher':24}{cls.__doc__.splitlines()[0]}")
+def methods(
+    pair: str = 'cnn-vit',  # teacher's and student's family, for the costs
+    rounds: int = 5,  # timed steps of each; 0 leaves the times out
+):
+    "List the distillation methods, what each needs and what it costs"
+    from ofa_learn.bench import method_costs
+    from ofa_learn.records import table_text
+    rows = method_costs(pair, rounds)
+    head = ['method', 'needs of the teacher', 'heads', 'step', 'paper', 'status']
+    print(table_text([head, *([r['method'], r['needs'], r['heads'], r['step'], r['paper'], r['status']] for r in rows)]))
+    print(f'heads: training-only parameters in millions, {pair} with micro models and digits. step: time over that of labels alone,'
+          ' medians of interleaved steps of 50 images, one thread.\nstatus: paper (as its authors have it), adapted, reconstructed (from descriptions), control.')
 
 def models(
     names: str = 'micro_resnet,micro_vit,micro_mixer,swin_nano,swin_pico',  # timm models to describe, by comma
@@ -164,7 +171,7 @@ def usage() -> str:
 def main(argv: list[str] | None = None) -> int:
     "The command line; returns the exit code."
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ('-h', '--help'): print(usage()); return 0
+    if not argv or argv[0] in ('-h', '--help', '--version'): print(usage()[:None if argv[:1] != ['--version'] else usage().index(':')]); return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, 1, .4)

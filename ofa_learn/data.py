@@ -218,12 +218,13 @@ def _draw(rows: np.ndarray, labels: np.ndarray, n: int, seed: int, what: str) ->
 def split(
     data: ImageData,            # the whole set
     train: int | None = None,   # training images; default all that the other parts leave
-    valid: int = 400,           # images that choices are made on
-    test: int = 500,            # images that are reported; the same ones for every `split_seed`
+    valid: int | None = None,   # images that choices are made on; default a quarter, at most 400
+    test: int | None = None,    # images that are reported, the same ones for every `split_seed`; default a third, at most 500
     split_seed: int = 0,        # deals the images that are not test
 ) -> Splits:
     "Stratified train, valid and test parts; `ValueError` where the counts don't fit."
     labels = data.labels.cpu().numpy()
+    valid, test = min(len(data)//4, 400) if valid is None else valid, min(len(data)//3, 500) if test is None else test
     rare = [data.classes[c] for c, n in zip(*np.unique(labels, return_counts=True)) if n < 3]
     if rare: raise ValueError(f'data: each class needs at least 3 images, one a part; too few of {", ".join(rare[:5])}')
     test_rows, rest = _draw(np.arange(len(data)), labels, test, 0, 'test')
@@ -329,11 +330,13 @@ class Batches:
         augment: Augment = Augment(),       # what a view may change
         seed: int = 0,                      # the order of the images
         view_seed: int = 0,                 # what the views look like
-        device: str | torch.device = 'cpu'  # where the images live
+        device: str | torch.device = 'cpu', # where the images live
+        shard: tuple[int, int] = (0, 1),    # this process's number, and of how many: its share of every batch
     ):
         if batch_size < 2: raise ValueError(f'batch_size: expected at least 2 (batch norm needs them), got {batch_size}')
         self.part, self.norm, self.augment = part.to(device), norm, augment
-        self.batch_size, self.seed, self.view_seed = min(batch_size, len(part)), seed, view_seed
+        if batch_size % shard[1]: raise ValueError(f'batch_size: expected a multiple of the {shard[1]} processes, got {batch_size}')
+        self.batch_size, self.seed, self.view_seed, self.shard = min(batch_size, len(part)//shard[1]*shard[1]), seed, view_seed, shard
 
     def __len__(self): return len(self.part)//self.batch_size
 
@@ -342,10 +345,10 @@ class Batches:
         x = part.images if epoch is None else views(part.images, part.ids, self.augment, epoch, self.view_seed)
         return Batch(self.norm(x), part.labels, rows)
 
-    def epoch(self, epoch: int) -> Iterator[Batch]:
-        "Shuffled batches of views; the same for the same (seed, view_seed, epoch)."
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        "Shuffled batches of views, from the batch `start` on; the same for the same (seed, view_seed, epoch) and any number of processes."
         order = uniforms(self.seed, epoch, torch.arange(len(self.part)), 1)[:, 0].argsort(stable=True).to(self.part.labels.device)
-        for rows in order[:len(self)*self.batch_size].split(self.batch_size): yield self._batch(rows, epoch)
+        for rows in order[start*self.batch_size:len(self)*self.batch_size].split(self.batch_size): yield self._batch(rows[self.shard[0]::self.shard[1]], epoch)
 
     def plain(self) -> Iterator[Batch]:
         "All images once, in order, as they are."

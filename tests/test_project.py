@@ -9,8 +9,8 @@ from copies import ROOT, copy_tree  # noqa: F401  (test_package takes ROOT from 
 
 # (module, what it may import of the package), in the lessons' order: arrows go up only.
 ROOMS = [('data', ''), ('figures', ''), ('models', ''), ('cka', 'data models'), ('branches', 'models'), ('losses', ''),
-         ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'distill'), ('relations', 'distill'),
-         ('rsd', 'distill'), ('hcd', 'distill branches'), ('scalekd', 'distill'), ('training', 'data models distill logits'),
+         ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'models branches distill'), ('relations', 'distill'),
+         ('rsd', 'distill'), ('hcd', 'distill branches'), ('scalekd', 'distill'), ('checkpoints', ''), ('training', 'checkpoints data models distill'),
          ('recipes', ''), ('records', ''), ('sweeps', 'training recipes records'),
          ('widgets', 'figures records losses cka branches training'), ('twins', 'figures records'), ('demo', '*'), ('bench', '*'),
          ('breadth', 'distill models'), ('site', 'twins'), ('cli', '*')]
