@@ -317,6 +317,7 @@ def _write_history(history: list[dict], path: Path) -> None:
 def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
     "What `train_epoch` calls after each update."
     def after(done: int) -> None:
+        if done == len(run.batches): return                                   # the epoch's end saves anyway
         asked = bool(summed(torch.tensor([float(bool(stop))]), run.device)[0])
         if not asked and time.perf_counter() - clock['saved'] < run.save_seconds: return
         run.start, clock['saved'] = done, time.perf_counter()
