@@ -37,7 +37,7 @@ def demo(
 def teach(
     teacher: str,  # a timm model
     out: str = 'teacher.safetensors',  # the .safetensors file to write
-    data: str = 'digits',  # digits, an .npz file, or a folder of class folders
+    data: str = 'digits',  # digits, cifar10, cifar100, mnist, fashion_mnist, an .npz file, or a folder of class folders
     size: int = 32,  # pixels a side, for folders
     train: int = None,  # training images (default: all but validation and test)
     valid: int = None,  # validation images (default: a quarter, at most 400)
@@ -48,10 +48,9 @@ def teach(
     device: str = None,  # cuda, mps or cpu (default: the first there is)
 ):
     "Train a teacher with labels and keep it in one file"
-    from ofa_learn.data import Augment, load_data, split
+    from ofa_learn.data import Augment, load_splits
     from ofa_learn.demo import teach as run
-    images = load_data(data, **(dict(size=size) if Path(data).is_dir() else {}))
-    parts = split(images, train, valid, test)
+    parts = load_splits(data, train, valid, test, **(dict(size=size) if Path(data).is_dir() else {}))
     print(f'{parts}: teaching {teacher} for {epochs} epochs')
     info = run(teacher, parts, out, epochs, lr, seed, device=device, augment=Augment(shift=max(parts.input_size[1]//8, 1)))
     print(f"{out}: {info['name']}, {info['params']/1e6:.2f} M parameters, {info['valid_accuracy']:.1f} % on validation, {info['test_accuracy']:.1f} % on test")
@@ -115,8 +114,8 @@ def methods(
     from ofa_learn.bench import method_costs
     from ofa_learn.records import table_text
     rows = method_costs(pair, rounds)
-    head = ['method', 'needs of the teacher', 'heads', 'step', 'paper', 'status']
-    print(table_text([head, *([r['method'], r['needs'], r['heads'], r['step'], r['paper'], r['status']] for r in rows)]))
+    head = ['method', 'kind', 'needs of the teacher', 'heads', 'step', 'paper', 'status']
+    print(table_text([head, *([r['method'], r['kind'], r['needs'], r['heads'], r['step'], r['paper'], r['status']] for r in rows)]))
     print(f'heads: training-only parameters in millions, {pair} with micro models and digits. step: time over that of labels alone,'
           ' medians of interleaved steps of 50 images, one thread.\nstatus: paper (as its authors have it), adapted, reconstructed (from descriptions), control.')
 
