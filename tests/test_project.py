@@ -11,7 +11,7 @@ from copies import ROOT, copy_tree  # noqa: F401  (test_package takes ROOT from 
 ROOMS = [('data', ''), ('figures', ''), ('models', ''), ('cka', 'data models'), ('branches', 'models'), ('losses', ''),
          ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'models branches distill'), ('relations', 'distill'),
          ('rsd', 'distill'), ('hcd', 'distill branches'), ('scalekd', 'distill'), ('checkpoints', ''), ('training', 'checkpoints data models distill'),
-         ('recipes', ''), ('records', ''), ('export', 'models'), ('sweeps', 'training recipes records'),
+         ('recipes', ''), ('records', ''), ('export', 'models'), ('cache', 'checkpoints data distill records'), ('sweeps', 'cache checkpoints data distill figures models records training'),
          ('widgets', 'figures records losses cka branches training'), ('twins', 'figures records'), ('demo', '*'), ('bench', '*'),
          ('breadth', 'distill models'), ('site', 'twins'), ('cli', '*')]
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
