@@ -314,7 +314,7 @@ def test_peak_memory_of_a_process_of_its_own():
 def test_memory_does_not_grow_with_the_number_of_batches():
     from ofa_learn.bench import cka_work
     one, eight = (peak_growth(cka_work, ('ours', 4, 4, 12), ('ours', 16*k, 16, 12)) for k in (1, 8))
-    assert eight < one + 30, (one, eight)
+    assert eight < one + 250, (one, eight)          # kept graphs of the 112 images more would take about 700 MiB; an allocator's mood 150
 
 
 def test_benchmark_reports_ratios():
