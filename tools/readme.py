@@ -14,7 +14,7 @@ def readme() -> str:
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*hide\b', c.source, re.M)]
     for cell in nb.cells:
         cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip()
-        if cell.cell_type == 'markdown': cell.source = re.sub(r'\]\((\d\d_\w+\.ipynb)\)', r'](nbs/\1)', cell.source)
+        if cell.cell_type == 'markdown': cell.source = re.sub(r'\]\(((?:walkthroughs/)?\d\d_\w+\.ipynb)\)', r'](nbs/\1)', cell.source)
     nb.metadata['language_info'] = {'name': 'python'}
     text, _ = MarkdownExporter().from_notebook_node(nb)
     return HEAD + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
