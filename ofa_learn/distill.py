@@ -182,8 +182,8 @@ class _Base(TrainingTask):
         self.input_size, self.input_norm, self.label_smoothing = tuple(input_size), input_norm, label_smoothing
         if isinstance(student, str): student = make_model(student, num_classes or 10, self.input_size)
         if not isinstance(student, nn.Module): raise TypeError(f'student: expected a timm name or an nn.Module, got {type(student).__name__}')
-        taps = find_taps(student, self.input_size, positions, kind) if self.taps_needed else None
         self.teacher, self.num_classes = self._adopt(teacher), probe_classes(student, self.input_size, 'student')
+        taps = find_taps(student, self.input_size, positions, kind) if self.taps_needed else None
         if num_classes and num_classes != self.num_classes: raise ValueError(f'student: it has {self.num_classes} classes, the data {num_classes}')
         self.renormalise = nn.Identity() if self.teacher is None else fit_teacher(self.teacher, self.input_size, input_norm, self.num_classes, self.needs)
         self.student_taps = taps
