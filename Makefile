@@ -6,8 +6,8 @@ NB ?=
 .PHONY: demo lab test docs readme prepare clean
 demo: .venv/ready  ## the main job: a CNN teaches a ViT to read real digits
 	$(BIN)/ofa-learn demo --out demo.html
-lab: .venv/ready  ## open the lessons in JupyterLab
-	$(BIN)/jupyter lab --notebook-dir=nbs
+lab: .venv/ready  ## open JupyterLab with the guided tour; the lessons are in the folder above
+	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/walkthroughs/10_slide_gamma.ipynb
 test: .venv/ready  ## every notebook, every test; ends with "N passed, N failed"
 	@$(BIN)/python -m pytest
 docs: .venv/ready  ## the docs site, in _docs; needs Quarto

@@ -6,7 +6,7 @@ import yaml
 
 from copies import ROOT, copy_tree
 
-BOOKS = sorted((ROOT/'nbs').glob('*.ipynb'))
+BOOKS = sorted([*(ROOT/'nbs').glob('*.ipynb'), *(ROOT/'nbs'/'walkthroughs').glob('*.ipynb')])
 PROCESS = '''
 if __name__ == '__main__':
     from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
@@ -33,8 +33,10 @@ def test_every_notebook_becomes_a_page(tmp_path):
     env = os.environ | {'PYTHONPATH': str(tmp_path), 'OMP_NUM_THREADS': '1'}
     done = subprocess.run([sys.executable, '-c', PROCESS], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    made = {p.stem for p in (tmp_path/'_proc').glob('*.ipynb')}
-    assert made == {p.stem for p in BOOKS}, (done.stdout + done.stderr)[-3000:]
+    pages = lambda folder: {p.relative_to(folder).with_suffix('').as_posix() for p in folder.rglob('*.ipynb') if not any(s[0] in '._' for s in p.relative_to(folder).parts)}
+    made = pages(tmp_path/'_proc')
+    assert made == pages(tmp_path/'nbs'), (done.stdout + done.stderr)[-3000:]
     listed = yaml.safe_load((tmp_path/'nbs'/'sidebar.yml').read_text())['website']['sidebar']['contents']
+    listed = [f for entry in listed for f in (entry['contents'] if isinstance(entry, dict) else [entry])]    # a folder is a section
     assert {f.removesuffix('.ipynb') for f in listed} == made
     for p in (tmp_path/'_proc').glob('*.ipynb'): assert p.stem == 'index' or p.stem[:2].isdigit()

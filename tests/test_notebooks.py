@@ -42,6 +42,7 @@ def problems(nb) -> list[str]:
         limit = 30 if is_export and not re.search(r'^class ', source, re.M) else 45
         if n > limit: out.append(f'cell {i}: {n} lines, more than {limit}')
         stored = json.dumps(c.get('outputs', []))
+        if 'vnd.jupyter.widget-view' in stored: out.append(f'cell {i}: a live view of a widget is saved, which needs a kernel')
         if '"output_type": "error"' in stored: out.append(f'cell {i}: a stored error')
         if m := re.search(r'(?<![\w.])/(?:root|home|tmp|Users)/[\w./-]+', source + stored): out.append(f'cell {i}: a machine path, {m.group()}')
     if exported > 420: out.append(f'{exported} exported lines: make it two lessons')

@@ -51,6 +51,13 @@ def test_client_leaves_what_is_not_to_be_run():
     assert [o['text'] for c in nb.cells for o in c.outputs] == ['2\n', 'kept\n']
 
 
+def test_live_views_go_and_what_is_beside_them_stays():
+    view = {'application/vnd.jupyter.widget-view+json': dict(model_id='1')}
+    outputs = [new_output('display_data', view | {'text/plain': 'numbers'}), new_output('display_data', dict(view)), new_output('stream', text='said\n')]
+    kept = prepare.without_views(outputs)
+    assert [o.get('data', o.get('text')) for o in kept] == [{'text/plain': 'numbers'}, 'said\n']
+
+
 def test_an_error_stops():
     nb = new_notebook(cells=[new_code_cell('1/0'), new_code_cell('print(2)')])
     with pytest.raises(CellExecutionError, match='ZeroDivisionError'): prepare.Client(nb, kernel_name='python3').execute()

@@ -5,7 +5,7 @@ usage: python tools/prepare.py [NOTEBOOK ...]      (default: all under nbs/, in 
 import os, re, subprocess, sys, time
 from pathlib import Path
 
-os.environ['OMP_NUM_THREADS'] = '1'
+os.environ |= {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'}     # progress bars are nothing to keep
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
@@ -33,6 +33,12 @@ def joined(outputs: list) -> list:
     return out
 
 
+def without_views(outputs: list) -> list:
+    "Outputs without live views of widgets, which need a kernel: the figure or text beside them stays."
+    for o in outputs: o.get('data', {}).pop('application/vnd.jupyter.widget-view+json', None)
+    return [o for o in outputs if o.get('data', True)]
+
+
 def prepare(path: Path) -> None:
     start, nb = time.perf_counter(), nbformat.read(path, as_version=4)
     nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
@@ -44,7 +50,7 @@ def prepare(path: Path) -> None:
     nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     for cell in nb.cells:
         cell.metadata = {k: v for k, v in cell.metadata.items() if k not in ('execution', 'jupyter')}
-        if cell.cell_type == 'code': cell.outputs = joined(cell.outputs)
+        if cell.cell_type == 'code': cell.outputs = joined(without_views(cell.outputs))
     pictures = add_pictures(nb)
     nbformat.write(nb, path)
     subprocess.run([BIN/'nbdev_clean', '--fname', path], check=True, cwd=ROOT)

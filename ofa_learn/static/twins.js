@@ -100,7 +100,27 @@
     return Object.assign({}, layout, {title: Object.assign({}, layout.title, {text}), [axis]: Object.assign({}, layout[axis], {range, autorange: false})});
   }
 
-  const mounts = {gamma: mountGamma, plot: (figure, state) => plotIn(figure, state)};
+  // Precomputed: state.steps holds, for each γ of the slider, what changes in each figure (ofa_learn.widgets.steps_twin).
+  function mountSteps(figure, state, number) {
+    const controls = element('div', {class: 'controls'});
+    figure.insertBefore(controls, figure.firstChild);
+    const [slider, output] = sliderIn(controls, `twin-${number}-gamma`, state.gamma), nodes = state.figures.map((spec) => plotIn(figure, spec));
+
+    function draw() {
+      const gamma = Number(slider.value), step = state.steps[Math.round((gamma - 1) / 0.1)];
+      nodes.forEach((node, i) => {
+        const {data, layout} = state.figures[i], {title, range, traces} = step.figures[i];
+        Plotly.react(node, data.map((trace, k) => Object.assign({}, trace, traces[k])), retitled(layout, title, 'yaxis', range), CONFIG);
+      });
+      output.textContent = gamma.toFixed(1);
+      slider.setAttribute('aria-valuetext', `gamma ${gamma.toFixed(1)}`);
+      figure.querySelector('.numbers').textContent = step.text;
+    }
+    slider.addEventListener('input', draw);
+    draw();
+  }
+
+  const mounts = {gamma: mountGamma, steps: mountSteps, plot: (figure, state) => plotIn(figure, state)};
 
   function mountAll() {
     document.querySelectorAll('figure.ofa-twin').forEach((figure, number) => {

@@ -1,0 +1,230 @@
+"""The walkthrough in JupyterLab, in a real browser: run all, move γ and the rest by keyboard, and compare what is plotted with the losses."""
+import json, os, secrets, shutil, socket, statistics, subprocess, sys, time, urllib.request
+from pathlib import Path
+
+import pytest
+import torch
+
+from ofa_learn.losses import class_weights, ofa_loss
+from ofa_learn.twins import gamma_numbers
+from ofa_learn.widgets import LossAnatomy
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT/'tools'))
+from pictures import browser_page, chromium
+
+NAME, WAIT = '10_slide_gamma.ipynb', 60_000   # milliseconds
+SETTINGS = {'notebook-extension/tracker': dict(windowingMode='none'), 'apputils-extension/notification': dict(fetchNews='false', checkForUpdates=False, doNotDisturbMode=True)}
+
+
+def unavailable(reason):
+    if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1': pytest.fail(f'{reason}, and OFA_LEARN_REQUIRE_BROWSER=1 asks for one')
+    pytest.skip(f'{reason}: the tests in JupyterLab need one')
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(('127.0.0.1', 0))
+        return s.getsockname()[1]
+
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "JupyterLab on loopback with a token, over a copy of the walkthroughs, with configuration folders of its own; the notebook's address."
+    if not chromium() or not os.path.exists(chromium()): unavailable('no Chromium on the PATH or in $CHROMIUM')
+    try: import playwright.sync_api  # noqa: F401
+    except ImportError: unavailable('no playwright')
+    home = tmp_path_factory.mktemp('lab')
+    shutil.copytree(ROOT/'nbs'/'walkthroughs', home/'books', ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
+    for name, value in SETTINGS.items():
+        file = home/'settings'/'@jupyterlab'/f'{name}.jupyterlab-settings'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(value))
+    own = {k: str(home/k.lower()) for k in ('HOME', 'JUPYTER_CONFIG_DIR', 'JUPYTER_DATA_DIR', 'JUPYTER_RUNTIME_DIR', 'JUPYTERLAB_WORKSPACES_DIR', 'IPYTHONDIR', 'XDG_CACHE_HOME')}
+    env = os.environ | own | dict(JUPYTERLAB_SETTINGS_DIR=str(home/'settings'), PYTHONPATH=str(ROOT), OMP_NUM_THREADS='1', JUPYTER_PLATFORM_DIRS='0')
+    env['PATH'] = os.pathsep.join([str(Path(sys.executable).parent), env['PATH']])
+    for folder in own.values(): Path(folder).mkdir()
+    port, token = free_port(), secrets.token_hex(16)
+    options = dict(port=port, port_retries=0, ip='127.0.0.1', token=token, root_dir=home/'books', open_browser=False)
+    command = [sys.executable, '-m', 'jupyterlab', *(f'--ServerApp.{k}={v}' for k, v in options.items()), '--LabApp.expose_app_in_browser=True',
+               '--LabApp.extension_manager=readonly', '--LabApp.news_url=None', '--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate']
+    if hasattr(os, 'geteuid') and os.geteuid() == 0: command.append('--allow-root')
+    with open(home/'log', 'wb') as log: process = subprocess.Popen(command, cwd=home, env=env, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        for _ in range(300):
+            assert process.poll() is None, (home/'log').read_text()[-3000:]
+            try: urllib.request.urlopen(f'http://127.0.0.1:{port}/api/status?token={token}', timeout=5).close(); break
+            except OSError: time.sleep(.1)
+        else: pytest.fail('JupyterLab did not come up\n' + (home/'log').read_text()[-3000:])
+        yield f'http://127.0.0.1:{port}/doc/tree/{NAME}?token={token}'
+    finally:
+        process.terminate()                              # the server ends its kernels itself
+        try: process.wait(20)
+        except subprocess.TimeoutExpired: process.kill()
+
+
+HARMLESS = ('GPU stall due to ReadPixels', 'WebGL')     # Chromium's own words without a graphics card
+
+
+@pytest.fixture(scope='module')
+def book(lab):
+    "The walkthrough, run from top to bottom; no page error and no console error until the end."
+    trouble = []
+    with browser_page(viewport=dict(width=900, height=1500)) as page:
+        page.on('pageerror', lambda e: trouble.append(f'page: {e}'))
+        page.on('console', lambda m: trouble.append(f'console: {m.text}') if m.type == 'error' and not any(h in m.text for h in HARMLESS) else None)
+        page.on('request', lambda r: trouble.append(f'request: {r.url}') if not r.url.startswith(('http://127.0.0.1:', 'ws://127.0.0.1:', 'data:', 'blob:')) else None)
+        page.goto(lab)
+        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=WAIT)
+        page.wait_for_function("document.querySelectorAll('.jp-RenderedPlotly img, .jp-RenderedPlotly.js-plotly-plot').length === 2", timeout=WAIT)   # as stored
+        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+        page.wait_for_function("document.querySelectorAll('.widget-subarea .js-plotly-plot, .jupyter-widgets .js-plotly-plot').length >= 4", timeout=WAIT)
+        page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=WAIT)
+        yield page
+    assert trouble == []
+
+
+PLOTTED = '''i => { const all = document.querySelectorAll('.jupyter-widgets .js-plotly-plot')[i];
+    return {title: all._fullLayout.title.text, axes: ['xaxis', 'xaxis2'].map(a => all._fullLayout[a]?.type), traces: all._fullData.map(t => ({name: t.name, x: Array.from(t.x), y: Array.from(t.y)}))}; }'''
+def plotted(page, i): return page.evaluate(PLOTTED, i)
+
+
+def cards(page):
+    "The digits' labels and logits, as the kernel has them."
+    return page.evaluate('''() => new Promise((done, fail) => {
+        const future = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({
+            code: "import json; print('CARDS' + json.dumps([dict(label=c['label'], logits=c['logits']) for c in cards]))"}), text = [];
+        future.onIOPub = m => { if (m.header.msg_type === 'stream') text.push(m.content.text); };
+        future.done.then(() => done(JSON.parse(text.join('').split('CARDS')[1])), fail); })''')
+
+
+def until(page, read, want, seconds=10):
+    "Wait until what is read is what is wanted; what was read last."
+    end = time.monotonic() + seconds
+    while True:
+        got = read()
+        if got == want or time.monotonic() > end: return got
+        page.wait_for_timeout(20)
+
+
+def shot(page, name):
+    if keep := os.environ.get('OFA_LEARN_SCREENSHOTS'): page.screenshot(path=f'{keep}/{name}.png')
+
+
+def test_gamma_by_keyboard(book):
+    known, gamma = cards(book), book.get_by_label('γ', exact=True).first
+    card = known[0]
+    p = torch.tensor([card['logits']], dtype=torch.float64).softmax(-1)
+    gamma.focus()
+    shot(book, 'explorer')
+    for keys, value in (([], 1.4), (['ArrowRight']*6, 2.), (['ArrowUp'], 2.1), (['ArrowLeft'], 2.), (['End'], 4.), (['Home'], 1.), (['ArrowRight']*4, 1.4)):
+        for key in keys: book.keyboard.press(key)
+        title = until(book, lambda: plotted(book, 0)['title'], f'Weight of the true class at γ = {value:g}')
+        assert title == f'Weight of the true class at γ = {value:g}' and gamma.get_attribute('aria-valuetext') == f'{value:.1f}'
+        assert until(book, lambda: plotted(book, 1)['title'], f'What each class counts at γ = {value:g}') == f'What each class counts at γ = {value:g}'
+        weighting, bars = (plotted(book, i)['traces'] for i in (0, 1))
+        assert weighting[1]['y'] == pytest.approx([(1 + q)**value for q in weighting[1]['x']], abs=1e-12)
+        n = gamma_numbers(p[0].tolist(), card['label'], value)
+        assert weighting[3]['x'] == pytest.approx([p[0, card['label']].item()]*2) and weighting[3]['y'] == pytest.approx([n['target_paper'], n['target_released']])
+        for trace, form in ((1, 'paper'), (2, 'released')):
+            w = class_weights(p, torch.tensor([card['label']]), value, form)[0].tolist()
+            assert bars[trace]['y'] + bars[trace + 3]['y'] == pytest.approx([w[card['label']]] + [v for c, v in enumerate(w) if c != card['label']], abs=1e-12)
+    assert book.evaluate('document.activeElement.type') == 'range'       # the arrow keys moved the slider, not the notebook
+
+
+def test_digit_and_temperature_by_keyboard(book):
+    known = cards(book)
+    book.get_by_label('temperature T', exact=True).first.focus()
+    book.keyboard.press('ArrowRight')
+    book.keyboard.press('Tab')
+    assert book.evaluate('document.activeElement.type') == 'radio'
+    for _ in range(7): book.keyboard.press('ArrowRight')
+    card = known[7]
+    p = (torch.tensor(card['logits'], dtype=torch.float64)/1.5).softmax(-1).tolist()
+    marked = lambda: [round(v, 9) for v in plotted(book, 0)['traces'][3]['x']]
+    assert until(book, marked, [round(p[card['label']], 9)]*2) == [round(p[card['label']], 9)]*2
+    label, bars = card['label'], plotted(book, 1)
+    assert bars['axes'] == ['category']*2 and [t['x'] for t in bars['traces'][:4:3]] == [[str(label)], [str(c) for c in range(10) if c != label]]
+    assert book.locator('table').filter(has_text='dark knowledge kept').first.inner_text().count('%') == 3
+    shot(book, 'explorer-wrong')
+
+
+def test_anatomy_by_keyboard(book):
+    card = cards(book)[0]
+    gamma = book.get_by_label('γ', exact=True).nth(1)
+    gamma.focus()
+    for _ in range(6): book.keyboard.press('ArrowLeft')
+    book.get_by_label('(true)').first.focus()
+    for _ in range(20): book.keyboard.press('ArrowRight')
+    assert book.evaluate('document.activeElement.parentElement.querySelector("output").textContent') == '2.0'
+    z_s, z_t, y = torch.zeros(1, 10, dtype=torch.float64), torch.tensor([card['logits']], dtype=torch.float64), torch.tensor([card['label']])
+    z_s[0, card['label']] = 2.
+    z_s.requires_grad_()
+    losses = [ofa_loss(z_s, z_t, y, gamma=g) for g in (1., 1.4, 1.4, 2.)]
+    want = [round(v.item(), 9) for v in losses]
+    assert until(book, lambda: [round(v, 9) for v in plotted(book, 2)['traces'][-1]['y']], want) == want
+    stacks = plotted(book, 2)['traces'][:-1]
+    assert [sum(t['y'][i] for t in stacks) for i in range(4)] == pytest.approx(want, abs=1e-8)
+    wanted = [round(v, 9) for v in torch.autograd.grad(losses[1], z_s)[0][0].tolist()]
+    assert until(book, lambda: [round(v, 9) for v in plotted(book, 3)['traces'][1]['y']], wanted) == wanted
+    book.get_by_label('>99 %').nth(1).focus()
+    book.keyboard.press('ArrowRight')                                # another digit: its own classes, sliders and student
+    label = cards(book)[1]['label']
+    names = [f'{c} (true)' if c == label else str(c) for c in range(10)]
+    assert until(book, lambda: plotted(book, 3)['traces'][1]['x'], names) == names and plotted(book, 3)['axes'][0] == 'category'
+    assert book.get_by_label(f'student’s logit of {label} (true)').input_value() == '0'
+    book.keyboard.press('ArrowLeft')
+    assert until(book, lambda: [round(v, 9) for v in plotted(book, 2)['traces'][-1]['y']], want) == want
+    formulas = book.locator('[role=status]').filter(has_text='Eq. 8').first.inner_text()
+    assert all(f'= {v:.3f}' in formulas for v in want)
+    shot(book, 'anatomy')
+
+
+def test_every_control_has_a_name(book):
+    names = book.evaluate('''[...document.querySelectorAll('.jupyter-widgets input')].map(n => [...n.labels].map(l => l.innerText).join(' ').trim())''')
+    assert len(names) == 2*(2 + 8) + 3 and all(names)
+    wide = book.evaluate('''[...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].map(n => [n.querySelector('svg.main-svg'), n.closest('.widget-vbox')]
+        .map(e => Math.round(e.getBoundingClientRect().right)))''')
+    assert all(svg <= box <= 900 for svg, box in wide), wide             # nothing is cut off at 900 pixels
+
+
+def test_latency(book):
+    "From a key press to the changed plot, 50 moves; printed, and held to be far from sluggish."
+    book.get_by_label('γ', exact=True).first.focus()
+    book.keyboard.press('Home')
+    until(book, lambda: plotted(book, 0)['title'], 'Weight of the true class at γ = 1')
+    took = book.evaluate('''async () => {
+        const plot = document.querySelector('.jupyter-widgets .js-plotly-plot'), slider = document.activeElement, took = [];
+        for (let i = 0; i < 50; i++) {
+            const before = plot._fullLayout.title.text, start = performance.now();
+            slider[i % 2 ? 'stepDown' : 'stepUp']();
+            slider.dispatchEvent(new Event('input', {bubbles: true}));
+            while (plot._fullLayout.title.text === before && performance.now() - start < 5000) await new Promise(r => setTimeout(r, 1));
+            took.push(performance.now() - start);
+        }
+        return took; }''')
+    print(f'\nGammaExplorer, 50 moves: median {statistics.median(took):.0f} ms, 95th percentile {sorted(took)[47]:.0f} ms')
+    assert sorted(took)[47] < 1000
+
+
+def test_anatomy_page_without_a_kernel(book, tmp_path):
+    "The page of `to_html`, from a file: γ by keyboard, and the widget's numbers."
+    widget = LossAnatomy([dict(image=[[0, 255], [128, 0]], label=1, logits=[1., 2., 0., -1.])], list('abcd'))
+    file, trouble = widget.to_html(tmp_path/'page.html'), []
+    page = book.context.browser.new_page(viewport=dict(width=900, height=1500))
+    page.on('pageerror', lambda e: trouble.append(str(e)))
+    page.on('console', lambda m: trouble.append(m.text) if m.type == 'error' else None)
+    page.on('request', lambda r: trouble.append(r.url) if not r.url.startswith(('file:', 'data:', 'blob:')) else None)
+    page.goto(file.as_uri())
+    page.wait_for_selector('[data-twin=steps] .js-plotly-plot')
+    page.get_by_label('γ', exact=True).focus()
+    for keys, gamma in (([], 2.), (['ArrowLeft']*6, 1.4), (['End'], 4.), (['Home'], 1.)):
+        for key in keys: page.keyboard.press(key)
+        widget.gamma.value = gamma
+        for i, shown in enumerate((widget.fig, widget.gradient)):
+            drawn = page.evaluate("i => document.querySelectorAll('[data-twin=steps] .plot')[i].data.map(t => Array.from(t.y))", i)
+            assert drawn == [pytest.approx(list(t.y), abs=1e-12) for t in shown.data]
+        assert page.inner_text('.numbers') == widget.text() and page.locator('input[type=range]').get_attribute('aria-valuetext') == f'gamma {gamma:.1f}'
+    if keep := os.environ.get('OFA_LEARN_SCREENSHOTS'): page.screenshot(path=f'{keep}/page.png', full_page=True)
+    page.close()
+    assert trouble == []
