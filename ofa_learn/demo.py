@@ -93,7 +93,7 @@ def run_one(plan: Plan, row: str, seed: int, epochs: int, teacher_file: str, tea
     data, (method, options) = plan.data(), rows(plan)[row]
     teacher = None if method == 'labels' else Teacher(teacher_file)
     run = distill(method, PAIRS[plan.pair][1], teacher, data, epochs, seed=seed, options=options, opt=plan.opt, lr=plan.lr, batch_size=plan.batch_size,
-                  augment=plan.augment, view_seed=plan.view_seed, device='cpu', progress=False, eval_every=max(epochs//100, 1))
+                  augment=plan.augment, view_seed=plan.view_seed, device='cpu', progress=False, eval_every=max(epochs//40, 1))
     record = dict(
         schema=1, pair=plan.pair, method=row, setting=run.setting, seed=seed, split_seed=plan.split_seed, view_seed=plan.view_seed,
         data=dict(name=data.train.name, fingerprint=data.train.fingerprint, train=len(data.train), valid=len(data.valid), test=len(data.test)),
