@@ -7,7 +7,7 @@ __all__ = ['PRECISIONS', 'pick_device', 'predict', 'place', 'summed', 'accuracy'
            'loop_state', 'load_loop_state', 'train_epoch', 'fit', 'distributed', 'Run', 'distill']
 
 # %% ../nbs/80_training.ipynb #1a5b6820
-import csv, io, os, time
+import csv, gc, io, os, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -336,18 +336,26 @@ def _row(run: _Run, means: dict) -> dict:
                valid_accuracy=seen(run.task.student), lr=run.loop.optimizer.param_groups[0]['lr'])
     return row | (dict(ema_accuracy=seen(run.task.get_eval_model(ema=True))) if run.task.has_ema() else {})
 
+@contextmanager
+def _wrapped(run: _Run):
+    "Within: the module is shared between the processes and compiled, as the run asks; afterwards it is itself again, and holds on to no group of processes."
+    task, plain = run.task, run.task.trainable_module
+    if run.world > 1: task.prepare_distributed(device_ids=[run.device] if run.device.type == 'cuda' else None)
+    if run.compile: task.compile()
+    try: yield
+    finally: task.trainable_module = plain
+
+# %% ../nbs/80_training.ipynb #eb4f35e5
 def _train(run: _Run) -> list[dict]:
     "The epochs of `fit`; `seconds` counts training only, not looking."
-    if run.world > 1: run.task.prepare_distributed(device_ids=[run.device] if run.device.type == 'cuda' else None)
-    if run.compile: run.task.compile()
     epochs, images = run.setting['epochs'], len(run.batches)*run.batches.batch_size
     bar = tqdm(total=epochs, initial=run.epoch, disable=not run.progress or run.rank > 0, desc=run.task.name, unit='epoch', leave=False)
-    with stoppable() as stop, bar:
+    with _wrapped(run), stoppable() as stop, bar:
         while run.epoch < epochs:
             clock = dict(start=time.perf_counter(), saved=time.perf_counter())
             means = train_epoch(run.loop, run.batches, run.epoch, run.start, _between(run, stop, clock))   # reading the means waits for the device
             took = time.perf_counter() - clock['start']
-            run.seconds, row = run.seconds + took, None
+            run.seconds += took
             row = _row(run, means)
             run.history.append(row)
             run.epoch, run.start, better = run.epoch + 1, 0, (row['valid_accuracy'] or -1.) > run.best
@@ -367,8 +375,12 @@ def distributed(backend: str | None = None):
     cuda = torch.cuda.is_available()
     if cuda: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     dist.init_process_group(backend or ('nccl' if cuda else 'gloo'))
-    try: yield
-    finally: dist.destroy_process_group()
+    try:
+        yield
+        dist.barrier()                                  # no process leaves while another still listens
+    finally:
+        gc.collect()                                    # cycles that hold the group would keep its threads alive into the interpreter's end
+        dist.destroy_process_group()
 
 # %% ../nbs/80_training.ipynb #15df48b2
 @dataclass
