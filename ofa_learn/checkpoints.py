@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 
+from .atomic import whole
+
 # %% ../nbs/78_checkpoints.ipynb #e9d6c155
 def random_state() -> dict:
     "The state of PyTorch's generators, on the CPU and on every CUDA device, as tensors."
@@ -40,13 +42,6 @@ def check_state(value, at: str = 'state') -> None:
     elif not (value is None or isinstance(value, torch.Tensor) or type(value) in (int, float, str, bool)):   # NumPy's numbers are refused too
         raise TypeError(f'{at}: expected tensors, numbers, strings and containers of them, got {type(value).__name__}')
 
-def _sync_folder(folder: Path) -> None:
-    "Force the folder's list of names to the disk, where the system allows it."
-    try: handle = os.open(folder, os.O_RDONLY)
-    except OSError: return                                              # Windows opens no folders
-    try: os.fsync(handle)
-    finally: os.close(handle)
-
 # %% ../nbs/78_checkpoints.ipynb #a3fba4c6
 def save_checkpoint(
     state: dict,               # tensors, numbers, strings, None and containers of them
@@ -56,16 +51,10 @@ def save_checkpoint(
     "Write a state atomically: after a crash at any moment the old or the new one is whole."
     check_state(state)
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        with open(temporary, 'wb') as f:
-            torch.save(dict(kind=KIND, version=VERSION, state=state), f)
-            f.flush(); os.fsync(f.fileno())
+    with whole(path, 'wb') as f:
+        torch.save(dict(kind=KIND, version=VERSION, state=state), f)
+        f.flush(); os.fsync(f.fileno())                                 # on the disk, before the old one gives up its name
         if previous and path.exists(): os.replace(path, previous_of(path))
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    finally: temporary.unlink(missing_ok=True)
     return path
 
 # %% ../nbs/78_checkpoints.ipynb #1e1f86ac

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .data import Batches, ImageData, Norm, Splits, channel_norm, load_data
-from .models import check_model_name, evaluating, find_taps, load_model, make_model, tapped_forward
+from .models import as_map, check_model_name, evaluating, find_taps, load_model, make_model, tapped_forward
 
 # %% ../nbs/20_cka.ipynb #1b605e75
 CHUNK = 4096      # feature columns a product: bounds the extra memory to n·CHUNK numbers
@@ -197,7 +197,7 @@ def _by_taps(model, _):
     def read(x):
         if not hasattr(read, 'taps'): read.taps = find_taps(model, tuple(x.shape[1:]))
         stages = tapped_forward(model, x, read.taps).stages
-        return {f'stage {s.number}': gram(f[0] if isinstance(f, (tuple, list)) else f) for s, f in zip(read.taps.stages, stages)}
+        return {f'stage {s.number}': gram(as_map(f)) for s, f in zip(read.taps.stages, stages)}
     yield read
 
 def _reader(model: nn.Module, layers):

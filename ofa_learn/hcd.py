@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from .branches import ExitBranches
 from .distill import DistillationTask, register
+from .losses import wide
 
 # %% ../nbs/72_hcd.ipynb #b3bb5c0c
 class JointLogits(nn.Module):
@@ -68,8 +69,7 @@ def mutual_kl(
 ) -> torch.Tensor:                  # (…): the mean over the batch
     "T² KL(target ‖ student), with gradients to both sides unless `detach`."
     with torch.autocast(student_logits.device.type, enabled=False):
-        kind = torch.float64 if student_logits.dtype == torch.float64 else torch.float32
-        t, s = ((z.to(kind)/temperature).log_softmax(-1) for z in (target_logits.detach() if detach else target_logits, student_logits))
+        t, s = ((wide(z, student_logits)/temperature).log_softmax(-1) for z in (target_logits.detach() if detach else target_logits, student_logits))
         return temperature**2*(t.exp()*(t - s)).sum(-1).mean(-1)
 
 @register('hcd')

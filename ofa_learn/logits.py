@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .distill import DistillationTask, choose, register
-from .losses import check_logits, check_target, check_temperature, kd_loss
+from .losses import check_logits, check_target, check_temperature, kd_loss, wide
 
 # %% ../nbs/55_logits.ipynb #7abeb6d0
 KD_SETTINGS = dict(own=dict(temperature=4., label_weight=.1, kd_weight=.9), ofa_paper=dict(temperature=1., label_weight=1., kd_weight=1.))
@@ -50,9 +50,8 @@ def dkd_parts(
     check_temperature(temperature)
     if student_logits.shape[1] < 3: raise ValueError('student_logits: DKD needs at least 3 classes; with 2 there is one other class and NCKD is always 0')
     with torch.autocast(student_logits.device.type, enabled=False):
-        kind = torch.float64 if student_logits.dtype == torch.float64 else torch.float32
         y = target if target.ndim == 1 else target.argmax(1)
-        s, t = (_own_and_others(z.to(kind)/temperature, y) for z in (student_logits, teacher_logits.detach()))
+        s, t = (_own_and_others(wide(z, student_logits)/temperature, y) for z in (student_logits, teacher_logits.detach()))
         return tuple((b.exp()*(b - a)).sum(1) for a, b in zip(s, t))
 
 def dkd_loss(student_logits, teacher_logits, target, *, alpha: float = 1., beta: float = 8., temperature: float = 4.) -> torch.Tensor:
@@ -98,8 +97,7 @@ def dist_loss(
     check_logits(student_logits, teacher_logits)
     check_temperature(temperature)
     with torch.autocast(student_logits.device.type, enabled=False):
-        kind = torch.float64 if student_logits.dtype == torch.float64 else torch.float32
-        s, t = ((z.to(kind)/temperature).softmax(1) for z in (student_logits, teacher_logits.detach()))
+        s, t = ((wide(z, student_logits)/temperature).softmax(1) for z in (student_logits, teacher_logits.detach()))
         return temperature**2*(beta*_one_minus_pearson(s, t) + gamma*_one_minus_pearson(s.T, t.T))
 
 DIST_SETTINGS = dict(own=dict(beta=2., gamma=2., temperature=4.), ofa_paper=dict(beta=1., gamma=1., temperature=1.))

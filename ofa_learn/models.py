@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['default_cfgs', 'BasicBlock', 'MicroResNet', 'micro_patch', 'micro_resnet', 'micro_vit', 'micro_mixer', 'swin_nano',
            'swin_pico', 'count_params', 'check_model_name', 'make_model', 'Stage', 'Taps', 'stage_indices', 'Features',
-           'tapped_forward', 'evaluating', 'blank_image', 'find_taps', 'count_flops', 'save_model', 'load_model']
+           'as_map', 'tapped_forward', 'evaluating', 'blank_image', 'find_taps', 'count_flops', 'save_model',
+           'load_model']
 
 # %% ../nbs/10_models.ipynb #f8d12961
-import difflib, inspect, json, math, os
+import difflib, inspect, json, math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +19,13 @@ import timm
 import torch
 import torch.nn as nn
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
+
+from .atomic import whole
 
 # %% ../nbs/10_models.ipynb #49d0571f
 class BasicBlock(nn.Module):
@@ -196,6 +199,10 @@ class Features(NamedTuple):
     pooled: torch.Tensor   # (B, d), what the classifier reads
     stages: list           # for each stage a map (B, C, H, W), or (map, prefix tokens (B, P, C))
 
+def as_map(feature) -> torch.Tensor:
+    "The map (B, C, H, W) of a stage's features, without prefix tokens."
+    return feature[0] if isinstance(feature, (tuple, list)) else feature
+
 def _takes_prefix(model: nn.Module) -> bool:
     "Whether the model hands out its prefix tokens beside the maps."
     return bool(getattr(model, 'num_prefix_tokens', 0)) and 'return_prefix_tokens' in inspect.signature(model.forward_intermediates).parameters
@@ -300,11 +307,8 @@ def save_model(
     with torch.device('meta'): built = {k: v.shape for k, v in _skeleton(about).state_dict().items()}
     if built != {k: v.shape for k, v in model.state_dict().items()}:
         raise ValueError(f"model: {about['architecture']} as make_model builds it has other shapes; name the arguments it was built with, such as depth=6")
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}, temporary, metadata={'ofa_learn': json.dumps(about)})
-        os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
+    weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with whole(path, 'wb') as f: f.write(save(weights, metadata={'ofa_learn': json.dumps(about)}))
     return path
 
 # %% ../nbs/10_models.ipynb #29070f70

@@ -17,13 +17,11 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from .data import MASK, mix_bits
 from .distill import DistillationTask, choose, register, unwrapped
+from .losses import wide
 
 # %% ../nbs/65_relations.ipynb #f16520d3
-def _wide(x: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
-    "`x` in float64 where `like` (default `x`) is, else in float32."
-    return x.to(torch.float64 if (x if like is None else like).dtype == torch.float64 else torch.float32)
-
 def _can_look(t: torch.Tensor) -> bool:
     "Whether reading values costs nothing: on the CPU, and not while compiling."
     return t.device.type == 'cpu' and not torch.compiler.is_compiling()
@@ -46,7 +44,7 @@ def cc_loss(
     "Mean over the B-1 neighbours of Σ_j d_b d_{b+1}, d = |e_s - e_t| (Peng et al., 2019, in the shared code's form)."
     _check_pair(student, teacher, same_width=True)
     with torch.autocast(student.device.type, enabled=False):
-        d = (_wide(student) - _wide(teacher, student)).abs()     # (B, D)
+        d = (wide(student) - wide(teacher, student)).abs()     # (B, D)
         return (d[:-1]*d[1:]).sum(1).mean()
 
 # %% ../nbs/65_relations.ipynb #6bd6e15f
@@ -57,7 +55,7 @@ def check_spread(
     pooled: torch.Tensor,  # (B, D)
 ) -> None:
     "Raise unless some of the batch's features differ by more than rounding; reads values, so it waits for a device."
-    x = _wide(pooled.detach())
+    x = wide(pooled.detach())
     kind = torch.finfo(pooled.dtype)
     rounding = (16 if kind.bits >= 32 else 1)*kind.eps*x.abs().max()
     if bool((x - x[:1]).abs().max() <= rounding):
@@ -69,7 +67,7 @@ def _rkd_inputs(student: torch.Tensor, teacher: torch.Tensor):
     _check_pair(student, teacher)
     for name, x in (('student', student), ('teacher', teacher)):
         if _can_look(x): check_spread(name, x)
-    return _wide(student), _wide(teacher.detach(), student)
+    return wide(student), wide(teacher.detach(), student)
 
 # %% ../nbs/65_relations.ipynb #a77d115d
 def _distances(x: torch.Tensor) -> torch.Tensor:
@@ -115,19 +113,11 @@ def nce_loss(
     if num_samples < 2: raise ValueError(f'num_samples: expected at least 2, got {num_samples}')
     with torch.autocast(log_scores.device.type, enabled=False):
         noise = (log_scores.shape[1] - 1)/num_samples                        # m P_n
-        margin = _wide(log_scores) - math.log(noise + eps)
+        margin = wide(log_scores) - math.log(noise + eps)
         log_d1, log_d0 = F.logsigmoid(margin[:, 0]), F.logsigmoid(-margin[:, 1:]) + math.log(noise/(noise + eps))
         return -(log_d1.sum() + log_d0.sum())/len(log_scores)
 
 # %% ../nbs/65_relations.ipynb #5f2e66ba
-_MASK = 0xFFFFFFFF
-
-def _mix(h: torch.Tensor) -> torch.Tensor:
-    "A 32-bit hash on int64 tensors: each input bit changes about half of the output bits."
-    h = ((h ^ (h >> 16))*0x7feb352d) & _MASK      # int64 products wrap, and their low 32 bits are right
-    h = ((h ^ (h >> 15))*0x846ca68b) & _MASK
-    return h ^ (h >> 16)
-
 def _sample_classes(num_samples: int, labels) -> torch.Tensor:
     "Each sample's class as 0, 1, …; without labels each sample is a class of its own."
     if labels is None: return torch.arange(num_samples)
@@ -157,8 +147,8 @@ class Negatives(nn.Module):
     def forward(self, index: torch.Tensor, m: int) -> torch.Tensor:
         "(B,) anchors → (B, m) numbers of other samples; the generator moves one step while training."
         seed, step = self.generator
-        h = _mix(_mix(_mix(seed) ^ (step & _MASK)) ^ index)[:, None]
-        h = _mix((h + (torch.arange(m, device=index.device) + 1)*0x9e3779b9) & _MASK)     # (B, m), 0 … 2³²-1
+        h = mix_bits(mix_bits(mix_bits(seed) ^ (step & MASK)) ^ index)[:, None]
+        h = mix_bits((h + (torch.arange(m, device=index.device) + 1)*0x9e3779b9) & MASK)     # (B, m), 0 … 2³²-1
         start, size = self.start[index][:, None], self.size[index][:, None]
         place = (h*(self.num_samples - size)) >> 32                                       # 0 … N-n_c-1
         if self.training: self.generator[1].add_(1)
@@ -181,7 +171,7 @@ class MemoryBanks(nn.Module):
 
     def forward(self, features, answers):
         "Pooled features → both sides' L2-normalised embeddings, (B, width)."
-        return tuple(F.normalize(_wide(layer(x)), dim=1) for layer, x in ((self.student, features.pooled), (self.teacher, answers.pooled)))
+        return tuple(F.normalize(wide(layer(x)), dim=1) for layer, x in ((self.student, features.pooled), (self.teacher, answers.pooled)))
 
     def _log_scores(self, i, v, bank, rows, temperature):
         "log p of the wanted rows, (B, 1+m); the first batch in training fixes log Z."

@@ -13,6 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .distill import DistillationTask, register
+from .losses import wide
 
 # %% ../nbs/70_rsd.ipynb #e83be6e6
 def standardised(
@@ -40,8 +41,7 @@ def rsd_loss(
     "Invariance on the diagonal, decorrelation beside it, summed over features (Zhang et al., 2025)."
     if not kappa >= 0: raise ValueError(f'kappa: expected a number ≥ 0, got {kappa}')
     with torch.autocast(student.device.type, enabled=False):
-        kind = torch.float64 if student.dtype == torch.float64 else torch.float32
-        P = correlations(student.to(kind), teacher.detach().to(kind))
+        P = correlations(wide(student), wide(teacher.detach(), student))
         on = P.diagonal()
         return (on - 1).square().sum() + kappa*(P.square().sum() - on.square().sum())
 

@@ -12,6 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .distill import DistillationTask, Teacher, choose, register
+from .models import as_map
 
 # %% ../nbs/74_scalekd.ipynb #8dbb22f6
 VIEWS = ('direct', 'alternative')
@@ -77,8 +78,6 @@ class CAP(nn.Module):
         return (y + self.ffn(y)).mT.unflatten(2, self.grid)
 
 # %% ../nbs/74_scalekd.ipynb #35f29dc9
-def _map_of(feature): return feature[0] if isinstance(feature, (tuple, list)) else feature
-
 LAYOUTS = ('BCHW', 'BHWC', 'BNC')
 
 def to_layout(feature, layout: str) -> torch.Tensor:
@@ -160,7 +159,7 @@ class LastStage:
 def _reproduces(stage: LastStage, teacher: Teacher, images: torch.Tensor) -> bool:
     "Whether the piece, run on the teacher's own features before its last stage, gives those after it."
     maps = teacher(images, ('maps',)).maps
-    want, tolerance = _map_of(maps[-1]), 1e-3 if images.dtype in (torch.float32, torch.float64) else .05
+    want, tolerance = as_map(maps[-1]), 1e-3 if images.dtype in (torch.float32, torch.float64) else .05
     try:
         with torch.no_grad(): got = stage(maps[-2])
     except (RuntimeError, ValueError, TypeError, AssertionError): return False
@@ -203,7 +202,7 @@ class Projectors(nn.Module):
 
     def forward(self, features, answers) -> dict:
         "The student's last two stages → for each view the proxy and the projected stage 4, both (B, C_t, h, w)."
-        before, after = (_map_of(f) for f in features.stages[-2:])
+        before, after = (as_map(f) for f in features.stages[-2:])
         proxies = {v: self.last_stage(self.stage3[v](before)) for v in VIEWS}
         return {v: (p, self.stage4[v](after, p)) for v, p in proxies.items()}
 
@@ -248,7 +247,7 @@ class ScaleKD(DistillationTask):
         return Projectors(own, taps, last_stage, self.attention_heads, self.chosen['s'])
 
     def losses(self, student, heads, teacher, target):
-        w, after = self.chosen, _map_of(teacher.maps[-1])
+        w, after = self.chosen, as_map(teacher.maps[-1])
         parts = dict(ce=w['label_weight']*F.cross_entropy(student.logits, target),
                      kd=w['kd_weight']*soft_ce_loss(student.logits, teacher.logits, w['temperature']))
         for v, (proxy, projected) in heads.items():

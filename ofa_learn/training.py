@@ -7,7 +7,7 @@ __all__ = ['PRECISIONS', 'pick_device', 'predict', 'place', 'summed', 'accuracy'
            'loop_state', 'load_loop_state', 'train_epoch', 'fit', 'distributed', 'Run', 'distill']
 
 # %% ../nbs/80_training.ipynb #1a5b6820
-import csv, gc, io, os, time
+import csv, gc, importlib.util, io, os, time
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -22,6 +22,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from tqdm.auto import tqdm
 
+from .atomic import write_atomically
 from .checkpoints import Stopped, differences, newest, plain, random_state, save_checkpoint, set_random_state, stoppable
 from .data import Augment, Batches, ImageData, Norm, Splits
 from .distill import DistillationTask, create_task, same_norm, unwrapped
@@ -42,7 +43,7 @@ def predict(
 ) -> torch.Tensor:               # (N, K) logits, in the order of the part
     "Logits of every image of a part, as it is, in eval mode; the model's mode is put back."
     device = next(model.parameters()).device
-    with evaluating(model): return torch.cat([model(b.input) for b in Batches(part, norm, batch_size, device=device).plain()])
+    with evaluating(model): return torch.cat([model(b.input) for b in part.batches(norm, batch_size, device=device).plain()])
 
 # %% ../nbs/80_training.ipynb #47e5710e
 def place() -> tuple[int, int]:
@@ -63,9 +64,10 @@ def accuracy(
 ) -> float:
     "Top-1 accuracy in percent; under torchrun each process looks at its share, every image once."
     rank, world = place()
-    mine = part.take(torch.arange(rank, len(part), world, device=part.labels.device)) if world > 1 else part
-    hits = (predict(model, mine, norm).argmax(1).cpu() == mine.labels.cpu()).sum().double()
-    return summed(hits[None], next(model.parameters()).device)[0].item()/len(part)*100
+    mine, device = part.take(torch.arange(rank, len(part), world)) if world > 1 else part, next(model.parameters()).device
+    with evaluating(model):
+        hits = torch.stack([(model(b.input).argmax(1) == b.target).sum() for b in mine.batches(norm, 500, device=device).plain()]).sum()
+    return summed(hits.double().cpu()[None], device)[0].item()/len(part)*100
 
 # %% ../nbs/80_training.ipynb #2e19104e
 class NotFinite(RuntimeError):
@@ -113,11 +115,12 @@ def _check_fits(task: DistillationTask, data: Splits) -> None:
         return
     if not same_norm(task.input_norm, data.norm): raise ValueError(f'data: normalised by {tuple(data.norm)}, but student and teacher were set up for {tuple(task.input_norm)}')
 
-def _optimizer(task, opt, lr, weight_decay, sched, epochs, warmup_epochs, min_lr, steps):
-    "timm's optimizer over student and heads, and timm's schedule, counted in steps."
-    optimizer = create_optimizer_v2(task.trainable_module, opt=opt, lr=lr, weight_decay=weight_decay)
-    scheduler, _ = create_scheduler_v2(optimizer, sched=sched, num_epochs=epochs, warmup_epochs=min(warmup_epochs, max(epochs - 1, 0)),
-                                       warmup_lr=lr/100, min_lr=min_lr, step_on_epochs=False, updates_per_epoch=steps)
+def _optimizer(task, s: dict, steps: int):
+    "timm's optimizer over student and heads, and timm's schedule, counted in steps, by the settings of `fit`."
+    optimizer = create_optimizer_v2(task.trainable_module, opt=s['opt'], lr=s['lr'], weight_decay=s['weight_decay'], momentum=s['momentum'])
+    scheduler, _ = create_scheduler_v2(optimizer, sched=s['sched'], num_epochs=s['epochs'], warmup_epochs=min(s['warmup_epochs'], max(s['epochs'] - 1, 0)),
+                                       warmup_lr=s['lr']/100 if s['warmup_lr'] is None else s['warmup_lr'], min_lr=s['min_lr'], decay_epochs=s['decay_epochs'],
+                                       step_on_epochs=False, updates_per_epoch=steps)
     return optimizer, scheduler
 
 # %% ../nbs/80_training.ipynb #bcdae8c0
@@ -222,12 +225,14 @@ def fit(
     lr: float = 2e-3,              # peak learning rate
     weight_decay: float = .05,     # not on biases, norms, positions and class tokens
     sched: str = 'cosine',         # any of timm's schedules
+    momentum: float = .9,          # of optimizers that have one, such as SGD
     warmup_epochs: int = 5,        # of linear warm-up
+    warmup_lr: float | None = None,  # where that begins; default a hundredth of lr
+    decay_epochs: int = 30,        # between the steps of the step schedule
     min_lr: float = 1e-5,          # where the schedule ends
     clip: float | None = 5.,       # the gradient's norm is cut to this (Hao et al., 2023: 5); None leaves it
     augment: Augment = Augment(),  # the views
-    mixup: float = 0.,             # α of mixup
-    cutmix: float = 0.,            # α of cutmix
+    mixup: float = 0., cutmix: float = 0.,   # α of both
     precision: str = 'fp32',       # or 'bf16', 'fp16'
     accumulate: int = 1,           # batches an update
     ema: float | None = None,      # decay of a moving average of the weights, such as .999
@@ -239,16 +244,13 @@ def fit(
 ) -> list[dict]:                   # a row an epoch: epoch, seconds, loss, parts, train_accuracy, valid_accuracy, lr
     "Train a task; returns its history. The student is `task.student`, as it is after the last epoch."
     setting = {k: v for k, v in locals().items() if k not in ('task', 'data', 'out', 'resume', 'how')}
-    if not isinstance(epochs, int) or epochs < 1: raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
-    if resume and out is None: raise ValueError('resume: say with out= which folder holds the checkpoint')
     return _Run(task, data, setting, out, resume, **how).train()
 
 # %% ../nbs/80_training.ipynb #f35e76e2
 def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
     "The loop that the settings ask for."
     mix = Mix(s['mixup'], s['cutmix'], task.num_classes, batches.batch_size//batches.shard[1], s['view_seed']) if s['mixup'] or s['cutmix'] else None
-    names = ('opt', 'lr', 'weight_decay', 'sched', 'epochs', 'warmup_epochs', 'min_lr')
-    optimizer, scheduler = _optimizer(task, *(s[n] for n in names), -(-len(batches)//max(s['accumulate'], 1)))
+    optimizer, scheduler = _optimizer(task, s, -(-len(batches)//max(s['accumulate'], 1)))
     return Loop(task, optimizer, scheduler, s['clip'], s['precision'], s['accumulate'], mix, channels_last)
 
 # %% ../nbs/80_training.ipynb #88d8e124
@@ -270,12 +272,14 @@ class _Run:
 
     def __post_init__(self):
         s, d, task = self.setting, self.data, self.task
+        if not isinstance(s['epochs'], int) or s['epochs'] < 1: raise ValueError(f"epochs: expected an integer from 1, got {s['epochs']!r}")
+        if self.resume and self.out is None: raise ValueError('resume: say with out= which folder holds the checkpoint')
         _check_fits(task, d)
         self.device, (self.rank, self.world) = pick_device(self.device), place()
         task.to(self.device)
         if self.channels_last: task.to(memory_format=torch.channels_last)
         torch.manual_seed(s['seed'])
-        self.batches = Batches(d.train, d.norm, s['batch_size'], s['augment'], s['seed'], s['view_seed'], self.device, (self.rank, self.world))
+        self.batches = d.train.batches(d.norm, s['batch_size'], augment=s['augment'], seed=s['seed'], view_seed=s['view_seed'], device=self.device, shard=(self.rank, self.world))
         self.loop = _loop(task, self.batches, s, self.channels_last)
         if s['ema'] is not None: task.setup_ema(decay=s['ema'])
         self.setting = plain(s | dict(method=task.name, data=d.train.fingerprint, student=type(task.student).__name__, params=count_params(task.trainable_module),
@@ -303,15 +307,32 @@ def _save(run: _Run, name: str = 'last.pt') -> None:
     if run.history: _write_history(run.history, run.out/'history.csv')
 
 # %% ../nbs/80_training.ipynb #6fe77493
+def _flat(row: dict) -> dict:
+    "A row of the history with its parts beside the rest."
+    return {k: v for k, v in row.items() if k != 'parts'} | {f'part.{k}': v for k, v in row['parts'].items()}
+
 def _write_history(history: list[dict], path: Path) -> None:
     "The history as a table, whole or absent."
-    flat = [{k: v for k, v in row.items() if k != 'parts'} | {f'part.{k}': v for k, v in row['parts'].items()} for row in history]
+    flat = [_flat(row) for row in history]
     text = io.StringIO()
     table = csv.DictWriter(text, list(dict.fromkeys(k for row in flat for k in row)), lineterminator='\n')
     table.writeheader(); table.writerows(flat)
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
-    try: temporary.write_text(text.getvalue(), encoding='utf-8'); os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
+    write_atomically(path, text.getvalue())
+
+# %% ../nbs/80_training.ipynb #d6c8e797
+@contextmanager
+def _board(run: _Run):
+    "Within: a function that takes each row of the history, and shows it to TensorBoard where that is installed."
+    if run.out is None or run.rank or importlib.util.find_spec('tensorboard') is None:
+        yield lambda row: None
+        return
+    from torch.utils.tensorboard import SummaryWriter
+    writer = SummaryWriter(str(run.out/'tensorboard'), purge_step=run.epoch + 1)
+    def show(row):
+        for k, v in _flat(row).items():
+            if v is not None and k != 'epoch': writer.add_scalar(k.replace('part.', 'parts/'), v, row['epoch'])
+    try: yield show
+    finally: writer.close()
 
 # %% ../nbs/80_training.ipynb #d5813115
 def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
@@ -350,14 +371,14 @@ def _train(run: _Run) -> list[dict]:
     "The epochs of `fit`; `seconds` counts training only, not looking."
     epochs, images = run.setting['epochs'], len(run.batches)*run.batches.batch_size
     bar = tqdm(total=epochs, initial=run.epoch, disable=not run.progress or run.rank > 0, desc=run.task.name, unit='epoch', leave=False)
-    with _wrapped(run), stoppable() as stop, bar:
+    with _wrapped(run), stoppable() as stop, bar, _board(run) as show:
         while run.epoch < epochs:
             clock = dict(start=time.perf_counter(), saved=time.perf_counter())
             means = train_epoch(run.loop, run.batches, run.epoch, run.start, _between(run, stop, clock))   # reading the means waits for the device
             took = time.perf_counter() - clock['start']
             run.seconds += took
             row = _row(run, means)
-            run.history.append(row)
+            run.history.append(row); show(row)
             run.epoch, run.start, better = run.epoch + 1, 0, (row['valid_accuracy'] or -1.) > run.best
             if better: run.best = row['valid_accuracy']; _save(run, 'best.pt')
             _save(run)

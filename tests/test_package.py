@@ -17,7 +17,7 @@ from ofa_learn.data import digits, split
 from ofa_learn.distill import Teacher
 from ofa_learn.models import make_model
 from ofa_learn.training import distill, fit
-from ofa_learn.demo import teach
+from ofa_learn.runs import teach
 import tempfile, os
 data = split(digits(), train=100)
 with tempfile.TemporaryDirectory() as d:

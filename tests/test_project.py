@@ -8,10 +8,10 @@ import yaml
 from copies import ROOT, copy_tree  # noqa: F401  (test_package takes ROOT from here)
 
 # (module, what it may import of the package), in the lessons' order: arrows go up only.
-ROOMS = [('data', ''), ('figures', ''), ('models', ''), ('cka', 'data models'), ('branches', 'models'), ('losses', ''),
-         ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'models branches distill'), ('relations', 'distill'),
-         ('rsd', 'distill'), ('hcd', 'distill branches'), ('scalekd', 'distill'), ('checkpoints', ''), ('training', 'checkpoints data models distill'),
-         ('recipes', ''), ('records', ''), ('export', 'models'), ('cache', 'checkpoints data distill records'), ('sweeps', 'cache checkpoints data distill figures models records training'),
+ROOMS = [('data', ''), ('atomic', ''), ('figures', ''), ('models', 'atomic'), ('cka', 'data models'), ('branches', 'models'), ('losses', ''),
+         ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'models branches distill'), ('relations', 'data losses distill'),
+         ('rsd', 'losses distill'), ('hcd', 'branches losses distill'), ('scalekd', 'models distill'), ('checkpoints', 'atomic'), ('training', 'atomic checkpoints data models distill'), ('loaders', 'data'),
+         ('recipes', ''), ('runs', 'atomic checkpoints data distill loaders models recipes training'), ('records', 'atomic'), ('export', 'models'), ('cache', 'checkpoints data distill records'), ('sweeps', 'cache checkpoints data distill figures models records training'),
          ('twins', 'figures records'), ('widgets', 'figures records losses data models cka branches training twins'), ('demo', '*'), ('bench', '*'),
          ('breadth', 'distill models'), ('site', 'twins'), ('cli', '*')]
 NOT_MODULES = {'__init__', '_modidx', '__main__'}

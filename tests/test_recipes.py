@@ -190,7 +190,7 @@ def test_laptop_is_the_demo(name):
 
 def test_laptop_takes_fits_own_defaults():
     import inspect
-    from ofa_learn.demo import teach
+    from ofa_learn.runs import teach
     from ofa_learn.training import fit
     r, default = recipe('laptop/cnn-mlp'), {k: p.default for k, p in inspect.signature(fit).parameters.items()}
     for key in ('weight_decay', 'sched', 'warmup_epochs', 'min_lr', 'clip'): assert getattr(r, key) == default[key], key
