@@ -10,10 +10,15 @@ from copies import ROOT, copy_tree  # noqa: F401  (test_package takes ROOT from 
 # (module, what it may import of the package), in the lessons' order: arrows go up only.
 ROOMS = [('data', ''), ('atomic', ''), ('figures', ''), ('models', 'atomic'), ('cka', 'data models'), ('branches', 'models'), ('losses', ''),
          ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'models branches distill'), ('relations', 'data losses distill'),
-         ('rsd', 'losses distill'), ('hcd', 'branches losses distill'), ('scalekd', 'models distill'), ('checkpoints', 'atomic'), ('training', 'atomic checkpoints data models distill'), ('loaders', 'data'),
-         ('recipes', ''), ('runs', 'atomic checkpoints data distill loaders models recipes training'), ('records', 'atomic'), ('export', 'models'), ('cache', 'checkpoints data distill records'), ('sweeps', 'cache checkpoints data distill figures models records training'),
-         ('twins', 'figures records'), ('widgets', 'figures records losses data models cka branches training twins'), ('demo', '*'), ('bench', '*'),
-         ('breadth', 'distill models'), ('site', 'twins'), ('cli', '*')]
+         ('rsd', 'losses distill'), ('hcd', 'branches losses distill'), ('scalekd', 'models distill'), ('checkpoints', 'atomic'),
+         ('training', 'atomic checkpoints data models distill'), ('loaders', 'data'), ('recipes', ''),
+         ('runs', 'atomic checkpoints data distill loaders models recipes training'), ('records', 'atomic'), ('export', 'models'),
+         ('cache', 'checkpoints data distill records'), ('sweeps', 'cache checkpoints data distill figures models records training'),
+         ('recorded', 'records sweeps'), ('exercises', ''), ('twins', 'figures records'),
+         ('widgets', 'figures records losses data models cka branches training twins'),
+         ('explorers', 'figures records recorded widgets twins cka branches models data distill training sweeps'),
+         ('live', 'figures records widgets twins training distill data models'), ('demo', '*'), ('bench', '*'), ('breadth', 'distill models'),
+         ('site', 'twins'), ('bench_training', '*'), ('cli', '*')]
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = ['py' + 'pi.org', 'python' + 'hosted.org', 'download.' + 'pytorch.org', 'ana' + 'conda.org', 'registry.' + 'npmjs.org',
               'un' + 'pkg.com', 'cdn.' + 'jsdelivr.net', 'cdn.' + 'plot.ly']
