@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GAMMA_CAPTION', 'STYLE', 'SAYS', 'TABLE_CAPTION', 'READING', 'CKA_READING', 'gamma_numbers', 'gamma_sentence',
-           'embed_json', 'figure_html', 'check_digit', 'gamma_twin', 'page', 'headline', 'facts', 'comparison',
-           'loss_section', 'report', 'cka_page']
+           'embed_json', 'figure_html', 'check_digit', 'gamma_twin', 'page', 'static', 'write_page', 'headline',
+           'facts', 'comparison', 'loss_section', 'report', 'cka_page']
 
 # %% ../nbs/92_twins.ipynb #4d62a4e7
 import html, json, math
@@ -106,6 +106,15 @@ def page(title: str, body: str, scripts: str = '') -> str:
     return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{html.escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style>{scripts}</head><body><main>{body}</main></body></html>')
 
+def static(*names: str) -> str:
+    "Files of the folder `ofa_learn/static` as text, one after the other."
+    return '\n'.join((files('ofa_learn')/'static'/n).read_text(encoding='utf-8') for n in names)
+
+def write_page(path: str | Path, title: str, body: str) -> Path:
+    "Write a page whose twins come to life: plotly.js and the twins' code stand in the file."
+    own = f'(function () {{\n{static("shared.js", "twins.js")}\n}})();'                # one scope: no name of ours reaches the page
+    return write_atomically(path, page(title, body, f'<script>{get_plotlyjs()}</script><script>{own}</script>'))
+
 # %% ../nbs/92_twins.ipynb #95bbf9e8
 SAYS = {'better': 'better, by more than twice the standard error', 'worse': 'worse, by more than twice the standard error',
         'within noise': 'within noise: not told apart', 'too few': 'too few runs to tell'}
@@ -188,8 +197,7 @@ def report(
             *(f'<h2>How they got there{": " + esc(p) if len(pairs) > 1 else ""}</h2>' + comparison([r for r in records if r['pair'] == p]) for p in pairs),
             *(['<h2>Where the loss of an image comes from</h2>', loss_section(cards, classes)] if cards else []),
             '<h2>Slide γ</h2>', gamma_twin(digits, classes), '<h2>How to read this</h2>', bullets(READING)]
-    script = (files('ofa_learn')/'static'/'twins.js').read_text(encoding='utf-8')
-    return write_atomically(path, page(title, '\n'.join(body), f'<script>{get_plotlyjs()}</script><script>{script}</script>'))
+    return write_page(path, title, '\n'.join(body))
 
 # %% ../nbs/92_twins.ipynb #84b1f459
 CKA_READING = ('CKA compares which images two layers find alike. 1: the same ones; 0: nothing in common. It is not changed by rotating or scaling all features.',
@@ -215,5 +223,4 @@ def cka_page(
         body += ['<h2>All pairs</h2>', figure_html(cka_panels(grid, 'First each network with itself, then with the others', 'Dark: alike. The lower left holds the first layers of both. Point at a field for its layers.', min(len(names), 3))),
                  '<h2>At like depths</h2>', figure_html(cka_profile(lines))]
     body += ['<h2>Layer by layer</h2>', *map(figure_html, maps), '<h2>How to read this</h2>', '<ul>', *(f'<li>{esc(t)}</li>' for t in CKA_READING), '</ul>']
-    script = (files('ofa_learn')/'static'/'twins.js').read_text(encoding='utf-8')
-    return write_atomically(path, page(title, '\n'.join(body), f'<script>{get_plotlyjs()}</script><script>{script}</script>'))
+    return write_page(path, title, '\n'.join(body))

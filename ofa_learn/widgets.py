@@ -5,13 +5,12 @@
 # %% auto #0
 __all__ = ['LOSSES', 'TERMS', 'PARTS', 'SOURCE', 'CSS', 'GAMMAS', 'spread', 'teacher_cards', 'percent', 'probs_of', 'check_cards',
            'gamma_state', 'gamma_rows', 'anatomy_state', 'formulas', 'formulas_text', 'stepped', 'stacks',
-           'anatomy_figure', 'gradient_figure', 'Slider', 'Strip', 'follow', 'live', 'beside', 'Explorer',
-           'GammaExplorer', 'steps_twin', 'three_classes', 'LossAnatomy', 'formulas_html', 'anatomy_twin',
+           'anatomy_figure', 'gradient_figure', 'Slider', 'Strip', 'Engine', 'Plot', 'live', 'follow', 'beside',
+           'Explorer', 'GammaExplorer', 'steps_twin', 'three_classes', 'LossAnatomy', 'formulas_html', 'anatomy_twin',
            'check_guess']
 
 # %% ../nbs/90_widgets.ipynb #9559dc59
 import html, json, math
-from importlib.resources import files
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -23,9 +22,9 @@ from plotly.offline import get_plotlyjs
 from .data import ImageData, Norm
 from .figures import METHOD_COLOURS, PALETTE, class_bars, digit_strip, loss_parts, plain, styled, target_weighting
 from .losses import binomial, class_weights, dark_mass, decompose
-from .records import table_html, table_text, write_atomically
+from .records import table_html, table_text
 from .training import predict
-from .twins import check_digit, embed_json, figure_html, gamma_twin, page
+from .twins import check_digit, embed_json, figure_html, gamma_twin, static, write_page
 
 # %% ../nbs/90_widgets.ipynb #7f91f66d
 try:
@@ -192,7 +191,7 @@ def gradient_figure(s: dict, classes: list[str]) -> go.Figure:
     return fig.update_xaxes(type='category').update_yaxes(range=[-top, top])
 
 # %% ../nbs/90_widgets.ipynb #ed98836c
-SOURCE = (files('ofa_learn')/'static'/'controls.js').read_text(encoding='utf-8')
+SOURCE = static('shared.js', 'controls.js')
 CSS = '''
 .ofa-range { display: flex; align-items: center; gap: .6rem; padding: 2px 0; } .ofa-range label { min-width: 12.5rem; font-weight: 600; }
 .ofa-range input { flex: 1; min-width: 7rem; max-width: 24rem; accent-color: #0072B2; } .ofa-range output { min-width: 3rem; font-variant-numeric: tabular-nums; }
@@ -227,27 +226,51 @@ class Strip(anywidget.AnyWidget):
         return proposal['value']
 
 # %% ../nbs/90_widgets.ipynb #ac95ce39
-def follow(
-    shown: go.FigureWidget,   # changed in place
-    new: go.Figure,           # with the same traces
-) -> None:
-    "Give a shown figure the values, names, title and ranges of another; only what differs is sent."
-    if len(shown.data) != len(new.data): raise ValueError(f'new: expected {len(shown.data)} traces, got {len(new.data)}')
-    with shown.batch_update():
-        for a, b in zip(shown.data, new.data):
-            for key in ('x', 'y', 'name', 'text'):
-                if key in b and a[key] != b[key]: a[key] = b[key]
-        shown.layout.title.text = new.layout.title.text
-        for axis in (k for k in new.layout.to_plotly_json() if k[1:5] == 'axis'):
-            if new.layout[axis].range is not None: shown.layout[axis].range = new.layout[axis].range
+class Engine(W.Widget):
+    "The installed plotly.js, sent to a page once, however many figures it shows."
+    code, one = tr.Bytes().tag(sync=True), None
+
+    @classmethod
+    def get(cls) -> 'Engine':
+        "The one of this process; a new one after `Widget.close_all()`."
+        if cls.one is None or cls.one.comm is None: cls.one = cls(code=get_plotlyjs().encode())
+        return cls.one
+
+class Plot(anywidget.AnyWidget):
+    "A figure on the page, as wide as there is room, that others can replace; `data` and `layout` are those of the figure shown."
+    _esm = static('shared.js', 'plot.js')
+    traces, look = tr.List().tag(sync=True), tr.Dict().tag(sync=True)      # its data and layout as JSON
+    engine = tr.Instance(Engine).tag(sync=True, **W.widget_serialization)
+
+    def __init__(self, figure: go.Figure):
+        super().__init__(engine=Engine.get())
+        self.show(figure)
+
+    def show(self, figure: go.Figure) -> None:
+        "Draw a figure in the place of the one before, in one message; what is the same is not sent."
+        self.figure, new = figure, json.loads(figure.to_json())
+        with self.hold_sync(): self.traces, self.look = new['data'], new['layout'] | dict(autotypenumbers='strict')
+
+    @property
+    def data(self): return self.figure.data
+    @property
+    def layout(self): return self.figure.layout
+    @property
+    def stored(self) -> dict:
+        "The figure as a notebook stores it."
+        return {'application/vnd.plotly.v1+json': dict(data=self.traces, layout=self.look)}
 
 # %% ../nbs/90_widgets.ipynb #ddb84a95
-def live(figure: go.Figure) -> go.FigureWidget:
+def live(figure: go.Figure) -> Plot:
     "A figure that can follow others and takes the width that it gets."
-    shown = go.FigureWidget(figure)
-    shown.layout.autotypenumbers = 'strict'                              # a class named '3' is a name; plotly looks anew when x changes
-    shown._config = dict(responsive=True, displayModeBar=False)
-    return shown
+    return Plot(figure)
+
+def follow(
+    shown: Plot,      # changed in place
+    new: go.Figure,   # what it shows from now on
+) -> None:
+    "Let a shown figure show another; the reader's zoom and hidden traces stay."
+    shown.show(new)
 
 def beside(*parts: tuple[W.Widget, int]) -> W.HBox:
     "Widgets, each with its least width in pixels, side by side where there is room, else under one another."
@@ -285,12 +308,9 @@ class Explorer(W.VBox):
         self.words.value = self.html()
 
     def _repr_mimebundle_(self, **kwargs):
-        kept = {'application/vnd.plotly.v1+json': json.loads(go.Figure(self.fig).to_json()), 'text/plain': self.text()}
-        return super()._repr_mimebundle_(**kwargs) | kept
+        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | {'text/plain': self.text()}
 
-    def _write(self, path, title, body):
-        scripts = (files('ofa_learn')/'static'/'twins.js').read_text(encoding='utf-8')
-        return write_atomically(path, page(title, f'<h1>{html.escape(title)}</h1>{body}', f'<script>{get_plotlyjs()}</script><script>{scripts}</script>'))
+    def _write(self, path, title, body): return write_page(path, title, f'<h1>{html.escape(title)}</h1>{body}')
 
 # %% ../nbs/90_widgets.ipynb #d6ee428c
 class GammaExplorer(Explorer):

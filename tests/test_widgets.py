@@ -12,8 +12,8 @@ from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
 from ofa_learn.twins import gamma_numbers
-from ofa_learn.widgets import (GAMMAS, GammaExplorer, LossAnatomy, Slider, anatomy_figure, anatomy_state, check_cards, check_guess, follow, formulas, gamma_rows, gamma_state,
-                               gradient_figure, probs_of, spread, stacks, steps_twin, stepped, teacher_cards, three_classes)
+from ofa_learn.widgets import (GAMMAS, Engine, GammaExplorer, LossAnatomy, Slider, anatomy_figure, anatomy_state, check_cards, check_guess, follow, formulas, gamma_rows, gamma_state,
+                               gradient_figure, live, probs_of, spread, stacks, steps_twin, stepped, teacher_cards, three_classes)
 
 number = st.floats(-20, 20)
 close = lambda v, eps=1e-9: pytest.approx(v, abs=eps, rel=eps)
@@ -156,6 +156,28 @@ def test_loss_anatomy_follows_its_controls(cards):
     assert w.numbers == anatomy_state(z, cards[4], 1.4) and any(min(t.y) < 0 for t in w.fig.data) and w.fig.layout.yaxis.range[0] < 0
 
 
+def test_a_shown_figure_sends_what_changed_and_nothing_else():
+    p, sent = live(target_weighting(1.4, .5)), []
+    p.observe(lambda change: sent.append(change['name']), names=['traces', 'look'])
+    follow(p, target_weighting(1.4, .5))
+    assert sent == []
+    follow(p, target_weighting(1.4, .6))                          # the dot moves, the title stays
+    assert sent == ['traces'] and list(p.data[3].x) == p.traces[3]['x'] == [.6, .6]
+    follow(p, class_bars([.2, .8], 1, 2.))                        # and a figure of another kind may come
+    assert sent == ['traces', 'traces', 'look'] and len(p.data) == 6 and p.look['title']['text'] == p.layout.title.text
+    assert set(p.get_state()) >= {'traces', 'look', 'engine'} and 'layout' not in p.get_state() and p.look['autotypenumbers'] == 'strict'
+    json.dumps(p.stored, allow_nan=False)
+
+
+def test_plotly_is_sent_once_for_all_figures(cards):
+    w, v = GammaExplorer(cards), LossAnatomy(cards)
+    engines = {f.engine.model_id for f in (*w.figures, *v.figures, live(go.Figure()))}
+    assert len(engines) == 1 and len(Engine.get().code) > 1e6
+    assert all(len(f._esm) < 1e4 for f in w.figures)
+    Engine.get().close()                                          # as Widget.close_all does
+    assert live(go.Figure()).engine.comm is not None
+
+
 def test_one_move_redraws_once(cards, monkeypatch):
     w, count = LossAnatomy(cards), []
     monkeypatch.setattr(LossAnatomy, 'draw', lambda self, s, old=LossAnatomy.draw: count.append(1) or old(self, s))
@@ -236,7 +258,6 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
     (lambda: LossAnatomy([card()], student_logits=[[0.]*9]), r'student_logits: expected \(1, 10\)'),
     (lambda: LossAnatomy([card()], student_logits=[[math.inf]*10]), 'student_logits: expected finite numbers'),
     (lambda: setattr(GammaExplorer([card()]).digit, 'value', 1), 'digit: expected 0 to 0, got 1'),
-    (lambda: follow(go.FigureWidget(), target_weighting(1.)), 'new: expected 0 traces, got 3'),
     (lambda: steps_twin([[]], [''], 1., ''), 'figures: expected 31'), (lambda: gamma_state(card(), .5), 'gamma: expected finite numbers of at least 1'),
     (lambda: Slider(description='x', min=0, max=1, value=math.nan), 'x: expected a number from 0 to 1, got nan')])
 def test_refused(call, message):

@@ -1,4 +1,4 @@
-// The two controls of ofa_learn.widgets, for anywidget: a labelled range input, and a strip of images to pick from.
+// The two controls of ofa_learn.widgets, for anywidget: a labelled range input, and a strip of images to pick from (after shared.js).
 // They are native inputs, so keys and screen readers work as everywhere. QUIET holds JupyterLab's shortcuts off, or an
 // arrow key would move to the next cell; it must be on the input itself, where JupyterLab begins to look.
 const QUIET = {'data-lm-suppress-shortcuts': 'true'};
@@ -6,37 +6,9 @@ const QUIET = {'data-lm-suppress-shortcuts': 'true'};
 // anywidget loads this file anew for every control, so a counter would start at 0 each time.
 const unique = (name) => `${name}-${Math.random().toString(36).slice(2)}`;
 
-function element(tag, attributes, parent) {
-  const node = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name === 'text') node.textContent = value; else node.setAttribute(name, value);
-  }
-  if (parent) parent.appendChild(node);
-  return node;
-}
-
-function thumbnail(image, parent) {
-  const height = image.length, width = image[0].length;
-  const canvas = element('canvas', {width, height, 'aria-hidden': 'true'}, parent);
-  const context = canvas.getContext('2d'), pixels = context.createImageData(width, height);
-  image.flat().forEach((v, i) => pixels.data.set([255 - v, 255 - v, 255 - v, 255], 4 * i));
-  context.putImageData(pixels, 0, 0);
-}
-
 function send(model, value) {
   model.set('value', value);
   model.save_changes();
-}
-
-// Plotly's widget starts 700 pixels wide and looks at its room only when the window changes: say so when it has been
-// drawn, and when the notebook gets wider or narrower.
-function fitPlots(el) {
-  let timer = null;
-  const fit = () => { clearTimeout(timer); timer = setTimeout(() => window.dispatchEvent(new Event('resize')), 60); };
-  const watch = new ResizeObserver(fit);
-  watch.observe(el);
-  document.addEventListener('plotlywidget-after-render', fit);
-  return () => { watch.disconnect(); clearTimeout(timer); document.removeEventListener('plotlywidget-after-render', fit); };
 }
 
 function range(model, el) {
@@ -69,8 +41,7 @@ function strip(model, el) {
   const show = () => radios.forEach((radio, i) => { radio.checked = i === model.get('value'); });
   model.on('change:value', show);
   show();
-  const unfit = fitPlots(box);
-  return () => { unfit(); model.off('change:value', show); };
+  return () => model.off('change:value', show);
 }
 
 export default {render: ({model, el}) => (model.get('images') ? strip : range)(model, el)};

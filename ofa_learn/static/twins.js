@@ -1,5 +1,5 @@
 // Figures that move without a kernel. Each <figure class="ofa-twin"> holds its state as JSON in a <script>; this file
-// draws it, and gives a figure with data-twin="gamma" its controls. It needs plotly.js on the page as `Plotly`.
+// draws it, and gives a figure with data-twin="gamma" its controls. It needs plotly.js on the page as `Plotly`, and shared.js.
 // The figures' first state comes from Python; gammaNumbers mirrors ofa_learn.twins.gamma_numbers, and a browser test
 // holds the two equal.
 (function () {
@@ -18,23 +18,6 @@
   function gammaSentence(n) {
     return `True class: weight ${n.target_paper.toFixed(3)} in the paper’s form, ${n.target_released.toFixed(3)} in the released one. ` +
            `All wrong classes together: ${n.dark_paper.toFixed(4)} in the paper’s form, ${n.dark_released.toFixed(4)} in the released one.`;
-  }
-
-  function element(tag, attributes, parent) {
-    const node = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) {
-      if (name === 'text') node.textContent = value; else node.setAttribute(name, value);
-    }
-    if (parent) parent.appendChild(node);
-    return node;
-  }
-
-  function thumbnail(image, parent) {
-    const height = image.length, width = image[0].length;
-    const canvas = element('canvas', {width, height, 'aria-hidden': 'true'}, parent);
-    const context = canvas.getContext('2d'), pixels = context.createImageData(width, height);
-    image.flat().forEach((v, i) => pixels.data.set([255 - v, 255 - v, 255 - v, 255], 4 * i));
-    context.putImageData(pixels, 0, 0);
   }
 
   function plotIn(figure, spec) {
