@@ -142,19 +142,21 @@ def _cka_facts(pairs, seen, pretrained: bool) -> list[tuple[str, str]]:
 
 # %% ../nbs/99_cli.ipynb #405fab8c
 def bench(
-    name: str,  # what to measure: cka
-    rounds: int = 5,  # turns that each program takes
-    images: int = 256,  # images a batch
+    name: str,  # what to measure: cka, loss, methods, step, loading, sweep, gpu
+    rounds: int = None,  # turns that each program takes (default: the benchmark's own)
+    images: int = None,  # images: a batch for cka, all for loading
+    quick: bool = False,  # a tiny size, to see it run
     threads: int = 1,  # PyTorch's threads
     out: str = None,  # a JSON file to keep the numbers in
 ):
     "Measure a piece beside a named alternative"
     import torch
-    from ofa_learn.bench import bench as run
+    from ofa_learn.bench_training import bench as run         # which knows those of training too
     from ofa_learn.records import write_atomically
     if threads < 1: raise ValueError(f'threads: expected at least 1, got {threads}')
     torch.set_num_threads(threads)
-    result = run(name, rounds=rounds, images=images)
+    given = dict(rounds=rounds, images=images)
+    result = run(name, quick=quick, **{k: v for k, v in given.items() if v is not None})
     if out: write_atomically(out, json.dumps(result, indent=1, allow_nan=False))
 
 # %% ../nbs/99_cli.ipynb #29760d70

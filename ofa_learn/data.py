@@ -186,7 +186,7 @@ class Norm(NamedTuple):
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         "Pixels 0–255, (B, C, H, W) → normalised float32."
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in self)
-        return (images.float()/255 - mean)/std
+        return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)       # in place: one array instead of four
 
 def channel_norm(images: torch.Tensor) -> Norm:
     "The mean and standard deviation of each channel of `images` (N, C, H, W) uint8."
@@ -314,14 +314,12 @@ class Augment:
             raise ValueError(f'augment: expected shift ≥ 0, turn ≥ 0, 0 ≤ zoom < 1, 0 ≤ erase ≤ 1, got {self}')
 
 def _shift_flip(x: torch.Tensor, u: torch.Tensor, a: Augment) -> torch.Tensor:
-    "Crop at a random offset after padding by `a.shift`, then mirror half of the images: exact, one gather."
-    b, _, h, w = x.shape
+    "Crop at a random offset after padding by `a.shift`, then mirror half of the images: exact, one gather of whole windows."
+    h, w = x.shape[-2:]
     dy, dx = ((u[:, i]*(2*a.shift + 1)).long() for i in (0, 1))
-    rows, cols = torch.arange(h, device=x.device) + dy[:, None], torch.arange(w, device=x.device).expand(b, w)
-    if a.flip: cols = torch.where(u[:, 2, None] < .5, w - 1 - cols, cols)
-    cols = cols + dx[:, None]
-    x = F.pad(x, [a.shift]*4)
-    return x[torch.arange(b, device=x.device)[:, None, None], :, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
+    windows = F.pad(x, [a.shift]*4).unfold(2, h, 1).unfold(3, w, 1)       # (B, C, 2s+1, 2s+1, H, W), a view
+    x = windows[torch.arange(len(x), device=x.device), :, dy, dx]         # (B, C, H, W)
+    return torch.where(u[:, 2, None, None, None] < .5, x.flip(-1), x) if a.flip else x
 
 # %% ../nbs/00_data.ipynb #bbfa3104
 def _turn_zoom(x: torch.Tensor, u: torch.Tensor, a: Augment) -> torch.Tensor:

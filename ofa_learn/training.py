@@ -156,6 +156,7 @@ class Loop:
         if self.accumulate < 1: raise ValueError(f'accumulate: expected at least 1 batch an update, got {self.accumulate}')
         self.device = next(unwrapped(self.task.trainable_module).parameters()).device
         self.scaler, self.watch = torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16'), Watch(self.device)
+        self.clipped = self.task.get_clip_parameters()            # once: to walk the modules at every step takes time
 
     def forward(self, batch, epoch: int, step: int) -> None:
         "Loss and gradients of one batch, added to those that are there."
@@ -172,7 +173,7 @@ class Loop:
     def update(self) -> None:
         "One step of the optimizer with the gradients that have gathered."
         self.scaler.unscale_(self.optimizer)
-        if self.clip is not None: nn.utils.clip_grad_norm_(self.task.get_clip_parameters(), self.clip)
+        if self.clip is not None: nn.utils.clip_grad_norm_(self.clipped, self.clip)
         self.scaler.step(self.optimizer); self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.task.update_ema()
