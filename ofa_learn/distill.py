@@ -36,7 +36,7 @@ def _teacher_model(name: str, num_classes: int, input_size, pretrained: bool, al
     fresh_head = pretrained and cfg.get('num_classes') != num_classes
     if allow_untrained or (pretrained and not fresh_head): return model
     what = f'a fresh head for {num_classes} classes (its weights are for {cfg.get("num_classes")})' if fresh_head else 'random weights'
-    raise ValueError(f'teacher: {name!r} would have {what} and nothing to teach. Train it first (`ofa-learn teach --teacher {name} --out FILE`) and '
+    raise ValueError(f'teacher: {name!r} would have {what} and nothing to teach. Train it first (`ofa-learn teach {name} --out FILE`) and '
                      'give that file, or pass a trained module, or pretrained=True with the classes of its weights; allow_untrained=True is for tests')
 
 # %% ../nbs/50_distill.ipynb #9aace7e9

@@ -6,7 +6,7 @@ import yaml
 
 from copies import ROOT, copy_tree
 
-BOOKS = sorted([*(ROOT/'nbs').glob('*.ipynb'), *(ROOT/'nbs'/'walkthroughs').glob('*.ipynb')])
+BOOKS = sorted([*(ROOT/'nbs').glob('*.ipynb'), *(p for d in ('pages', 'walkthroughs') for p in (ROOT/'nbs'/d).glob('*.ipynb'))])
 PROCESS = '''
 if __name__ == '__main__':
     from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml

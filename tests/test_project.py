@@ -109,7 +109,7 @@ def test_every_notebook_has_its_place(tree):
     for name in tree.lessons():
         cells = json.loads(tree.read(name))['cells']
         exports = any(re.search(r'^#\|\s*default_exp\s', ''.join(c['source']), re.M) for c in cells if c['cell_type'] == 'code')
-        apart = name == 'nbs/index.ipynb' or name.startswith('nbs/walkthroughs/')
+        apart = name == 'nbs/index.ipynb' or name.startswith(('nbs/walkthroughs/', 'nbs/pages/'))
         assert exports != apart, f'{name}: ' + ('exports, so it is a lesson: number it' if apart else 'a lesson has a #| default_exp')
 
 
