@@ -12,7 +12,7 @@ setup(name=cfg['repo'], version=cfg['version'], description=cfg['description'], 
       long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
       author=cfg['author'], author_email=cfg['author_email'], license='Apache-2.0', url=cfg['git_url'],
       packages=find_packages(include=['ofa_learn', 'ofa_learn.*']), zip_safe=False,
-      include_package_data=False, package_data={'ofa_learn': ['py.typed', 'static/*.js', 'static/recipes/*.json', 'runs/*.json']},
+      include_package_data=False, package_data={'ofa_learn': ['py.typed', 'static/*.js', 'static/recipes/*.json', 'static/recorded/*.json']},
       python_requires=f">={cfg['min_python']}", install_requires=cfg['requirements'].split(),
       extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'bench', 'onnx')},
       entry_points={'console_scripts': cfg['console_scripts'].split()})

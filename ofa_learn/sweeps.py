@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'BUILT', 'RUNNING', 'PLAIN', 'pair_models', 'Sweep', 'method_options', 'fit_options', 'method_needs',
-           'save_plan', 'load_plan', 'digest', 'teacher_identity', 'runs', 'ready_teacher', 'cacheable', 'ready_cache',
-           'source_commit', 'one_thread', 'surroundings', 'run_one', 'record_path', 'finished', 'make_ready', 'sweep',
-           'varied', 'named', 'over', 'commands', 'parse_grid', 'sweep_command']
+           'save_plan', 'recording_path', 'load_plan', 'digest', 'teacher_identity', 'runs', 'ready_teacher',
+           'cacheable', 'ready_cache', 'source_commit', 'one_thread', 'surroundings', 'run_one', 'record_path',
+           'finished', 'make_ready', 'sweep', 'varied', 'named', 'over', 'commands', 'parse_grid', 'sweep_command']
 
 # %% ../nbs/86_sweeps.ipynb #cb47e72a
 import ast, difflib, hashlib, importlib, inspect, json, os, platform, shlex, subprocess, threading, traceback, warnings
@@ -134,11 +134,15 @@ def save_plan(plan: Sweep, path: str | Path) -> Path:
     "A plan as a JSON file."
     return write_atomically(path, json.dumps(asdict(plan), indent=1))
 
+def recording_path(name: str) -> Path: return Path(ofa_learn.__file__).parent/'static'/'recorded'/f'{name}.json'
+
 def load_plan(path: str | Path) -> Sweep:
-    "The plan of a JSON file; a `ValueError` names a field that plans do not have."
-    if not Path(path).is_file(): raise ValueError(f'plan: no file {path}')
-    try: found = json.loads(Path(path).read_bytes())
+    "The plan of a JSON file, or of recorded:NAME; a `ValueError` names a field that plans do not have."
+    file = recording_path(str(path)[9:]) if str(path).startswith('recorded:') else Path(path)
+    if not file.is_file(): raise ValueError(f'plan: no file {path}')
+    try: found = json.loads(file.read_bytes())
     except ValueError as e: raise ValueError(f'{path}: not JSON ({e})') from e
+    if isinstance(found, dict) and found.get('kind') == 'recording': found = found.get('plan')
     unknown = set(found) - {f.name for f in fields(Sweep)} if isinstance(found, dict) else {type(found).__name__}
     if unknown: raise ValueError(f'{path}: a plan has no {", ".join(sorted(unknown))}; it has {", ".join(f.name for f in fields(Sweep))}')
     return Sweep(**found)
@@ -468,7 +472,7 @@ def _report(done: list[dict], out: str) -> None:
 _say = print                                                            # `print` is an option below
 
 def sweep_command(
-    plan: str = None,  # a JSON file with a plan, instead of the options down to seeds
+    plan: str = None,  # a JSON file with a plan, or recorded:NAME, instead of the options down to seeds
     pairs: str = 'cnn-vit',  # teacher-student by comma: cnn, vit, mlp or timm names
     methods: str = 'labels,kd,ofa',  # by comma; several at once joined by +
     grid: str = '',  # options and their values: "gamma=1,1.4 form=paper,released stages=[1,4],[4] lr=.008"
