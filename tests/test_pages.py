@@ -76,3 +76,58 @@ def test_links_lead_somewhere(path):
     inside = [t for t in links(text) if '://' not in t and not t.startswith(('#', 'mailto:'))]
     assert [t for t in inside if not (path.parent/t.split('#')[0]).exists()] == []
     assert inside
+
+
+def test_recordings_that_the_map_names_are_there():
+    from ofa_learn.recorded import recorded, recordings
+    named = {r for e in MAP['entries'] for r in e.get('recorded', [])}
+    assert named <= {'gamma', 'exits', 'methods', 'scale', 'clip'}
+    for name in named & set(recordings()): assert recorded(name)
+
+
+def test_every_method_is_listed():
+    from ofa_learn.distill import all_methods
+    for path in (NBS/'pages'/'methods.ipynb', NBS/'index.ipynb'):
+        text = prose(path) + shown(path)
+        assert [m for m in all_methods() if f'| {m} |' not in text and f'`{m}`' not in text] == [], path.name
+
+
+def test_the_readme_lists_lessons_walkthroughs_and_commands():
+    from ofa_learn.cli import COMMANDS
+    text = (ROOT/'README.md').read_text(encoding='utf-8')
+    books = [p.relative_to(ROOT).as_posix() for p in [*NBS.glob('[0-9]*.ipynb'), *NBS.glob('walkthroughs/[0-9]*.ipynb'), *NBS.glob('pages/*.ipynb')]]
+    assert [b for b in books if f']({b})' not in text] == [], 'make prepare NB=nbs/index.ipynb renews the list of walkthroughs'
+    assert [c for c in COMMANDS if f'`ofa-learn {c}' not in text] == []
+
+
+def test_the_picture_of_the_readme():
+    (alt, file), = re.findall(r'!\[([^\]]+)\]\(([^)]+)\)', prose(NBS/'index.ipynb'))
+    assert len(alt) > 100 and (NBS/file).read_bytes()[:4] == b'\x89PNG' and (NBS/file).stat().st_size < 60_000
+
+
+def test_the_glossary_has_a_sentence_and_a_lesson_for_each_term():
+    rows = [line.strip('|').split('|') for line in prose(NBS/'pages'/'notation.ipynb').splitlines() if line.startswith('| **')]
+    assert len(rows) > 40
+    assert [r[0] for r in rows if not re.fullmatch(r' [A-Z].*\. ', r[1]) or '](../' not in r[2]] == []
+    assert len({r[0] for r in rows}) == len(rows)
+
+
+def test_citation():
+    found = yaml.safe_load((ROOT/'CITATION.cff').read_text(encoding='utf-8'))
+    config = ConfigParser(delimiters=['='])
+    config.read(ROOT/'settings.ini', encoding='utf-8')
+    assert {'cff-version', 'message', 'title', 'authors'} <= set(found) and found['title'] == config['DEFAULT']['repo']
+    assert str(found['version']) == config['DEFAULT']['version'] and found['authors'] == [{'name': config['DEFAULT']['author']}]
+    for r in found['references']:
+        assert r['type'] and r['title'] and r['authors'] and all({'family-names', 'given-names'} == set(a) for a in r['authors']), r
+    said = (ROOT/'README.md').read_text(encoding='utf-8')
+    for r in found['references']: assert r['authors'][0]['family-names'] in said
+
+
+def test_contributing_names_what_is_there():
+    text = (ROOT/'CONTRIBUTING.md').read_text(encoding='utf-8')
+    makefile = (ROOT/'Makefile').read_text(encoding='utf-8')
+    for target in re.findall(r'`make (\w+)', text): assert re.search(rf'^{target}:', makefile, re.M), target
+    for name in re.findall(r'(?:tests|tools|ofa_learn|nbs)/[\w/.*]+', text):
+        assert list(ROOT.glob(name.rstrip('.'))) or 'name.json' in name, name
+    for word in ('ROOMS', 'BUILT_IN', 'METHODS', 'KINDS'): assert f'`{word}`' in text

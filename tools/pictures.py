@@ -1,6 +1,10 @@
-"""A static picture beside every plotly figure that a notebook stores: GitHub shows nothing of plotly's own JSON."""
-import base64, io, os, shutil
+"""A static picture beside every plotly figure that a notebook stores: GitHub shows nothing of plotly's own JSON.
+
+usage: python tools/pictures.py      (makes the README's picture of the γ explorer, nbs/images/gamma_explorer.png)
+"""
+import base64, io, os, shutil, sys, tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 CHROMIUM_ARGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
 PLOTLY = 'application/vnd.plotly.v1+json'
@@ -21,11 +25,11 @@ def browser_page(**options):
         finally: browser.close()
 
 
-def smaller(png: str) -> str:
-    "A base64 PNG with a palette of at most 256 colours: about a third of the size, and no eye sees the difference in a chart."
+def smaller(png: str, colours: int = 256) -> str:
+    "A base64 PNG with a palette of at most so many colours: about a third of the size, and no eye sees the difference in a chart."
     from PIL import Image
     out = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
+    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 
@@ -46,3 +50,34 @@ def add_pictures(nb) -> int:
             url = page.evaluate('([fig, size]) => Plotly.toImage(fig, size)', [fig, size])
             o.data['image/png'] = smaller(url.split(',', 1)[1]) + '\n'
     return len(outputs)
+
+
+EXPLORER = Path(__file__).resolve().parent.parent/'nbs'/'images'/'gamma_explorer.png'
+
+def explorer_picture(path: Path = EXPLORER) -> Path:
+    "The γ explorer's page, with a teacher that has learned for six epochs, at γ = 2 on the digit that it doubts most."
+    import torch
+    from ofa_learn.data import digits, split
+    from ofa_learn.training import distill
+    from ofa_learn.widgets import GammaExplorer, probs_of, teacher_cards
+    torch.set_num_threads(1)
+    data = split(digits(), train=300)
+    run = distill('labels', 'micro_resnet', None, data, epochs=6, lr=5e-3, device='cpu', progress=False, eval_every=6)
+    cards = teacher_cards(run.student, data.test, data.norm)
+    doubted = min(range(len(cards)), key=lambda i: abs(probs_of(cards[i])[cards[i]['label']] - .5))
+    with tempfile.TemporaryDirectory() as folder, browser_page(viewport=dict(width=860, height=900)) as page:
+        page.goto(GammaExplorer(cards, gamma=2.).to_html(f'{folder}/explorer.html').resolve().as_uri(), timeout=120_000)
+        figure = page.locator('figure.ofa-twin').first
+        figure.locator('input[type=radio]').nth(doubted).check(force=True)
+        page.add_style_tag(content='figcaption, .numbers { display: none }')   # what they say is in the README's alternative text
+        page.wait_for_timeout(500)                                         # the figures' transition
+        png = figure.screenshot()
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(base64.b64decode(smaller(base64.b64encode(png).decode(), 64)))
+    return path
+
+
+if __name__ == '__main__':
+    if len(sys.argv) > 1: sys.exit(__doc__)
+    made = explorer_picture()
+    print(f'{made}: {made.stat().st_size/1000:.0f} kB')
