@@ -178,7 +178,6 @@ def parameters(
         rows.append(('returns', ast.unparse(function.returns), said[function.returns.lineno]))
     return rows
 
-# %% ../nbs/97_site.ipynb #f475f96d
 def signature(node: ast.AST) -> str:
     "How a function or class is called, as code."
     if isinstance(node, ast.ClassDef):
@@ -188,6 +187,7 @@ def signature(node: ast.AST) -> str:
     result = f' -> {ast.unparse(node.returns)}' if node.returns else ''
     return f'{node.name}({ast.unparse(node.args)}){result}'
 
+# %% ../nbs/97_site.ipynb #f475f96d
 def entry(node: ast.AST, said: dict[int, str], module: str, lesson: str) -> str:
     "One function or class of the reference, as markdown."
     is_class, esc = isinstance(node, ast.ClassDef), html.escape

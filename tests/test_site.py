@@ -57,7 +57,7 @@ def visit(browser, address):
             page.set_default_timeout(WAIT)
             page.on('console', lambda m: go.wrong.append(m.text) if m.type in ('error', 'warning') else None)
             page.on('pageerror', lambda e: go.wrong.append(str(e)))
-            page.on('requestfailed', lambda r: go.wrong.append(f'failed: {r.url[:80]}'))
+            page.on('requestfailed', lambda r: go.wrong.append(f'{r.failure}: {r.url[:80]}') if r.failure != 'net::ERR_ABORTED' else None)    # aborted: the reader went on
             page.on('request', lambda r: None if r.url.startswith((address, 'data:', 'blob:')) else go.wrong.append(f'asked: {r.url[:80]}'))
         pages[key].goto(address + name)
         return pages[key]
