@@ -10,10 +10,8 @@ lab: .venv/ready  ## open JupyterLab with the guided tour; the lessons are in th
 	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/walkthroughs/10_slide_gamma.ipynb
 test: .venv/ready  ## every notebook, every test; ends with "N passed, N failed"
 	@$(BIN)/python -m pytest
-docs: .venv/ready  ## the docs site, in _docs; needs Quarto
-	@command -v quarto >/dev/null || { echo 'make docs needs Quarto: install it, then try again'; exit 1; }
-	touch README.md  # newer than its notebook, so that nbdev leaves it alone
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/nbdev_docs
+docs: .venv/ready  ## the docs site, in _docs: by Quarto where it is installed, otherwise a preview
+	$(BIN)/python tools/docs.py
 readme: .venv/ready  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 prepare: .venv/ready  ## run every lesson, or NB="nbs/40_losses.ipynb …": outputs, pictures, modules, README

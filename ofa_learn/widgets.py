@@ -24,7 +24,7 @@ from .figures import METHOD_COLOURS, PALETTE, class_bars, digit_strip, loss_part
 from .losses import binomial, class_weights, dark_mass, decompose
 from .records import table_html, table_text
 from .training import predict
-from .twins import check_digit, embed_json, figure_html, gamma_twin, static, write_page
+from .twins import TWIN, check_digit, embed_json, figure_html, gamma_twin, static, write_page
 
 # %% ../nbs/90_widgets.ipynb #7f91f66d
 try:
@@ -308,7 +308,7 @@ class Explorer(W.VBox):
         self.words.value = self.html()
 
     def _repr_mimebundle_(self, **kwargs):
-        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | {'text/plain': self.text()}
+        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | {'text/plain': self.text(), TWIN: self.twin()}
 
     def _write(self, path, title, body): return write_page(path, title, f'<h1>{html.escape(title)}</h1>{body}')
 
@@ -334,12 +334,14 @@ class GammaExplorer(Explorer):
     def html(self): return table_html(gamma_rows(self.numbers, self.classes), f'At γ = {self.gamma.value:g} and T = {self.temperature.value:g}.')
     def text(self): return table_text(gamma_rows(self.numbers, self.classes))
 
-    def to_html(self, path: str | Path) -> Path:
-        "One self-contained page with the γ slider and the digits, at the current temperature."
+    def twin(self) -> str:
+        "The γ slider and the digits for a page without a kernel, at the current temperature."
         T = self.temperature.value
         digits = [dict(image=c['image'], label=c['label'], probs=probs_of(c, T)) for c in self.cards]
         note = f'<p>The teacher’s probabilities at temperature {T:g}. On this page γ and the digit move; the temperature is fixed.</p>'
-        return self._write(path, 'Slide γ', note + gamma_twin(digits, self.classes, self.gamma.value))
+        return note + gamma_twin(digits, self.classes, self.gamma.value)
+
+    def to_html(self, path: str | Path) -> Path: return self._write(path, 'Slide γ', self.twin())
 
 # %% ../nbs/90_widgets.ipynb #212db54c
 GAMMAS = [round(1 + i/10, 1) for i in range(31)]
@@ -407,7 +409,8 @@ class LossAnatomy(Explorer):
     def draw(self, s): return [anatomy_figure(s).update_layout(height=400), gradient_figure(s, self.classes).update_layout(height=320)]
     def text(self): return formulas_text(self.numbers)
     def html(self): return formulas_html(self.numbers)
-    def to_html(self, path: str | Path) -> Path: return self._write(path, 'The loss taken apart', anatomy_twin(self))
+    def twin(self) -> str: return anatomy_twin(self)
+    def to_html(self, path: str | Path) -> Path: return self._write(path, 'The loss taken apart', self.twin())
 
 # %% ../nbs/90_widgets.ipynb #7bbe794f
 def formulas_html(s: dict) -> str:

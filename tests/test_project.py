@@ -74,27 +74,6 @@ def test_one_version(tree, settings):
     assert tree.python('setup.py', '--version').split()[-1] == settings['version']
 
 
-def yaml_paths(config):
-    "Every file that a Quarto configuration names."
-    if isinstance(config, dict):
-        for k, v in config.items():
-            if k in ('metadata-files', 'css', 'bibliography', 'favicon', 'logo', 'include-in-header', 'href', 'contents', 'resources'):
-                yield from (x for x in ([v] if isinstance(v, str) else v) if isinstance(x, str) and '://' not in x)
-            yield from yaml_paths(v)
-    elif isinstance(config, list):
-        for v in config: yield from yaml_paths(v)
-
-
-def test_quarto_configuration(tree):
-    tree.python('-c', 'from nbdev.quarto import refresh_quarto_yml, nbdev_sidebar; refresh_quarto_yml(); nbdev_sidebar.__wrapped__()')
-    nbs = tree.path/'nbs'   # Quarto runs here, or in a copy beside it
-    assert yaml.safe_load(tree.read('_quarto.yml'))['project']['type'] == 'website'
-    files = yaml.safe_load(tree.read('nbs/_quarto.yml'))['metadata-files']
-    for config in [nbs/'_quarto.yml', *(nbs/f for f in files)]:
-        missing = [p for p in yaml_paths(yaml.safe_load(config.read_text(encoding='utf-8'))) if not (nbs/p).exists()]
-        assert not missing, f'{config.name} names {missing}'
-
-
 def test_workflows(tree):
     names = [n for n in tree.names if n.startswith('.github/workflows/')]
     assert names
