@@ -44,11 +44,11 @@ def wheel(copy, tmp_path_factory):  # noqa: F811
 
 def test_contents(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    assert {'ofa_learn/py.typed', 'ofa_learn/losses.py', 'ofa_learn/static/twins.js', 'ofa_learn/static/recorded/gamma.json'} <= set(names)
+    assert {'ofa_learn/py.typed', 'ofa_learn/losses.py', 'ofa_learn/static/twins.js'} <= set(names)
     assert not [n for n in names if n.startswith(('tests/', 'nbs/', 'tools/'))]
     assert 'ofa-learn = ofa_learn.cli:main' in zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
     sdist = tarfile.open(next(wheel.parent.glob('*.tar.gz'))).getnames()
-    for f in ('settings.ini', 'README.md', 'LICENSE', 'ofa_learn/static/twins.js', 'ofa_learn/static/recorded/gamma.json'): assert any(n.endswith(f) for n in sdist), f
+    for f in ('settings.ini', 'README.md', 'LICENSE', 'ofa_learn/static/twins.js'): assert any(n.endswith(f) for n in sdist), f
 
 
 @pytest.fixture(scope='module')

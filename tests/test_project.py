@@ -12,7 +12,8 @@ ROOMS = [('data', ''), ('figures', ''), ('models', ''), ('cka', 'data models'), 
          ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'models branches distill'), ('relations', 'distill'),
          ('rsd', 'distill'), ('hcd', 'distill branches'), ('scalekd', 'distill'), ('checkpoints', ''), ('training', 'checkpoints data models distill'),
          ('recipes', ''), ('records', ''), ('export', 'models'), ('cache', 'checkpoints data distill records'), ('sweeps', 'cache checkpoints data distill figures models records training'),
-         ('recorded', 'records sweeps'), ('twins', 'figures records'), ('widgets', 'figures records losses data models cka branches training twins'), ('demo', '*'), ('bench', '*'),
+         ('recorded', 'records sweeps'), ('twins', 'figures records'), ('widgets', 'figures records losses data models cka branches training twins'),
+         ('explorers', 'figures records recorded sweeps widgets twins cka branches models training data'), ('demo', '*'), ('bench', '*'),
          ('breadth', 'distill models'), ('site', 'twins'), ('cli', '*')]
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = ['py' + 'pi.org', 'python' + 'hosted.org', 'download.' + 'pytorch.org', 'ana' + 'conda.org', 'registry.' + 'npmjs.org',
