@@ -128,7 +128,8 @@ def test_what_is_shipped(name):
     assert len(results(named(records), 'labels')) >= 1 and all(r['threads'] == 1 for r in records)
 
 
-def test_all_of_it_is_under_a_megabyte():
+def test_all_of_it_is_under_a_megabyte_and_packaged():
+    assert "'static/recorded/*.json'" in (recording_path('').parents[3]/'setup.py').read_text(encoding='utf-8')
     assert {'gamma', 'exits'} <= set(recordings()) and sum(p.stat().st_size for p in recording_path('').parent.glob('*.json')) < 1_000_000
 
 

@@ -28,6 +28,50 @@ function range(model, el) {
   return () => model.off('change', show);
 }
 
+// For ofa_learn.explorers, three ways to choose out of `values`, shown as `names`: steps of a range input, a list, or any number of boxes.
+function stops(model, el) {
+  const id = unique('ofa-stops'), row = element('div', {class: 'ofa-range'}, el), values = model.get('values');
+  element('label', {for: id, text: model.get('description')}, row);
+  const slider = element('input', {type: 'range', id, min: '0', max: String(values.length - 1), step: '1', ...QUIET}, row), output = element('output', {for: id}, row);
+  function show() {
+    const at = values.indexOf(model.get('value'));
+    slider.value = String(at);
+    output.textContent = model.get('names')[at];
+    slider.setAttribute('aria-valuetext', model.get('names')[at]);
+  }
+  slider.addEventListener('input', () => send(model, values[Number(slider.value)]));
+  model.on('change:value', show);
+  show();
+  return () => model.off('change:value', show);
+}
+
+function select(model, el) {
+  const id = unique('ofa-select'), row = element('div', {class: 'ofa-range'}, el), values = model.get('values');
+  element('label', {for: id, text: model.get('description')}, row);
+  const list = element('select', {id, ...QUIET}, row);
+  model.get('names').forEach((text, i) => element('option', {value: String(i), text}, list));
+  const show = () => { list.selectedIndex = values.indexOf(model.get('value')); };
+  list.addEventListener('change', () => send(model, values[list.selectedIndex]));
+  model.on('change:value', show);
+  show();
+  return () => model.off('change:value', show);
+}
+
+function checks(model, el) {
+  const box = element('fieldset', {class: 'ofa-checks'}, el), values = model.get('values');
+  element('legend', {text: model.get('description')}, box);
+  const boxes = model.get('names').map((text) => {
+    const label = element('label', {}, box), check = element('input', {type: 'checkbox', ...QUIET}, label);
+    element('span', {text}, label);
+    check.addEventListener('change', () => send(model, values.filter((_, i) => boxes[i].checked)));
+    return check;
+  });
+  const show = () => boxes.forEach((check, i) => { check.checked = model.get('value').includes(values[i]); });
+  model.on('change:value', show);
+  show();
+  return () => model.off('change:value', show);
+}
+
 function strip(model, el) {
   const name = unique('ofa-strip'), box = element('fieldset', {class: 'ofa-strip'}, el);
   element('legend', {text: model.get('description')}, box);
@@ -44,4 +88,4 @@ function strip(model, el) {
   return () => model.off('change:value', show);
 }
 
-export default {render: ({model, el}) => (model.get('images') ? strip : range)(model, el)};
+export default {render: ({model, el}) => ({stops, select, checks}[model.get('kind')] ?? (model.get('images') ? strip : range))(model, el)};

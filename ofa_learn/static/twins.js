@@ -21,7 +21,7 @@
   }
 
   function plotIn(figure, spec) {
-    const node = element('div', {class: 'plot'});
+    const node = element('div', {class: 'plot', style: `height: ${spec.layout.height}px`});   // or plotly forgets it when the window changes
     figure.insertBefore(node, figure.querySelector('.numbers, figcaption'));
     Plotly.newPlot(node, spec.data, spec.layout, CONFIG);
     return node;
@@ -103,7 +103,57 @@
     draw();
   }
 
-  const mounts = {gamma: mountGamma, steps: mountSteps, plot: (figure, state) => plotIn(figure, state)};
+  // One control of a twin of choices; `key` says what is chosen, as state.states has it.
+  function choiceIn(parent, id, {kind, label, names, value}, changed) {
+    if (kind === 'checks') {
+      const box = element('fieldset', {class: 'checks'}, parent);
+      element('legend', {text: label}, box);
+      const boxes = names.map((text, i) => {
+        const line = element('label', {}, box), check = element('input', {type: 'checkbox'}, line);
+        element('span', {text}, line);
+        check.checked = value.includes(i);
+        return check;
+      });
+      box.addEventListener('change', changed);
+      return () => boxes.flatMap((check, i) => check.checked ? [i] : []).join('+');
+    }
+    const row = element('div', {class: 'choice'}, parent);
+    element('label', {for: id, text: label}, row);
+    if (kind === 'select') {
+      const list = element('select', {id}, row);
+      names.forEach((text, i) => element('option', {value: String(i), text}, list));
+      list.selectedIndex = value;
+      list.addEventListener('change', changed);
+      return () => String(list.selectedIndex);
+    }
+    const slider = element('input', {type: 'range', id, min: '0', max: String(names.length - 1), step: '1'}, row), output = element('output', {for: id}, row);
+    slider.value = String(value);
+    const show = () => { output.textContent = names[Number(slider.value)]; slider.setAttribute('aria-valuetext', output.textContent); };
+    slider.addEventListener('input', () => { show(); changed(); });
+    show();
+    return () => slider.value;
+  }
+
+  // Precomputed: every choice has its figures and words in state.states, as numbers of what stands once in state.pool
+  // (ofa_learn.explorers.choices_twin).
+  function mountChoices(figure, state, number) {
+    const controls = element('div', {class: 'controls'});
+    figure.insertBefore(controls, figure.firstChild);
+    const keys = state.controls.map((c, i) => choiceIn(controls, `twin-${number}-choice-${i}`, c, () => draw()));
+    const now = () => state.states[keys.map((key) => key()).join(',')], taken = (id) => structuredClone(state.pool[id]);   // plotly writes into what it draws
+    const spec = ([traces, layout]) => ({data: traces.map(taken), layout: taken(layout)});
+    const nodes = now().figures.map((f) => plotIn(figure, spec(f)));
+
+    function draw() {
+      const {figures, words, table} = now();
+      nodes.forEach((node, i) => { const {data, layout} = spec(figures[i]); Plotly.react(node, data, layout, CONFIG); });
+      figure.querySelector('.numbers').textContent = state.pool[words];
+      figure.querySelector('.cells').innerHTML = state.pool[table];        // of records.table_html, which escapes
+    }
+    draw();
+  }
+
+  const mounts = {gamma: mountGamma, steps: mountSteps, choices: mountChoices, plot: (figure, state) => plotIn(figure, state)};
 
   function mountAll() {
     document.querySelectorAll('figure.ofa-twin').forEach((figure, number) => {
