@@ -17,7 +17,7 @@ ROOMS = [('data', ''), ('atomic', ''), ('figures', ''), ('models', 'atomic'), ('
          ('recorded', 'records sweeps'), ('exercises', ''), ('twins', 'figures records'),
          ('widgets', 'figures records losses data models cka branches training twins'),
          ('explorers', 'figures records recorded widgets twins cka branches models data distill training sweeps'),
-         ('live', 'figures records widgets twins training distill data models'), ('demo', '*'), ('bench', '*'), ('breadth', 'distill models'),
+         ('live', 'figures records widgets twins training distill data checkpoints models'), ('demo', '*'), ('bench', '*'), ('breadth', 'distill models'),
          ('site', 'twins'), ('bench_training', '*'), ('cli', '*')]
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = ['py' + 'pi.org', 'python' + 'hosted.org', 'download.' + 'pytorch.org', 'ana' + 'conda.org', 'registry.' + 'npmjs.org',
