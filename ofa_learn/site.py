@@ -194,7 +194,7 @@ def entry(node: ast.AST, said: dict[int, str], module: str, lesson: str) -> str:
     call = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == '__init__'), None) if is_class else node
     rows = [r for r in parameters(call, said) if r[2]] if call else []
     told = ''.join(f'<dt><code>{esc(n)}</code> <span class="type">{esc(t)}</span></dt><dd>{esc(c)}</dd>' for n, t, c in rows)
-    parts = [f'## `{node.name}`', raw(f'<span id="{anchor(module, node.name)}"></span>'), f'```python\n{signature(node)}\n```', ast.get_docstring(node) or '',
+    parts = [f'## {node.name}', raw(f'<span id="{anchor(module, node.name)}"></span>'), f'```python\n{signature(node)}\n```', ast.get_docstring(node) or '',
              raw(f'<dl class="parameters">{told}</dl>') if told else '']
     methods = [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name[0] != '_' and ast.get_docstring(f)] if is_class else []
     parts += ['\n'.join(f'- `{f.name}`: {ast.get_docstring(f)}' for f in methods), f'[In the lesson](../{lesson}#{anchor(module, node.name)})']
