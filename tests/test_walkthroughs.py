@@ -81,6 +81,18 @@ def test_checks_are_folded():
         assert len(held) == 1 and held[0]['metadata'].get('jupyter') == {'source_hidden': True} and ''.join(held[0]['source']).startswith('#| code-fold: true'), path.name
 
 
+def test_results_wait_for_the_guess():
+    "In JupyterLab the stored output of a cell that answers a prediction is folded until it is run."
+    for path in BOOKS:
+        wanted = None
+        for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            source = ''.join(c['source'])
+            if made := re.match(r'(guess\w*)(, guess\w*)* = None', source.strip()): wanted = made[1]
+            elif wanted and c['cell_type'] == 'code' and c['outputs']:
+                assert c['metadata'].get('jupyter') == {'outputs_hidden': True}, f'{path.name}: {source[:60]!r} shows what {wanted} asks for'
+                if 'check_guess(' in source: wanted = None
+
+
 def test_the_start_lists_everything():
     text = '\n'.join(s for kind, s in cells(WALKS/'00_start_here.ipynb') if kind == 'markdown')
     linked = set(re.findall(r'\]\(([\w./]+\.ipynb)\)', text))
