@@ -69,7 +69,7 @@ def test_asks_before_it_shows(path):
 def test_checks(path):
     "In a process of its own, as the walkthrough would run: wrong answers get a hint, the solution passes, no hint gives it away."
     env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run([sys.executable, '-c', RUN, str(path)], capture_output=True, text=True, timeout=600, cwd=path.parent, env=env)
+    done = subprocess.run([sys.executable, '-c', RUN, str(path)], capture_output=True, text=True, timeout=1200, cwd=path.parent, env=env)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     count, wrong = json.loads(done.stdout.split('RESULT')[-1])
     assert 3 <= count <= 5 and wrong == []
