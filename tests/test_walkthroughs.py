@@ -69,7 +69,7 @@ def test_asks_before_it_shows(path):
 def test_checks(path):
     "In a process of its own, as the walkthrough would run: wrong answers get a hint, the solution passes, no hint gives it away."
     env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run([sys.executable, '-c', RUN, str(path)], capture_output=True, text=True, timeout=600, cwd=path.parent, env=env)
+    done = subprocess.run([sys.executable, '-c', RUN, str(path)], capture_output=True, text=True, timeout=1200, cwd=path.parent, env=env)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     count, wrong = json.loads(done.stdout.split('RESULT')[-1])
     assert 3 <= count <= 5 and wrong == []
@@ -79,6 +79,21 @@ def test_checks_are_folded():
     for path in BOOKS:
         held = [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code' and 'check = Exercises(' in ''.join(c['source'])]
         assert len(held) == 1 and held[0]['metadata'].get('jupyter') == {'source_hidden': True} and ''.join(held[0]['source']).startswith('#| code-fold: true'), path.name
+
+
+def test_results_wait_for_the_guess():
+    "In JupyterLab the stored output of a cell that answers a prediction is folded until it is run."
+    for path in BOOKS:
+        wanted = None
+        for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
+            source = ''.join(c['source'])
+            if made := re.match(r'(guess\w*)(, guess\w*)* = None', source.strip()): wanted = made[1]
+            elif wanted and c['cell_type'] == 'code' and c['outputs']:
+                assert c['metadata'].get('jupyter') == {'outputs_hidden': True}, f'{path.name}: {source[:60]!r} shows what {wanted} asks for'
+                if 'check_guess(' not in source: continue
+                first = next(''.join(o['text']) for o in c['outputs'] if o['output_type'] == 'stream').split('\n')[0]    # what JupyterLab shows of a folded output
+                assert 'No guess yet' in first, f'{path.name}: print what check_guess says first, not {first!r}'
+                wanted = None
 
 
 def test_the_start_lists_everything():

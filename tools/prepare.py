@@ -49,8 +49,8 @@ def prepare(path: Path) -> None:
         sys.exit(f'{path.relative_to(ROOT)}: cell {at} (from 0) failed; nothing was written\n{e}')
     nb.metadata = {'kernelspec': {'display_name': 'python3', 'language': 'python', 'name': 'python3'}}
     for cell in nb.cells:
-        folded = cell.metadata.get('jupyter', {}).get('source_hidden')
-        cell.metadata = {k: v for k, v in cell.metadata.items() if k not in ('execution', 'jupyter')} | ({'jupyter': {'source_hidden': True}} if folded else {})
+        folded = {k: True for k in ('source_hidden', 'outputs_hidden') if cell.metadata.get('jupyter', {}).get(k)}    # what a walkthrough keeps folded
+        cell.metadata = {k: v for k, v in cell.metadata.items() if k not in ('execution', 'jupyter')} | ({'jupyter': folded} if folded else {})
         if cell.cell_type == 'code': cell.outputs = joined(without_views(cell.outputs))
     pictures = add_pictures(nb)
     nbformat.write(nb, path)
