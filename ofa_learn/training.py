@@ -235,7 +235,7 @@ def fit(
     view_seed: int = 0,            # the views
     out: str | Path | None = None,   # a folder for checkpoints and history
     resume: bool = False,          # go on from the newest checkpoint in `out`
-    **how,                         # device, channels_last, compile, save_seconds, eval_every, progress, on_epoch: see `_Run`
+    **how,                         # device, channels_last, compile, save_seconds, eval_every, progress, on_epoch, on_step: see `_Run`
 ) -> list[dict]:                   # a row an epoch: epoch, seconds, loss, parts, train_accuracy, valid_accuracy, lr
     "Train a task; returns its history. The student is `task.student`, as it is after the last epoch."
     setting = {k: v for k, v in locals().items() if k not in ('task', 'data', 'out', 'resume', 'how')}
@@ -267,6 +267,7 @@ class _Run:
     eval_every: int = 1            # epochs between looks at the validation part; the last is always looked at
     progress: bool = True          # a bar
     on_epoch: Callable[[dict], None] | None = None  # called with each row of the history
+    on_step: Callable[[float], None] | None = None  # called after each update with the epochs done, such as 2.5; what it raises ends the run
 
     def __post_init__(self):
         s, d, task = self.setting, self.data, self.task
@@ -317,6 +318,10 @@ def _write_history(history: list[dict], path: Path) -> None:
 def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
     "What `train_epoch` calls after each update."
     def after(done: int) -> None:
+        if run.on_step is not None:
+            before = time.perf_counter()
+            run.on_step(run.epoch + done/len(run.batches))
+            clock['start'] += time.perf_counter() - before                    # a pause is no training
         if done == len(run.batches): return                                   # the epoch's end saves anyway
         asked = bool(summed(torch.tensor([float(bool(stop))]), run.device)[0])
         if not asked and time.perf_counter() - clock['saved'] < run.save_seconds: return
@@ -412,5 +417,5 @@ def distill(
     task = create_task(method, student, teacher, data=data, **(options or {}))
     history = fit(task, data, epochs, seed=seed, **fit_options)
     test = accuracy(task.student, data.test, data.norm)
-    plain = {k: asdict(v) if isinstance(v, Augment) else v for k, v in fit_options.items() if k not in ('progress', 'on_epoch', 'device', 'out', 'resume', 'save_seconds')}
+    plain = {k: asdict(v) if isinstance(v, Augment) else v for k, v in fit_options.items() if k not in ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')}
     return Run(task, history, history[-1]['valid_accuracy'], test, history[-1]['seconds'], dict(epochs=epochs, **plain, **(options or {})))

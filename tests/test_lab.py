@@ -1,4 +1,4 @@
-"""The walkthrough in JupyterLab, in a real browser: run all, move γ and the rest by keyboard, and compare what is plotted with the losses."""
+"""The walkthroughs in JupyterLab, in a real browser: run all, move γ and the rest by keyboard, and compare what is plotted with the kernel's numbers."""
 import json, math, os, secrets, shutil, socket, statistics, subprocess, sys, time, urllib.request
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def free_port():
 
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
-    "JupyterLab on loopback with a token, over a copy of the walkthroughs, with configuration folders of its own; the notebook's address."
+    "JupyterLab on loopback with a token, over a copy of the walkthroughs, with configuration folders of its own; a notebook's address but for its name."
     if not chromium() or not os.path.exists(chromium()): unavailable('no Chromium on the PATH or in $CHROMIUM')
     try: import playwright.sync_api  # noqa: F401
     except ImportError: unavailable('no playwright')
@@ -56,7 +56,7 @@ def lab(tmp_path_factory):
             try: urllib.request.urlopen(f'http://127.0.0.1:{port}/api/status?token={token}', timeout=5).close(); break
             except OSError: time.sleep(.1)
         else: pytest.fail('JupyterLab did not come up\n' + (home/'log').read_text()[-3000:])
-        yield f'http://127.0.0.1:{port}/doc/tree/{NAME}?token={token}'
+        yield f'http://127.0.0.1:{port}/doc/tree/{{}}?token={token}'
     finally:
         process.terminate()                              # the server ends its kernels itself
         try: process.wait(20)
@@ -66,21 +66,37 @@ def lab(tmp_path_factory):
 HARMLESS = ('GPU stall due to ReadPixels', 'WebGL')     # Chromium's own words without a graphics card
 
 
+def run_all(page, address, trouble, stored, live):
+    "Open a notebook, see its stored figures, run all its cells, and wait for its live ones; what goes wrong is put into `trouble`."
+    page.on('pageerror', lambda e: trouble.append(f'page: {e}'))
+    page.on('console', lambda m: trouble.append(f'console: {m.text}') if m.type == 'error' and not any(h in m.text for h in HARMLESS) else None)
+    page.on('request', lambda r: trouble.append(f'request: {r.url}') if not r.url.startswith(('http://127.0.0.1:', 'ws://127.0.0.1:', 'data:', 'blob:')) else None)
+    page.goto(address)
+    page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=WAIT)
+    page.wait_for_function(f"document.querySelectorAll('.jp-RenderedPlotly img, .jp-RenderedPlotly.js-plotly-plot').length === {stored}", timeout=WAIT)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    page.wait_for_function(f"document.querySelectorAll('.jupyter-widgets .js-plotly-plot').length >= {live}", timeout=5*WAIT)
+    page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=5*WAIT)
+
+
 @pytest.fixture(scope='module')
-def book(lab):
-    "The walkthrough, run from top to bottom; no page error and no console error until the end."
-    trouble = []
-    with browser_page(viewport=dict(width=900, height=1500)) as page:
-        page.on('pageerror', lambda e: trouble.append(f'page: {e}'))
-        page.on('console', lambda m: trouble.append(f'console: {m.text}') if m.type == 'error' and not any(h in m.text for h in HARMLESS) else None)
-        page.on('request', lambda r: trouble.append(f'request: {r.url}') if not r.url.startswith(('http://127.0.0.1:', 'ws://127.0.0.1:', 'data:', 'blob:')) else None)
-        page.goto(lab)
-        page.wait_for_function("window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'", timeout=WAIT)
-        page.wait_for_function("document.querySelectorAll('.jp-RenderedPlotly img, .jp-RenderedPlotly.js-plotly-plot').length === 2", timeout=WAIT)   # as stored
-        page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
-        page.wait_for_function("document.querySelectorAll('.widget-subarea .js-plotly-plot, .jupyter-widgets .js-plotly-plot').length >= 4", timeout=WAIT)
-        page.wait_for_function("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.status === 'idle'", timeout=WAIT)
-        yield page
+def new_page(lab):
+    "What opens a page of 900 pixels' width in the one browser of these tests."
+    with browser_page() as start:
+        def opened():
+            page = start.context.browser.new_page(viewport=dict(width=900, height=1500))
+            page.set_default_timeout(WAIT)
+            return page
+        yield opened
+
+
+@pytest.fixture(scope='module')
+def book(lab, new_page):
+    "The first walkthrough, run from top to bottom; no page error and no console error until the end."
+    trouble, page = [], new_page()
+    run_all(page, lab.format(NAME), trouble, stored=2, live=4)
+    yield page
+    page.close()
     assert trouble == []
 
 
@@ -89,13 +105,18 @@ PLOTTED = '''i => { const all = document.querySelectorAll('.jupyter-widgets .js-
 def plotted(page, i): return page.evaluate(PLOTTED, i)
 
 
+def ask(page, expression, imports=''):
+    "A value from the notebook's kernel, while whatever else runs there goes on."
+    code = f'import json\n{imports}\nprint("ANSWER" + json.dumps({expression}))'
+    return page.evaluate('''code => new Promise((done, fail) => {
+        const future = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({code}), text = [];
+        future.onIOPub = m => { if (m.header.msg_type === 'stream') text.push(m.content.text); };
+        future.done.then(() => done(JSON.parse(text.join('').split('ANSWER')[1])), fail); })''', code)
+
+
 def cards(page):
     "The digits' labels and logits, as the kernel has them."
-    return page.evaluate('''() => new Promise((done, fail) => {
-        const future = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.requestExecute({
-            code: "import json; print('CARDS' + json.dumps([dict(label=c['label'], logits=c['logits']) for c in cards]))"}), text = [];
-        future.onIOPub = m => { if (m.header.msg_type === 'stream') text.push(m.content.text); };
-        future.done.then(() => done(JSON.parse(text.join('').split('CARDS')[1])), fail); })''')
+    return ask(page, "[dict(label=c['label'], logits=c['logits']) for c in cards]")
 
 
 def until(page, read, want, seconds=10):
@@ -218,21 +239,21 @@ def test_latency(book):
     latency(book, 'LossAnatomy, a logit', book.get_by_label('(true)').first)
 
 
-def test_latency_of_the_pages(book, tmp_path):
+def test_latency_of_the_pages(new_page, tmp_path):
     one = [dict(image=[[0, 255], [128, 0]], label=1, logits=[1., 2., 0., -1., .5, 0., 0., 1., -2., 0.])]
     for widget in (GammaExplorer(one), LossAnatomy(one)):
-        page = book.context.browser.new_page(viewport=dict(width=900, height=1500))
+        page = new_page()
         page.goto(widget.to_html(tmp_path/'page.html').as_uri())
         page.wait_for_selector('.ofa-twin input[type=range]')
         latency(page, f'page of {type(widget).__name__}, γ', page.get_by_label('γ', exact=True))
         page.close()
 
 
-def test_anatomy_page_without_a_kernel(book, tmp_path):
+def test_anatomy_page_without_a_kernel(new_page, tmp_path):
     "The page of `to_html`, from a file: γ by keyboard, and the widget's numbers."
     widget = LossAnatomy([dict(image=[[0, 255], [128, 0]], label=1, logits=[1., 2., 0., -1.])], list('abcd'))
     file, trouble = widget.to_html(tmp_path/'page.html'), []
-    page = book.context.browser.new_page(viewport=dict(width=900, height=1500))
+    page = new_page()
     page.on('pageerror', lambda e: trouble.append(str(e)))
     page.on('console', lambda m: trouble.append(m.text) if m.type == 'error' else None)
     page.on('request', lambda r: trouble.append(r.url) if not r.url.startswith(('file:', 'data:', 'blob:')) else None)
@@ -247,5 +268,42 @@ def test_anatomy_page_without_a_kernel(book, tmp_path):
             assert drawn == [pytest.approx(list(t.y), abs=1e-12) for t in shown.data]
         assert page.inner_text('.numbers') == widget.text() and page.locator('input[type=range]').get_attribute('aria-valuetext') == f'gamma {gamma:.1f}'
     if keep := os.environ.get('OFA_LEARN_SCREENSHOTS'): page.screenshot(path=f'{keep}/page.png', full_page=True)
+    page.close()
+    assert trouble == []
+
+
+def test_live_distillation(lab, new_page):
+    "The second walkthrough: start, move γ while it trains, pause, continue, stop, all by keyboard; the curves are the kernel's numbers."
+    trouble, page = [], new_page()
+    run_all(page, lab.format('20_live_distillation.ipynb'), trouble, stored=3, live=6)
+    box = page.locator('.widget-vbox:has(.ofa-buttons)').nth(1)        # of step 2
+    first, stop = (box.locator('.ofa-buttons button').nth(i) for i in (0, 1))
+    drawn = lambda: box.locator('.js-plotly-plot').first.evaluate("p => ({y: Array.from(p._fullData[0].y ?? []), notes: p._fullLayout.annotations.map(a => a.text)})")
+    first.focus()
+    assert first.inner_text() == 'Start' and stop.get_attribute('aria-disabled') == 'true'
+    page.keyboard.press('Enter')
+    assert until(page, first.inner_text, 'Pause', 60) == 'Pause'
+    assert until(page, lambda: len(drawn()['y']) >= 3, True, 60)                         # it grows
+    page.keyboard.press('Tab'); page.keyboard.press('Tab')
+    assert page.evaluate('document.activeElement.type') == 'range'
+    for _ in range(6): page.keyboard.press('ArrowRight')
+    assert until(page, lambda: drawn()['notes'][-1:], ['γ = 2'], 60) == ['γ = 2'] and ask(page, 'second.run.task.gamma') == 2.   # the kernel answers while it trains
+    shot(page, 'live-running')
+    page.keyboard.press('Shift+Tab'); page.keyboard.press('Shift+Tab'); page.keyboard.press('Enter')
+    status = lambda: box.locator('[role=status]').inner_text().split('.')[0]
+    assert until(page, status, 'Paused between two steps', 60) == 'Paused between two steps' and first.inner_text() == 'Continue'
+    rows = ask(page, '[r["loss"] for r in second.run.rows]')
+    assert until(page, lambda: drawn()['y'], rows) == pytest.approx(rows)
+    page.wait_for_timeout(500)
+    assert ask(page, 'len(second.run.rows)') == len(rows)                                # it stands still
+    page.keyboard.press('Space')
+    assert until(page, lambda: len(drawn()['y']) > len(rows), True, 60)
+    page.keyboard.press('Tab'); page.keyboard.press('Enter')
+    assert until(page, status, 'Stopped', 60) == 'Stopped' and first.inner_text() == 'Start again' and stop.get_attribute('aria-disabled') == 'true'
+    assert ask(page, '[t.name for t in threading.enumerate() if t.name == "ofa-learn live"]', 'import threading') == []
+    marks, rows = ask(page, 'second.run.marks'), ask(page, '[r["loss"] for r in second.run.rows]')
+    assert marks[0] == [0, 1.4] and marks[-1][1] == 2 and until(page, lambda: drawn()['y'], rows) == pytest.approx(rows)
+    assert page.evaluate("[...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].every(p => p.getAttribute('aria-label') && p.getBoundingClientRect().right <= 900)")
+    shot(page, 'live-stopped')
     page.close()
     assert trouble == []

@@ -12,7 +12,8 @@ ROOMS = [('data', ''), ('figures', ''), ('models', ''), ('cka', 'data models'), 
          ('distill', 'models branches losses'), ('logits', 'distill losses'), ('hints', 'models branches distill'), ('relations', 'distill'),
          ('rsd', 'distill'), ('hcd', 'distill branches'), ('scalekd', 'distill'), ('checkpoints', ''), ('training', 'checkpoints data models distill'),
          ('recipes', ''), ('records', ''), ('export', 'models'), ('cache', 'checkpoints data distill records'), ('sweeps', 'cache checkpoints data distill figures models records training'),
-         ('twins', 'figures records'), ('widgets', 'figures records losses data models cka branches training twins'), ('demo', '*'), ('bench', '*'),
+         ('twins', 'figures records'), ('widgets', 'figures records losses data models cka branches training twins'), ('live', 'figures widgets training distill data checkpoints twins'),
+         ('demo', '*'), ('bench', '*'),
          ('breadth', 'distill models'), ('site', 'twins'), ('cli', '*')]
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = ['py' + 'pi.org', 'python' + 'hosted.org', 'download.' + 'pytorch.org', 'ana' + 'conda.org', 'registry.' + 'npmjs.org',

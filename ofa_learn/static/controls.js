@@ -1,4 +1,5 @@
-// The two controls of ofa_learn.widgets, for anywidget: a labelled range input, and a strip of images to pick from (after shared.js).
+// The controls of ofa_learn.widgets and ofa_learn.live, for anywidget: a labelled range input, a strip of images to pick
+// from, and a row of buttons (after shared.js).
 // They are native inputs, so keys and screen readers work as everywhere. QUIET holds JupyterLab's shortcuts off, or an
 // arrow key would move to the next cell; it must be on the input itself, where JupyterLab begins to look.
 const QUIET = {'data-lm-suppress-shortcuts': 'true'};
@@ -44,4 +45,21 @@ function strip(model, el) {
   return () => model.off('change:value', show);
 }
 
-export default {render: ({model, el}) => (model.get('images') ? strip : range)(model, el)};
+// A button that cannot be used now keeps the focus, or a reader without a mouse would be thrown out of the widget.
+function buttons(model, el) {
+  const row = element('div', {class: 'ofa-buttons', role: 'group', 'aria-label': model.get('description')}, el);
+  const nodes = model.get('names').map((_, i) => {
+    const node = element('button', {type: 'button', ...QUIET}, row);
+    node.addEventListener('click', () => { if (model.get('enabled')[i]) model.send({pressed: model.get('names')[i]}); });
+    return node;
+  });
+  const show = () => nodes.forEach((node, i) => {
+    node.textContent = model.get('names')[i];
+    node.setAttribute('aria-disabled', String(!model.get('enabled')[i]));
+  });
+  model.on('change', show);
+  show();
+  return () => model.off('change', show);
+}
+
+export default {render: ({model, el}) => (model.get('images') ? strip : model.get('names') ? buttons : range)(model, el)};
