@@ -319,7 +319,9 @@ def _shift_flip(x: torch.Tensor, u: torch.Tensor, a: Augment) -> torch.Tensor:
     dy, dx = ((u[:, i]*(2*a.shift + 1)).long() for i in (0, 1))
     windows = F.pad(x, [a.shift]*4).unfold(2, h, 1).unfold(3, w, 1)       # (B, C, 2s+1, 2s+1, H, W), a view
     x = windows[torch.arange(len(x), device=x.device), :, dy, dx]         # (B, C, H, W)
-    return torch.where(u[:, 2, None, None, None] < .5, x.flip(-1), x) if a.flip else x
+    if a.flip: x = torch.where(u[:, 2, None, None, None] < .5, x.flip(-1), x)
+    x, (c, h, w) = x.contiguous(memory_format=torch.channels_last), x.shape[1:]
+    return x.as_strided(x.shape, (c*h*w, 1, w*c, c))                      # in memory channels last, one channel too
 
 # %% ../nbs/00_data.ipynb #bbfa3104
 def _turn_zoom(x: torch.Tensor, u: torch.Tensor, a: Augment) -> torch.Tensor:

@@ -82,16 +82,12 @@ def run_all(page, address, trouble, stored, live):
 @pytest.fixture(scope='module')
 def new_page(lab):
     "What opens a page of 900 pixels' width in the one browser of these tests."
-<<<<<<< HEAD
-    with browser_page() as page: yield lambda: page.context.browser.new_page(viewport=dict(width=900, height=1500))
-=======
     with browser_page() as start:
         def opened():
             page = start.context.browser.new_page(viewport=dict(width=900, height=1500))
             page.set_default_timeout(WAIT)
             return page
         yield opened
->>>>>>> a77a81285e08fd55d2cca53fcb325fd3e9ec7219
 
 
 @pytest.fixture(scope='module')

@@ -106,9 +106,5 @@ function buttons(model, el) {
   return () => model.off('change', show);
 }
 
-<<<<<<< HEAD
 const named = {stops, select, checks};
 export default {render: ({model, el}) => (named[model.get('kind')] ?? (model.get('images') ? strip : model.get('names') ? buttons : range))(model, el)};
-=======
-export default {render: ({model, el}) => (model.get('images') ? strip : model.get('names') ? buttons : range)(model, el)};
->>>>>>> a77a81285e08fd55d2cca53fcb325fd3e9ec7219
