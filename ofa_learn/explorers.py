@@ -117,11 +117,14 @@ class Recorded(Explorer):
     def html(self): return f'<p role="status" style="margin:4px 0">{html.escape(self.words_of(self.numbers))}</p>{table_html(self.table(self.numbers))}'
     def text(self): return f'{self.words_of(self.numbers)}\n{table_text(self.table(self.numbers))}'
 
-    def to_html(self, path: str | Path) -> Path:
-        "One self-contained page with the controls, which shows every recorded choice."
+    def to_html(self, path: str | Path) -> Path: return self._write(path, self.title, self.twin())
+    def stored_twin(self) -> str: return f'@{type(self).__module__}:{type(self).__name__}' if self.command else self.twin()    # a name where pages can make it anew
+
+    def twin(self) -> str:
+        "The controls over every recorded choice, for a page without a kernel."
         held = [f'{c.description} {c.names[c.values.index(c.value)]}' for k, c in self.controls.items() if k in self.fixed]
         fixed = f'<p>Fixed on this page: {html.escape(", ".join(held))}.</p>' if held else ''
-        return self._write(path, self.title, f'<p>{self.said()}</p>{fixed}{choices_twin(self)}')
+        return f'<p>{self.said()}</p>{fixed}{choices_twin(self)}'
 
 # %% ../nbs/91_explorers.ipynb #d106269a
 SMALL = '''<style>.choice { margin: .35rem 0; } .choice label { display: inline-block; min-width: 11rem; font-weight: 600; } .choice select { font: inherit; max-width: 100%; }

@@ -308,7 +308,9 @@ class Explorer(W.VBox):
         self.words.value = self.html()
 
     def _repr_mimebundle_(self, **kwargs):
-        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | {'text/plain': self.text(), TWIN: self.twin()}
+        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | {'text/plain': self.text(), TWIN: self.stored_twin()}
+
+    def stored_twin(self) -> str: return self.twin()                     # in the notebook, for pages made from it
 
     def _write(self, path, title, body): return write_page(path, title, f'<h1>{html.escape(title)}</h1>{body}')
 
