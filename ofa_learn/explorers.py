@@ -118,7 +118,7 @@ class Recorded(Explorer):
     def text(self): return f'{self.words_of(self.numbers)}\n{table_text(self.table(self.numbers))}'
 
     def to_html(self, path: str | Path) -> Path: return self._write(path, self.title, self.twin())
-    def stored_twin(self) -> str: return f'@{type(self).__module__}:{type(self).__name__}' if self.command else self.twin()    # a name where pages can make it anew
+    def stored_twin(self) -> str: return f'@ofa_learn.explorers:{type(self).__name__}' if self.command else self.twin()    # a name where pages can make it anew
 
     def twin(self) -> str:
         "The controls over every recorded choice, for a page without a kernel."

@@ -79,6 +79,7 @@ def stage() -> list[dict]:
         more = ['contributing.qmd']
     parts.append(dict(title='Changelog', page='changelog.qmd', sections=[('', more)]))
     write('sidebar.yml', json.dumps(dict(website=menus(parts)), ensure_ascii=False, indent=1))
+    shutil.copytree(NBS/'images', PROC/'images', dirs_exist_ok=True)
     write('assets/plotly.min.js', get_plotlyjs())
     own = '\n'.join((ROOT/'ofa_learn'/'static'/n).read_text(encoding='utf-8') for n in ('shared.js', 'twins.js') if (ROOT/'ofa_learn'/'static'/n).exists())
     write('assets/twins.js', f'(function () {{\n{own}\n}})();\n')
@@ -153,8 +154,11 @@ def preview(parts: list[dict]) -> None:
             nb = json.loads(path.read_text(encoding='utf-8'))
             for c in nb['cells']:
                 if c['cell_type'] != 'code': c |= dict(cell_type='markdown', source=myst(''.join(c['source'])))
+                for data in (o.get('data', {}) for o in c.get('outputs', ())):
+                    if 'text/markdown' in data: data['text/markdown'] = myst(''.join(data['text/markdown']))
             if trees: nb['cells'].append(dict(cell_type='markdown', id='toctree', metadata={}, source=trees))
             to.write_text(json.dumps(nb), encoding='utf-8')
+    shutil.copytree(PROC/'images', source/'images')
     shutil.rmtree(DOCS, ignore_errors=True)
     look = LOOK | dict(extensions=['myst_nb', 'pydata_sphinx_theme', __name__], html_math_renderer='mathml', nb_execution_mode='off', nb_ipywidgets_js={}, myst_all_links_external=True,
                        myst_enable_extensions=['dollarmath'], html_static_path=[str(NBS/n) for n in ('styles.css', 'favicon.svg')], suppress_warnings=['myst.header', 'mystnb.unknown_mime_type'],
