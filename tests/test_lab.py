@@ -119,7 +119,7 @@ def cards(page):
     return ask(page, "[dict(label=c['label'], logits=c['logits']) for c in cards]")
 
 
-def until(page, read, want, seconds=10):
+def until(page, read, want, seconds=30):
     "Wait until what is read is what is wanted; what was read last."
     end = time.monotonic() + seconds
     while True:
@@ -196,8 +196,8 @@ def test_anatomy_by_keyboard(book):
     assert book.get_by_label(f'student’s logit of {label} (true)').input_value() == '0'
     book.keyboard.press('ArrowLeft')
     assert until(book, lambda: [round(v, 9) for v in plotted(book, 2)['traces'][-1]['y']], want) == want
-    formulas = book.locator('[role=status]').filter(has_text='Eq. 8').first.inner_text()
-    assert all(f'= {v:.3f}' in formulas for v in want)
+    said = lambda: book.locator('[role=status]').filter(has_text='Eq. 8').first.inner_text()           # the words come after the figures
+    assert until(book, lambda: all(f'= {v:.3f}' in said() for v in want), True), said()
     shot(book, 'anatomy')
 
 
@@ -291,7 +291,7 @@ def test_live_distillation(lab, new_page):
     shot(page, 'live-running')
     page.keyboard.press('Shift+Tab'); page.keyboard.press('Shift+Tab'); page.keyboard.press('Enter')
     status = lambda: box.locator('[role=status]').inner_text().split('.')[0]
-    assert until(page, status, 'Paused between two steps', 60) == 'Paused between two steps' and first.inner_text() == 'Continue'
+    assert until(page, status, 'Paused between two steps', 60) == 'Paused between two steps' and until(page, first.inner_text, 'Continue') == 'Continue'
     rows = ask(page, '[r["loss"] for r in second.run.rows]')
     assert until(page, lambda: drawn()['y'], rows) == pytest.approx(rows)
     page.wait_for_timeout(500)
@@ -299,7 +299,8 @@ def test_live_distillation(lab, new_page):
     page.keyboard.press('Space')
     assert until(page, lambda: len(drawn()['y']) > len(rows), True, 60)
     page.keyboard.press('Tab'); page.keyboard.press('Enter')
-    assert until(page, status, 'Stopped', 60) == 'Stopped' and first.inner_text() == 'Start again' and stop.get_attribute('aria-disabled') == 'true'
+    assert until(page, status, 'Stopped', 60) == 'Stopped' and until(page, first.inner_text, 'Start again') == 'Start again'
+    assert until(page, lambda: stop.get_attribute('aria-disabled'), 'true') == 'true'
     assert ask(page, '[t.name for t in threading.enumerate() if t.name == "ofa-learn live"]', 'import threading') == []
     marks, rows = ask(page, 'second.run.marks'), ask(page, '[r["loss"] for r in second.run.rows]')
     assert marks[0] == [0, 1.4] and marks[-1][1] == 2 and until(page, lambda: drawn()['y'], rows) == pytest.approx(rows)
