@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'OFFICIAL', 'MASK', 'ImageData', 'from_arrays', 'digits', 'contact_sheet', 'from_npz', 'from_folder',
-           'load_data', 'Norm', 'channel_norm', 'Splits', 'split', 'load_splits', 'mix_bits', 'uniforms', 'Augment',
-           'views', 'Batch', 'epoch_order', 'Batches']
+           'load_data', 'Norm', 'channel_norm', 'Splits', 'split', 'in_order', 'load_splits', 'mix_bits', 'uniforms',
+           'Augment', 'views', 'Batch', 'epoch_order', 'Batches']
 
 # %% ../nbs/00_data.ipynb #139adca0
 import hashlib, math
@@ -249,9 +249,24 @@ def split(
 # %% ../nbs/00_data.ipynb #ce1d2907
 OFFICIAL = dict(cifar10='CIFAR10', cifar100='CIFAR100', mnist='MNIST', fashion_mnist='FashionMNIST')   # name: torchvision's class
 
+def in_order(data: ImageData) -> ImageData:
+    "The same images by class, then by pixels; ids from 0."
+    rows = data.images.flatten(1).contiguous().numpy()
+    order = rows.view(f'V{rows.shape[1]}')[:, 0].argsort(kind='stable')
+    order = order[data.labels.numpy()[order].argsort(kind='stable')]
+    return replace(data, images=data.images[order], labels=data.labels[order])
+
+def _from_file(path: Path, train: bool) -> ImageData:
+    "One part of an .npz file that holds both."
+    with np.load(path, allow_pickle=False) as z:
+        missing = {'x_train', 'y_train', 'x_test', 'y_test', 'classes'} - set(z.files)
+        if missing: raise ValueError(f'{path}: no array named {", ".join(sorted(missing))}; it holds {", ".join(z.files) or "nothing"}')
+        return from_arrays(*(z[f'{v}_{"train" if train else "test"}'] for v in 'xy'), z['classes'], path.stem)
+
 def _official_part(name: str, root, train: bool) -> ImageData:
     "One part of a torchvision set, downloaded when it is not there."
     from torchvision import datasets
+    if (file := Path(root)/f'{name}.npz').is_file(): return _from_file(file, train)
     make = getattr(datasets, OFFICIAL[name])
     try: d = make(root, train=train)
     except RuntimeError:                                                     # torchvision: not found
@@ -261,6 +276,7 @@ def _official_part(name: str, root, train: bool) -> ImageData:
                              f'torchvision.datasets.{OFFICIAL[name]}(root, download=True) makes on another machine') from e
     return from_arrays(np.asarray(d.data), np.asarray(d.targets), d.classes, name)
 
+# %% ../nbs/00_data.ipynb #720e3e1c
 def load_splits(
     source='digits',            # what `load_data` takes, or a name in `OFFICIAL`
     train: int | None = None,   # see `split`
@@ -273,7 +289,7 @@ def load_splits(
     "The parts of any set: by its own test part where it has one."
     if source not in OFFICIAL if isinstance(source, str) else True: return split(load_data(source, **options), train, valid, test, split_seed)
     if test is not None: raise ValueError(f'test: {source} has a test part of its own; leave it out')
-    whole, tests = (_official_part(source, root, t) for t in (True, False))
+    whole, tests = (in_order(_official_part(source, root, t)) for t in (True, False))
     tests = replace(tests, ids=tests.ids + len(whole))
     return _deal(whole, np.arange(len(whole)), tests, train, len(whole)//10 if valid is None else valid, split_seed)
 

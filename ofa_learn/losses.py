@@ -234,6 +234,37 @@ def dark_mass(
     return (rest.scatter(-1, target[:, None], 0.) if target.ndim == 1 else (1 - target)*rest).sum(-1)
 
 # %% ../nbs/40_losses.ipynb #0c34a136
+class _WeightedSum(torch.autograd.Function):
+    "-Σ w log softmax(z) over the classes: (E, B, K) or (B, K) → without K. Keeps z and w only."
+    @staticmethod
+    def forward(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        heads = z.reshape(-1, *z.shape[-2:])                                       # (E, B, K)
+        losses, log_s = heads.new_empty(heads.shape[:2]), torch.empty_like(heads[0])
+        for head, weights, out in zip(heads, w.expand_as(heads), losses):
+            torch.log_softmax(head, -1, out=log_s)
+            torch.sum(log_s.mul_(weights), -1, out=out)
+        return losses.neg_().view(z.shape[:-1])
+
+    @staticmethod
+    def setup_context(ctx, inputs, output): ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, grad: torch.Tensor):
+        z, w = ctx.saved_tensors
+        if torch.is_grad_enabled(): return grad[..., None]*(z.softmax(-1)*w.sum(-1, keepdim=True) - w), None
+        heads = z.reshape(-1, *z.shape[-2:])
+        out, log_s, own = torch.empty_like(heads), torch.empty_like(heads[0]), torch.empty_like(heads[0])
+        for head, weights, g, o in zip(heads, w.expand_as(heads), grad.neg().reshape(len(heads), -1, 1), out):
+            torch.log_softmax(head, -1, out=log_s)
+            torch.mul(weights, g, out=own)
+            torch.ops.aten._log_softmax_backward_data.out(own, log_s, -1, z.dtype, out=o)     # own - softmax·Σ own
+        return out.view(z.shape), None
+
+def _weighted_sum(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+    "-Σ w log softmax(z); as a plain formula where a compiler, or a device with memory of its own, does better with it."
+    return _WeightedSum.apply(z, w) if _can_look(z) else -(w*F.log_softmax(z, -1)).sum(-1)
+
+# %% ../nbs/40_losses.ipynb #1ba7a0fc
 def ofa_loss(
     student_logits: torch.Tensor,   # (B, K), or a stack of exits (E, B, K); any floating dtype
     teacher_logits: torch.Tensor,   # (B, K); no gradient goes to it
@@ -257,5 +288,4 @@ def ofa_loss(
             else:
                 known = {g: class_weights(p_t, target, g, form, soft) for g in dict.fromkeys(gammas)}  # once for each different γ
                 w = torch.stack([known[g] for g in gammas])                                            # (E, B, K)
-        log_s = F.log_softmax(_scaled(student_logits, temperature, student_logits), -1)
-        return _reduce(-(w*log_s).sum(-1), reduction)
+        return _reduce(_weighted_sum(_scaled(student_logits, temperature, student_logits), w), reduction)

@@ -22,15 +22,17 @@ from pathlib import Path
 
 import timm
 import torch
+from timm.models import get_pretrained_cfg
 from tqdm.auto import tqdm
 
 import ofa_learn
 from .cache import TeacherCache, cache_key, cached, weights_hash
 from .checkpoints import plain
-from .data import Augment, Norm, Splits, load_data, split
+from .data import Augment, Norm, Splits, load_splits
 from .distill import DistillationTask, Teacher, all_methods, create_task
-from .models import check_model_name, count_params, save_model
+from .models import check_model_name, count_params
 from .records import check_record, load_record, results, save_record, table_text, write_atomically
+from .runs import published, teach
 from .training import accuracy, fit, pick_device
 
 # %% ../nbs/86_sweeps.ipynb #9e7b30d9
@@ -49,13 +51,13 @@ class Sweep:
     methods: tuple = ('labels', 'kd', 'ofa')   # as `create_task` knows them, also joined by +
     grid: dict = field(default_factory=dict)   # option → value, or list of values
     seeds: int | tuple = 3                     # how many, or which
-    data: str = 'digits'                       # see `load_data`
-    data_options: dict = field(default_factory=dict)   # of `load_data`, such as size
-    parts: dict = field(default_factory=dict)  # of `split`: train, valid, test
+    data: str = 'digits'                       # see `load_splits`
+    data_options: dict = field(default_factory=dict)   # of `load_splits`, such as size, or root
+    parts: dict = field(default_factory=dict)  # of `load_splits`: train, valid, test
     split_seed: int = 0                        # which images are in which part
     view_seed: int = 0                         # what the views look like
     augment: Augment = Augment(shift=1)        # what a view may change
-    teachers: dict = field(default_factory=dict)       # teacher's name → a file of `save_model`; the others are trained
+    teachers: dict = field(default_factory=dict)       # teacher's name → a file of `save_model`, or 'pretrained': timm's published weights; the others are trained
     teaching: dict = field(default_factory=lambda: dict(epochs=40, lr=5e-3, seed=0))   # of `fit`, for those
     imports: tuple = ()                        # modules that register methods of your own
 
@@ -128,7 +130,7 @@ def _check_grid(plan: Sweep) -> None:
 def _load(text: str) -> Splits:
     "The data of a plan, kept for the next run of this process."
     source, options, parts, seed = json.loads(text)
-    return split(load_data(source, **options), split_seed=seed, **parts)
+    return load_splits(source, split_seed=seed, **options, **parts)
 
 def save_plan(plan: Sweep, path: str | Path) -> Path:
     "A plan as a JSON file."
@@ -175,13 +177,14 @@ def _choices(plan: Sweep, method: str) -> list[dict]:
 def _file_hash(path: str, *_) -> str: return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
 
 def teacher_identity(plan: Sweep, name: str) -> dict:
-    "What a teacher depends on: its file's content, or how it is trained here."
-    if name in plan.teachers:
-        file = Path(plan.teachers[name])
+    "What a teacher depends on: its file's content, where its weights are published, or how it is trained here."
+    given = plan.teachers.get(name)
+    if given == 'pretrained': return dict(name=name, pretrained=(cfg := get_pretrained_cfg(name)) and (cfg.url or cfg.hf_hub_id))
+    if given:
+        file = Path(given)
         if not file.is_file(): raise ValueError(f'teachers: {name!r} should be in {file}, and there is no such file')
         return dict(name=name, file=_file_hash(str(file), file.stat().st_mtime_ns, file.stat().st_size))
-    data = plan.load()
-    return dict(name=name, teaching=fit_options() | dict(seed=0) | plan.teaching, train=data.train.fingerprint, norm=data.norm,
+    return dict(name=name, teaching=fit_options() | dict(seed=0) | plan.teaching, train=plan.load().train.fingerprint, norm=plan.load().norm,
                 augment=asdict(plan.augment), view_seed=plan.view_seed)
 
 def runs(
@@ -204,15 +207,12 @@ def runs(
 def ready_teacher(plan: Sweep, name: str, out: str | Path, device: str | None = None) -> tuple[Path, dict]:
     "The teacher's file and what is known of it; trained first where it is not there."
     data, made = plan.load(), Path(out)/'teachers'/f'{name}_{digest(teacher_identity(plan, name))}.safetensors'
-    file, about = Path(plan.teachers.get(name, made)), made.with_suffix('.json')
+    given, about = plan.teachers.get(name), made.with_suffix('.json')
+    file = made if given in (None, 'pretrained') else Path(given)
     if about.exists() and file.exists(): return file, json.loads(about.read_bytes())
     made.parent.mkdir(parents=True, exist_ok=True)
-    if name not in plan.teachers:
-        options = dict(seed=0) | plan.teaching
-        torch.manual_seed(options['seed'])
-        task = create_task('labels', name, data=data)
-        fit(task, data, **options, augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
-        save_model(task.student.cpu(), file, data.input_size, data.norm, data.classes)
+    if given == 'pretrained': published(name, data, file)
+    elif given is None: teach(name, data, file, **teacher_identity(plan, name)['teaching'], augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
     teacher = Teacher(str(file))
     valid, test = (accuracy(teacher.model, part, Norm(*teacher.norm) if teacher.norm else data.norm) for part in (data.valid, data.test))
     info = dict(name=name, params=count_params(teacher.model), valid_accuracy=valid, test_accuracy=test, weights=weights_hash(teacher.model))

@@ -272,6 +272,34 @@ def test_gradcheck(form):
     assert ofa_loss(z_s.float(), z_t, y, form=form).dtype == torch.float32
 
 
+@pytest.mark.parametrize('gamma', [1., 1.4, [1., 1.4, 1.4]])
+@pytest.mark.parametrize('form', FORMS)
+def test_memory_is_saved_and_no_bit_changes(form, gamma):
+    "The loss keeps nothing for the way back but its input and the weights, and gives what the plain formula gives."
+    z_s, z_t, y = torch.randn(3, 33, 100, requires_grad=True), torch.randn(33, 100), torch.randint(100, (33,))
+    w = torch.stack([class_weights(z_t.softmax(-1), y, g, form) for g in (gamma if isinstance(gamma, list) else [gamma]*3)])
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: (kept.append(t.numel()), t)[1], lambda t: t):
+        loss = ofa_loss(z_s, z_t, y, gamma=gamma, form=form, reduction='none')
+    assert sum(kept) <= z_s.numel() + (w.numel() if isinstance(gamma, list) else z_t.numel())
+    plain = -(w*F.log_softmax(z_s, -1)).sum(-1)
+    assert torch.equal(loss, plain)
+    g = torch.rand_like(loss)
+    ours, again, theirs = (torch.autograd.grad(l, z_s, g, retain_graph=True)[0] for l in (loss, loss, plain))
+    assert torch.equal(ours, theirs) and torch.equal(ours, again)
+    exit, = torch.autograd.grad(ofa_loss(z_s[1], z_t, y, gamma=1.4, form=form), z_s)
+    assert exit[1].any() and not exit[0].any()
+
+
+@pytest.mark.parametrize('form', FORMS)
+def test_second_derivatives(form):
+    z_s, z_t, y = torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True), torch.randn(4, 5, dtype=torch.float64), torch.tensor([0, 3, 4, 1])
+    loss = lambda z: ofa_loss(z, z_t, y, gamma=1.4, form=form, reduction='none')
+    assert torch.autograd.gradgradcheck(loss, (z_s,))
+    total = lambda z: loss(z).sum()
+    assert torch.allclose(torch.func.grad(total)(z_s.detach()), torch.autograd.grad(total(z_s), z_s)[0])
+
+
 def test_autocast_and_no_gradient_to_the_teacher():
     z_s, z_t, y = problem(2, dtype=torch.float32)
     z_s, z_t = z_s.requires_grad_(), z_t.requires_grad_()
