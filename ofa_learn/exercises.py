@@ -57,6 +57,9 @@ def check_guess(
     within: float = .05,    # how far off is fine
 ) -> Said:
     "Whether a guess is right; if not, in which direction it is off and where to look, never the answer."
+    if guess is not None and math.isnan(number(guess)):
+        if isinstance(guess, float): return Said('Not a number.')
+        raise TypeError(f'guess: expected a number, got {guess!r}')
     return judge(guess, near(truth, low, high, within), NO_GUESS)
 
 # %% ../nbs/89_exercises.ipynb #fb49def3

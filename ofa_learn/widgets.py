@@ -6,8 +6,7 @@
 __all__ = ['LOSSES', 'TERMS', 'PARTS', 'SOURCE', 'CSS', 'GAMMAS', 'spread', 'teacher_cards', 'percent', 'probs_of', 'check_cards',
            'gamma_state', 'gamma_rows', 'anatomy_state', 'formulas', 'formulas_text', 'stepped', 'stacks',
            'anatomy_figure', 'gradient_figure', 'Slider', 'Strip', 'Engine', 'Plot', 'live', 'follow', 'beside',
-           'Explorer', 'GammaExplorer', 'steps_twin', 'three_classes', 'LossAnatomy', 'formulas_html', 'anatomy_twin',
-           'check_guess']
+           'Explorer', 'GammaExplorer', 'steps_twin', 'three_classes', 'LossAnatomy', 'formulas_html', 'anatomy_twin']
 
 # %% ../nbs/90_widgets.ipynb #9559dc59
 import html, json, math
@@ -431,17 +430,3 @@ def anatomy_twin(w) -> str:
     note = f'<p>The student’s logits: {html.escape(student)}. On this page only γ moves.</p>'
     return figure_html(strip) + note + steps_twin([w.draw(s) for s in states], [formulas_text(s) for s in states], w.gamma.value, 'Slide γ (the arrow keys work). '
                                                   'At 2 the last three bars are equal; between whole numbers one block may hang below zero.')
-
-# %% ../nbs/90_widgets.ipynb #b34a9fe1
-def check_guess(
-    guess: float | None,    # the reader's; None: not yet made
-    truth: float,           # what it should be
-    low: str,               # what to think of when the guess is too low
-    high: str,              # … too high
-    within: float = .05,    # how far off is fine
-) -> str:
-    "Whether a guess is right; if not, in which direction it is off and where to look, never the answer."
-    if guess is None: return 'No guess yet: write a number above, run its cell, and come back.'
-    if isinstance(guess, bool) or not isinstance(guess, (int, float)): raise TypeError(f'guess: expected a number, got {guess!r}')
-    if abs(guess - truth) <= within: return 'Right.'
-    return f'Too low. {low}' if guess < truth else f'Too high. {high}' if guess > truth else 'Not a number.'

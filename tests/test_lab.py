@@ -2,10 +2,12 @@
 import json, math, os, secrets, shutil, socket, statistics, subprocess, sys, time, urllib.request
 from pathlib import Path
 
-import pytest
+import nbformat, pytest
 import torch
 
+from ofa_learn.explorers import curve_state, pair_name
 from ofa_learn.losses import class_weights, ofa_loss
+from ofa_learn.recorded import recorded
 from ofa_learn.twins import gamma_numbers
 from ofa_learn.widgets import GammaExplorer, LossAnatomy
 
@@ -36,6 +38,9 @@ def lab(tmp_path_factory):
     except ImportError: unavailable('no playwright')
     home = tmp_path_factory.mktemp('lab')
     shutil.copytree(ROOT/'nbs'/'walkthroughs', home/'books', ignore=shutil.ignore_patterns('.ipynb_checkpoints'))
+    code = ['from ofa_learn.explorers import BranchExplorer, CKAExplorer', 'exits = BranchExplorer()\nexits', 'maps = CKAExplorer()\nmaps']
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in code], metadata=dict(kernelspec=dict(name='python3', display_name='python3'))),
+                   home/'books'/'explorers.ipynb')
     for name, value in SETTINGS.items():
         file = home/'settings'/'@jupyterlab'/f'{name}.jupyterlab-settings'
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +99,7 @@ def new_page(lab):
 def book(lab, new_page):
     "The first walkthrough, run from top to bottom; no page error and no console error until the end."
     trouble, page = [], new_page()
-    run_all(page, lab.format(NAME), trouble, stored=2, live=4)
+    run_all(page, lab.format(NAME), trouble, stored=3, live=6)
     yield page
     page.close()
     assert trouble == []
@@ -201,9 +206,63 @@ def test_anatomy_by_keyboard(book):
     shot(book, 'anatomy')
 
 
+def test_recorded_accuracies_by_keyboard(book):
+    "γ, form, pair and epoch over recorded runs: what is drawn is what was recorded."
+    runs, box = recorded('gamma'), book.locator('.widget-vbox:has(.ofa-range select)').last
+    gammas, pairs = sorted({r['setting']['gamma'] for r in runs if r['method'] == 'ofa'}), list(dict.fromkeys(r['pair'] for r in runs))
+    choice = dict(pair='cnn-vit', form='paper', gamma=1.4, epoch=40)
+
+    def check():
+        s = curve_state(runs, **choice)
+        mean = round(statistics.fmean(s['over'][choice['gamma']]), 9)
+        ring = lambda: next([round(v, 9) for v in t['x'] + t['y']] for t in plotted(book, 5)['traces'] if t['name'] == 'current γ')
+        assert until(book, ring, [choice['gamma'], mean]) == [choice['gamma'], mean]
+        line = lambda: next(t['x'] for t in plotted(book, 4)['traces'] if t['name'] == 'epoch')
+        assert until(book, line, [choice['epoch']]*2) == [choice['epoch']]*2 and plotted(book, 4)['title'] == f"While training, γ = {choice['gamma']:g}"
+        own = [t for t in plotted(book, 4)['traces'] if t['name'].startswith('OFA') and len(t['x']) == 40 and t['y'][0] is not None]
+        curves = [y for _, y in s['series'][f"ofa_{choice['form']}"]]
+        assert any(t['y'] == pytest.approx([statistics.fmean(v) for v in zip(*curves)], abs=1e-4) for t in own), [t['name'] for t in own]
+
+    check()
+    for label, role, keys, new in (('γ', 'range', ['ArrowRight'], dict(gamma=gammas[gammas.index(1.4) + 1])), ('γ', 'range', ['End'], dict(gamma=4.)),
+                                   ('form of the loss', 'select-one', ['ArrowDown'], dict(form='released')), ('pair', 'select-one', ['ArrowDown'], dict(pair=pairs[1])),
+                                   ('epoch', 'range', ['ArrowLeft']*3, dict(epoch=37))):
+        book.get_by_label(label, exact=True).last.focus()
+        assert book.evaluate('document.activeElement.type') == role
+        for key in keys: book.keyboard.press(key)
+        choice |= new
+        check()
+    said = lambda: box.locator('[role=status]').inner_text()
+    assert until(book, lambda: f'{pair_name(pairs[1])}, γ = 4' in said(), True), said()
+    shot(book, 'accuracies')
+
+
+def test_exits_and_layers_by_keyboard(lab, new_page):
+    "The other two widgets over recorded numbers, in a notebook of their own."
+    trouble, page = [], new_page()
+    run_all(page, lab.format('explorers.ipynb'), trouble, stored=0, live=4)
+    page.get_by_label('stage 4', exact=True).focus()
+    page.keyboard.press('Space')                                          # the last exit is taken away
+    want = ask(page, 'exits.words_of(exits.compute(pair=exits.pair.value, exits=[1, 2, 3]))')
+    said = lambda i: page.locator('.widget-vbox [role=status]').nth(i).inner_text()
+    assert until(page, lambda: said(0), want) == want and 'Exits 1, 2, 3' in want
+    page.get_by_label('student', exact=True).focus()
+    page.keyboard.press('ArrowDown')
+    want = ask(page, 'maps.words_of(maps.numbers)')
+    assert until(page, lambda: 'MLP' in ask(page, 'maps.words_of(maps.numbers)'), True)
+    want = ask(page, 'maps.words_of(maps.numbers)')
+    assert until(page, lambda: said(1), want) == want
+    shown = lambda: page.evaluate("[...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].slice(2).map(p => p._fullData[0].z.map(r => Array.from(r)))")
+    kernel = ask(page, '[[list(map(float, r)) for r in f.data[0].z] for f in maps.draw(maps.numbers)]')
+    assert until(page, lambda: [[len(r) for r in m] for m in shown()], [[len(r) for r in m] for m in kernel]) and shown() == [[pytest.approx(r) for r in m] for m in kernel]
+    shot(page, 'exits-and-layers')
+    page.close()
+    assert trouble == []
+
+
 def test_every_control_has_a_name(book):
     names = book.evaluate('''[...document.querySelectorAll('.jupyter-widgets input')].map(n => [...n.labels].map(l => l.innerText).join(' ').trim())''')
-    assert len(names) == 2*(2 + 8) + 3 and all(names)
+    assert len(names) == 2*(2 + 8) + 3 + 2 and all(names)
     wide = book.evaluate('''[...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].map(n => [n.querySelector('svg.main-svg'), n.closest('.widget-vbox')]
         .map(e => Math.round(e.getBoundingClientRect().right)))''')
     assert all(svg <= box <= 900 for svg, box in wide), wide             # nothing is cut off at 900 pixels

@@ -13,7 +13,7 @@ ROOMS = [('data', ''), ('atomic', ''), ('figures', ''), ('models', 'atomic'), ('
          ('rsd', 'losses distill'), ('hcd', 'branches losses distill'), ('scalekd', 'models distill'), ('checkpoints', 'atomic'),
          ('training', 'atomic checkpoints data models distill'), ('loaders', 'data'), ('recipes', ''),
          ('runs', 'atomic checkpoints data distill loaders models recipes training'), ('records', 'atomic'), ('export', 'models'),
-         ('cache', 'checkpoints data distill records'), ('sweeps', 'cache checkpoints data distill figures models records training'),
+         ('cache', 'checkpoints data distill records'), ('sweeps', 'cache checkpoints data distill figures models records runs training'),
          ('recorded', 'records sweeps'), ('exercises', ''), ('twins', 'figures records'),
          ('widgets', 'figures records losses data models cka branches training twins'),
          ('explorers', 'figures records recorded widgets twins cka branches models data distill training sweeps'),

@@ -12,7 +12,8 @@ from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
 from ofa_learn.twins import gamma_numbers
-from ofa_learn.widgets import (GAMMAS, Engine, GammaExplorer, LossAnatomy, Slider, anatomy_figure, anatomy_state, check_cards, check_guess, follow, formulas, gamma_rows, gamma_state,
+from ofa_learn.exercises import check_guess
+from ofa_learn.widgets import (GAMMAS, Engine, GammaExplorer, LossAnatomy, Slider, anatomy_figure, anatomy_state, check_cards, follow, formulas, gamma_rows, gamma_state,
                                gradient_figure, live, probs_of, spread, stacks, steps_twin, stepped, teacher_cards, three_classes)
 
 number = st.floats(-20, 20)
