@@ -234,3 +234,30 @@ def test_sets_with_a_test_part_of_their_own(monkeypatch):
     assert not set(s.train.ids.tolist()) & set(s.valid.ids.tolist()) and min(s.test.ids.tolist()) == 200
     with pytest.raises(ValueError, match='Without a network, copy there'): load_splits('cifar10', root='no network')
     with pytest.raises(ValueError, match='test part of its own'): load_splits('cifar10', test=10, root='here')
+
+
+def test_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
+    "Every number of every epoch, once, also after a stop in between; the package itself is not needed here, only what is told to it."
+    import importlib.util, sys, types
+    said, opened = {}, []
+
+    class SummaryWriter:
+        def __init__(self, folder, purge_step):
+            opened.append((folder, purge_step))
+            for k in [k for k in said if k[1] >= purge_step]: del said[k]
+        def add_scalar(self, name, value, step): said[name, step] = value
+        def close(self): opened.append('closed')
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: types.SimpleNamespace() if name == 'tensorboard' else find(name, *a))
+    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', types.SimpleNamespace(SummaryWriter=SummaryWriter))
+
+    class Stop(Exception): pass
+    def stop(row):
+        if row['epoch'] == 2: raise Stop
+    with pytest.raises(Stop): fit(make('deep_supervision'), DATA, 3, out=tmp_path, on_epoch=stop, **SAME)
+    history = fit(make('deep_supervision'), DATA, 3, out=tmp_path, resume=True, **SAME)
+    assert opened[1::2] == ['closed']*2 and all(o[0] == str(tmp_path/'tensorboard') for o in opened[::2])
+    for row in history:
+        assert said['valid_accuracy', row['epoch']] == row['valid_accuracy'] and said['parts/ce', row['epoch']] == row['parts']['ce']
+    assert {step for _, step in said} == {1, 2, 3} and ('epoch', 1) not in said
