@@ -7,7 +7,7 @@ import torch.nn as nn
 
 from ofa_learn import bench_training
 from ofa_learn.bench import LOSSES, bench_loss, bench_methods, loss_inputs, loss_step, loss_work, peak_growth
-from ofa_learn.bench_training import BENCHMARKS, bench, bench_gpu, bench_loading, bench_step, bench_sweep, forward_flops, largest_difference, sized_teacher
+from ofa_learn.bench_training import BENCHMARKS, CASES, bench, bench_gpu, bench_loading, bench_step, bench_sweep, forward_flops, largest_difference, sized_teacher
 from ofa_learn.cli import main
 from ofa_learn.data import digits, split
 from ofa_learn.distill import Teacher, all_methods, create_task
@@ -93,7 +93,7 @@ def test_sized_teacher_has_the_multiple_that_it_says(tmp_path):
 
 def test_sweeps_from_cache_and_loop_are_equal_to_the_bit():
     small = check(bench_sweep(quick=True, say=quiet))
-    assert [(small[t]['equal'], small[t]['runs']) for t in (4, 1)] == [(2, 2), (2, 2)] and len(small['rows']) == 4
+    assert [(small[c]['equal'], small[c]['runs']) for c in CASES] == [(2, 2)]*3 and len(small['rows']) == 6
 
 
 def test_gpu_parts_run_on_the_cpu():
