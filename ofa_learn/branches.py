@@ -66,7 +66,7 @@ class PatchMerging(nn.Module):
         return self.act(self.reduction(self.norm(x.flatten(3))))
 
 def num_mergings(stage: Stage) -> int:
-    "How many patch mergings bring the shorter side of the grid to between 7 and 13; none below 14."
+    "How many patch mergings bring the shorter side of the grid to between 7 and 14; none below 14."
     return max(math.floor(math.log2(min(stage.height, stage.width)/7)), 0)
 
 # %% ../nbs/30_branches.ipynb #b2601643

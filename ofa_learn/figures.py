@@ -44,7 +44,8 @@ METHODS = dict(  # method: (label, colour, dash)
 METHOD_LABELS, METHOD_COLOURS, METHOD_DASHES = ({m: v[i] for m, v in METHODS.items()} for i in range(3))
 
 def method_style(method: str) -> tuple[str, str, str]:
-    "A method's label, colour and dash; one that is not known yet gets its own name, black and a short dash."
+    "A method's label, colour and dash; one that is not known yet gets its own name, black and a short dash, several joined by + those of their parts."
+    if '+' in method: return ' + '.join(METHOD_LABELS.get(m, m) for m in method.split('+')), method_style(method.split('+')[0])[1], '3px,3px'
     return METHOD_LABELS.get(method, method), METHOD_COLOURS.get(method, '#000000'), METHOD_DASHES.get(method, '3px,3px')
 
 # %% ../nbs/05_figures.ipynb #7ac804f9

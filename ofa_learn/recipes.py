@@ -155,7 +155,7 @@ def recipes(
 def _methods(v: dict, columns: list[str], laptop: bool) -> dict[str, dict]:
     "Each method's options for `create_task`, out of a recipe's values."
     ofa = {k: v[k] for k in ('form', 'gamma', 'temperature', 'kd_weight', 'exit_weight', 'positions')}
-    if v['form'] == 'released': ofa['label_weight'] = v['label_weight']
+    if v['form'] == 'released': ofa |= dict(label_weight=v['label_weight'], soft='hard')     # as the released code takes soft labels
     options = {m: dict(setting='own' if laptop or m in ('ofd', 'reviewkd') else 'ofa_paper') for m in columns} | dict(ofa=ofa)
     return dict(labels={}, deep_supervision=dict(exit_weight=v['exit_weight'], positions=v['positions']), **options)
 

@@ -74,10 +74,10 @@ class RSD(DistillationTask):
     def build_heads(self): return Decoupler(self.student_taps.width, self.teacher.taps.width, self.ratio)
 
     def losses(self, student, heads, teacher, target):
-        (b, d), self._warned = heads.shape, self._warned or self._warn(*heads.shape)
+        self._warned = self._warned or self._warn(*heads.shape)
         return dict(ce=F.cross_entropy(student.logits, target), rsd=self.weight*rsd_loss(heads, teacher.pooled, self.kappa))
 
     def _warn(self, b: int, d: int) -> bool:
         if b <= d: warnings.warn(f'rsd: a batch of {b} for features {d} wide. Their correlation matrix has rank {b - 1} at most and cannot become the identity; '
-                                 f'the loss keeps a remainder of about {self.kappa*d*d/b:.2g}. More than {d} images a step remove this limit')
+                                 f'more than {d} images a step lift that limit. Chance correlations cost about κD²/B, here {self.kappa*d*d/b:.2g}, at any size')
         return True

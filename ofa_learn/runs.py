@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from timm.models import get_pretrained_cfg
+from timm.optim import create_optimizer_v2
 
 from .atomic import write_atomically
 from .checkpoints import plain
@@ -112,8 +113,10 @@ def recipe_data(
 # %% ../nbs/83_runs.ipynb #7b66e94f
 def teaching_data(source: str = 'digits', size: int | None = None, train: int | None = None, valid: int | None = None, test: int | None = None) -> Splits:
     "The parts of any set that `ofa-learn teach` knows, at `size` pixels a side."
+    read = Path(source, 'train').is_dir() or source in OFFICIAL and bool(size)            # while training, by timm, with a test part of their own
+    if read and (train, test) != (None, None): raise ValueError(f'train, test: {source} is read whole, with its own test part; leave them out')
     if Path(source, 'train').is_dir(): return load_images(source, size=size or 224, valid=valid)
-    if source in OFFICIAL and size: return load_images('data', f'torch/{source}', size, valid=valid, crop=1., download=True)
+    if read: return load_images('data', f'torch/{source}', size, valid=valid, crop=1., download=True)
     return load_splits(source, train, valid, test, **(dict(size=size or 32) if Path(source).is_dir() else {}))
 
 # %% ../nbs/83_runs.ipynb #e3cdae88
@@ -127,10 +130,11 @@ def recipe_teacher(
 ) -> Teacher:
     "A recipe's teacher: from a file, from timm's published weights, or taught here."
     if file is not None: return Teacher(str(file))
-    if r.teacher_weights: return Teacher(make_model(r.teacher_weights, r.num_classes, tuple(r.input_size), pretrained=True), norm=(r.norm['mean'], r.norm['std']))
+    if r.teacher_weights: return Teacher(r.teacher_weights, r.num_classes, tuple(r.input_size), pretrained=True)     # which knows the normalisation of its weights
     if r.teacher_epochs is None:
         raise ValueError(f'teacher: {r.name} needs a trained {r.teacher}; make one with `ofa-learn teach {r.teacher_model} --pretrained --data …` and give its file with teacher= (--teacher)')
-    path = out/f'teacher-{data.train.fingerprint}.safetensors'
+    how_taught = '-'.join(map(str, (r.teacher_model, r.teacher_epochs, r.teacher_opt, r.teacher_lr)))
+    path = out/f'teacher-{how_taught}-{data.train.fingerprint}.safetensors'
     if not path.exists():
         if place()[1] > 1: raise ValueError(f'teacher: teach it first in a single process (run once without torchrun, or `ofa-learn teach`), then give its file with teacher= (--teacher)')
         say(f'teaching the teacher, {r.teacher_model}, {r.teacher_epochs} epochs; it stays in {path.name}')
@@ -147,7 +151,7 @@ def recipe_task(r: Recipe, method: str, teacher, data: Splits | None, seed: int)
     about = dict(data=data) if data is not None else dict(input_size=tuple(r.input_size), num_classes=r.num_classes, input_norm=None)
     if teacher == 'random': teacher = Teacher(make_model(r.teacher_model, r.num_classes, tuple(r.input_size)), allow_untrained=True)
     options = task_options(r, method)
-    if 'crd' in method.split('+') and data is None: options['num_samples'] = r.train_images
+    if 'crd' in method.split('+') and data is None: (options['parts']['crd'] if '+' in method else options)['num_samples'] = r.train_images
     return create_task(method, student, teacher, **about, **options)
 
 # %% ../nbs/83_runs.ipynb #bc7f8f2e
@@ -164,7 +168,8 @@ def cost(
     at_once = at_once or (min(theirs, 16) if device.type == 'cpu' else theirs)
     task = recipe_task(r, method, 'random', None, 0).to(device)
     task.train()
-    optimizer = torch.optim.AdamW(task.trainable_module.parameters())
+    optimizer = create_optimizer_v2(task.trainable_module, opt=r.opt, lr=r.lr, weight_decay=r.weight_decay, **({} if r.momentum is None else dict(momentum=r.momentum)))
+    if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
     loop = Loop(task, optimizer, None, r.clip, fit_arguments(r, device)['precision'], 1, None, channels_last)
     x, y = torch.randn(at_once, *r.input_size, device=device), torch.randint(r.num_classes, (at_once,), device=device)
     took = [_timed_part(loop, x, y, i, device) for i in range(timed + 1)][1:]
@@ -180,7 +185,7 @@ def _timed_part(loop: Loop, x, y, i: int, device) -> float:
     start = time.perf_counter()
     loop.forward(Batch(x, y, torch.arange(len(x), device=x.device)), 0, i)
     loop.update()
-    if device.type == 'cuda': torch.cuda.synchronize(device)
+    if device.type in ('cuda', 'mps'): getattr(torch, device.type).synchronize()
     return time.perf_counter() - start
 
 def cost_text(r: Recipe, c: dict, device: torch.device) -> str:

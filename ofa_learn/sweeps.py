@@ -121,7 +121,7 @@ def _check_grid(plan: Sweep) -> None:
         if option not in ((known | parts).get(scope, {}) if scope else names):
             near = difflib.get_close_matches(option, names, 3, .5)
             raise ValueError(f'grid: no option {name!r} of fit or of {", ".join(plan.methods)}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
-        if values == []: raise ValueError(f'grid: {name} has no values')
+        if values in ([], ()): raise ValueError(f'grid: {name} has no values')
         try: json.dumps(values)
         except TypeError as e: raise ValueError(f'grid: {name} must be plain values, as JSON keeps them ({e})') from e
 
@@ -170,7 +170,7 @@ def _choices(plan: Sweep, method: str) -> list[dict]:
     "The product over the options that this method has."
     has = set(method_options(method)) | set(fit_options())
     names = [n for n in plan.grid if (n in has if '.' not in n else n.rpartition('.')[0] in (method, *method.split('+')))]
-    return [dict(zip(names, values)) for values in product(*(plan.grid[n] if isinstance(plan.grid[n], list) else [plan.grid[n]] for n in names))]
+    return [dict(zip(names, values)) for values in product(*(plan.grid[n] if isinstance(plan.grid[n], (list, tuple)) else [plan.grid[n]] for n in names))]
 
 # %% ../nbs/86_sweeps.ipynb #f86ab84b
 @lru_cache(16)
@@ -207,7 +207,7 @@ def runs(
 def ready_teacher(plan: Sweep, name: str, out: str | Path, device: str | None = None) -> tuple[Path, dict]:
     "The teacher's file and what is known of it; trained first where it is not there."
     data, made = plan.load(), Path(out)/'teachers'/f'{name}_{digest(teacher_identity(plan, name))}.safetensors'
-    given, about = plan.teachers.get(name), made.with_suffix('.json')
+    given, about = plan.teachers.get(name), made.with_name(f'{made.stem}_{digest([data.valid.fingerprint, data.test.fingerprint, data.norm])}.json')     # how good it is depends on these
     file = made if given in (None, 'pretrained') else Path(given)
     if about.exists() and file.exists(): return file, json.loads(about.read_bytes())
     made.parent.mkdir(parents=True, exist_ok=True)
@@ -422,19 +422,19 @@ def over(
     from ofa_learn.figures import method_style, plain as escaped, styled
     pairs = sorted({r['pair'] for r in records})
     if len(pairs) != 1: raise ValueError(f'records: expected runs of one pair, got {", ".join(pairs) or "none"}')
-    has = [r for r in records if isinstance(r['setting'].get(option), (int, float))]
-    if not has: raise ValueError(f'option: no run has a number for {option!r}')
-    without = lambda r: r | dict(setting={k: v for k, v in r['setting'].items() if k != option})
-    fig, span, series = go.Figure(), sorted({r['setting'][option] for r in has}), {}
+    value = lambda r: next((v for k, v in _flat(r['setting']).items() if option in (k, k.rpartition('.')[2])), None)      # a joined method has it in its part
+    fig, span, series = go.Figure(), sorted({v for v in map(value, records) if isinstance(v, (int, float))}), {}
+    if not span: raise ValueError(f'option: no run has a number for {option!r}')
+    without = lambda r: r | dict(setting={k: v for k, v in _flat(r['setting']).items() if option not in (k, k.rpartition('.')[2])})
     for r, n in zip(records, named([without(r) for r in records])): series.setdefault(n['method'], []).append(r)
     for name, own in series.items():
         label, colour, dash = method_style(f"ofa_{own[0]['setting']['form']}" if own[0]['method'] == 'ofa' else own[0]['method'])
         label = escaped(label + name[len(own[0]['method']):])
-        at = {x: [r['test_accuracy'] for r in own if r['setting'].get(option, x) == x] for x in span}      # a method without the setting is at every x
+        at = {x: [r['test_accuracy'] for r in own if value(r) in (None, x)] for x in span}      # a method without the setting is at every x
         at = {x: v for x, v in at.items() if v}
         means, line = [sum(v)/len(v) for v in at.values()], dict(color=colour, width=2.5, dash=dash)
         fig.add_scatter(x=list(at), y=means, name=label, mode='lines', line=line, legendgroup=label)
-        if option not in own[0]['setting']: continue
+        if value(own[0]) is None: continue
         fig.add_scatter(x=[x for x, v in at.items() for _ in v], y=[a for v in at.values() for a in v], mode='markers', marker=dict(color=colour, size=9),
                         name=label, legendgroup=label, showlegend=False, hovertemplate=f'{option} %{{x}}: %{{y:.1f}} %<extra>{label}</extra>')
     return styled(fig, title or f'Test accuracy over {option}, {pairs[0]}', 'γ' if option == 'gamma' else escaped(option), 'test accuracy (%)', caption)

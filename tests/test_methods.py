@@ -261,3 +261,38 @@ def test_teacher_object_is_shared_not_copied():
     teacher = Teacher(make_model('micro_resnet'))
     task = create_task('kd+rsd', 'micro_vit', teacher, data=DATA)
     assert task.teacher is teacher and all(p.teacher is teacher for p in task.parts.values())
+
+
+def test_labels_count_once_whatever_the_order():
+    "OFA's paper form holds the labels' cross-entropy; no other method adds it again."
+    x, y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
+    parts = {}
+    for names in ('ofa+fitnet', 'fitnet+ofa', 'fitnet+kd', 'kd+fitnet'):
+        torch.manual_seed(0)
+        parts[names] = create_task(names, 'micro_vit', make_model('micro_resnet'), data=DATA)(x, y)
+    for names in ('ofa+fitnet', 'fitnet+ofa'): assert not [k for k in parts[names] if k.endswith('_ce')] and 'ofa_final' in parts[names]
+    for names in ('fitnet+kd', 'kd+fitnet'): assert [k for k in parts[names] if k.endswith('_ce')] == [f'{names.split("+")[0]}_ce']
+    torch.manual_seed(0)
+    released = create_task('fitnet+ofa', 'micro_vit', make_model('micro_resnet'), data=DATA, parts=dict(ofa=dict(form='released')))(x, y)
+    assert [k for k in released if k.endswith('_ce')] == ['fitnet_ce']
+
+
+def test_soft_labels_as_the_released_code_takes_them():
+    x, y = torch.randn(4, 1, 8, 8), torch.eye(10)[[0, 1, 2, 3]]*.6 + torch.eye(10)[[5, 6, 7, 8]]*.4
+    finals = {}
+    for soft in ('mixture', 'hard'):
+        torch.manual_seed(0)
+        task = create_task('ofa', 'micro_vit', make_model('micro_resnet'), data=DATA, form='released', gamma=1.5, soft=soft).eval()
+        finals[soft] = task(x, y)['final'].item()
+        finals['of the larger label'] = task(x, y.argmax(1))['final'].item()
+    assert finals['hard'] == pytest.approx(finals['of the larger label'], rel=1e-5) and abs(finals['mixture'] - finals['hard']) > 1e-3
+    with pytest.raises(ValueError, match='soft: expected one of mixture, hard'): create_task('ofa', 'micro_vit', make_model('micro_resnet'), data=DATA, soft='medium')
+
+
+def test_published_weights_bring_their_normalisation(monkeypatch):
+    from ofa_learn.distill import published_norm
+    model = make_model('resnet18', 1000, (3, 64, 64))
+    assert published_norm(model, 3) == ((.485, .456, .406), (.229, .224, .225)) and published_norm(model, 1) is None and published_norm(torch.nn.Linear(2, 2), 3) is None
+    monkeypatch.setattr('ofa_learn.distill.make_model', lambda name, k, size, pretrained: model)
+    assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True).norm == published_norm(model, 3)
+    assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True, norm=((0.,)*3, (1.,)*3)).norm == ((0.,)*3, (1.,)*3)

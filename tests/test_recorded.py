@@ -124,7 +124,7 @@ def test_what_is_shipped(name):
         records = recorded(name)
     plan = load_plan(f'recorded:{name}')
     assert [r['run'] for r in sorted(records, key=lambda r: place(plan, r))] == [r['run'] for r in records] and len({r['run'] for r in records}) == len(records)
-    assert contents(records).startswith(f'{len(records)} runs of digits') and regenerate(name) == f'ofa-learn sweep --plan recorded:{name} --out {name}'
+    assert contents(records).startswith(f"{len(records)} runs of {plan.data}") and regenerate(name) == f'ofa-learn sweep --plan recorded:{name} --out {name}'
     assert len(results(named(records), 'labels')) >= 1 and all(r['threads'] == 1 for r in records)
 
 

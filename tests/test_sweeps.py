@@ -302,3 +302,30 @@ def test_tables_and_the_figure(whole):
     assert ([1., 2.], [means['labels']]*2) in lines.values() and sum(len(t.x) for t in fig.data if t.mode == 'markers') == 4
     with pytest.raises(ValueError, match='runs of one pair'): over(records + [records[0] | dict(pair='other')])
     with pytest.raises(ValueError, match="'tempo'"): over(records, 'tempo')
+
+
+def test_tuples_are_lists_as_in_a_file(tmp_path):
+    "A plan that is kept as JSON, for a cluster, has the runs that it had."
+    plan = Sweep(methods='ofa', seeds=1, grid=dict(gamma=(1., 1.4), stages=[(1, 4), [4]]), parts=dict(train=100, valid=50, test=50))
+    again = load_plan(save_plan(plan, tmp_path/'plan.json'))
+    assert len(runs(plan)) == 4 and [r['name'] for r in runs(again)] == [r['name'] for r in runs(plan)]
+    with pytest.raises(ValueError, match='gamma has no values'): Sweep(methods='ofa', grid=dict(gamma=()))
+
+
+def test_over_finds_a_setting_inside_a_joined_method():
+    record = lambda method, setting, accuracy: dict(pair='cnn-vit', method=method, seed=0, setting=setting, test_accuracy=accuracy)
+    made = [record('kd', dict(temperature=1.), 80.)] + [record('ofa+kd', dict(parts=dict(ofa=dict(gamma=g, form='paper'), kd=dict(temperature=1.))), 80. + g) for g in (1., 2.)]
+    lines = {t.name: (list(t.x), list(t.y)) for t in over(made).data if t.mode == 'lines'}
+    assert lines['OFA + KD'] == ([1., 2.], [81., 82.]) and lines['KD'] == ([1., 2.], [80., 80.])
+
+
+def test_a_teacher_is_described_for_the_images_at_hand(tmp_path):
+    "The same file of weights, other test images: its accuracies are those of these images."
+    from dataclasses import replace
+    from ofa_learn.sweeps import ready_teacher
+    plan = Sweep(methods='kd', seeds=1, parts=dict(train=60, valid=50, test=50), teaching=dict(epochs=2, lr=5e-3))
+    other = replace(plan, parts=dict(train=60, valid=50, test=400))
+    (file, one), (_, again), (same, two) = (ready_teacher(p, 'micro_resnet', tmp_path, 'cpu') for p in (plan, plan, other))
+    assert one == again and one['weights'] == ready_teacher(plan, 'micro_resnet', tmp_path, 'cpu')[1]['weights']
+    given = [ready_teacher(replace(p, teachers=dict(micro_resnet=str(file))), 'micro_resnet', tmp_path, 'cpu')[1] for p in (plan, other)]
+    assert given[0]['weights'] == given[1]['weights'] and given[0]['test_accuracy'] != given[1]['test_accuracy']

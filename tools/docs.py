@@ -167,7 +167,7 @@ def preview(parts: list[dict]) -> None:
     app = Sphinx(source, None, DOCS, PROC/'_doctrees', 'html', confoverrides=look, status=None, warning=said)
     app.build()
     shutil.copytree(PROC/'assets', DOCS/'assets')
-    shutil.rmtree(source); shutil.rmtree(PROC/'_doctrees')
+    for folder in (source, PROC/'_doctrees', DOCS.parent/'jupyter_execute'): shutil.rmtree(folder, ignore_errors=True)
     if app.statuscode or said.getvalue(): sys.exit(re.sub(r'\x1b\[[\d;]*m', '', said.getvalue()))
 
 
