@@ -204,7 +204,7 @@ def bench_sweep(
     gammas, epochs, out, rows = GAMMAS[:2] if quick else GAMMAS, 1 if quick else 4, dict(machine=machine()), []
     for case, (times, student, side) in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
-            parts, data = dict(train=100 if quick or side > 8 else 300, valid=50, test=50), _enlarged(side, folder)
+            parts, data = dict(train=100 if quick else 300, valid=50, test=50), _enlarged(side, folder)
             file, have = sized_teacher(times, student, split(from_npz(data), **parts), folder)
             plan = Sweep((f'micro_resnet-{student}',), ('ofa',), dict(gamma=gammas, epochs=epochs, batch_size=100), 1, str(data), parts=parts, teachers=dict(micro_resnet=str(file)))
             made = {}

@@ -17,6 +17,7 @@ LOOK = '''() => ({
     silent: [...document.images].filter(i => !i.alt.trim() && i.getAttribute('role') !== 'presentation').length,
     unseen: [...document.images].filter(i => i.loading !== 'lazy' && !i.naturalWidth).length,
     twins: document.querySelectorAll('figure.ofa-twin').length, drawn: [...document.querySelectorAll('figure.ofa-twin')].filter(f => f.querySelector('.plot .main-svg .plot-container, .plot .main-svg .subplot')).length,
+    raw: [...document.querySelectorAll('main p, main li, main td')].filter(e => /\\|\\s*:?(-{3}|—)|\\]\\([\\w.\\/-]+\\)/.test([...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join(''))).length,
     bad: document.querySelectorAll('merror, .error, .problematic').length})'''
 AXE = '''async () => (await axe.run({exclude: [['.main-svg']]}, {runOnly: ['wcag2a', 'wcag2aa', 'best-practice'], resultTypes: ['violations']})).violations
     .filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes.length, v.nodes[0].target.join(' '), v.nodes[0].html.slice(0, 160), v.nodes[0].failureSummary])'''
@@ -73,7 +74,7 @@ def test_every_page_opens_whole(built, visit):
     for name in names:
         visit.wrong.clear()
         look = visit(name).evaluate(LOOK)
-        if look['twins'] != look['drawn'] or look['silent'] or look['unseen'] or look['bad'] or look['headings'] != 1 or not look['title'] or visit.wrong: wrong[name] = (look, visit.wrong[:])
+        if look['twins'] != look['drawn'] or look['silent'] or look['unseen'] or look['bad'] or look['raw'] or look['headings'] != 1 or not look['title'] or visit.wrong: wrong[name] = (look, visit.wrong[:])
         twins += look['twins']
     assert not wrong and twins > 10
 

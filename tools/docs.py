@@ -160,7 +160,7 @@ def preview(parts: list[dict]) -> None:
             to.write_text(json.dumps(nb), encoding='utf-8')
     shutil.copytree(PROC/'images', source/'images')
     shutil.rmtree(DOCS, ignore_errors=True)
-    look = LOOK | dict(extensions=['myst_nb', 'pydata_sphinx_theme', __name__], html_math_renderer='mathml', nb_execution_mode='off', nb_ipywidgets_js={}, myst_all_links_external=True,
+    look = LOOK | dict(extensions=['myst_nb', 'pydata_sphinx_theme', __name__], html_math_renderer='mathml', nb_execution_mode='off', nb_render_markdown_format='myst', nb_ipywidgets_js={}, myst_all_links_external=True,
                        myst_enable_extensions=['dollarmath'], html_static_path=[str(NBS/n) for n in ('styles.css', 'favicon.svg')], suppress_warnings=['myst.header', 'mystnb.unknown_mime_type'],
                        myst_dmath_double_inline=True)
     said = io.StringIO()
