@@ -155,3 +155,26 @@ def main_error(*words):
     "The error itself, not the line that the command prints."
     from ofa_learn.recipes import recipe as named
     return named(words[-1])
+
+
+def test_sizes_that_a_set_has_of_its_own_are_not_dropped_in_silence(folder):
+    with pytest.raises(ValueError, match='train, test: .* is read whole'): teaching_data(str(folder), 32, train=50)
+    with pytest.raises(ValueError, match='cifar10 is read whole'): teaching_data('cifar10', 64, test=10)
+
+
+def test_a_joined_method_is_timed_without_data():
+    r = recipe('cifar100/swin_t-resnet18')
+    methods = task_options(r, 'ofa+crd')['parts']
+    assert set(methods) == {'ofa', 'crd'} and methods['ofa']['soft'] == 'hard'
+    from dataclasses import replace
+    from ofa_learn.runs import recipe_task
+    tiny = replace(recipe('laptop/cnn-vit'), methods=dict(ofa={}, crd={}))
+    assert recipe_task(tiny, 'ofa+crd', 'random', None, 0).name == 'ofa+crd'
+
+
+def test_another_teaching_is_another_file(tmp_path):
+    data, made = split(digits(), train=60), []
+    for epochs in (1, 2):
+        r = recipe('laptop/cnn-vit', **SMALL | dict(teacher_epochs=epochs))
+        recipe_teacher(r, data, tmp_path, say=lambda line: made.append(line), device='cpu', progress=False)
+    assert len(list(tmp_path.glob('teacher-*.safetensors'))) == 2 and sum('teaching the teacher' in m for m in made) == 2
