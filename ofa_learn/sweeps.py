@@ -32,7 +32,7 @@ from .data import Augment, Norm, Splits, load_splits
 from .distill import DistillationTask, Teacher, all_methods, create_task
 from .models import check_model_name, count_params
 from .records import check_record, load_record, results, save_record, table_text, write_atomically
-from .runs import published, teach
+from .runs import described, published, teach
 from .training import accuracy, fit, pick_device
 
 # %% ../nbs/86_sweeps.ipynb #9e7b30d9
@@ -211,11 +211,10 @@ def ready_teacher(plan: Sweep, name: str, out: str | Path, device: str | None = 
     file = made if given in (None, 'pretrained') else Path(given)
     if about.exists() and file.exists(): return file, json.loads(about.read_bytes())
     made.parent.mkdir(parents=True, exist_ok=True)
-    if given == 'pretrained': published(name, data, file)
-    elif given is None: teach(name, data, file, **teacher_identity(plan, name)['teaching'], augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
+    info, how = None, dict(augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
+    if not file.exists(): info = published(name, data, file) if given else teach(name, data, file, **teacher_identity(plan, name)['teaching'], **how)
     teacher = Teacher(str(file))
-    valid, test = (accuracy(teacher.model, part, Norm(*teacher.norm) if teacher.norm else data.norm) for part in (data.valid, data.test))
-    info = dict(name=name, params=count_params(teacher.model), valid_accuracy=valid, test_accuracy=test, weights=weights_hash(teacher.model))
+    info = (info or described(teacher.model, name, data, Norm(*teacher.norm) if teacher.norm else data.norm)) | dict(weights=weights_hash(teacher.model))
     write_atomically(about, json.dumps(info, indent=1))
     return file, info
 
@@ -422,10 +421,11 @@ def over(
     from ofa_learn.figures import method_style, plain as escaped, styled
     pairs = sorted({r['pair'] for r in records})
     if len(pairs) != 1: raise ValueError(f'records: expected runs of one pair, got {", ".join(pairs) or "none"}')
-    value = lambda r: next((v for k, v in _flat(r['setting']).items() if option in (k, k.rpartition('.')[2])), None)      # a joined method has it in its part
+    meant = lambda k: option in (k, k.rpartition('.')[2])                   # a joined method has it in its part
+    value = lambda r: next((v for k, v in _flat(r['setting']).items() if meant(k)), None)
     fig, span, series = go.Figure(), sorted({v for v in map(value, records) if isinstance(v, (int, float))}), {}
     if not span: raise ValueError(f'option: no run has a number for {option!r}')
-    without = lambda r: r | dict(setting={k: v for k, v in _flat(r['setting']).items() if option not in (k, k.rpartition('.')[2])})
+    without = lambda r: r | dict(setting={k: v for k, v in _flat(r['setting']).items() if not meant(k)})
     for r, n in zip(records, named([without(r) for r in records])): series.setdefault(n['method'], []).append(r)
     for name, own in series.items():
         label, colour, dash = method_style(f"ofa_{own[0]['setting']['form']}" if own[0]['method'] == 'ofa' else own[0]['method'])

@@ -248,7 +248,6 @@ def test_exits_and_layers_by_keyboard(lab, new_page):
     assert until(page, lambda: said(0), want) == want and 'Exits 1, 2, 3' in want
     page.get_by_label('student', exact=True).focus()
     page.keyboard.press('ArrowDown')
-    want = ask(page, 'maps.words_of(maps.numbers)')
     assert until(page, lambda: 'MLP' in ask(page, 'maps.words_of(maps.numbers)'), True)
     want = ask(page, 'maps.words_of(maps.numbers)')
     assert until(page, lambda: said(1), want) == want
