@@ -14,34 +14,43 @@ from typing import IO, Iterator
 # %% ../nbs/02_atomic.ipynb #5ee213b3
 def _sync_folder(folder: Path) -> None:
     "Force the folder's list of names to the disk, where the system allows it."
-    try: handle = os.open(folder, os.O_RDONLY)
-    except OSError: return                                              # Windows opens no folders
-    try: os.fsync(handle)
-    finally: os.close(handle)
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
 
 @contextmanager
 def whole(
-    path: str | Path,    # the file; its folder is made when it is missing
-    mode: str = 'w',     # 'w' for text (UTF-8), 'wb' for bytes
-) -> Iterator[IO]:       # the open file to write to
+    path: str | Path,  # the file; its folder is made when it is missing
+    mode: str = 'w',  # 'w' for text (UTF-8), 'wb' for bytes
+) -> Iterator[IO]:  # the open file to write to
     "Within: a file to write to. Afterwards it is at `path`, all of it; after an error there is what was there before."
-    if mode not in ('w', 'wb'): raise ValueError(f"mode: expected 'w' or 'wb', got {mode!r}")
+    if mode not in ('w', 'wb'):
+        raise ValueError(f"mode: expected 'w' or 'wb', got {mode!r}")
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.{os.getpid()}.tmp')
     try:
         with open(temporary, mode, **({} if mode == 'wb' else dict(encoding='utf-8', newline='\n'))) as f:
             yield f
-            f.flush(); os.fsync(f.fileno())
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    finally: temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 # %% ../nbs/02_atomic.ipynb #09d62b7d
 def write_atomically(
-    path: str | Path,   # the file; its folder is made when it is missing
-    text: str,          # what it will hold, as UTF-8
-) -> Path:              # the file
+    path: str | Path,  # the file; its folder is made when it is missing
+    text: str,  # what it will hold, as UTF-8
+) -> Path:  # the file
     "Write `text` to `path`: all of it, or nothing."
-    with whole(path) as f: f.write(text)
+    with whole(path) as f:
+        f.write(text)
     return Path(path)

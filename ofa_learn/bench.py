@@ -29,40 +29,52 @@ from .models import count_params, make_model
 
 # %% ../nbs/95_bench.ipynb #d8f31d02
 def interleaved(
-    fns: dict[str, Callable[[], object]],   # what to time, by name
-    rounds: int = 5,                        # times that each takes its turn
-    say: Callable[[str], None] | None = None,   # told after every round
-) -> dict[str, list[float]]:                # seconds of each, one a round
+    fns: dict[str, Callable[[], object]],  # what to time, by name
+    rounds: int = 5,  # times that each takes its turn
+    say: Callable[[str], None] | None = None,  # told after every round
+) -> dict[str, list[float]]:  # seconds of each, one a round
     "Times of several functions that take turns, after one call each to warm up."
-    if rounds < 1: raise ValueError(f'rounds: expected at least 1, got {rounds}')
+    if rounds < 1:
+        raise ValueError(f'rounds: expected at least 1, got {rounds}')
     times = {k: [] for k in fns}
-    for fn in fns.values(): fn()
+    for fn in fns.values():
+        fn()
     for r in range(rounds):
-        for k in list(fns)[::1 if r % 2 == 0 else -1]:
-            gc.collect()                     # what the one before left behind
+        for k in list(fns)[:: 1 if r % 2 == 0 else -1]:
+            gc.collect()  # what the one before left behind
             start = time.perf_counter()
             fns[k]()
             times[k].append(time.perf_counter() - start)
-        if say: say(f'  round {r + 1} of {rounds}: ' + ', '.join(f'{k} {t[-1]:.2f} s' for k, t in times.items()))
+        if say:
+            say(f'  round {r + 1} of {rounds}: ' + ', '.join(f'{k} {t[-1]:.2f} s' for k, t in times.items()))
     return times
 
+
 def ratio(
-    a: list[float],   # one number a round
-    b: list[float],   # of the same rounds
-) -> dict:            # median, low, high, rounds
+    a: list[float],  # one number a round
+    b: list[float],  # of the same rounds
+) -> dict:  # median, low, high, rounds
     "Median of the rounds' ratios a/b, with the lowest and the highest."
-    if len(a) != len(b) or not a: raise ValueError(f'a, b: expected as many rounds each, got {len(a)} and {len(b)}')
-    q = sorted(x/y for x, y in zip(a, b))
+    if len(a) != len(b) or not a:
+        raise ValueError(f'a, b: expected as many rounds each, got {len(a)} and {len(b)}')
+    q = sorted(x / y for x, y in zip(a, b))
     return dict(median=statistics.median(q), low=q[0], high=q[-1], rounds=len(q))
 
-def ratio_text(r: dict) -> str: return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f}, {r['rounds']} rounds)"
+
+def ratio_text(r: dict) -> str:
+    return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f}, {r['rounds']} rounds)"
 
 # %% ../nbs/95_bench.ipynb #0c463aa8
 def _peak() -> float:
     "This process's highest memory so far, in MiB."
     status = Path('/proc/self/status')
-    if status.exists(): return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith('VmHWM'))/1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(1024 if sys.platform != 'darwin' else 2**20)
+    if status.exists():
+        return (
+            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith('VmHWM'))
+            / 1024
+        )
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != 'darwin' else 2**20)
+
 
 def _grow(queue, fn, small, large, threads):
     torch.set_num_threads(threads)
@@ -71,28 +83,42 @@ def _grow(queue, fn, small, large, threads):
     fn(*large)
     queue.put(_peak() - before)
 
+
 def peak_growth(
-    fn: Callable,        # a function of a module, called as fn(*small), then as fn(*large)
-    small: tuple,        # arguments of the warm-up
-    large: tuple,        # arguments of the work
-    threads: int = 1,    # PyTorch's threads in there
-) -> float:              # MiB
+    fn: Callable,  # a function of a module, called as fn(*small), then as fn(*large)
+    small: tuple,  # arguments of the warm-up
+    large: tuple,  # arguments of the work
+    threads: int = 1,  # PyTorch's threads in there
+) -> float:  # MiB
     "By how much `fn(*large)` raises the peak memory of a process that has called `fn(*small)`."
     context = multiprocessing.get_context('spawn')
     queue = context.SimpleQueue()
     p = context.Process(target=_grow, args=(queue, fn, small, large, threads))
-    p.start(); p.join()
-    if p.exitcode: raise RuntimeError(f'the process that measures memory ended with exit code {p.exitcode}')
+    p.start()
+    p.join()
+    if p.exitcode:
+        raise RuntimeError(f'the process that measures memory ended with exit code {p.exitcode}')
     return queue.get()
+
 
 def machine() -> dict:
     "What the numbers were measured on, as far as it matters."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()      # that this process may use
-    return dict(cores=cores, threads=torch.get_num_threads(), device='cpu', python=platform.python_version(), torch=torch.__version__,
-                timm=timm.__version__, ofa_learn=__version__)
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    )  # that this process may use
+    return dict(
+        cores=cores,
+        threads=torch.get_num_threads(),
+        device='cpu',
+        python=platform.python_version(),
+        torch=torch.__version__,
+        timm=timm.__version__,
+        ofa_learn=__version__,
+    )
 
 # %% ../nbs/95_bench.ipynb #28ab4665
 CKA_LAYERS = {12: 'blocks.*', 24: [f'blocks.{i}.{part}' for i in range(12) for part in ('attn', 'mlp')]}
+
 
 def cka_networks() -> list[torch.nn.Module]:
     "Two ViTs of twelve blocks, 192 wide, for 64 tokens, with random weights."
@@ -102,26 +128,43 @@ def cka_networks() -> list[torch.nn.Module]:
         out.append(make_model('deit_tiny_patch16_224', 10, (3, 32, 32), patch_size=4).eval())
     return out
 
-def _images(n: int) -> torch.Tensor: return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+def _images(n: int) -> torch.Tensor:
+    return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 # %% ../nbs/95_bench.ipynb #892a3ad3
 def run_forwards(a, b, images, batch_size):
     "Both networks over all images."
     with torch.inference_mode():
-        for x in images.split(batch_size): a(x); b(x)
+        for x in images.split(batch_size):
+            a(x)
+            b(x)
 
-def run_ours(a, b, images, batch_size, layers): return cka(a, b, images, CKA_LAYERS[layers], batch_size=batch_size, progress=False).matrix
+
+def run_ours(a, b, images, batch_size, layers):
+    return cka(a, b, images, CKA_LAYERS[layers], batch_size=batch_size, progress=False).matrix
+
 
 def run_torch_cka(a, b, images, batch_size, layers):
     "The same with torch_cka, on copies (its hooks stay) and with layers in the model's order (its rows come in that order, whatever the list says)."
     from torch_cka import CKA
+
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), batch_size)
     a, b = copy.deepcopy(a), copy.deepcopy(b)
-    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):       # no progress bars
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # no progress bars
         warnings.simplefilter('ignore')
-        theirs = CKA(a, b, 'a', 'b', layer_names(a, CKA_LAYERS[layers]), layer_names(b, CKA_LAYERS[layers]), device='cpu')
+        theirs = CKA(
+            a,
+            b,
+            'a',
+            'b',
+            layer_names(a, CKA_LAYERS[layers]),
+            layer_names(b, CKA_LAYERS[layers]),
+            device='cpu',
+        )
         theirs.compare(loader, loader)
     return theirs.export()['CKA']
+
 
 def cka_work(which: str, n: int, batch_size: int, layers: int):
     "One of the programs from scratch, for the memory measurement."
@@ -130,69 +173,118 @@ def cka_work(which: str, n: int, batch_size: int, layers: int):
 
 # %% ../nbs/95_bench.ipynb #d7249563
 def has_torch_cka() -> bool:
-    try: import torch_cka
-    except ImportError: return False
+    try:
+        import torch_cka
+    except ImportError:
+        return False
     return True
 
+
 def bench_cka(
-    images: int = 256,     # images a batch
-    rounds: int = 5,       # turns that each program takes
-    memory: bool = True,   # measure peak memory too
-    quick: bool = False,   # 8 images, one round, no memory: to see it run
+    images: int = 256,  # images a batch
+    rounds: int = 5,  # turns that each program takes
+    memory: bool = True,  # measure peak memory too
+    quick: bool = False,  # 8 images, one round, no memory: to see it run
     say=print,
-) -> dict:                 # the numbers, and the lines of a table
+) -> dict:  # the numbers, and the lines of a table
     "CKA beside the bare forwards and beside torch_cka: times as ratios, memory over batches, agreement."
-    if quick: images, rounds, memory = 8, 1, False
+    if quick:
+        images, rounds, memory = 8, 1, False
     (a, b), x, out = cka_networks(), _images(images), dict(machine=machine(), images=images)
-    blocks = interleaved(dict(forwards=lambda: run_forwards(a, b, x, images), ours=lambda: run_ours(a, b, x, images, 12)), rounds, say)
+    blocks = interleaved(
+        dict(forwards=lambda: run_forwards(a, b, x, images), ours=lambda: run_ours(a, b, x, images, 12)),
+        rounds,
+        say,
+    )
     out['over_forwards'] = ratio(blocks['ours'], blocks['forwards'])
     rows = [('all pairs of 12 × 12 blocks, over the two bare forwards', ratio_text(out['over_forwards']))]
-    if not has_torch_cka(): return out | dict(rows=rows + [('torch_cka', 'not installed (pip install torch_cka matplotlib)')])
-    fns = dict(forwards=lambda: run_forwards(a, b, x, images), ours=lambda: run_ours(a, b, x, images, 24), torch_cka=lambda: run_torch_cka(a, b, x, images, 24))
+    if not has_torch_cka():
+        return out | dict(rows=rows + [('torch_cka', 'not installed (pip install torch_cka matplotlib)')])
+    fns = dict(
+        forwards=lambda: run_forwards(a, b, x, images),
+        ours=lambda: run_ours(a, b, x, images, 24),
+        torch_cka=lambda: run_torch_cka(a, b, x, images, 24),
+    )
     t = interleaved(fns, rounds, say)
     bare = statistics.median(t['forwards'])
-    out['whole'], out['without_forwards'] = ratio(t['torch_cka'], t['ours']), (statistics.median(t['torch_cka']) - bare)/(statistics.median(t['ours']) - bare)
+    out['whole'], out['without_forwards'] = (
+        ratio(t['torch_cka'], t['ours']),
+        (statistics.median(t['torch_cka']) - bare) / (statistics.median(t['ours']) - bare),
+    )
     out['agreement'] = (run_ours(a, b, x, images, 24) - run_torch_cka(a, b, x, images, 24)).abs().max().item()
-    rows += [('torch_cka over this package, 24 × 24 layers, whole run', ratio_text(out['whole'])),
-             ('… with the bare forwards taken off (ratio of medians)', f"{out['without_forwards']:.1f}"),
-             ('largest difference between the two results', f"{out['agreement']:.0e}")]
-    if memory: rows += _cka_memory(images, out, say)
+    rows += [
+        ('torch_cka over this package, 24 × 24 layers, whole run', ratio_text(out['whole'])),
+        ('… with the bare forwards taken off (ratio of medians)', f"{out['without_forwards']:.1f}"),
+        ('largest difference between the two results', f"{out['agreement']:.0e}"),
+    ]
+    if memory:
+        rows += _cka_memory(images, out, say)
     return out | dict(rows=rows)
 
 # %% ../nbs/95_bench.ipynb #8607bbd1
 def _cka_memory(images: int, out: dict, say) -> list[tuple[str, str]]:
     "How the peak grows from one batch to four: medians of three processes each."
-    n, rows = images//4, []
+    n, rows = images // 4, []
     for which in ('ours', 'torch_cka'):
-        out[f'memory_{which}'] = [statistics.median(peak_growth(cka_work, (which, 4, 4, 24), (which, n*k, n, 24)) for _ in range(3)) for k in (1, 4)]
+        out[f'memory_{which}'] = [
+            statistics.median(
+                peak_growth(cka_work, (which, 4, 4, 24), (which, n * k, n, 24)) for _ in range(3)
+            )
+            for k in (1, 4)
+        ]
         one, four = out[f'memory_{which}']
-        rows.append((f"peak memory of {'this package' if which == 'ours' else which}, 1 → 4 batches of {n}", f'{one:.0f} → {four:.0f} MiB'))
+        rows.append(
+            (
+                f"peak memory of {'this package' if which == 'ours' else which}, 1 → 4 batches of {n}",
+                f'{one:.0f} → {four:.0f} MiB',
+            )
+        )
         say(f'  memory of {which}: {one:.0f}, {four:.0f} MiB')
     return rows
 
 # %% ../nbs/95_bench.ipynb #cd850711
 def released_plainly(
-    student_logits: torch.Tensor,   # (B, K)
-    teacher_logits: torch.Tensor,   # (B, K)
-    target: torch.Tensor,           # (B,) class indices
-    gamma: float,                   # γ ≥ 1
-) -> torch.Tensor:                  # scalar, the mean over the batch
+    student_logits: torch.Tensor,  # (B, K)
+    teacher_logits: torch.Tensor,  # (B, K)
+    target: torch.Tensor,  # (B,) class indices
+    gamma: float,  # γ ≥ 1
+) -> torch.Tensor:  # scalar, the mean over the batch
     "The loss of the released code as its formula reads: softmax, power, log (Hao et al., 2023)."
-    p_t, p_s, mask = teacher_logits.softmax(-1), student_logits.softmax(-1), F.one_hot(target, student_logits.shape[-1])
-    return -(((p_t + mask)**gamma - mask)*p_s.log()).sum(-1).mean()
+    p_t, p_s, mask = (
+        teacher_logits.softmax(-1),
+        student_logits.softmax(-1),
+        F.one_hot(target, student_logits.shape[-1]),
+    )
+    return -(((p_t + mask) ** gamma - mask) * p_s.log()).sum(-1).mean()
 
-LOSSES = dict(plain=lambda heads, t, y, gamma: torch.stack([released_plainly(z, t, y, gamma) for z in heads]),
-              released=partial(ofa_loss, form='released'), paper=partial(ofa_loss, form='paper'))
+
+LOSSES = dict(
+    plain=lambda heads, t, y, gamma: torch.stack([released_plainly(z, t, y, gamma) for z in heads]),
+    released=partial(ofa_loss, form='released'),
+    paper=partial(ofa_loss, form='paper'),
+)
+
 
 def loss_inputs(which: str, images: int, classes: int) -> tuple:
     "Five heads' logits (a list for the plain version, else a stack), the teacher's, and labels."
     gen = torch.Generator().manual_seed(0)
-    z = [torch.empty(images, classes) for _ in range(5)] if which == 'plain' else torch.empty(5, images, classes)
-    for h in z: h.normal_(0, 2, generator=gen)                                                  # in place: no copies that would raise the peak
-    t, y = torch.empty(images, classes).normal_(0, 2, generator=gen), torch.randint(classes, (images,), generator=gen)
+    z = (
+        [torch.empty(images, classes) for _ in range(5)]
+        if which == 'plain'
+        else torch.empty(5, images, classes)
+    )
+    for h in z:
+        h.normal_(0, 2, generator=gen)  # in place: no copies that would raise the peak
+    t, y = (
+        torch.empty(images, classes).normal_(0, 2, generator=gen),
+        torch.randint(classes, (images,), generator=gen),
+    )
     return [h.requires_grad_() for h in z] if which == 'plain' else z.requires_grad_(), t, y
 
-def loss_step(which: str, heads, teacher_logits, target, gamma: float = 1.4) -> tuple[torch.Tensor, torch.Tensor]:
+
+def loss_step(
+    which: str, heads, teacher_logits, target, gamma: float = 1.4
+) -> tuple[torch.Tensor, torch.Tensor]:
     "Forward and backward of one version: five losses and the gradient (5, B, K)."
     leaves = heads if isinstance(heads, list) else [heads]
     losses = LOSSES[which](heads, teacher_logits, target, gamma=gamma)
@@ -204,29 +296,54 @@ def loss_work(which: str, images: int, classes: int, step: bool):
     inputs = loss_inputs(which, images, classes)
     return loss_step(which, *inputs) if step else inputs
 
+
 def loss_memory(images: int, classes: int) -> dict[str, float]:
     "Peak extra memory over the inputs of each version, in MiB."
-    grown = lambda which, step: peak_growth(loss_work, (which, 8, classes, True), (which, images, classes, step))
-    inputs = grown('plain', False)                                   # of the same size for all
+    grown = lambda which, step: peak_growth(
+        loss_work, (which, 8, classes, True), (which, images, classes, step)
+    )
+    inputs = grown('plain', False)  # of the same size for all
     return {which: grown(which, True) - inputs for which in LOSSES}
 
+
 def bench_loss(
-    rounds: int = 25,      # turns that each version takes
-    quick: bool = False,   # 64 images of 50 classes, one round, no memory: to see it run
+    rounds: int = 25,  # turns that each version takes
+    quick: bool = False,  # 64 images of 50 classes, one round, no memory: to see it run
     say=print,
-) -> dict:                 # the numbers, and the lines of a table
+) -> dict:  # the numbers, and the lines of a table
     "`ofa_loss` beside five calls of the released formula written plainly, forward and backward, γ = 1.4."
     b, k = (64, 50) if quick else (1024, 1000)
     inputs, out = {w: loss_inputs(w, b, k) for w in LOSSES}, dict(machine=machine(), images=b, classes=k)
     t = interleaved({w: partial(loss_step, w, *inputs[w]) for w in LOSSES}, 1 if quick else rounds)
-    for w in ('released', 'paper'): out[w] = ratio(t['plain'], t[w])
-    rows = [(f"the released formula, five calls, over ofa_loss in the {w} form, {b} images, {k} classes", ratio_text(out[w])) for w in ('released', 'paper')]
+    for w in ('released', 'paper'):
+        out[w] = ratio(t['plain'], t[w])
+    rows = [
+        (
+            f"the released formula, five calls, over ofa_loss in the {w} form, {b} images, {k} classes",
+            ratio_text(out[w]),
+        )
+        for w in ('released', 'paper')
+    ]
     (v, g), (own, (own_g,)) = (loss_step(w, *inputs[w]) for w in ('plain', 'released'))
-    out['values'], out['gradients'] = ((v - own).abs()/v).max().item(), ((torch.stack(g) - own_g).abs().max()/own_g.abs().max()).item()
-    rows += [('largest difference of the values and of the gradients, of the largest', f"{out['values']:.0e}, {out['gradients']:.0e}")]
+    out['values'], out['gradients'] = (
+        ((v - own).abs() / v).max().item(),
+        ((torch.stack(g) - own_g).abs().max() / own_g.abs().max()).item(),
+    )
+    rows += [
+        (
+            'largest difference of the values and of the gradients, of the largest',
+            f"{out['values']:.0e}, {out['gradients']:.0e}",
+        )
+    ]
     if not quick:
         out['memory'] = m = loss_memory(b, k)
-        rows += [(f'peak extra memory of ofa_loss in the {w} form over the plain one', f"{m[w]/m['plain']:.2f} ({m[w]:.0f} of {m['plain']:.0f} MiB)") for w in ('released', 'paper')]
+        rows += [
+            (
+                f'peak extra memory of ofa_loss in the {w} form over the plain one',
+                f"{m[w] / m['plain']:.2f} ({m[w]:.0f} of {m['plain']:.0f} MiB)",
+            )
+            for w in ('released', 'paper')
+        ]
     return out | dict(rows=rows)
 
 # %% ../nbs/95_bench.ipynb #e8c05e16
@@ -236,80 +353,137 @@ def _stepper(method: str, student: str, teacher, data):
     task = create_task(method, student, teacher, data=data).train()
     batch = next(iter(Batches(data.train, data.norm, 50).epoch(0)))
     optimizer = torch.optim.AdamW(task.trainable_module.parameters())
+
     def step():
         optimizer.zero_grad()
         task(batch.input, batch.target, index=batch.index)['loss'].backward()
         optimizer.step()
+
     heads = task.trainable_module.heads
     return step, 0 if heads is None else count_params(heads), task.status
+
 
 def _floor(student: str, teacher, data):
     "A function that does what no method can leave out: the teacher's forward, and forward and backward of the student alone."
     torch.manual_seed(0)
-    model, batch = make_model(student, data.num_classes, data.input_size).train(), next(iter(Batches(data.train, data.norm, 50).epoch(0)))
+    model, batch = (
+        make_model(student, data.num_classes, data.input_size).train(),
+        next(iter(Batches(data.train, data.norm, 50).epoch(0))),
+    )
+
     def step():
         teacher(batch.input)
         model.zero_grad()
         F.cross_entropy(model(batch.input), batch.target).backward()
+
     return step
+
 
 def _pair(pair: str) -> tuple:
     "Student's name, teacher and data of a family pair, with micro models and random weights."
-    if pair not in PAIRS: raise ValueError(f'pair: expected one of {", ".join(PAIRS)}, got {pair!r}')
+    if pair not in PAIRS:
+        raise ValueError(f'pair: expected one of {", ".join(PAIRS)}, got {pair!r}')
     (teacher, student), data = PAIRS[pair], split(digits(), train=100)
     torch.manual_seed(0)
     return student, Teacher(make_model(teacher, data.num_classes, data.input_size)), data
 
 # %% ../nbs/95_bench.ipynb #154da818
-KINDS = dict(logits='logits', hints='hints', relations='relations', rsd='pooled features', hcd='exits with teacher', scalekd='projected maps', distill='exits')
+KINDS = dict(
+    logits='logits',
+    hints='hints',
+    relations='relations',
+    rsd='pooled features',
+    hcd='exits with teacher',
+    scalekd='projected maps',
+    distill='exits',
+)
+
 
 def _built(pair: str, rounds: int) -> tuple[dict, dict]:
     "Every method's (step, heads' parameters, status), and the times of the steps and of the floor."
     student, teacher, data = _pair(pair)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                          # that the batch is small for RSD
-        built = {m: _stepper(m, student, None if not c.needs else teacher, data) for m, c in all_methods().items()}
-        times = interleaved({m: step for m, (step, _, _) in built.items()} | dict(floor=_floor(student, teacher, data)), rounds) if rounds else {}
+        warnings.simplefilter('ignore')  # that the batch is small for RSD
+        built = {
+            m: _stepper(m, student, None if not c.needs else teacher, data) for m, c in all_methods().items()
+        }
+        times = (
+            interleaved(
+                {m: step for m, (step, _, _) in built.items()} | dict(floor=_floor(student, teacher, data)),
+                rounds,
+            )
+            if rounds
+            else {}
+        )
     return built, times
 
+
 def method_costs(
-    pair: str = 'cnn-vit',   # families of teacher and student, see 94_demo
-    rounds: int = 5,         # steps of each that are timed; 0 for none
-) -> list[dict]:             # a row a method: name, kind, needs, heads (millions), step (over labels alone), paper, status
+    pair: str = 'cnn-vit',  # families of teacher and student, see 94_demo
+    rounds: int = 5,  # steps of each that are timed; 0 for none
+) -> list[
+    dict
+]:  # a row a method: name, kind, needs, heads (millions), step (over labels alone), paper, status
     "What every method needs of the teacher, adds in parameters, and takes in time."
     built, times = _built(pair, rounds)
     kind = lambda m, c: 'labels' if m == 'labels' else KINDS.get(c.__module__.split('.')[-1], 'own')
-    return [dict(method=m, kind=kind(m, c), needs=', '.join(c.needs) or 'no teacher', heads=f'{built[m][1]/1e6:.2f}', paper=c.paper, status=built[m][2],
-                 step=f"{ratio(times[m], times['labels'])['median']:.1f}" if rounds else '') for m, c in all_methods().items()]
+    return [
+        dict(
+            method=m,
+            kind=kind(m, c),
+            needs=', '.join(c.needs) or 'no teacher',
+            heads=f'{built[m][1] / 1e6:.2f}',
+            paper=c.paper,
+            status=built[m][2],
+            step=f"{ratio(times[m], times['labels'])['median']:.1f}" if rounds else '',
+        )
+        for m, c in all_methods().items()
+    ]
 
 # %% ../nbs/95_bench.ipynb #8272326a
 def bench_methods(
-    rounds: int = 25,      # steps of each method
-    quick: bool = False,   # one round
-    pair: str = 'cnn-vit', # families of teacher and student
+    rounds: int = 25,  # steps of each method
+    quick: bool = False,  # one round
+    pair: str = 'cnn-vit',  # families of teacher and student
     say=print,
-) -> dict:                 # the numbers, and the lines of a table
+) -> dict:  # the numbers, and the lines of a table
     "Step time of every method over the floor, and of OFA over KD, on one pair of micro models."
     _, t = _built(pair, 1 if quick else rounds)
-    out = dict(machine=machine(), pair=pair, over_floor={m: ratio(t[m], t['floor']) for m in t if m != 'floor'}, ofa_over_kd=ratio(t['ofa'], t['kd']))
-    rows = [(f'{m}, a step of 50 images over the floor, {pair}', ratio_text(r)) for m, r in out['over_floor'].items()]
-    return out | dict(rows=[(f'OFA over KD, a step of 50 images, {pair}', ratio_text(out['ofa_over_kd']))] + rows)
+    out = dict(
+        machine=machine(),
+        pair=pair,
+        over_floor={m: ratio(t[m], t['floor']) for m in t if m != 'floor'},
+        ofa_over_kd=ratio(t['ofa'], t['kd']),
+    )
+    rows = [
+        (f'{m}, a step of 50 images over the floor, {pair}', ratio_text(r))
+        for m, r in out['over_floor'].items()
+    ]
+    return out | dict(
+        rows=[(f'OFA over KD, a step of 50 images, {pair}', ratio_text(out['ofa_over_kd']))] + rows
+    )
 
 # %% ../nbs/95_bench.ipynb #3615c49b
 BENCHMARKS = dict(cka=bench_cka, loss=bench_loss, methods=bench_methods)
+
 
 def table(rows: list[tuple[str, str]]) -> str:
     "Rows of (what, number) as aligned text."
     wide = max(len(name) for name, _ in rows)
     return '\n'.join(f'{name:{wide}}  {value}' for name, value in rows)
 
+
 def bench(name: str, say=print, **options) -> dict:
     "Run a benchmark by its name and print its table; a `ValueError` that lists the names where there is none."
-    if name not in BENCHMARKS: raise ValueError(f'benchmark: expected one of {", ".join(BENCHMARKS)}, got {name!r}')
+    if name not in BENCHMARKS:
+        raise ValueError(f'benchmark: expected one of {", ".join(BENCHMARKS)}, got {name!r}')
     odd = set(options) - set(inspect.signature(BENCHMARKS[name]).parameters)
-    if odd: raise ValueError(f'{", ".join(sorted(odd))}: the benchmark {name} has no such option')
+    if odd:
+        raise ValueError(f'{", ".join(sorted(odd))}: the benchmark {name} has no such option')
     result = BENCHMARKS[name](say=say, **options)
     m = result['machine']
-    say(f"\n{name}, {m['cores']} core(s), {m['threads']} thread(s), {m['device']}, torch {m['torch']}, timm {m['timm']}; medians of interleaved rounds (lowest to highest)")
+    say(
+        f"\n{name}, {m['cores']} core(s), {m['threads']} thread(s), {m['device']}, torch {m['torch']}, timm {m['timm']}; medians of interleaved rounds (lowest to highest)"
+    )
     say(table(result['rows']))
     return result

@@ -34,44 +34,54 @@ from .training import PRECISIONS, Loop, train_epoch
 
 # %% ../nbs/98_bench_training.ipynb #ad23a878
 def noise(
-    n: int,              # images
-    side: int = 32,      # pixels a side
-    classes: int = 10,   # K
-):                       # an ImageData
+    n: int,  # images
+    side: int = 32,  # pixels a side
+    classes: int = 10,  # K
+):  # an ImageData
     "Colour images of random pixels with labels in turn."
     gen = torch.Generator().manual_seed(0)
-    return from_arrays(torch.randint(256, (n, 3, side, side), generator=gen, dtype=torch.uint8), torch.arange(n) % classes, range(classes), 'noise')
+    return from_arrays(
+        torch.randint(256, (n, 3, side, side), generator=gen, dtype=torch.uint8),
+        torch.arange(n) % classes,
+        range(classes),
+        'noise',
+    )
 
 # %% ../nbs/98_bench_training.ipynb #faec7b45
-SCHEDULE = dict(sched='cosine', num_epochs=100, warmup_epochs=5, warmup_lr=2e-5, min_lr=1e-5, step_on_epochs=False)
+SCHEDULE = dict(
+    sched='cosine', num_epochs=100, warmup_epochs=5, warmup_lr=2e-5, min_lr=1e-5, step_on_epochs=False
+)
+
 
 def optimizer_and_schedule(module: nn.Module, updates: int) -> tuple:
     "AdamW and a cosine over steps, from timm."
-    optimizer = create_optimizer_v2(module, opt='adamw', lr=2e-3, weight_decay=.05)
+    optimizer = create_optimizer_v2(module, opt='adamw', lr=2e-3, weight_decay=0.05)
     return optimizer, create_scheduler_v2(optimizer, updates_per_epoch=updates, **SCHEDULE)[0]
+
 
 def minimal_epoch(teacher, trainable, optimizer, scheduler, batches: Batches, epoch: int) -> None:
     "OFA by hand: one pass over the training images, γ = 1.4, the gradient clipped to 5."
     trainable.train()
     params, branches = list(trainable.parameters()), trainable.heads.branches
     for step, b in enumerate(batches.epoch(epoch)):
-        scheduler.step_update(epoch*len(batches) + step)
-        with torch.no_grad(): answers = teacher(b.input)
+        scheduler.step_update(epoch * len(batches) + step)
+        with torch.no_grad():
+            answers = teacher(b.input)
         f = tapped_forward(trainable.student, b.input, trainable.taps)
-        stack = torch.cat([branches(f.stages), f.logits[None]])                 # (E+1, B, K), the final logits last
+        stack = torch.cat([branches(f.stages), f.logits[None]])  # (E+1, B, K), the final logits last
         loss = ofa_loss(stack, answers, b.target, gamma=1.4).sum()
         optimizer.zero_grad()
         loss.backward()
-        nn.utils.clip_grad_norm_(params, 5.)
+        nn.utils.clip_grad_norm_(params, 5.0)
         optimizer.step()
 
 # %% ../nbs/98_bench_training.ipynb #bd853778
 def loops(
-    data: Splits,          # trains on .train
-    teacher: str,          # a timm name; random weights, for only time matters
-    student: str,          # a timm name
+    data: Splits,  # trains on .train
+    teacher: str,  # a timm name; random weights, for only time matters
+    student: str,  # a timm name
     batch_size: int = 50,  # images a batch
-) -> tuple:                # a function for one epoch of `fit`, one for one of the minimal loop, and both trainable modules
+) -> tuple:  # a function for one epoch of `fit`, one for one of the minimal loop, and both trainable modules
     "The loop of `fit` and the minimal one, equal in everything that they train."
     torch.manual_seed(0)
     teacher = make_model(teacher, data.num_classes, data.input_size)
@@ -81,8 +91,16 @@ def loops(
         task = create_task('ofa', student, Teacher(copy.deepcopy(teacher)), data=data)
         made.append((task, *optimizer_and_schedule(task.trainable_module, len(batches))))
     loop, (task, optimizer, scheduler), epochs = Loop(*made[0]), made[1], (count(), count())
-    by_hand = lambda: minimal_epoch(task.teacher.model, task.trainable_module, optimizer, scheduler, batches, next(epochs[1]))
-    return lambda: train_epoch(loop, batches, next(epochs[0])), by_hand, loop.task.trainable_module, task.trainable_module
+    by_hand = lambda: minimal_epoch(
+        task.teacher.model, task.trainable_module, optimizer, scheduler, batches, next(epochs[1])
+    )
+    return (
+        lambda: train_epoch(loop, batches, next(epochs[0])),
+        by_hand,
+        loop.task.trainable_module,
+        task.trainable_module,
+    )
+
 
 def largest_difference(a: nn.Module, b: nn.Module) -> float:
     "The largest difference between the states of two modules."
@@ -91,34 +109,56 @@ def largest_difference(a: nn.Module, b: nn.Module) -> float:
 
 # %% ../nbs/98_bench_training.ipynb #9d5b866a
 def bench_step(
-    rounds: int = 61,      # epochs of two batches that each loop trains; a third of it at 32 pixels
-    quick: bool = False,   # one round, on digits only
+    rounds: int = 61,  # epochs of two batches that each loop trains; a third of it at 32 pixels
+    quick: bool = False,  # one round, on digits only
     say=print,
-) -> dict:                 # the numbers, and the lines of a table
+) -> dict:  # the numbers, and the lines of a table
     "A step of `fit` beside a hand-written minimal loop: same models, loss, batches, optimizer, schedule and clipping."
-    out, rows, sizes = dict(machine=machine()), [], {8: digits} if quick else {8: digits, 32: partial(noise, 200)}
+    out, rows, sizes = (
+        dict(machine=machine()),
+        [],
+        {8: digits} if quick else {8: digits, 32: partial(noise, 200)},
+    )
     for side, source in sizes.items():
-        of_fit, by_hand, a, b = loops(split(source(), train=100, valid=50, test=50), 'micro_resnet', 'micro_vit')
-        n = 1 if quick else rounds if side == 8 else max(rounds//3, 1)
+        of_fit, by_hand, a, b = loops(
+            split(source(), train=100, valid=50, test=50), 'micro_resnet', 'micro_vit'
+        )
+        n = 1 if quick else rounds if side == 8 else max(rounds // 3, 1)
         t = interleaved(dict(fit=of_fit, by_hand=by_hand), n)
         out[side] = ratio(t['fit'], t['by_hand']) | dict(difference=largest_difference(a, b))
-        rows += [(f'a step of fit over the minimal loop, OFA, micro_resnet → micro_vit, {side} pixels, 50 images', ratio_text(out[side])),
-                 ('… largest difference between their weights afterwards', f"{out[side]['difference']:.0e}")]
+        rows += [
+            (
+                f'a step of fit over the minimal loop, OFA, micro_resnet → micro_vit, {side} pixels, 50 images',
+                ratio_text(out[side]),
+            ),
+            ('… largest difference between their weights afterwards', f"{out[side]['difference']:.0e}"),
+        ]
         say(f'  {side} pixels: done')
     return out | dict(rows=rows)
 
 # %% ../nbs/98_bench_training.ipynb #6f607964
 class PILImages(Dataset):
     "The images of a part as PIL images through a transform, as torchvision's own CIFAR gives them."
+
     def __init__(self, part, transform):
-        self.images, self.labels, self.transform = part.images.permute(0, 2, 3, 1).contiguous().numpy(), part.labels.tolist(), transform
-    def __len__(self): return len(self.labels)
-    def __getitem__(self, i): return self.transform(Image.fromarray(self.images[i])), self.labels[i]
+        self.images, self.labels, self.transform = (
+            part.images.permute(0, 2, 3, 1).contiguous().numpy(),
+            part.labels.tolist(),
+            transform,
+        )
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, i):
+        return self.transform(Image.fromarray(self.images[i])), self.labels[i]
+
 
 def torchvision_transform(norm, pad: int = 4):
     "Crop, flip, tensor, normalise; without a pad only the last two."
     change = [transforms.RandomCrop(32, padding=pad), transforms.RandomHorizontalFlip()] if pad else []
     return transforms.Compose([*change, transforms.ToTensor(), transforms.Normalize(*norm)])
+
 
 def through(loader) -> int:
     "How many images come out of a loader; nothing else is done with them."
@@ -127,29 +167,52 @@ def through(loader) -> int:
 # %% ../nbs/98_bench_training.ipynb #cba21cd8
 def pil_loader(part, norm, workers: int = 0, pad: int = 4) -> DataLoader:
     "Shuffled batches of 128 by a `DataLoader` over PIL images."
-    return DataLoader(PILImages(part, torchvision_transform(norm, pad)), 128, shuffle=pad > 0, drop_last=True, num_workers=workers, persistent_workers=workers > 0)
+    return DataLoader(
+        PILImages(part, torchvision_transform(norm, pad)),
+        128,
+        shuffle=pad > 0,
+        drop_last=True,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+    )
+
 
 def bench_loading(
-    rounds: int = 7,       # epochs of each
-    quick: bool = False,   # 256 images, one round
-    images: int = 5_000,   # how many; CIFAR has 50,000, and the rate hardly depends on it
+    rounds: int = 7,  # epochs of each
+    quick: bool = False,  # 256 images, one round
+    images: int = 5_000,  # how many; CIFAR has 50,000, and the rate hardly depends on it
     say=print,
-) -> dict:                 # the numbers, and the lines of a table
+) -> dict:  # the numbers, and the lines of a table
     "Device-resident batches beside a `DataLoader` over PIL images with torchvision's transforms, CIFAR-shaped."
     part = noise(256 if quick else images, classes=100)
     norm = channel_norm(part.images)
     batches, loader = Batches(part, norm, 128, Augment(shift=4, flip=True)), partial(pil_loader, part, norm)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')                          # that there are fewer cores than workers
-        fns = dict(resident=lambda: through(batches.epoch(0)), none=partial(through, loader(0)), two=partial(through, loader(2)))
+        warnings.simplefilter('ignore')  # that there are fewer cores than workers
+        fns = dict(
+            resident=lambda: through(batches.epoch(0)),
+            none=partial(through, loader(0)),
+            two=partial(through, loader(2)),
+        )
         t = interleaved(fns, 1 if quick else rounds, say)
     plain, theirs = (next(iter(x))[0] for x in (Batches(part, norm, 128).plain(), loader(pad=0)))
-    out = dict(machine=machine(), images=len(part), difference=(plain - theirs).abs().max().item(),
-               none=ratio(t['none'], t['resident']), two=ratio(t['two'], t['resident']), rate={k: len(part)//128*128/statistics.median(v) for k, v in t.items()})
-    rows = [(f'images a second over a DataLoader without workers, {len(part)} images', ratio_text(out['none'])),
-            (f"… over one with two workers, on {out['machine']['cores']} core(s)", ratio_text(out['two'])),
-            ('images a second here: resident, without workers, with two', ', '.join(f'{v:,.0f}' for v in out['rate'].values())),
-            ('largest difference of the normalised images without crop and flip', f"{out['difference']:.0e}")]
+    out = dict(
+        machine=machine(),
+        images=len(part),
+        difference=(plain - theirs).abs().max().item(),
+        none=ratio(t['none'], t['resident']),
+        two=ratio(t['two'], t['resident']),
+        rate={k: len(part) // 128 * 128 / statistics.median(v) for k, v in t.items()},
+    )
+    rows = [
+        (f'images a second over a DataLoader without workers, {len(part)} images', ratio_text(out['none'])),
+        (f"… over one with two workers, on {out['machine']['cores']} core(s)", ratio_text(out['two'])),
+        (
+            'images a second here: resident, without workers, with two',
+            ', '.join(f'{v:,.0f}' for v in out['rate'].values()),
+        ),
+        ('largest difference of the normalised images without crop and flip', f"{out['difference']:.0e}"),
+    ]
     return out | dict(rows=rows)
 
 # %% ../nbs/98_bench_training.ipynb #1305d764
@@ -158,138 +221,254 @@ def forward_flops(task: DistillationTask, images: torch.Tensor) -> tuple[int, in
     answers = task.answers(images)
     return count_flops(task.teacher.model, images), count_flops(task.trainable_module, images, answers)
 
+
 def sized_teacher(
-    times: float,          # its forward over that of student and exits
-    student: str,          # a timm name
-    data: Splits,          # of these images
-    folder: str | Path,    # where its file goes
-) -> tuple[Path, float]:   # the file, and the multiple that it has
+    times: float,  # its forward over that of student and exits
+    student: str,  # a timm name
+    data: Splits,  # of these images
+    folder: str | Path,  # where its file goes
+) -> tuple[Path, float]:  # the file, and the multiple that it has
     "A micro ResNet with random weights, as wide as it takes, in a file of `save_model`."
     found = {}
     for w in range(2, 65, 2):
-        widths = [w, 2*w, 4*w, 8*w]
+        widths = [w, 2 * w, 4 * w, 8 * w]
         model = make_model('micro_resnet', data.num_classes, data.input_size, widths=widths)
-        teacher, own = forward_flops(create_task('ofa', student, Teacher(model), data=data), torch.zeros(2, *data.input_size))
-        found[abs(teacher/own - times)] = model, widths, teacher/own
-        if teacher/own > times: break
+        teacher, own = forward_flops(
+            create_task('ofa', student, Teacher(model), data=data), torch.zeros(2, *data.input_size)
+        )
+        found[abs(teacher / own - times)] = model, widths, teacher / own
+        if teacher / own > times:
+            break
     model, widths, have = found[min(found)]
-    return save_model(model, Path(folder)/f'teacher_{times:g}.safetensors', data.input_size, data.norm, widths=widths), have
+    return save_model(
+        model, Path(folder) / f'teacher_{times:g}.safetensors', data.input_size, data.norm, widths=widths
+    ), have
 
 # %% ../nbs/98_bench_training.ipynb #c626210b
-GAMMAS = [1., 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8]
+GAMMAS = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8]
+
 
 def timed_sweep(plan: Sweep, cache: bool) -> list[dict]:
     "All runs of a plan from an empty folder, in this process."
-    with tempfile.TemporaryDirectory() as out: return sweep(plan, out, jobs=0, cache=cache, device='cpu', progress=False)
+    with tempfile.TemporaryDirectory() as out:
+        return sweep(plan, out, jobs=0, cache=cache, device='cpu', progress=False)
+
 
 def curves(records: list[dict]) -> dict:
     "What the students of a sweep did, by the run's name."
     return {r['run']: ([h['loss'] for h in r['history']], r['test_accuracy']) for r in records}
 
-CASES = dict(vit=(4, 'micro_vit', 8), cnn=(4, 'micro_resnet', 32), small_teacher=(1, 'micro_vit', 8))     # teacher's operations over those of student and exits, student, side in pixels
+
+CASES = dict(
+    vit=(4, 'micro_vit', 8), cnn=(4, 'micro_resnet', 32), small_teacher=(1, 'micro_vit', 8)
+)  # teacher's operations over those of student and exits, student, side in pixels
+
 
 def _enlarged(side: int, folder: str | Path) -> Path:
     "The digits with every pixel repeated, `side` pixels a side, as a file."
-    d, k, path = digits(), side//8, Path(folder)/f'digits{side}.npz'
-    np.savez(path, images=d.images[:, 0].repeat_interleave(k, 1).repeat_interleave(k, 2), labels=d.labels, classes=d.classes)
+    d, k, path = digits(), side // 8, Path(folder) / f'digits{side}.npz'
+    np.savez(
+        path,
+        images=d.images[:, 0].repeat_interleave(k, 1).repeat_interleave(k, 2),
+        labels=d.labels,
+        classes=d.classes,
+    )
     return path
 
 # %% ../nbs/98_bench_training.ipynb #9fa6f860
 def bench_sweep(
-    rounds: int = 3,       # sweeps of each kind and case
-    quick: bool = False,   # two runs of one epoch, one round
+    rounds: int = 3,  # sweeps of each kind and case
+    quick: bool = False,  # two runs of one epoch, one round
     say=print,
-) -> dict:                 # the numbers, and the lines of a table
+) -> dict:  # the numbers, and the lines of a table
     "A sweep over eight γ from the teacher's cache beside the same with the teacher in the loop."
-    gammas, epochs, out, rows = GAMMAS[:2] if quick else GAMMAS, 1 if quick else 4, dict(machine=machine()), []
+    gammas, epochs, out, rows = (
+        GAMMAS[:2] if quick else GAMMAS,
+        1 if quick else 4,
+        dict(machine=machine()),
+        [],
+    )
     for case, (times, student, side) in CASES.items():
         with tempfile.TemporaryDirectory() as folder:
             parts, data = dict(train=100 if quick else 300, valid=50, test=50), _enlarged(side, folder)
             file, have = sized_teacher(times, student, split(from_npz(data), **parts), folder)
-            plan = Sweep((f'micro_resnet-{student}',), ('ofa',), dict(gamma=gammas, epochs=epochs, batch_size=100), 1, str(data), parts=parts, teachers=dict(micro_resnet=str(file)))
+            plan = Sweep(
+                (f'micro_resnet-{student}',),
+                ('ofa',),
+                dict(gamma=gammas, epochs=epochs, batch_size=100),
+                1,
+                str(data),
+                parts=parts,
+                teachers=dict(micro_resnet=str(file)),
+            )
             made = {}
-            fns = {k: lambda k=k: made.update({k: curves(timed_sweep(plan, k == 'cache'))}) for k in ('cache', 'loop')}
+            fns = {
+                k: lambda k=k: made.update({k: curves(timed_sweep(plan, k == 'cache'))})
+                for k in ('cache', 'loop')
+            }
             t = interleaved(fns, 1 if quick else rounds, say)
-        out[case] = ratio(t['cache'], t['loop']) | dict(flops=have, equal=sum(made['loop'][n] == c for n, c in made['cache'].items()), runs=len(made['cache']))
-        rows += [(f'cache over teacher in the loop, {len(gammas)} runs, {student} at {side} pixels, teacher {have:.2f} × student and exits', ratio_text(out[case])),
-                 ('… students that are equal to the bit', f"{out[case]['equal']} of {out[case]['runs']}")]
+        out[case] = ratio(t['cache'], t['loop']) | dict(
+            flops=have,
+            equal=sum(made['loop'][n] == c for n, c in made['cache'].items()),
+            runs=len(made['cache']),
+        )
+        rows += [
+            (
+                f'cache over teacher in the loop, {len(gammas)} runs, {student} at {side} pixels, teacher {have:.2f} × student and exits',
+                ratio_text(out[case]),
+            ),
+            ('… students that are equal to the bit', f"{out[case]['equal']} of {out[case]['runs']}"),
+        ]
     return out | dict(rows=rows)
 
 # %% ../nbs/98_bench_training.ipynb #7fb5dc25
-SETTINGS = {'fp32': dict(), 'bf16': dict(precision='bf16'), 'bf16, channels_last': dict(precision='bf16', channels_last=True),
-            'bf16, channels_last, compiled': dict(precision='bf16', channels_last=True, compile=True)}
-GPU_PAIRS = [dict(teacher='micro_resnet', student='micro_vit', side=32, images=512),
-             dict(teacher='swin_tiny_patch4_window7_224', student='resnet18', side=224, images=128)]
+SETTINGS = {
+    'fp32': dict(),
+    'bf16': dict(precision='bf16'),
+    'bf16, channels_last': dict(precision='bf16', channels_last=True),
+    'bf16, channels_last, compiled': dict(precision='bf16', channels_last=True, compile=True),
+}
+GPU_PAIRS = [
+    dict(teacher='micro_resnet', student='micro_vit', side=32, images=512),
+    dict(teacher='swin_tiny_patch4_window7_224', student='resnet18', side=224, images=128),
+]
 TINY = [dict(teacher='micro_resnet', student='micro_vit', side=8, images=4)]
 
-def gpu_task(method: str, pair: dict, device, channels_last: bool = False, compile: bool = False, **_) -> tuple[DistillationTask, Batch]:
+
+def gpu_task(
+    method: str, pair: dict, device, channels_last: bool = False, compile: bool = False, **_
+) -> tuple[DistillationTask, Batch]:
     "A task with random weights for 100 classes, and one batch on the device."
     torch.manual_seed(0)
     size, n = (3, pair['side'], pair['side']), pair['images']
-    task = create_task(method, make_model(pair['student'], 100, size), Teacher(make_model(pair['teacher'], 100, size)) if method != 'labels' else None,
-                       input_size=size, num_classes=100).to(device).train()
-    if channels_last: task.to(memory_format=torch.channels_last)
-    if compile: task.compile()
-    return task, Batch(torch.randn(n, *size, device=device), torch.arange(n, device=device) % 100, torch.arange(n, device=device))
+    task = (
+        create_task(
+            method,
+            make_model(pair['student'], 100, size),
+            Teacher(make_model(pair['teacher'], 100, size)) if method != 'labels' else None,
+            input_size=size,
+            num_classes=100,
+        )
+        .to(device)
+        .train()
+    )
+    if channels_last:
+        task.to(memory_format=torch.channels_last)
+    if compile:
+        task.compile()
+    return task, Batch(
+        torch.randn(n, *size, device=device),
+        torch.arange(n, device=device) % 100,
+        torch.arange(n, device=device),
+    )
 
 # %% ../nbs/98_bench_training.ipynb #0a89ad6f
 def repeat(fn, times: int, device: torch.device) -> None:
     "Call a function some times, then wait for the device."
-    for _ in range(times): fn()
-    if device.type == 'cuda': torch.cuda.synchronize(device)
+    for _ in range(times):
+        fn()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+
 
 def gpu_step(method: str, pair: dict, setting: dict, device: torch.device):
     "A function that does one step of `fit`."
     task, batch = gpu_task(method, pair, device, **setting)
-    optimizer = create_optimizer_v2(task.trainable_module, opt='sgd', lr=1e-3, momentum=.9)
-    loop, at = Loop(task, optimizer, precision=setting.get('precision', 'fp32'), channels_last=setting.get('channels_last', False)), count()
-    def step(): loop.forward(batch, 0, next(at)); loop.update()
+    optimizer = create_optimizer_v2(task.trainable_module, opt='sgd', lr=1e-3, momentum=0.9)
+    loop, at = (
+        Loop(
+            task,
+            optimizer,
+            precision=setting.get('precision', 'fp32'),
+            channels_last=setting.get('channels_last', False),
+        ),
+        count(),
+    )
+
+    def step():
+        loop.forward(batch, 0, next(at))
+        loop.update()
+
     return step
+
 
 def gpu_floor(pair: dict, setting: dict, device: torch.device):
     "A function that runs the teacher's forward, and the student's forward and backward alone, under the same settings."
     task, batch = gpu_task('kd', pair, device, **setting | dict(compile=False))
     student, teacher, kind = task.student, task.teacher.model, PRECISIONS[setting.get('precision', 'fp32')]
-    if setting.get('compile'): student, teacher = torch.compile(student), torch.compile(teacher)
-    x = batch.input.contiguous(memory_format=torch.channels_last) if setting.get('channels_last') else batch.input
+    if setting.get('compile'):
+        student, teacher = torch.compile(student), torch.compile(teacher)
+    x = (
+        batch.input.contiguous(memory_format=torch.channels_last)
+        if setting.get('channels_last')
+        else batch.input
+    )
+
     def step():
         student.zero_grad(set_to_none=True)
         with torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None):
-            with torch.no_grad(): teacher(x)
+            with torch.no_grad():
+                teacher(x)
             loss = F.cross_entropy(student(x), batch.target)
         loss.backward()
+
     return step
 
 # %% ../nbs/98_bench_training.ipynb #063b8a61
 def gpu_row(pair: dict, name: str, method: str, rounds: int, times: int, device: torch.device) -> dict:
     "Images per second, share of the floor, and peak memory in GiB (None on a CPU) of one method under one setting."
     cuda = device.type == 'cuda'
-    if cuda: torch.cuda.empty_cache(); torch.cuda.reset_peak_memory_stats(device)
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(device)
     step = gpu_step(method, pair, SETTINGS[name], device)
     repeat(step, 2, device)
-    memory, floor = torch.cuda.max_memory_allocated(device)/2**30 if cuda else None, gpu_floor(pair, SETTINGS[name], device)
-    t = interleaved(dict(step=lambda: repeat(step, times, device), floor=lambda: repeat(floor, times, device)), rounds)
-    rate = pair['images']*times/statistics.median(t['step'])
-    return dict(pair=f"{pair['teacher']} → {pair['student']}, {pair['side']} pixels", setting=name, method=method, rate=rate, floor=ratio(t['floor'], t['step']), memory=memory)
+    memory, floor = (
+        torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None,
+        gpu_floor(pair, SETTINGS[name], device),
+    )
+    t = interleaved(
+        dict(step=lambda: repeat(step, times, device), floor=lambda: repeat(floor, times, device)), rounds
+    )
+    rate = pair['images'] * times / statistics.median(t['step'])
+    return dict(
+        pair=f"{pair['teacher']} → {pair['student']}, {pair['side']} pixels",
+        setting=name,
+        method=method,
+        rate=rate,
+        floor=ratio(t['floor'], t['step']),
+        memory=memory,
+    )
+
 
 def bench_gpu(
-    rounds: int = 7,           # turns of 10 steps
-    quick: bool = False,       # 4 images of 8 pixels, one round of one step, without compiling
-    device: str | None = None, # default: CUDA, where there is one
+    rounds: int = 7,  # turns of 10 steps
+    quick: bool = False,  # 4 images of 8 pixels, one round of one step, without compiling
+    device: str | None = None,  # default: CUDA, where there is one
     say=print,
-) -> dict:                     # the numbers, and the lines of a table
+) -> dict:  # the numbers, and the lines of a table
     "Steps of labels, KD and OFA on a GPU: bf16, channels_last and compile, two pairs."
-    pairs, names = TINY if quick else GPU_PAIRS, list(SETTINGS)[:3 if quick else None]
+    pairs, names = TINY if quick else GPU_PAIRS, list(SETTINGS)[: 3 if quick else None]
     what = f"{' and '.join(p['teacher'] + ' → ' + p['student'] for p in GPU_PAIRS)}, each with {'; '.join(SETTINGS)}: images per second, share of the floor, memory"
-    if device is None and not torch.cuda.is_available(): return dict(machine=machine(), measured=[], rows=[('no GPU here; on one this measures', what)])
+    if device is None and not torch.cuda.is_available():
+        return dict(machine=machine(), measured=[], rows=[('no GPU here; on one this measures', what)])
     device, measured = torch.device(device or 'cuda'), []
     for p, name, method in ((p, n, m) for p in pairs for n in names for m in ('labels', 'kd', 'ofa')):
         torch.compiler.reset()
         measured.append(gpu_row(p, name, method, 1 if quick else rounds, 1 if quick else 10, device))
         say(f'  {p["student"]}, {name}, {method}: done')
-    text = lambda r: f"{r['rate']:,.0f} images/s, floor {ratio_text(r['floor'])}" + (f", {r['memory']:.2f} GiB" if r['memory'] is not None else ', memory not measured')
-    where = machine() | dict(device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type)
-    return dict(machine=where, measured=measured, rows=[(f"{r['pair']}, {r['setting']}, {r['method']}", text(r)) for r in measured])
+    text = lambda r: (
+        f"{r['rate']:,.0f} images/s, floor {ratio_text(r['floor'])}"
+        + (f", {r['memory']:.2f} GiB" if r['memory'] is not None else ', memory not measured')
+    )
+    where = machine() | dict(
+        device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type
+    )
+    return dict(
+        machine=where,
+        measured=measured,
+        rows=[(f"{r['pair']}, {r['setting']}, {r['method']}", text(r)) for r in measured],
+    )
 
 # %% ../nbs/98_bench_training.ipynb #48a092be
 BENCHMARKS |= dict(step=bench_step, loading=bench_loading, sweep=bench_sweep, gpu=bench_gpu)

@@ -19,11 +19,17 @@ from .models import Taps, Stage, count_flops, count_params
 # %% ../nbs/30_branches.ipynb #95a5bef8
 def _conv_bn_relu(cin: int, cout: int, stride: int) -> list[nn.Module]:
     "Depthwise 3×3, then 1×1 to `cout`, batch norm, ReLU."
-    return [nn.Conv2d(cin, cin, 3, stride, 1, groups=cin, bias=False), nn.Conv2d(cin, cout, 1, bias=False), nn.BatchNorm2d(cout), nn.ReLU(inplace=True)]
+    return [
+        nn.Conv2d(cin, cin, 3, stride, 1, groups=cin, bias=False),
+        nn.Conv2d(cin, cout, 1, bias=False),
+        nn.BatchNorm2d(cout),
+        nn.ReLU(inplace=True),
+    ]
+
 
 def halving(
-    cin: int,             # channels in
-    cout: int,            # channels out: 2·cin, or m in the last block of an exit
+    cin: int,  # channels in
+    cout: int,  # channels out: 2·cin, or m in the last block of an exit
 ) -> nn.Sequential:
     "(B, cin, H, W) → (B, cout, ⌈H/2⌉, ⌈W/2⌉), depthwise-separable (Hao et al., 2023, released design)."
     return nn.Sequential(*_conv_bn_relu(cin, cin, 2), *_conv_bn_relu(cin, cout, 1))
@@ -31,19 +37,22 @@ def halving(
 # %% ../nbs/30_branches.ipynb #7ab55d96
 def num_halvings(stage: Stage, last: Stage) -> int:
     "How often the grid of `stage` must be halved to come nearest to that of the `last` stage."
-    return max(round(math.log2(min(stage.height, stage.width)/min(last.height, last.width))), 0)
+    return max(round(math.log2(min(stage.height, stage.width) / min(last.height, last.width))), 0)
+
 
 class ConvExit(nn.Module):
     "The exit of one stage of a student that works on maps: halvings, mean over positions, classifier (Hao et al., 2023)."
-    def __init__(self,
-        stage: Stage,       # where the features come from
-        last: Stage,        # the student's last stage
-        width: int,         # m = max(d_s, d_t)
-        num_classes: int,   # K
+
+    def __init__(
+        self,
+        stage: Stage,  # where the features come from
+        last: Stage,  # the student's last stage
+        width: int,  # m = max(d_s, d_t)
+        num_classes: int,  # K
     ):
         super().__init__()
         n = num_halvings(stage, last)
-        widths = [stage.channels*2**i for i in range(n)] + [width]
+        widths = [stage.channels * 2**i for i in range(n)] + [width]
         blocks = [halving(a, b) for a, b in zip(widths, widths[1:])] or [nn.Conv2d(stage.channels, width, 1)]
         self.body, self.head = nn.Sequential(*blocks), nn.Linear(width, num_classes)
 
@@ -54,57 +63,76 @@ class ConvExit(nn.Module):
 # %% ../nbs/30_branches.ipynb #70fbb0b5
 class PatchMerging(nn.Module):
     "(B, H, W, C) → (B, ⌈H/2⌉, ⌈W/2⌉, d): 2×2 neighbours joined, normalised, projected (Liu et al., 2021)."
+
     def __init__(self, cin: int, cout: int, activate: bool = True):
         super().__init__()
-        self.norm, self.reduction = nn.LayerNorm(4*cin), nn.Linear(4*cin, cout, bias=False)
+        self.norm, self.reduction = nn.LayerNorm(4 * cin), nn.Linear(4 * cin, cout, bias=False)
         self.act = nn.GELU() if activate else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         b, h, w, c = x.shape
-        x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))                                     # an odd grid gets a border of zeros
+        x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))  # an odd grid gets a border of zeros
         x = x.unflatten(2, (-1, 2)).unflatten(1, (-1, 2)).permute(0, 1, 3, 2, 4, 5)  # (B, H/2, W/2, 2, 2, C)
         return self.act(self.reduction(self.norm(x.flatten(3))))
 
+
 def num_mergings(stage: Stage) -> int:
     "How many patch mergings bring the shorter side of the grid to between 7 and 14; none below 14."
-    return max(math.floor(math.log2(min(stage.height, stage.width)/7)), 0)
+    return max(math.floor(math.log2(min(stage.height, stage.width) / 7)), 0)
 
 # %% ../nbs/30_branches.ipynb #b2601643
 class TokenExit(nn.Module):
     "The exit of one stage of a student that works on tokens: patch mergings, ViT blocks, classifier (Hao et al., 2023)."
-    def __init__(self,
-        stage: Stage,          # where the features come from
-        num_stages: int,       # S of the student, 4 for most
-        width: int,            # d_s, the student's pooled width
-        num_classes: int,      # K
-        prefix: int = 0,       # class and register tokens that come with the features
+
+    def __init__(
+        self,
+        stage: Stage,  # where the features come from
+        num_stages: int,  # S of the student, 4 for most
+        width: int,  # d_s, the student's pooled width
+        num_classes: int,  # K
+        prefix: int = 0,  # class and register tokens that come with the features
         class_token: bool = False,  # read the first of them rather than the mean
     ):
         super().__init__()
         n, c = num_mergings(stage), stage.channels
-        self.merge = nn.Sequential(*[PatchMerging(c if i == 0 else width, width, activate=n < 2 or i < n - 1) for i in range(n)])
-        unmapped = c != width and (n == 0 or prefix)                          # tokens whose width no merging maps
+        self.merge = nn.Sequential(
+            *[PatchMerging(c if i == 0 else width, width, activate=n < 2 or i < n - 1) for i in range(n)]
+        )
+        unmapped = c != width and (n == 0 or prefix)  # tokens whose width no merging maps
         self.align = nn.Linear(c, width) if unmapped else nn.Identity()
         heads = math.gcd(width, 4)
-        self.blocks = nn.Sequential(*[Block(width, heads, mlp_ratio=4., qkv_bias=False) for _ in range(max(num_stages - stage.number, 1))])
+        self.blocks = nn.Sequential(
+            *[
+                Block(width, heads, mlp_ratio=4.0, qkv_bias=False)
+                for _ in range(max(num_stages - stage.number, 1))
+            ]
+        )
         self.head, self.class_token = nn.Linear(width, num_classes), class_token
 
     def forward(self, feature) -> torch.Tensor:
         "A map (B, C, H, W), or a pair of it and prefix tokens (B, P, C) → (B, K)"
         x, prefix = feature if isinstance(feature, (tuple, list)) else (feature, None)
-        x = x.permute(0, 2, 3, 1)                                             # (B, H, W, C)
-        x = (self.merge(x) if len(self.merge) else self.align(x)).flatten(1, 2)   # (B, N, d)
-        if prefix is not None: x = torch.cat([self.align(prefix), x], 1)
+        x = x.permute(0, 2, 3, 1)  # (B, H, W, C)
+        x = (self.merge(x) if len(self.merge) else self.align(x)).flatten(1, 2)  # (B, N, d)
+        if prefix is not None:
+            x = torch.cat([self.align(prefix), x], 1)
         x = self.blocks(x)
-        return self.head(x[:, 0] if self.class_token else x[:, 0 if prefix is None else prefix.shape[1]:].mean(1))
+        return self.head(
+            x[:, 0] if self.class_token else x[:, 0 if prefix is None else prefix.shape[1] :].mean(1)
+        )
 
 # %% ../nbs/30_branches.ipynb #06b47f06
 def _init(m: nn.Module) -> None:
     "Convolutions Kaiming-normal (fan out), linear layers truncated normal .02, biases 0."
-    if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
-    elif isinstance(m, nn.Linear): nn.init.trunc_normal_(m.weight, std=.02)
-    else: return
-    if m.bias is not None: nn.init.zeros_(m.bias)
+    if isinstance(m, nn.Conv2d):
+        nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+    elif isinstance(m, nn.Linear):
+        nn.init.trunc_normal_(m.weight, std=0.02)
+    else:
+        return
+    if m.bias is not None:
+        nn.init.zeros_(m.bias)
+
 
 def check_stages(stages, taps: Taps) -> tuple[int, ...]:
     "The chosen stages' numbers, sorted; `None` means all; unknown or repeated ones are a `ValueError`."
@@ -117,34 +145,42 @@ def check_stages(stages, taps: Taps) -> tuple[int, ...]:
 # %% ../nbs/30_branches.ipynb #21026816
 class ExitBranches(nn.Module):
     "An exit for each chosen stage of a student; training only (Hao et al., 2023, Sec. 3.2)."
-    def __init__(self,
-        taps: Taps,                  # the student's, from `find_taps`
-        num_classes: int,            # K
-        teacher_width: int = 0,      # d_t, the width of the teacher's pooled features; 0 when unknown
-        stages=None,                 # numbers of the stages that get an exit; default all
+
+    def __init__(
+        self,
+        taps: Taps,  # the student's, from `find_taps`
+        num_classes: int,  # K
+        teacher_width: int = 0,  # d_t, the width of the teacher's pooled features; 0 when unknown
+        stages=None,  # numbers of the stages that get an exit; default all
     ):
         super().__init__()
         self.stages = check_stages(stages, taps)
         chosen = [s for s in taps.stages if s.number in self.stages]
         if taps.kind == 'maps':
-            exits = [ConvExit(s, taps.stages[-1], max(taps.width, teacher_width), num_classes) for s in chosen]
+            exits = [
+                ConvExit(s, taps.stages[-1], max(taps.width, teacher_width), num_classes) for s in chosen
+            ]
         else:
-            exits = [TokenExit(s, len(taps.stages), taps.width, num_classes, taps.prefix, taps.class_token) for s in chosen]
+            exits = [
+                TokenExit(s, len(taps.stages), taps.width, num_classes, taps.prefix, taps.class_token)
+                for s in chosen
+            ]
         self.exits = nn.ModuleList(exits)
         self.apply(_init)
 
     def forward(self, features: list) -> torch.Tensor:
         "The chosen stages' features → logits (E, B, K)."
-        if len(features) != len(self.exits): raise ValueError(f'features: expected those of stages {self.stages}, got {len(features)}')
+        if len(features) != len(self.exits):
+            raise ValueError(f'features: expected those of stages {self.stages}, got {len(features)}')
         return torch.stack([exit(f) for exit, f in zip(self.exits, features)])
 
 # %% ../nbs/30_branches.ipynb #b22e9c91
 def exit_costs(
-    taps: Taps,               # the student's
-    num_classes: int,         # K
-    teacher_width: int = 0,   # d_t
-    stages=None,              # default all
-) -> list[dict]:              # for each exit: stage, params, flops an image
+    taps: Taps,  # the student's
+    num_classes: int,  # K
+    teacher_width: int = 0,  # d_t
+    stages=None,  # default all
+) -> list[dict]:  # for each exit: stage, params, flops an image
     "Parameters and floating-point operations of each exit, for choosing stages (Hao et al., 2023, Table 3)."
     rows, branches = [], ExitBranches(taps, num_classes, teacher_width, stages).eval()
     for s, exit in zip((s for s in taps.stages if s.number in branches.stages), branches.exits):

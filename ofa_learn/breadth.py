@@ -22,12 +22,14 @@ def smallest(module: str) -> str | None:
     "The name of the smallest model of one of timm's modules; None for a module without models."
     sizes = {}
     for name in timm.list_models(module=module):
-        if name.startswith(('micro_', 'swin_nano', 'swin_pico')): continue
+        if name.startswith(('micro_', 'swin_nano', 'swin_pico')):
+            continue
         try:
             with torch.device('meta'), warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 sizes[name] = count_params(timm.create_model(name))
-        except (RuntimeError, NotImplementedError, TypeError, ValueError): continue   # cannot be built without memory
+        except (RuntimeError, NotImplementedError, TypeError, ValueError):
+            continue  # cannot be built without memory
     return min(sizes, key=sizes.get, default=None)
 
 # %% ../nbs/96_breadth.ipynb #ac540f77
@@ -36,15 +38,18 @@ def _input_size(name: str) -> tuple[int, int, int]:
     c, h, w = tuple(timm.models.get_pretrained_cfg(check_model_name(name)).input_size)
     return (c, h, w) if max(h, w) <= 512 else (c, 224, 224)
 
+
 def _with_gradient(model: nn.Module, loss: torch.Tensor) -> set[str]:
     "Names of the parameters that a loss gives a finite gradient."
     model.zero_grad(set_to_none=True)
     loss.backward()
     return {n for n, p in model.named_parameters() if p.grad is not None and p.grad.isfinite().all()}
 
+
 def tiny_teacher(classes: int, channels: int) -> nn.Module:
     "A plain module that gives logits: the least a teacher can be."
-    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16*channels, classes))
+    return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, classes))
+
 
 def check_student(name: str, input_size=None, classes: int = 7) -> dict:
     "kind, stages and `why` ('' when all holds) of a model as an OFA student."
@@ -52,15 +57,26 @@ def check_student(name: str, input_size=None, classes: int = 7) -> dict:
     torch.manual_seed(0)
     model, x, y = make_model(name, classes, size), torch.randn(2, *size), torch.tensor([0, classes - 1])
     task = OFA(model, tiny_teacher(classes, size[0]), input_size=size)
-    taps, found = task.student_taps, dict(kind=task.student_taps.kind, stages=len(task.student_taps.stages), params=count_params(model), why='')
+    taps, found = (
+        task.student_taps,
+        dict(
+            kind=task.student_taps.kind,
+            stages=len(task.student_taps.stages),
+            params=count_params(model),
+            why='',
+        ),
+    )
     with torch.no_grad():
-        if not torch.equal(tapped_forward(model.eval(), x, taps).logits, model(x)): return found | dict(why='the tapped logits differ from model(x)')
+        if not torch.equal(tapped_forward(model.eval(), x, taps).logits, model(x)):
+            return found | dict(why='the tapped logits differ from model(x)')
     plain = _with_gradient(model, F.cross_entropy(model.train()(x), y))
     missing = plain - _with_gradient(model, task.train()(x, y)['loss'])
-    if missing: return found | dict(why=f'no finite gradient for {len(missing)} parameters, such as {min(missing)}')
+    if missing:
+        return found | dict(why=f'no finite gradient for {len(missing)} parameters, such as {min(missing)}')
     fresh = make_model(name, classes, size).eval()
     fresh.load_state_dict(task.student.state_dict())
-    with torch.no_grad(): same = torch.equal(fresh(x), task.student.eval()(x))
+    with torch.no_grad():
+        same = torch.equal(fresh(x), task.student.eval()(x))
     return found | dict(why='' if same else 'the exported model gives other logits')
 
 # %% ../nbs/96_breadth.ipynb #c37d78c2
@@ -70,13 +86,17 @@ def check_teacher(name: str, input_size=None, classes: int = 7) -> str:
     torch.manual_seed(0)
     model, x, y = make_model(name, classes, size), torch.randn(2, *size), torch.tensor([0, classes - 1])
     task = OFA('micro_resnet', model, input_size=size, num_classes=classes).train()
-    with torch.no_grad(): plain = model(x)
+    with torch.no_grad():
+        plain = model(x)
     answers = task.teacher(x, ('logits', 'pooled'))
-    if not torch.equal(answers.logits, plain): return 'its answers differ from model(x)'
-    if answers.pooled.shape != (2, task.teacher.taps.width): return f'pooled features of shape {tuple(answers.pooled.shape)}'
+    if not torch.equal(answers.logits, plain):
+        return 'its answers differ from model(x)'
+    if answers.pooled.shape != (2, task.teacher.taps.width):
+        return f'pooled features of shape {tuple(answers.pooled.shape)}'
     loss = task(x, y)['loss']
     loss.backward()
-    if not loss.isfinite(): return 'the loss is not finite'
+    if not loss.isfinite():
+        return 'the loss is not finite'
     return '' if all(p.grad is None for p in model.parameters()) else 'it was given gradients'
 
 # %% ../nbs/96_breadth.ipynb #88cb895c
@@ -86,21 +106,33 @@ def _reason(check, *args):
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             return check(*args)
-    except Exception as e: return dict(why=f'{type(e).__name__}: {e}'[:200])
+    except Exception as e:
+        return dict(why=f'{type(e).__name__}: {e}'[:200])
+
 
 def check_models(names=None) -> Iterator[dict]:
     "For each model (default: the smallest of each timm module) a row: model, params, kind, stages, student, teacher, seconds."
     modules = {m: None for m in timm.list_modules()} if names is None else {n: n for n in names}
     for module, name in modules.items():
         start, name = time.perf_counter(), name or smallest(module)
-        if name is None: continue
+        if name is None:
+            continue
         student, teacher = _reason(check_student, name), _reason(check_teacher, name)
         gc.collect()
-        yield dict(module=module, model=name, params=student.get('params'), kind=student.get('kind'), stages=student.get('stages'), student=student['why'],
-                   teacher=teacher if isinstance(teacher, str) else teacher['why'], seconds=time.perf_counter() - start)
+        yield dict(
+            module=module,
+            model=name,
+            params=student.get('params'),
+            kind=student.get('kind'),
+            stages=student.get('stages'),
+            student=student['why'],
+            teacher=teacher if isinstance(teacher, str) else teacher['why'],
+            seconds=time.perf_counter() - start,
+        )
+
 
 def breadth_line(row: dict) -> str:
     "One row for the terminal."
-    size = f"{row['params']/1e6:7.1f} M" if row['params'] else ' '*9
+    size = f"{row['params'] / 1e6:7.1f} M" if row['params'] else ' ' * 9
     mark = lambda why: 'yes' if not why else f'NO ({why})'
     return f"{row['model']:40} {size}  {row['kind'] or '?':6} {row['stages'] or '?'} stages  student {mark(row['student'])}  teacher {mark(row['teacher'])}  {row['seconds']:.0f} s"

@@ -30,45 +30,65 @@ def weights_hash(model: torch.nn.Module) -> str:
         h.update(t.detach().cpu().flatten().contiguous().view(torch.uint8).numpy().tobytes())
     return h.hexdigest()[:16]
 
-def cache_key(teacher: Teacher, data: Splits, augment: Augment, view_seed: int, batch_size: int, needs) -> dict:
+
+def cache_key(
+    teacher: Teacher, data: Splits, augment: Augment, view_seed: int, batch_size: int, needs
+) -> dict:
     "All that a cache's content depends on, as JSON keeps it."
     ids = hashlib.sha256(data.train.ids.cpu().numpy().tobytes()).hexdigest()[:12]
-    return plain(dict(format=1, teacher=dict(model=type(teacher.model).__name__, weights=weights_hash(teacher.model), norm=teacher.norm),
-                      data=dict(name=data.train.name, train=data.train.fingerprint, ids=ids, norm=data.norm),
-                      augment=asdict(augment), view_seed=view_seed, batch_size=batch_size, needs=list(needs)))
+    return plain(
+        dict(
+            format=1,
+            teacher=dict(
+                model=type(teacher.model).__name__, weights=weights_hash(teacher.model), norm=teacher.norm
+            ),
+            data=dict(name=data.train.name, train=data.train.fingerprint, ids=ids, norm=data.norm),
+            augment=asdict(augment),
+            view_seed=view_seed,
+            batch_size=batch_size,
+            needs=list(needs),
+        )
+    )
 
 # %% ../nbs/85_cache.ipynb #50917aa6
 def marks(
-    input: torch.Tensor,   # (B, C, H, W) normalised images
-) -> torch.Tensor:         # (B,) float32
+    input: torch.Tensor,  # (B, C, H, W) normalised images
+) -> torch.Tensor:  # (B,) float32
     "One number an image: its pixels times fixed signs, summed. Different images have different ones, nearly surely."
     x = input.flatten(1).float()
-    signs = torch.arange(x.shape[1], device=x.device).mul(0.6180339887498949).frac().sub(.5).sign()
-    return (x*signs).sum(1)
+    signs = torch.arange(x.shape[1], device=x.device).mul(0.6180339887498949).frac().sub(0.5).sign()
+    return (x * signs).sum(1)
+
 
 def same_marks(a: torch.Tensor, b: torch.Tensor, pixels: int) -> torch.Tensor:
     "Whether two sets of marks are equal up to the rounding of a half-precision image."
-    return ((a - b).abs() < .02*pixels**.5).all()
+    return ((a - b).abs() < 0.02 * pixels**0.5).all()
 
 # %% ../nbs/85_cache.ipynb #faa42ece
 class TeacherCache:
     "A teacher's answers to every view of the training images, kept on disk; `cache(epoch, index)` gives them back."
-    def __init__(self,
-        folder: str | Path,           # where it is kept; made when it is missing
-        teacher: Teacher,             # whose answers; it is asked on the device where it is
-        data: Splits,                 # about this training part
+
+    def __init__(
+        self,
+        folder: str | Path,  # where it is kept; made when it is missing
+        teacher: Teacher,  # whose answers; it is asked on the device where it is
+        data: Splits,  # about this training part
         *,
-        augment: Augment = Augment(), # the views, as `fit` gets them
-        view_seed: int = 0,           # and their seed
-        batch_size: int = 50,         # as in training, for answers that are equal to the bit
-        needs=('logits',),            # what to keep: 'logits', and 'pooled' where a method needs it
+        augment: Augment = Augment(),  # the views, as `fit` gets them
+        view_seed: int = 0,  # and their seed
+        batch_size: int = 50,  # as in training, for answers that are equal to the bit
+        needs=('logits',),  # what to keep: 'logits', and 'pooled' where a method needs it
     ):
         if set(needs) - {'logits', 'pooled'}:
-            raise ValueError(f"needs: a cache keeps 'logits' and 'pooled', got {', '.join(needs)}; feature maps are too large: leave the teacher in the loop")
+            raise ValueError(
+                f"needs: a cache keeps 'logits' and 'pooled', got {', '.join(needs)}; feature maps are too large: leave the teacher in the loop"
+            )
         self.folder, self.teacher, self.data = Path(folder), teacher, data
         self.needs = ('logits', 'pooled') if 'pooled' in needs else ('logits',)
         self.renormalise = fit_teacher(teacher, data.input_size, data.norm, data.num_classes, self.needs)
-        self.batches = Batches(data.train, data.norm, batch_size, augment, 0, view_seed, next(teacher.model.parameters()).device)
+        self.batches = Batches(
+            data.train, data.norm, batch_size, augment, 0, view_seed, next(teacher.model.parameters()).device
+        )
         self.widths = [data.num_classes, teacher.taps.width if 'pooled' in self.needs else 0, 1]
         self.shape, self._at = (len(data.train), sum(self.widths)), (None, None, None)
         self.key = cache_key(teacher, data, augment, view_seed, self.batches.batch_size, self.needs)
@@ -76,73 +96,118 @@ class TeacherCache:
 
     def _claim(self) -> None:
         "Write the key, or compare it with the one that is there."
-        file = self.folder/'key.json'
+        file = self.folder / 'key.json'
         if not file.exists():
-            if any(self.folder.glob('epoch_*.npy')): raise ValueError(f'{self.folder}: it holds answers and no key.json that says whose; remove it')
+            if any(self.folder.glob('epoch_*.npy')):
+                raise ValueError(
+                    f'{self.folder}: it holds answers and no key.json that says whose; remove it'
+                )
             write_atomically(file, json.dumps(self.key, indent=1))
-        try: found = json.loads(file.read_bytes())
-        except ValueError as e: raise ValueError(f'{file}: not readable ({e}); remove the folder') from e
+        try:
+            found = json.loads(file.read_bytes())
+        except ValueError as e:
+            raise ValueError(f'{file}: not readable ({e}); remove the folder') from e
         if found != self.key:
-            raise ValueError(f'{self.folder}: a cache of something else; {"; ".join(differences(found, self.key))}. Use another folder, or remove this one')
+            raise ValueError(
+                f'{self.folder}: a cache of something else; {"; ".join(differences(found, self.key))}. Use another folder, or remove this one'
+            )
 
-    def __call__(self, epoch: int, index: torch.Tensor, needs=('logits',), input=None) -> Answers: return self.recall(epoch, index, needs, input)
-    def path(self, epoch: int) -> Path: return self.folder/f'epoch_{self.stored(epoch):04}.npy'
-    def stored(self, epoch: int) -> int: return 0 if self.batches.augment == Augment() else epoch
+    def __call__(self, epoch: int, index: torch.Tensor, needs=('logits',), input=None) -> Answers:
+        return self.recall(epoch, index, needs, input)
+
+    def path(self, epoch: int) -> Path:
+        return self.folder / f'epoch_{self.stored(epoch):04}.npy'
+
+    def stored(self, epoch: int) -> int:
+        return 0 if self.batches.augment == Augment() else epoch
 
 # %% ../nbs/85_cache.ipynb #ca4799ba
 @patch
 def trouble(self: TeacherCache, epoch: int) -> str | None:
     "What is wrong with an epoch's file, or None."
-    if not self.path(epoch).exists(): return 'missing'
-    try: found = np.load(self.path(epoch), mmap_mode='r', allow_pickle=False)
-    except (ValueError, OSError, EOFError) as e: return f'not whole ({e})'
-    return None if found.shape == self.shape and found.dtype == np.float32 else f'{found.dtype} of shape {found.shape} instead of float32 {self.shape}'
+    if not self.path(epoch).exists():
+        return 'missing'
+    try:
+        found = np.load(self.path(epoch), mmap_mode='r', allow_pickle=False)
+    except (ValueError, OSError, EOFError) as e:
+        return f'not whole ({e})'
+    return (
+        None
+        if found.shape == self.shape and found.dtype == np.float32
+        else f'{found.dtype} of shape {found.shape} instead of float32 {self.shape}'
+    )
+
 
 @patch
 def ask(self: TeacherCache, input: torch.Tensor) -> torch.Tensor:
     "The teacher's answers to a batch and the marks of its images, side by side, (B, W) float32."
     a = self.teacher(self.renormalise(input), self.needs)
-    return torch.cat([a.logits.float(), *([a.pooled.float()] if self.widths[1] else []), marks(input)[:, None]], 1)
+    return torch.cat(
+        [a.logits.float(), *([a.pooled.float()] if self.widths[1] else []), marks(input)[:, None]], 1
+    )
+
 
 @patch
 def _write(self: TeacherCache, epoch: int) -> None:
     "One epoch's file, all of it or nothing."
-    temporary, (n, b) = self.folder/f'.{uuid.uuid4().hex}.tmp', (self.shape[0], self.batches.batch_size)
+    temporary, (n, b) = self.folder / f'.{uuid.uuid4().hex}.tmp', (self.shape[0], self.batches.batch_size)
     try:
         with open(temporary, 'wb') as f:
             np.lib.format.write_array_header_1_0(f, dict(descr='<f4', fortran_order=False, shape=self.shape))
             for start in range(0, n, b):
-                first = min(start, n - b)                                   # the last batch has b images too
-                answers = self.ask(self.batches._batch(torch.arange(first, first + b, device=self.batches.part.labels.device), epoch).input)
-                f.write(answers[start - first:].cpu().numpy().astype('<f4').tobytes())
-            f.flush(); os.fsync(f.fileno())
+                first = min(start, n - b)  # the last batch has b images too
+                answers = self.ask(
+                    self.batches._batch(
+                        torch.arange(first, first + b, device=self.batches.part.labels.device), epoch
+                    ).input
+                )
+                f.write(answers[start - first :].cpu().numpy().astype('<f4').tobytes())
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(temporary, self.path(epoch))
-    finally: temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 # %% ../nbs/85_cache.ipynb #316173e9
 @patch
 def build(self: TeacherCache, epochs: int, progress: bool = True) -> TeacherCache:
     "Ask the teacher about every epoch up to `epochs` whose file is missing or not whole; returns the cache."
-    if not isinstance(epochs, int) or epochs < 1: raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
     found = {e: self.trouble(e) for e in range(self.stored(epochs - 1) + 1)}
     todo = [e for e, wrong in found.items() if wrong]
     for e in todo:
-        if found[e] != 'missing': warnings.warn(f'{self.path(e)}: {found[e]}; this epoch is asked again', stacklevel=2)
+        if found[e] != 'missing':
+            warnings.warn(f'{self.path(e)}: {found[e]}; this epoch is asked again', stacklevel=2)
     for old in self.folder.glob('.*.tmp'):
-        if time.time() - old.stat().st_mtime > 86400: old.unlink(missing_ok=True)
-    room, size = shutil.disk_usage(self.folder).free, 4*self.shape[0]*self.shape[1]*len(todo)
-    if size > room: raise ValueError(f'{self.folder}: {len(todo)} epochs of answers take {size/1e9:.2f} GB, {room/1e9:.2f} GB are free')
-    for e in tqdm(todo, disable=not progress, desc='teacher', unit='epoch', leave=False): self._write(e)
+        if time.time() - old.stat().st_mtime > 86400:
+            old.unlink(missing_ok=True)
+    room, size = shutil.disk_usage(self.folder).free, 4 * self.shape[0] * self.shape[1] * len(todo)
+    if size > room:
+        raise ValueError(
+            f'{self.folder}: {len(todo)} epochs of answers take {size / 1e9:.2f} GB, {room / 1e9:.2f} GB are free'
+        )
+    for e in tqdm(todo, disable=not progress, desc='teacher', unit='epoch', leave=False):
+        self._write(e)
     if todo and (off := self.compare(todo[-1])):
-        warnings.warn(f'answers depend on the batch here, by up to {off:.1g}; training from the cache is equal up to rounding', stacklevel=2)
+        warnings.warn(
+            f'answers depend on the batch here, by up to {off:.1g}; training from the cache is equal up to rounding',
+            stacklevel=2,
+        )
     return self
+
 
 @patch
 def compare(self: TeacherCache, epoch: int, seed: int = 1, batches: int = 1) -> float:
     "The largest difference between kept answers and the teacher's own to shuffled batches; 0 is equality to the bit."
     own = self.batches
-    shuffled = Batches(own.part, own.norm, own.batch_size, own.augment, seed, own.view_seed, own.part.labels.device)
-    return max((self.rows(epoch, b.index) - self.ask(b.input)).abs().max().item() for b, _ in zip(shuffled.epoch(epoch), range(batches)))
+    shuffled = Batches(
+        own.part, own.norm, own.batch_size, own.augment, seed, own.view_seed, own.part.labels.device
+    )
+    return max(
+        (self.rows(epoch, b.index) - self.ask(b.input)).abs().max().item()
+        for b, _ in zip(shuffled.epoch(epoch), range(batches))
+    )
 
 # %% ../nbs/85_cache.ipynb #97867e7e
 @patch
@@ -150,47 +215,76 @@ def rows(self: TeacherCache, epoch: int, index: torch.Tensor) -> torch.Tensor:
     "What is kept for the images at `index`, (B, W), on the index's device."
     stored, device = self.stored(epoch), index.device
     if self._at[:2] != (stored, device):
-        if wrong := self.trouble(epoch): raise ValueError(f'epoch: no answers to epoch {epoch}, {self.path(epoch)} is {wrong}; call build({epoch + 1})')
+        if wrong := self.trouble(epoch):
+            raise ValueError(
+                f'epoch: no answers to epoch {epoch}, {self.path(epoch)} is {wrong}; call build({epoch + 1})'
+            )
         kept = np.load(self.path(epoch), mmap_mode='r', allow_pickle=False)
-        self._at = stored, device, kept if device.type == 'cpu' else torch.from_numpy(np.array(kept)).to(device)
+        self._at = (
+            stored,
+            device,
+            kept if device.type == 'cpu' else torch.from_numpy(np.array(kept)).to(device),
+        )
     kept = self._at[2]
     return torch.from_numpy(np.asarray(kept[index.numpy()])) if device.type == 'cpu' else kept[index]
 
+
 @patch
-def recall(self: TeacherCache,
-    epoch: int,                          # from 0
-    index: torch.Tensor,                 # (B,) rows of the training part
-    needs=('logits',),                   # 'pooled' is given where it is asked for
-    input: torch.Tensor | None = None,   # the batch's images, to check that they are the ones that were asked about
+def recall(
+    self: TeacherCache,
+    epoch: int,  # from 0
+    index: torch.Tensor,  # (B,) rows of the training part
+    needs=('logits',),  # 'pooled' is given where it is asked for
+    input: torch.Tensor
+    | None = None,  # the batch's images, to check that they are the ones that were asked about
 ) -> Answers:
     "The teacher's answers to the views of some images."
     seen = (self._at[0], self._at[1]) == (self.stored(epoch), index.device)
     logits, pooled, mark = self.rows(epoch, index).split(self.widths, 1)
-    look = input is not None and (index.device.type == 'cpu' or not seen)                   # elsewhere once an epoch: looking waits for the device
+    look = input is not None and (
+        index.device.type == 'cpu' or not seen
+    )  # elsewhere once an epoch: looking waits for the device
     if look and not same_marks(marks(input), mark[:, 0], input[0].numel()):
-        raise ValueError(f'input: not the images that the kept answers are about. Train with augment={self.batches.augment}, '
-                         f'view_seed={self.batches.view_seed}, the same data and normalisation, and without mixup or cutmix; or leave the teacher in the loop')
+        raise ValueError(
+            f'input: not the images that the kept answers are about. Train with augment={self.batches.augment}, '
+            f'view_seed={self.batches.view_seed}, the same data and normalisation, and without mixup or cutmix; or leave the teacher in the loop'
+        )
     return Answers(logits.contiguous(), pooled.contiguous() if 'pooled' in needs else None)
 
 # %% ../nbs/85_cache.ipynb #23148134
 def _recall(task: DistillationTask, cache: TeacherCache, input: torch.Tensor) -> Answers:
     "What `task.answers` is replaced by."
-    if task.index is None: raise ValueError('index: kept answers are found by the images\' rows; call task(input, target, index=batch.index)')
+    if task.index is None:
+        raise ValueError(
+            'index: kept answers are found by the images\' rows; call task(input, target, index=batch.index)'
+        )
     return cache(task.epoch, task.index, task.needs, input)
 
+
 def cached(
-    task: DistillationTask,   # changed in place
-    cache: TeacherCache,      # of the same teacher and data
+    task: DistillationTask,  # changed in place
+    cache: TeacherCache,  # of the same teacher and data
 ) -> DistillationTask:
     "The task, with the teacher's kept answers in place of its forward; a `ValueError` where they are not what it needs."
-    if not task.needs: return task                                      # no teacher, nothing to recall
+    if not task.needs:
+        return task  # no teacher, nothing to recall
     missing = [n for n in task.needs if n not in cache.needs]
-    if 'maps' in missing: raise ValueError(f"task: {task.name} needs the teacher's feature maps, which are too large to keep; leave the teacher in the loop")
+    if 'maps' in missing:
+        raise ValueError(
+            f"task: {task.name} needs the teacher's feature maps, which are too large to keep; leave the teacher in the loop"
+        )
     if missing:
-        raise ValueError(f'task: {task.name} needs {", ".join(missing)}, the cache keeps {", ".join(cache.needs)}; build one with needs={tuple(task.needs)}')
-    if task.teacher is not cache.teacher and weights_hash(task.teacher.model) != cache.key['teacher']['weights']:
+        raise ValueError(
+            f'task: {task.name} needs {", ".join(missing)}, the cache keeps {", ".join(cache.needs)}; build one with needs={tuple(task.needs)}'
+        )
+    if (
+        task.teacher is not cache.teacher
+        and weights_hash(task.teacher.model) != cache.key['teacher']['weights']
+    ):
         raise ValueError("task: its teacher has other weights than the cache's")
     if task.input_norm is not None and not same_norm(task.input_norm, cache.data.norm):
-        raise ValueError(f'task: built for images normalised by {tuple(task.input_norm)}, the cache by {tuple(cache.data.norm)}')
+        raise ValueError(
+            f'task: built for images normalised by {tuple(task.input_norm)}, the cache by {tuple(cache.data.norm)}'
+        )
     task.answers = partial(_recall, task, cache)
     return task

@@ -18,7 +18,10 @@ from .atomic import whole
 # %% ../nbs/78_checkpoints.ipynb #e9d6c155
 def random_state() -> dict:
     "The state of PyTorch's generators, on the CPU and on every CUDA device, as tensors."
-    return dict(cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])
+    return dict(
+        cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    )
+
 
 def set_random_state(state: dict) -> None:
     "Put the generators back; CUDA's only where there are as many devices as there were."
@@ -29,72 +32,101 @@ def set_random_state(state: dict) -> None:
 # %% ../nbs/78_checkpoints.ipynb #4587ba5a
 KIND, VERSION = 'ofa_learn checkpoint', 1
 
+
 def previous_of(path: Path) -> Path:
     "Where the checkpoint before the one at `path` is kept."
     return path.with_name(f'previous.{path.name}')
 
+
 def check_state(value, at: str = 'state') -> None:
     "A `TypeError` that names what the safe loader would refuse to read back."
     if isinstance(value, dict):
-        for k, v in value.items(): check_state(v, f'{at}.{k}')
+        for k, v in value.items():
+            check_state(v, f'{at}.{k}')
     elif isinstance(value, (list, tuple)):
-        for i, v in enumerate(value): check_state(v, f'{at}.{i}')
-    elif not (value is None or isinstance(value, torch.Tensor) or type(value) in (int, float, str, bool)):   # NumPy's numbers are refused too
-        raise TypeError(f'{at}: expected tensors, numbers, strings and containers of them, got {type(value).__name__}')
+        for i, v in enumerate(value):
+            check_state(v, f'{at}.{i}')
+    elif not (
+        value is None or isinstance(value, torch.Tensor) or type(value) in (int, float, str, bool)
+    ):  # NumPy's numbers are refused too
+        raise TypeError(
+            f'{at}: expected tensors, numbers, strings and containers of them, got {type(value).__name__}'
+        )
 
 # %% ../nbs/78_checkpoints.ipynb #a3fba4c6
 def save_checkpoint(
-    state: dict,               # tensors, numbers, strings, None and containers of them
-    path: str | Path,          # the file to write; its folder is made when it is missing
-    previous: bool = True,     # keep the one that is there as `previous.…`
+    state: dict,  # tensors, numbers, strings, None and containers of them
+    path: str | Path,  # the file to write; its folder is made when it is missing
+    previous: bool = True,  # keep the one that is there as `previous.…`
 ) -> Path:
     "Write a state atomically: after a crash at any moment the old or the new one is whole."
     check_state(state)
     path = Path(path)
     with whole(path, 'wb') as f:
         torch.save(dict(kind=KIND, version=VERSION, state=state), f)
-        f.flush(); os.fsync(f.fileno())                                 # on the disk, before the old one gives up its name
-        if previous and path.exists(): os.replace(path, previous_of(path))
+        f.flush()
+        os.fsync(f.fileno())  # on the disk, before the old one gives up its name
+        if previous and path.exists():
+            os.replace(path, previous_of(path))
     return path
 
 # %% ../nbs/78_checkpoints.ipynb #1e1f86ac
 def load_checkpoint(path: str | Path, device='cpu') -> dict:
     "The state of a `save_checkpoint` file, read without running anything in it; a `ValueError` names a file that is not one."
     path = Path(path)
-    if not path.is_file(): raise ValueError(f'{path}: no such file')
-    try: found = torch.load(path, map_location=device, weights_only=True)
+    if not path.is_file():
+        raise ValueError(f'{path}: no such file')
+    try:
+        found = torch.load(path, map_location=device, weights_only=True)
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as e:
-        raise ValueError(f'{path}: not a readable checkpoint ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else "empty"})') from e
-    if not isinstance(found, dict) or found.get('kind') != KIND: raise ValueError(f'{path}: written by another program; no checkpoint of ofa_learn')
-    if found['version'] > VERSION: raise ValueError(f'{path}: of format {found["version"]}, newer than this version of ofa_learn reads ({VERSION}); update it')
+        raise ValueError(
+            f'{path}: not a readable checkpoint ({type(e).__name__}: {str(e).splitlines()[0][:120] if str(e) else "empty"})'
+        ) from e
+    if not isinstance(found, dict) or found.get('kind') != KIND:
+        raise ValueError(f'{path}: written by another program; no checkpoint of ofa_learn')
+    if found['version'] > VERSION:
+        raise ValueError(
+            f'{path}: of format {found["version"]}, newer than this version of ofa_learn reads ({VERSION}); update it'
+        )
     return found['state']
+
 
 def newest(path: str | Path, device='cpu') -> dict | None:
     "The newest whole checkpoint at `path` or before it, or None where there is none; broken ones are named in a warning."
     path, broken = Path(path), []
     for candidate in (path, previous_of(path)):
-        if not candidate.exists(): continue
-        try: state = load_checkpoint(candidate, device)
-        except ValueError as e: broken.append(str(e))
+        if not candidate.exists():
+            continue
+        try:
+            state = load_checkpoint(candidate, device)
+        except ValueError as e:
+            broken.append(str(e))
         else:
-            if broken: warnings.warn(f'{"; ".join(broken)}. Going on from {candidate.name}', stacklevel=2)
+            if broken:
+                warnings.warn(f'{"; ".join(broken)}. Going on from {candidate.name}', stacklevel=2)
             return state
-    if broken: raise ValueError('; '.join(broken) + '. Remove the files to start anew')
+    if broken:
+        raise ValueError('; '.join(broken) + '. Remove the files to start anew')
     return None
 
 # %% ../nbs/78_checkpoints.ipynb #91c413f6
 def differences(
-    then: dict,        # settings of the checkpoint
-    now: dict,         # settings of this run
-    at: str = '',      # prefix of the names
-) -> list[str]:        # one line a difference
+    then: dict,  # settings of the checkpoint
+    now: dict,  # settings of this run
+    at: str = '',  # prefix of the names
+) -> list[str]:  # one line a difference
     "Which settings differ, as `name: then → now`, nested ones by dotted names."
     out = []
     for k in dict.fromkeys([*then, *now]):
         a, b = then.get(k, 'not set'), now.get(k, 'not set')
-        if isinstance(a, dict) and isinstance(b, dict): out += differences(a, b, f'{at}{k}.')
-        elif a != b and not (isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)): out.append(f'{at}{k}: {a} → {b}')
+        if isinstance(a, dict) and isinstance(b, dict):
+            out += differences(a, b, f'{at}{k}.')
+        elif a != b and not (
+            isinstance(a, float) and isinstance(b, float) and math.isnan(a) and math.isnan(b)
+        ):
+            out.append(f'{at}{k}: {a} → {b}')
     return out
+
 
 def plain(value):
     "A value as JSON keeps it (tuples become lists), so that settings compare equal after a round trip."
@@ -104,13 +136,20 @@ def plain(value):
 class Stopped(RuntimeError):
     "A run was asked to stop and has saved its state."
 
+
 class Stop:
     "Whether a request to stop has come."
+
     asked = False
-    def __bool__(self) -> bool: return self.asked
+
+    def __bool__(self) -> bool:
+        return self.asked
+
     def ask(self, *_) -> None:
-        if self.asked: raise KeyboardInterrupt
+        if self.asked:
+            raise KeyboardInterrupt
         self.asked = True
+
 
 @contextmanager
 def stoppable():
@@ -118,7 +157,9 @@ def stoppable():
     stop, old = Stop(), {}
     try:
         if threading.current_thread() is threading.main_thread():
-            for s in (signal.SIGINT, signal.SIGTERM): old[s] = signal.signal(s, stop.ask)
+            for s in (signal.SIGINT, signal.SIGTERM):
+                old[s] = signal.signal(s, stop.ask)
         yield stop
     finally:
-        for s, handler in old.items(): signal.signal(s, handler)
+        for s, handler in old.items():
+            signal.signal(s, handler)

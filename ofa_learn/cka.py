@@ -19,21 +19,32 @@ import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from .data import Batches, ImageData, Norm, Splits, channel_norm, load_data
-from .models import as_map, check_model_name, evaluating, find_taps, load_model, make_model, tapped_forward
+from ofa_learn.models import (
+    as_map,
+    check_model_name,
+    evaluating,
+    find_taps,
+    load_model,
+    make_model,
+    tapped_forward,
+)
 
 # %% ../nbs/20_cka.ipynb #1b605e75
-CHUNK = 4096      # feature columns a product: bounds the extra memory to n·CHUNK numbers
+CHUNK = 4096  # feature columns a product: bounds the extra memory to n·CHUNK numbers
+
 
 def gram(
-    x: torch.Tensor,     # (n, …) floating point: one row an image; maps and tokens are flattened
-) -> torch.Tensor:       # (n, n) float64
+    x: torch.Tensor,  # (n, …) floating point: one row an image; maps and tokens are flattened
+) -> torch.Tensor:  # (n, n) float64
     "XXᵀ of the centred features, n × n whatever their shape (Kornblith et al., 2019)."
-    if not torch.is_tensor(x) or not x.is_floating_point(): raise TypeError(f'x: expected a floating-point tensor, got {getattr(x, "dtype", type(x).__name__)}')
+    if not torch.is_tensor(x) or not x.is_floating_point():
+        raise TypeError(f'x: expected a floating-point tensor, got {getattr(x, "dtype", type(x).__name__)}')
     x = x.detach().reshape(len(x), -1)
-    home = 'cpu' if x.device.type == 'mps' else x.device                    # MPS has no float64
+    home = 'cpu' if x.device.type == 'mps' else x.device  # MPS has no float64
     out = torch.zeros(len(x), len(x), dtype=torch.float64, device=home)
     for c in x.split(CHUNK, 1):
-        if c.dtype in (torch.float16, torch.bfloat16): c = c.float()
+        if c.dtype in (torch.float16, torch.bfloat16):
+            c = c.float()
         c = c - c[:1]
         c -= c.mean(0)
         out += (c @ c.T).to(home, torch.float64)
@@ -42,137 +53,190 @@ def gram(
 # %% ../nbs/20_cka.ipynb #d856b854
 ESTIMATORS = ('unbiased', 'biased')
 
+
 def check_estimator(estimator: str, n: int) -> None:
     "A `ValueError` for an unknown estimator or too few images."
-    if estimator not in ESTIMATORS: raise ValueError(f'estimator: expected one of {", ".join(ESTIMATORS)}, got {estimator!r}')
-    if n < 4: raise ValueError(f'n: CKA needs at least 4 images (the unbiased HSIC divides by n - 3), got {n}')
+    if estimator not in ESTIMATORS:
+        raise ValueError(f'estimator: expected one of {", ".join(ESTIMATORS)}, got {estimator!r}')
+    if n < 4:
+        raise ValueError(f'n: CKA needs at least 4 images (the unbiased HSIC divides by n - 3), got {n}')
+
 
 def prepared(
-    K: torch.Tensor,                # (n, n) Gram matrix, n ≥ 4
-    estimator: str = 'unbiased',    # 'unbiased' (Song et al., 2012) or 'biased' (Eq. 4)
-) -> torch.Tensor:                  # (n, n)
+    K: torch.Tensor,  # (n, n) Gram matrix, n ≥ 4
+    estimator: str = 'unbiased',  # 'unbiased' (Song et al., 2012) or 'biased' (Eq. 4)
+) -> torch.Tensor:  # (n, n)
     "The matrix whose inner product with another prepared one is their HSIC."
     n = len(K)
     check_estimator(estimator, n)
     if estimator == 'biased':
         rows = K.mean(0)
-        return (K - rows - rows[:, None] + rows.mean())/(n - 1)
+        return (K - rows - rows[:, None] + rows.mean()) / (n - 1)
     K = K - torch.diag(K.diagonal())
     rows = K.sum(0)
-    K = K - (rows + rows[:, None])/(n - 2) + rows.sum()/((n - 1)*(n - 2))
-    return (K - torch.diag(K.diagonal()))/(n*(n - 3))**.5
+    K = K - (rows + rows[:, None]) / (n - 2) + rows.sum() / ((n - 1) * (n - 2))
+    return (K - torch.diag(K.diagonal())) / (n * (n - 3)) ** 0.5
+
 
 def hsic(K: torch.Tensor, L: torch.Tensor, estimator: str = 'unbiased') -> torch.Tensor:
     "HSIC of two Gram matrices: biased (Hao et al., 2023, Eq. 4) or unbiased (Song et al., 2012)."
-    if K.shape != L.shape: raise ValueError(f'K, L: expected Gram matrices of the same images, got {tuple(K.shape)} and {tuple(L.shape)}')
-    return (prepared(K, estimator)*prepared(L, estimator)).sum()
+    if K.shape != L.shape:
+        raise ValueError(
+            f'K, L: expected Gram matrices of the same images, got {tuple(K.shape)} and {tuple(L.shape)}'
+        )
+    return (prepared(K, estimator) * prepared(L, estimator)).sum()
 
 # %% ../nbs/20_cka.ipynb #e3f3a837
 def hsic_features(
-    x: torch.Tensor,               # (n, …) one layer's features
-    y: torch.Tensor,               # (n, …) another's, of the same images in the same order
-    estimator: str = 'unbiased',   # as in `hsic`
-) -> torch.Tensor:                 # float64 scalar
+    x: torch.Tensor,  # (n, …) one layer's features
+    y: torch.Tensor,  # (n, …) another's, of the same images in the same order
+    estimator: str = 'unbiased',  # as in `hsic`
+) -> torch.Tensor:  # float64 scalar
     "HSIC from the features' covariances, without an n × n matrix; equal to `hsic` of their Grams."
-    if len(x) != len(y): raise ValueError(f'x, y: expected features of the same images, got {len(x)} and {len(y)}')
+    if len(x) != len(y):
+        raise ValueError(f'x, y: expected features of the same images, got {len(x)} and {len(y)}')
     n, (x, y) = len(x), (v.detach().double().reshape(len(v), -1) for v in (x, y))
     check_estimator(estimator, n)
     x, y = x - x.mean(0), y - y.mean(0)
     total = (x.T @ y).square().sum()
-    if estimator == 'biased': return total/(n - 1)**2
+    if estimator == 'biased':
+        return total / (n - 1) ** 2
     a, b = x.square().sum(1), y.square().sum(1)
-    return (total - a@b + a.sum()*b.sum()/((n - 1)*(n - 2)) - 2*(a@b)/(n - 2))/(n*(n - 3))
+    return (total - a @ b + a.sum() * b.sum() / ((n - 1) * (n - 2)) - 2 * (a @ b) / (n - 2)) / (n * (n - 3))
 
 # %% ../nbs/20_cka.ipynb #ce7578d2
 def _stacked(feats, name: str) -> tuple[list[str], list[torch.Tensor]]:
     "Labels and tensors of a dict, a list or one tensor; tensors must hold as many images each."
-    feats = {'features': feats} if torch.is_tensor(feats) else feats if isinstance(feats, dict) else {str(i): f for i, f in enumerate(feats)}
-    if not feats: raise ValueError(f'{name}: no features')
-    if len({len(f) for f in feats.values()}) > 1: raise ValueError(f'{name}: layers with different numbers of images: {sorted({len(f) for f in feats.values()})}')
+    feats = (
+        {'features': feats}
+        if torch.is_tensor(feats)
+        else feats
+        if isinstance(feats, dict)
+        else {str(i): f for i, f in enumerate(feats)}
+    )
+    if not feats:
+        raise ValueError(f'{name}: no features')
+    if len({len(f) for f in feats.values()}) > 1:
+        raise ValueError(
+            f'{name}: layers with different numbers of images: {sorted({len(f) for f in feats.values()})}'
+        )
     return list(feats), list(feats.values())
+
 
 def _divided(S: torch.Tensor, labels: list[str]) -> torch.Tensor:
     "HSICs → CKA (Eq. 3); layers that never vary become NaN, with one warning that names them."
     d = S.diagonal()
     constant = [l for l, v in zip(labels, d.tolist()) if not v > 0]
-    if constant: warnings.warn(f'CKA is undefined (NaN) for layers that give the same for every image: {", ".join(constant)}', stacklevel=3)
+    if constant:
+        warnings.warn(
+            f'CKA is undefined (NaN) for layers that give the same for every image: {", ".join(constant)}',
+            stacklevel=3,
+        )
     d = torch.where(d > 0, d, torch.nan).sqrt()
-    return S/d/d[:, None]
+    return S / d / d[:, None]
+
 
 def _check_finite(grams: list[torch.Tensor], labels: list[str]) -> None:
     "A `ValueError` that names layers whose features were NaN or infinite."
     finite = torch.stack([g.diagonal().sum() for g in grams]).isfinite().tolist()
     bad = [l for l, f in zip(labels, finite) if not f]
-    if bad: raise ValueError(f'features: NaN or infinite in {", ".join(bad)}')
+    if bad:
+        raise ValueError(f'features: NaN or infinite in {", ".join(bad)}')
 
 # %% ../nbs/20_cka.ipynb #524f2366
 def cka_matrix(
-    feats_a,                       # features of one network: a dict of names to (n, …) tensors, a list of them, or one
-    feats_b=None,                  # of another, for the same images in the same order; default: the same network's
-    estimator: str = 'unbiased',   # or 'biased'
-) -> torch.Tensor:                 # (L1, L2) float64
+    feats_a,  # features of one network: a dict of names to (n, …) tensors, a list of them, or one
+    feats_b=None,  # of another, for the same images in the same order; default: the same network's
+    estimator: str = 'unbiased',  # or 'biased'
+) -> torch.Tensor:  # (L1, L2) float64
     "CKA of every layer of `feats_a` with every layer of `feats_b` (Hao et al., 2023, Eq. 3)."
-    (rows, a), (columns, b) = _stacked(feats_a, 'feats_a'), _stacked(feats_a if feats_b is None else feats_b, 'feats_b')
-    if len(a[0]) != len(b[0]): raise ValueError(f'feats_a, feats_b: expected the same images, got {len(a[0])} and {len(b[0])}')
+    (rows, a), (columns, b) = (
+        _stacked(feats_a, 'feats_a'),
+        _stacked(feats_a if feats_b is None else feats_b, 'feats_b'),
+    )
+    if len(a[0]) != len(b[0]):
+        raise ValueError(f'feats_a, feats_b: expected the same images, got {len(a[0])} and {len(b[0])}')
     check_estimator(estimator, len(a[0]))
-    labels, grams = rows + ([] if feats_b is None else columns), [gram(f) for f in (a if feats_b is None else a + b)]
+    labels, grams = (
+        rows + ([] if feats_b is None else columns),
+        [gram(f) for f in (a if feats_b is None else a + b)],
+    )
     _check_finite(grams, labels)
-    G = torch.stack([prepared(g, estimator) for g in grams]).flatten(1)      # (L, n²)
-    return _divided(G @ G.T, labels)[:len(a), -len(b):].cpu()
+    G = torch.stack([prepared(g, estimator) for g in grams]).flatten(1)  # (L, n²)
+    return _divided(G @ G.T, labels)[: len(a), -len(b) :].cpu()
 
 # %% ../nbs/20_cka.ipynb #c70e9d91
 def _tensor(out) -> torch.Tensor | None:
     "The first floating-point tensor in a module's output."
-    if torch.is_tensor(out): return out if out.is_floating_point() else None
+    if torch.is_tensor(out):
+        return out if out.is_floating_point() else None
     values = out.values() if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
     return next((t for t in map(_tensor, values) if t is not None), None)
+
 
 def _rows(out, n: int) -> torch.Tensor | None:
     "A module's output as n rows, or None where it has none."
     t = _tensor(out)
-    return t if t is not None and t.ndim > 1 and len(t) == n else t.reshape(n, -1) if t is not None and t.ndim > 1 and len(t) and len(t) % n == 0 and len(t) > n else None
+    return (
+        t
+        if t is not None and t.ndim > 1 and len(t) == n
+        else t.reshape(n, -1)
+        if t is not None and t.ndim > 1 and len(t) and len(t) % n == 0 and len(t) > n
+        else None
+    )
 
 # %% ../nbs/20_cka.ipynb #8ecec479
 @contextmanager
 def watching(
-    model: nn.Module,           # any module
-    names: list[str],           # of its modules, as in `named_modules`
+    model: nn.Module,  # any module
+    names: list[str],  # of its modules, as in `named_modules`
 ):
     "Within: each named module's output is kept, as a Gram, in the dict that is given; None where it gave no rows. After: no hook is left."
     grams, n = {}, [0]
+
     def keep(name):
         def hook(module, args, out):
             label, calls = name, 1
-            while label in grams: calls += 1; label = f'{name} (call {calls})'
+            while label in grams:
+                calls += 1
+                label = f'{name} (call {calls})'
             rows = _rows(out, n[0])
             grams[label] = None if rows is None else gram(rows)
+
         return hook
+
     def count(module, args, kwargs):
         grams.clear()
         first = next((t for t in map(_tensor, (*args, *kwargs.values())) if t is not None), None)
         n[0] = 0 if first is None else len(first)
+
     with ExitStack() as stack:
         stack.callback(model.register_forward_pre_hook(count, with_kwargs=True).remove)
-        for name in names: stack.callback(model.get_submodule(name).register_forward_hook(keep(name)).remove)
+        for name in names:
+            stack.callback(model.get_submodule(name).register_forward_hook(keep(name)).remove)
         yield grams
 
 # %% ../nbs/20_cka.ipynb #9a8e7bd6
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
 
+
 def layer_names(
-    model: nn.Module,    # any module
-    layers,              # 'leaves', a pattern such as 'blocks.*', or a list of patterns
+    model: nn.Module,  # any module
+    layers,  # 'leaves', a pattern such as 'blocks.*', or a list of patterns
 ) -> list[str]:
     "Names of the modules meant by `layers`; a `ValueError` with the nearest names where a pattern fits none."
     named = {k: m for k, m in model.named_modules() if k}
-    if layers == 'leaves': return [k for k, m in named.items() if not any(m.children()) and not isinstance(m, _SILENT)] or ['']
+    if layers == 'leaves':
+        return [k for k, m in named.items() if not any(m.children()) and not isinstance(m, _SILENT)] or ['']
     out = []
     for p in [layers] if isinstance(layers, str) else layers:
         fits = re.compile('[^.]*'.join(map(re.escape, p.split('*')))).fullmatch
         found = [k for k in named if fits(k)]
         if not found:
-            near = difflib.get_close_matches(p.replace('*', '0'), named, 3, .3)
-            raise ValueError(f'layers: no module fits {p!r}' + (f'; did you mean {", ".join(near)}?' if near else ''))
+            near = difflib.get_close_matches(p.replace('*', '0'), named, 3, 0.3)
+            raise ValueError(
+                f'layers: no module fits {p!r}' + (f'; did you mean {", ".join(near)}?' if near else '')
+            )
         out += [k for k in found if k not in out]
     return out
 
@@ -182,42 +246,66 @@ def _by_name(model, layers):
     "A function of a batch → {layer: Gram}, by hooks."
     names, strict = layer_names(model, layers), layers != 'leaves'
     with watching(model, names) as grams:
+
         def read(x):
             model(x)
             silent = [k for k in names if k not in grams] + [k for k, g in grams.items() if g is None]
-            if strict and silent: raise ValueError(f'layers: no features with a row an image from {", ".join(silent)}')
+            if strict and silent:
+                raise ValueError(f'layers: no features with a row an image from {", ".join(silent)}')
             found = {k: g for k, g in grams.items() if g is not None}
-            if not found: raise ValueError(f'layers: {type(model).__name__} gives no features with a row an image')
-            return {k: found[k] for k in sorted(found, key=lambda k: names.index(k.split(' (call ')[0]))} if strict else found
+            if not found:
+                raise ValueError(f'layers: {type(model).__name__} gives no features with a row an image')
+            return (
+                {k: found[k] for k in sorted(found, key=lambda k: names.index(k.split(' (call ')[0]))}
+                if strict
+                else found
+            )
+
         yield read
+
 
 @contextmanager
 def _by_taps(model, _):
     "A function of a batch → {stage: Gram}, by the taps that the exits use."
+
     def read(x):
-        if not hasattr(read, 'taps'): read.taps = find_taps(model, tuple(x.shape[1:]))
+        if not hasattr(read, 'taps'):
+            read.taps = find_taps(model, tuple(x.shape[1:]))
         stages = tapped_forward(model, x, read.taps).stages
         return {f'stage {s.number}': gram(as_map(f)) for s, f in zip(read.taps.stages, stages)}
+
     yield read
+
 
 def _reader(model: nn.Module, layers):
     "The way to read a model's layers; by default its taps, or its leaves where it has none."
-    if layers is None: layers = 'taps' if hasattr(model, 'forward_intermediates') and hasattr(model, 'forward_head') else 'leaves'
+    if layers is None:
+        layers = (
+            'taps' if hasattr(model, 'forward_intermediates') and hasattr(model, 'forward_head') else 'leaves'
+        )
     return (_by_taps if layers == 'taps' else _by_name)(model, layers)
 
 # %% ../nbs/20_cka.ipynb #670d8a16
 def _normed(data, norm, batch_size, device):
     "Any data set → (input, marks) batches; marks (row numbers, or labels) tell whether two sets go side by side."
-    if isinstance(data, Splits): data, norm = data.valid, norm or data.norm
+    if isinstance(data, Splits):
+        data, norm = data.valid, norm or data.norm
     if isinstance(data, ImageData):
-        if norm is None: raise ValueError('norm: an ImageData needs the norm that the models were trained with, such as splits.norm')
+        if norm is None:
+            raise ValueError(
+                'norm: an ImageData needs the norm that the models were trained with, such as splits.norm'
+            )
         data = Batches(data, norm, batch_size, device=device).plain()
     elif torch.is_tensor(data):
-        if not data.is_floating_point(): raise TypeError(f'data: expected normalised floating-point images, got {data.dtype}')
+        if not data.is_floating_point():
+            raise TypeError(f'data: expected normalised floating-point images, got {data.dtype}')
         data = data.split(batch_size) if len(data) else ()
     for b in data:
         parts = b if isinstance(b, (tuple, list)) else (b,)
-        if not parts or not torch.is_tensor(parts[0]): raise TypeError(f'data: expected batches that are tensors or start with one, got {type(b).__name__}')
+        if not parts or not torch.is_tensor(parts[0]):
+            raise TypeError(
+                f'data: expected batches that are tensors or start with one, got {type(b).__name__}'
+            )
         yield parts[0].to(device), parts[-1] if len(parts) > 1 and torch.is_tensor(parts[-1]) else None
 
 # %% ../nbs/20_cka.ipynb #b5a18ba2
@@ -225,11 +313,24 @@ def _fours(batches):
     "The batches, one with fewer than four images joined to the one before it."
     held = None
     for x, m in batches:
-        if held is not None and len(x) >= 4 and len(held[0]) >= 4: yield held; held = (x, m)
-        else: held = (x, m) if held is None else (torch.cat([held[0], x]), None if m is None or held[1] is None else torch.cat([held[1], m]))
-    if held is None: raise ValueError('data: no images')
-    if len(held[0]) < 4: raise ValueError(f'data: CKA needs at least 4 images, got {len(held[0])}')
+        if held is not None and len(x) >= 4 and len(held[0]) >= 4:
+            yield held
+            held = (x, m)
+        else:
+            held = (
+                (x, m)
+                if held is None
+                else (
+                    torch.cat([held[0], x]),
+                    None if m is None or held[1] is None else torch.cat([held[1], m]),
+                )
+            )
+    if held is None:
+        raise ValueError('data: no images')
+    if len(held[0]) < 4:
+        raise ValueError(f'data: CKA needs at least 4 images, got {len(held[0])}')
     yield held
+
 
 def _together(sets: dict, norm, batch_size, device):
     "For each step a dict of inputs, one a data set; a `ValueError` where the sets part."
@@ -237,33 +338,42 @@ def _together(sets: dict, norm, batch_size, device):
     while True:
         step = {k: next(s, end) for k, s in streams.items()}
         sizes = {k: 0 if x is None else len(x) for k, (x, _) in step.items()}
-        if not any(sizes.values()): return
-        if len(set(sizes.values())) > 1: raise ValueError(f'data: the sets differ in length or batch size: {sizes} images in one step')
+        if not any(sizes.values()):
+            return
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f'data: the sets differ in length or batch size: {sizes} images in one step')
         marks = [m for _, m in step.values() if m is not None]
-        if any(not torch.equal(m.cpu(), marks[0].cpu()) for m in marks[1:]): raise ValueError('data: the sets hold their images in different orders')
+        if any(not torch.equal(m.cpu(), marks[0].cpu()) for m in marks[1:]):
+            raise ValueError('data: the sets hold their images in different orders')
         yield {k: x for k, (x, _) in step.items()}
 
 # %% ../nbs/20_cka.ipynb #f9b16d21
 @dataclass
 class Similarity:
     "CKA of every layer of one network with every layer of another."
-    matrix: torch.Tensor = field(repr=False)   # (L1, L2) float64 on the CPU; NaN where a layer never varies
-    rows: list[str]                            # the first network's layers, in order
-    columns: list[str]                         # the second's
-    images: int                                # seen in all
-    batches: int                               # that they came in
-    estimator: str                             # 'unbiased' or 'biased'
+
+    matrix: torch.Tensor = field(repr=False)  # (L1, L2) float64 on the CPU; NaN where a layer never varies
+    rows: list[str]  # the first network's layers, in order
+    columns: list[str]  # the second's
+    images: int  # seen in all
+    batches: int  # that they came in
+    estimator: str  # 'unbiased' or 'biased'
 
     def csv(self) -> str:
         "A table with a header, one row a layer."
         out = io.StringIO()
-        csv.writer(out, lineterminator='\n').writerows([['', *self.columns], *([r, *(f'{v:.6f}' for v in line)] for r, line in zip(self.rows, self.matrix.tolist()))])
+        csv.writer(out, lineterminator='\n').writerows(
+            [
+                ['', *self.columns],
+                *([r, *(f'{v:.6f}' for v in line)] for r, line in zip(self.rows, self.matrix.tolist())),
+            ]
+        )
         return out.getvalue()
 
     def profile(self) -> list[float]:
         "CKA at like depths: each layer of the first network with the one at the same share of the second's depth."
         m, n = self.matrix.shape
-        return [self.matrix[i, round(i*(n - 1)/max(m - 1, 1))].item() for i in range(m)]
+        return [self.matrix[i, round(i * (n - 1) / max(m - 1, 1))].item() for i in range(m)]
 
 # %% ../nbs/20_cka.ipynb #b89c1d57
 def _piled(readers: dict, inputs: dict, labels: dict) -> list[torch.Tensor]:
@@ -271,36 +381,55 @@ def _piled(readers: dict, inputs: dict, labels: dict) -> list[torch.Tensor]:
     grams = {}
     for name, read in readers.items():
         got = read(inputs[name] if name in inputs else inputs[''])
-        if labels.setdefault(name, list(got)) != list(got): raise ValueError(f'layers: {name} gave other layers than in its first batch')
+        if labels.setdefault(name, list(got)) != list(got):
+            raise ValueError(f'layers: {name} gave other layers than in its first batch')
         grams |= {(name, k): g for k, g in got.items()}
     _check_finite(list(grams.values()), [f'{m}: {k}' for m, k in grams])
     return list(grams.values())
 
 # %% ../nbs/20_cka.ipynb #ebb3098e
 def cka_all(
-    models: dict[str, nn.Module],     # networks by a name of your choice
-    data,                             # images: Splits (their validation part), ImageData, a normalised tensor, batches; or a dict of these by model
-    layers=None,                      # see `layer_names`, or 'taps'; or a dict of these by model
-    estimator: str = 'unbiased',      # or 'biased'
-    batch_size: int = 256,            # images a batch, where `data` is not in batches already
-    norm=None,                        # for ImageData: how the models expect it normalised
-    device=None,                      # default: where each model is
-    progress: bool = True,            # a bar over batches
+    models: dict[str, nn.Module],  # networks by a name of your choice
+    data,  # images: Splits (their validation part), ImageData, a normalised tensor, batches; or a dict of these by model
+    layers=None,  # see `layer_names`, or 'taps'; or a dict of these by model
+    estimator: str = 'unbiased',  # or 'biased'
+    batch_size: int = 256,  # images a batch, where `data` is not in batches already
+    norm=None,  # for ImageData: how the models expect it normalised
+    device=None,  # default: where each model is
+    progress: bool = True,  # a bar over batches
 ) -> dict[tuple[str, str], Similarity]:
     "CKA of every pair of networks, each with itself too, from one pass of each (Hao et al., 2023, Fig. 1; sums over batches as Nguyen et al., 2021)."
     check_estimator(estimator, batch_size)
-    if not models: raise ValueError('models: expected at least one')
-    sets, layers = data if isinstance(data, dict) else {'': data}, layers if isinstance(layers, dict) else dict.fromkeys(models, layers)
-    if isinstance(data, dict) and set(data) != set(models): raise ValueError(f'data: expected a set for each of {", ".join(models)}, got {", ".join(data)}')
+    if not models:
+        raise ValueError('models: expected at least one')
+    sets, layers = (
+        data if isinstance(data, dict) else {'': data},
+        layers if isinstance(layers, dict) else dict.fromkeys(models, layers),
+    )
+    if isinstance(data, dict) and set(data) != set(models):
+        raise ValueError(f'data: expected a set for each of {", ".join(models)}, got {", ".join(data)}')
     device = device or next((p.device for m in models.values() for p in m.parameters()), 'cpu')
-    total, images, batches, labels = 0., 0, 0, {}
+    total, images, batches, labels = 0.0, 0, 0, {}
     with ExitStack() as stack:
-        for m in models.values(): stack.enter_context(evaluating(m.to(device)))
+        for m in models.values():
+            stack.enter_context(evaluating(m.to(device)))
         readers = {k: stack.enter_context(_reader(m, layers.get(k))) for k, m in models.items()}
-        for inputs in tqdm(_together(sets, norm, batch_size, device), disable=not progress, unit='batch', leave=False, desc='CKA'):
+        for inputs in tqdm(
+            _together(sets, norm, batch_size, device),
+            disable=not progress,
+            unit='batch',
+            leave=False,
+            desc='CKA',
+        ):
             n = len(next(iter(inputs.values())))
-            G = torch.stack([prepared(g, estimator) for g in _piled(readers, inputs, labels)]).flatten(1)   # (L, n²)
-            total, images, batches = total + n*(G @ G.T), images + n, batches + 1                           # a batch weighs as its images
+            G = torch.stack([prepared(g, estimator) for g in _piled(readers, inputs, labels)]).flatten(
+                1
+            )  # (L, n²)
+            total, images, batches = (
+                total + n * (G @ G.T),
+                images + n,
+                batches + 1,
+            )  # a batch weighs as its images
     return _pairs(total.cpu(), labels, images, batches, estimator)
 
 # %% ../nbs/20_cka.ipynb #5fb72289
@@ -308,54 +437,72 @@ def _pairs(S, labels: dict, images: int, batches: int, estimator: str) -> dict:
     "The sums of all layers with all → a `Similarity` for each pair of models."
     names = [f'{m}: {k}' for m, ks in labels.items() for k in ks]
     S, at, start = _divided(S, names), {}, 0
-    for m, ks in labels.items(): at[m] = slice(start, start := start + len(ks))
-    return {(a, b): Similarity(S[at[a], at[b]].clone(), labels[a], labels[b], images, batches, estimator) for a in labels for b in labels}
+    for m, ks in labels.items():
+        at[m] = slice(start, start := start + len(ks))
+    return {
+        (a, b): Similarity(S[at[a], at[b]].clone(), labels[a], labels[b], images, batches, estimator)
+        for a in labels
+        for b in labels
+    }
 
 # %% ../nbs/20_cka.ipynb #924483d0
 def cka(
-    model_a: nn.Module,           # any module that takes a batch of images
-    model_b: nn.Module,           # another, or the same
-    data,                         # see `cka_all`
-    layers=None,                  # of both; see `layer_names`, or 'taps'
-    layers_b=None,                # of `model_b`, where they differ
-    data_b=None,                  # the same images prepared for `model_b`, where they differ
+    model_a: nn.Module,  # any module that takes a batch of images
+    model_b: nn.Module,  # another, or the same
+    data,  # see `cka_all`
+    layers=None,  # of both; see `layer_names`, or 'taps'
+    layers_b=None,  # of `model_b`, where they differ
+    data_b=None,  # the same images prepared for `model_b`, where they differ
     estimator: str = 'unbiased',  # or 'biased'
-    batch_size: int = 256,        # images a batch
-    **options,                    # norm, device, progress: see `cka_all`
+    batch_size: int = 256,  # images a batch
+    **options,  # norm, device, progress: see `cka_all`
 ) -> Similarity:
     "CKA of every layer of `model_a` with every layer of `model_b`, streamed over `data` (Hao et al., 2023, Eq. 3)."
     layers_b = layers if layers_b is None else layers_b
     if model_a is model_b and layers == layers_b and data_b is None:
-        return cka_all({'a': model_a}, data, layers, estimator, batch_size, **options)['a', 'a']     # one pass
+        return cka_all({'a': model_a}, data, layers, estimator, batch_size, **options)['a', 'a']  # one pass
     sets = data if data_b is None else dict(a=data, b=data_b)
-    return cka_all(dict(a=model_a, b=model_b), sets, dict(a=layers, b=layers_b), estimator, batch_size, **options)['a', 'b']
+    return cka_all(
+        dict(a=model_a, b=model_b), sets, dict(a=layers, b=layers_b), estimator, batch_size, **options
+    )['a', 'b']
 
 # %% ../nbs/20_cka.ipynb #09acc02f
 def as_seen_by(images: ImageData, input_size: tuple[int, int, int]) -> ImageData:
     "The images at a network's (C, H, W): scaled smoothly, grey repeated, colours averaged to grey."
     (c, h, w), x = input_size, images.images
-    if tuple(x.shape[1:]) == (c, h, w): return images
-    if x.shape[2:] != (h, w): x = F.interpolate(x.float(), (h, w), mode='bicubic', antialias=True, align_corners=False)
-    if x.shape[1] != c: x = x.expand(-1, c, -1, -1) if x.shape[1] == 1 else x.float().mean(1, keepdim=True).expand(-1, c, -1, -1)
+    if tuple(x.shape[1:]) == (c, h, w):
+        return images
+    if x.shape[2:] != (h, w):
+        x = F.interpolate(x.float(), (h, w), mode='bicubic', antialias=True, align_corners=False)
+    if x.shape[1] != c:
+        x = (
+            x.expand(-1, c, -1, -1)
+            if x.shape[1] == 1
+            else x.float().mean(1, keepdim=True).expand(-1, c, -1, -1)
+        )
     return replace(images, images=x.round().clamp(0, 255).to(torch.uint8) if x.is_floating_point() else x)
+
 
 def built(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
     "A timm model with random weights that has seen a blank image of `shape`; otherwise a `ValueError` that says what to try."
     check_model_name(name)
     try:
         model = make_model(name, classes, shape).eval()
-        with torch.inference_mode(): model(torch.zeros(1, *shape))
+        with torch.inference_mode():
+            model(torch.zeros(1, *shape))
     except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as e:
-        raise ValueError(f'{name}: does not take images of {"×".join(map(str, shape))} ({e}); try another size, such as 224') from e
+        raise ValueError(
+            f'{name}: does not take images of {"×".join(map(str, shape))} ({e}); try another size, such as 224'
+        ) from e
     return model
 
 # %% ../nbs/20_cka.ipynb #d4ac8ea2
 def load_network(
-    name: str,                 # a timm model, or a .safetensors file of `save_model`
-    images: ImageData,         # what it will look at
+    name: str,  # a timm model, or a .safetensors file of `save_model`
+    images: ImageData,  # what it will look at
     pretrained: bool = False,  # timm's published weights, with their size and normalisation; otherwise random weights
-    size: int | None = None,   # pixels a side, for random weights; default: the images' own
-    seed: int = 0,             # of random weights
+    size: int | None = None,  # pixels a side, for random weights; default: the images' own
+    seed: int = 0,  # of random weights
 ) -> tuple[nn.Module, Norm, tuple[int, int, int]]:
     "A network in eval mode, the normalisation and the (C, H, W) it expects; `ValueError` where it cannot see such images."
     norm, shape = channel_norm(images.images), tuple(images.images.shape[1:])
@@ -364,25 +511,34 @@ def load_network(
         return model, Norm(*about['norm']) if about['norm'] else norm, about['input_size']
     if pretrained:
         cfg = timm.get_pretrained_cfg(check_model_name(name))
-        if not cfg or not cfg.has_weights: raise ValueError(f'pretrained: timm has no weights for {name!r}; leave pretrained out for random ones')
-        return timm.create_model(name, pretrained=True).eval(), Norm(tuple(cfg.mean), tuple(cfg.std)), tuple(cfg.input_size)
+        if not cfg or not cfg.has_weights:
+            raise ValueError(
+                f'pretrained: timm has no weights for {name!r}; leave pretrained out for random ones'
+            )
+        return (
+            timm.create_model(name, pretrained=True).eval(),
+            Norm(tuple(cfg.mean), tuple(cfg.std)),
+            tuple(cfg.input_size),
+        )
     shape = (shape[0], size, size) if size else shape
     torch.manual_seed(seed)
     return built(name, len(images.classes), shape), norm, shape
 
 # %% ../nbs/20_cka.ipynb #580b5229
 def compare(
-    names: list[str],                # timm models or .safetensors files; one named twice gets another seed
-    source='digits',                 # what `load_data` takes
-    layers=None,                     # see `layer_names`, or 'taps'
-    images: int = 512,               # at most so many, spread evenly
-    pretrained: bool = False,        # see `load_network`
-    size: int | None = None,         # see `load_network`
-    **options,                       # estimator, batch_size, device, progress: see `cka_all`
+    names: list[str],  # timm models or .safetensors files; one named twice gets another seed
+    source='digits',  # what `load_data` takes
+    layers=None,  # see `layer_names`, or 'taps'
+    images: int = 512,  # at most so many, spread evenly
+    pretrained: bool = False,  # see `load_network`
+    size: int | None = None,  # see `load_network`
+    **options,  # estimator, batch_size, device, progress: see `cka_all`
 ) -> tuple[dict[tuple[str, str], Similarity], ImageData]:
     "CKA of every pair of named networks over images from anywhere, and these images."
-    if not names: raise ValueError('names: expected at least one model')
-    if images < 4: raise ValueError(f'images: expected at least 4, got {images}')
+    if not names:
+        raise ValueError('names: expected at least one model')
+    if images < 4:
+        raise ValueError(f'images: expected at least 4, got {images}')
     read, folder = _reads(source, images)
     first = read(size or 224)
     models, sets, sizes = {}, {}, {first.images.shape[-1]: first}
@@ -390,9 +546,12 @@ def compare(
         seed = names[:i].count(name)
         key = f'{name} ({seed + 1})' if seed else name
         models[key], norm, shape = load_network(name, first, pretrained, size, seed)
-        if folder and shape[-1] not in sizes: sizes[shape[-1]] = read(shape[-1])       # each at its own size, from the files
+        if folder and shape[-1] not in sizes:
+            sizes[shape[-1]] = read(shape[-1])  # each at its own size, from the files
         seen = as_seen_by(sizes.get(shape[-1], first), shape)
-        sets[key] = Batches(seen, norm, options.get('batch_size', 256), device=options.get('device') or 'cpu').plain()
+        sets[key] = Batches(
+            seen, norm, options.get('batch_size', 256), device=options.get('device') or 'cpu'
+        ).plain()
     return cka_all(models, sets, layers, **options), first
 
 # %% ../nbs/20_cka.ipynb #dcea3f3c
@@ -400,15 +559,25 @@ def _reads(source, images: int):
     "A function of a size → the images, and whether they come from a folder."
     folder = isinstance(source, (str, Path)) and Path(source).is_dir()
     classes = sum(p.is_dir() and not p.name.startswith('.') for p in Path(source).iterdir()) if folder else 0
+
     def read(size):
-        d = load_data(source, **(dict(size=size, per_class=-(-images//max(classes, 1))) if folder else {}))
+        d = load_data(source, **(dict(size=size, per_class=-(-images // max(classes, 1))) if folder else {}))
         n = min(images, len(d))
-        return d.take(torch.arange(n)*len(d)//n)
+        return d.take(torch.arange(n) * len(d) // n)
+
     return read, folder
+
 
 def table_csv(pairs: dict[tuple[str, str], Similarity]) -> str:
     "All pairs as one long table: model_a, layer_a, model_b, layer_b, cka."
     out = io.StringIO()
-    lines = ([a, r, b, c, f'{v:.6f}'] for (a, b), s in pairs.items() for r, row in zip(s.rows, s.matrix.tolist()) for c, v in zip(s.columns, row))
-    csv.writer(out, lineterminator='\n').writerows([['model_a', 'layer_a', 'model_b', 'layer_b', 'cka'], *lines])
+    lines = (
+        [a, r, b, c, f'{v:.6f}']
+        for (a, b), s in pairs.items()
+        for r, row in zip(s.rows, s.matrix.tolist())
+        for c, v in zip(s.columns, row)
+    )
+    csv.writer(out, lineterminator='\n').writerows(
+        [['model_a', 'layer_a', 'model_b', 'layer_b', 'cka'], *lines]
+    )
     return out.getvalue()

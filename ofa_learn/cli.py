@@ -29,10 +29,18 @@ def demo(
     "Watch a teacher of one family teach a student of another to read handwritten digits, by six methods"
     from ofa_learn.demo import Plan, QUICK, more_methods
     from ofa_learn.demo import demo as run
+
     more = more_methods() if methods == 'all' else tuple(m for m in (methods or '').split(',') if m)
     given = {k: v for k, v in dict(epochs=epochs, train=train, gamma=gamma).items() if v is not None}
-    if jobs < 1: raise ValueError(f'jobs: expected at least 1, got {jobs}')
-    run(Plan(pair=pair, seeds=seeds, methods=more, **((QUICK if quick else {}) | given)), out, jobs, quick, records)
+    if jobs < 1:
+        raise ValueError(f'jobs: expected at least 1, got {jobs}')
+    run(
+        Plan(pair=pair, seeds=seeds, methods=more, **((QUICK if quick else {}) | given)),
+        out,
+        jobs,
+        quick,
+        records,
+    )
 
 # %% ../nbs/99_cli.ipynb #2d3ad693
 def teach(
@@ -55,10 +63,25 @@ def teach(
     from ofa_learn.data import Augment
     from ofa_learn.runs import teach as run
     from ofa_learn.runs import teaching_data
+
     parts = teaching_data(data, size, train, valid, test)
     print(f'{parts}: teaching {teacher} for {epochs} epochs')
-    info = run(teacher, parts, out, epochs, lr, seed, pretrained, opt=opt, batch_size=batch, device=device, augment=Augment(shift=max(parts.input_size[1]//8, 1)))
-    print(f"{out}: {info['name']}, {info['params']/1e6:.2f} M parameters, {info['valid_accuracy']:.1f} % on validation, {info['test_accuracy']:.1f} % on test")
+    info = run(
+        teacher,
+        parts,
+        out,
+        epochs,
+        lr,
+        seed,
+        pretrained,
+        opt=opt,
+        batch_size=batch,
+        device=device,
+        augment=Augment(shift=max(parts.input_size[1] // 8, 1)),
+    )
+    print(
+        f"{out}: {info['name']}, {info['params'] / 1e6:.2f} M parameters, {info['valid_accuracy']:.1f} % on validation, {info['test_accuracy']:.1f} % on test"
+    )
 
 # %% ../nbs/99_cli.ipynb #fb7022bf
 def train(
@@ -82,14 +105,30 @@ def train(
     "Train a student by a recipe: one of the paper's pairs, or its laptop twin"
     from ofa_learn.recipes import recipe as named
     from ofa_learn.recipes import recipes
-    if recipe == 'list': return print('\n'.join(recipes()))
+
+    if recipe == 'list':
+        return print('\n'.join(recipes()))
     r = named(recipe, settings, **({} if epochs is None else dict(epochs=epochs)))
-    if dry_run: return _dry(r, method, device, at_once)
-    how = dict(seed=seed, view_seed=view_seed, data=data, teacher=teacher, at_once=at_once, resume=resume, workers=workers, device=device, compile=compile, channels_last=channels_last)
+    if dry_run:
+        return _dry(r, method, device, at_once)
+    how = dict(
+        seed=seed,
+        view_seed=view_seed,
+        data=data,
+        teacher=teacher,
+        at_once=at_once,
+        resume=resume,
+        workers=workers,
+        device=device,
+        compile=compile,
+        channels_last=channels_last,
+    )
     _train(r, out or f'runs/{recipe.replace("/", "-")}-{method}-{seed}', method, **how)
+
 
 def _dry(r, method, device, at_once):
     from ofa_learn.runs import dry_run
+
     print(dry_run(r, method, device, at_once))
 
 # %% ../nbs/99_cli.ipynb #55f3dfef
@@ -98,14 +137,20 @@ def _train(r, out, method, **how):
     from ofa_learn.checkpoints import Stopped
     from ofa_learn.runs import run_recipe
     from ofa_learn.training import NotFinite, distributed, place
+
     with distributed():
         say = print if place()[0] == 0 else lambda *_: None
         say(f'{r.name}: {method}, {r.epochs} epochs, into {out}')
-        try: done = run_recipe(r, out, method, say=say, **how)
-        except Stopped as e: raise KeyboardInterrupt(str(e)) from e
-        except NotFinite as e: raise ValueError(str(e)) from e
+        try:
+            done = run_recipe(r, out, method, say=say, **how)
+        except Stopped as e:
+            raise KeyboardInterrupt(str(e)) from e
+        except NotFinite as e:
+            raise ValueError(str(e)) from e
         last = done.history[-1]
-        say(f"{out}/student.safetensors: {done.test_accuracy:.1f} % on test after {last['epoch']} epochs ({last['valid_accuracy']:.1f} % on validation)")
+        say(
+            f"{out}/student.safetensors: {done.test_accuracy:.1f} % on test after {last['epoch']} epochs ({last['valid_accuracy']:.1f} % on validation)"
+        )
 
 # %% ../nbs/99_cli.ipynb #9541072a
 def cka(
@@ -126,19 +171,45 @@ def cka(
     from ofa_learn.records import write_atomically
     from ofa_learn.training import pick_device
     from ofa_learn.twins import cka_page
-    table, layers = Path(csv) if csv else Path(out).with_suffix('.csv'), layers if layers in (None, 'leaves', 'taps') else layers.split(',')
-    pairs, seen = compare([n for n in names.split(',') if n], data, layers, images, pretrained, size, estimator=estimator, batch_size=batch, device=pick_device(device))
+
+    table, layers = (
+        Path(csv) if csv else Path(out).with_suffix('.csv'),
+        layers if layers in (None, 'leaves', 'taps') else layers.split(','),
+    )
+    pairs, seen = compare(
+        [n for n in names.split(',') if n],
+        data,
+        layers,
+        images,
+        pretrained,
+        size,
+        estimator=estimator,
+        batch_size=batch,
+        device=pick_device(device),
+    )
     write_atomically(table, table_csv(pairs))
     cka_page(pairs, out, facts=_cka_facts(pairs, seen, pretrained))
-    print(f"{out} and {table}: {', '.join(f'{a} {len(s.rows)} layers' for (a, b), s in pairs.items() if a == b)}; {len(seen)} images of {seen.name}")
+    print(
+        f"{out} and {table}: {', '.join(f'{a} {len(s.rows)} layers' for (a, b), s in pairs.items() if a == b)}; {len(seen)} images of {seen.name}"
+    )
     for a, b in combinations(dict.fromkeys(a for a, _ in pairs), 2):
-        print(f'  {a} and {b}: CKA {pairs[a, b].matrix.nanmean():.2f} on average, last layers {pairs[a, b].matrix[-1, -1]:.2f}')
+        print(
+            f'  {a} and {b}: CKA {pairs[a, b].matrix.nanmean():.2f} on average, last layers {pairs[a, b].matrix[-1, -1]:.2f}'
+        )
+
 
 def _cka_facts(pairs, seen, pretrained: bool) -> list[tuple[str, str]]:
     "What the page says about itself."
     one = next(iter(pairs.values()))
-    return [('Networks', ', '.join(dict.fromkeys(a for a, _ in pairs))), ('Weights', ('published by timm' if pretrained else 'random') + '; those of a .safetensors file as they are'),
-            ('Images', f'{one.images} of {seen.name}, in {one.batches} batch{"es"*(one.batches > 1)}'), ('Estimator', one.estimator)]
+    return [
+        ('Networks', ', '.join(dict.fromkeys(a for a, _ in pairs))),
+        (
+            'Weights',
+            ('published by timm' if pretrained else 'random') + '; those of a .safetensors file as they are',
+        ),
+        ('Images', f'{one.images} of {seen.name}, in {one.batches} batch{"es" * (one.batches > 1)}'),
+        ('Estimator', one.estimator),
+    ]
 
 # %% ../nbs/99_cli.ipynb #405fab8c
 def bench(
@@ -151,13 +222,16 @@ def bench(
 ):
     "Measure a piece beside a named alternative"
     import torch
-    from ofa_learn.bench_training import bench as run         # which knows those of training too
+    from ofa_learn.bench_training import bench as run  # which knows those of training too
     from ofa_learn.records import write_atomically
-    if threads < 1: raise ValueError(f'threads: expected at least 1, got {threads}')
+
+    if threads < 1:
+        raise ValueError(f'threads: expected at least 1, got {threads}')
     torch.set_num_threads(threads)
     given = dict(rounds=rounds, images=images)
     result = run(name, quick=quick, **{k: v for k, v in given.items() if v is not None})
-    if out: write_atomically(out, json.dumps(result, indent=1, allow_nan=False))
+    if out:
+        write_atomically(out, json.dumps(result, indent=1, allow_nan=False))
 
 # %% ../nbs/99_cli.ipynb #29760d70
 def methods(
@@ -167,11 +241,25 @@ def methods(
     "List the distillation methods, what each needs and what it costs"
     from ofa_learn.bench import method_costs
     from ofa_learn.records import table_text
+
     rows = method_costs(pair, rounds)
     head = ['method', 'kind', 'needs of the teacher', 'heads', 'step', 'paper', 'status']
-    print(table_text([head, *([r['method'], r['kind'], r['needs'], r['heads'], r['step'], r['paper'], r['status']] for r in rows)]))
-    print(f'heads: training-only parameters in millions, {pair} with micro models and digits. step: time over that of labels alone,'
-          ' medians of interleaved steps of 50 images, one thread.\nstatus: paper (as its authors have it), adapted, reconstructed (from descriptions), control.')
+    print(
+        table_text(
+            [
+                head,
+                *(
+                    [r['method'], r['kind'], r['needs'], r['heads'], r['step'], r['paper'], r['status']]
+                    for r in rows
+                ),
+            ]
+        )
+    )
+    print(
+        f'heads: training-only parameters in millions, {pair} with micro models and digits. step: time over that of labels alone,'
+        ' medians of interleaved steps of 50 images, one thread.\nstatus: paper (as its authors have it), adapted, reconstructed (from descriptions), control.'
+    )
+
 
 def models(
     names: str = 'micro_resnet,micro_vit,micro_mixer,swin_nano,swin_pico',  # timm models to describe, by comma
@@ -180,7 +268,9 @@ def models(
 ):
     "Show where models are tapped, or check that any timm model can teach and learn"
     from ofa_learn.models import find_taps, make_model
-    if check: return _check(out)
+
+    if check:
+        return _check(out)
     for name in names.split(','):
         size = _size(name)
         print(f'{name}: {find_taps(make_model(name, input_size=size), size)}')
@@ -190,63 +280,102 @@ def _size(name: str) -> tuple[int, int, int]:
     "The image size a model was published for."
     import timm
     from ofa_learn.models import check_model_name
+
     return tuple(timm.models.get_pretrained_cfg(check_model_name(name)).input_size)
+
 
 def _check(out: str | None):
     "The breadth check, a line a model, and the counts."
     from ofa_learn.breadth import breadth_line, check_models
     from ofa_learn.records import write_atomically
+
     rows = []
     for row in check_models():
-        rows.append(row); print(breadth_line(row), flush=True)
+        rows.append(row)
+        print(breadth_line(row), flush=True)
     count = lambda key: sum(not r[key] for r in rows)
-    print(f"{len(rows)} modules: {count('student')} as student, {count('teacher')} as teacher, "
-          f"{sum(not r['student'] and not r['teacher'] for r in rows)} both ways")
-    if out: write_atomically(out, json.dumps(rows, indent=1))
+    print(
+        f"{len(rows)} modules: {count('student')} as student, {count('teacher')} as teacher, "
+        f"{sum(not r['student'] and not r['teacher'] for r in rows)} both ways"
+    )
+    if out:
+        write_atomically(out, json.dumps(rows, indent=1))
 
 # %% ../nbs/99_cli.ipynb #8147159d
 def sweep():
     "Compare methods and settings in many runs, which can be stopped and continued"
 
+
 def function_of(name: str):
     "A command's function; that of `sweep` stands in its own lesson and is imported when it is called."
-    if name != 'sweep': return COMMANDS[name]
+    if name != 'sweep':
+        return COMMANDS[name]
     from ofa_learn.sweeps import sweep_command
+
     return sweep_command
 
-COMMANDS = dict(demo=demo, teach=teach, train=train, sweep=sweep, cka=cka, bench=bench, models=models, methods=methods)
+
+COMMANDS = dict(
+    demo=demo, teach=teach, train=train, sweep=sweep, cka=cka, bench=bench, models=models, methods=methods
+)
+
 
 def joined(words: list[str]) -> list[str]:
     "The words before the first option as one, joined by commas, and options as arguments are called: `cka a b --dry-run` → `cka a,b --dry_run`."
     k = next((i for i, w in enumerate(words) if w.startswith('-')), len(words))
-    option = lambda w: '--' + '='.join([w[2:].split('=')[0].replace('-', '_'), *w.split('=')[1:]]) if w.startswith('--') else w
+    option = lambda w: (
+        '--' + '='.join([w[2:].split('=')[0].replace('-', '_'), *w.split('=')[1:]])
+        if w.startswith('--')
+        else w
+    )
     return ([','.join(words[:k])] if k else []) + [option(w) for w in words[k:]]
 
 # %% ../nbs/99_cli.ipynb #53e0579e
 def usage() -> str:
     "What `ofa-learn --help` prints."
     from ofa_learn import __version__
+
     lines = [f'  {name:9}{fn.__doc__}' for name, fn in COMMANDS.items()]
-    return '\n'.join([f'ofa-learn {__version__}: knowledge distillation between different architectures', '', 'usage: ofa-learn COMMAND [options]', '', *lines, '',
-                      'ofa-learn COMMAND --help says what a command takes.'])
+    return '\n'.join(
+        [
+            f'ofa-learn {__version__}: knowledge distillation between different architectures',
+            '',
+            'usage: ofa-learn COMMAND [options]',
+            '',
+            *lines,
+            '',
+            'ofa-learn COMMAND --help says what a command takes.',
+        ]
+    )
 
 # %% ../nbs/99_cli.ipynb #d9c493f1
 def main(argv: list[str] | None = None) -> int:
     "The command line; returns the exit code."
     argv = sys.argv[1:] if argv is None else argv
-    if not argv or argv[0] in ('-h', '--help', '--version'): print(usage()[:None if argv[:1] != ['--version'] else usage().index(':')]); return 0
+    if not argv or argv[0] in ('-h', '--help', '--version'):
+        print(usage()[: None if argv[:1] != ['--version'] else usage().index(':')])
+        return 0
     name, rest = argv[0], argv[1:]
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1, .4)
-        print(f'ofa-learn: no command {name!r}' + (f'; did you mean {near[0]}?' if near else '') + '\n\n' + usage(), file=sys.stderr)
+        near = difflib.get_close_matches(name, COMMANDS, 1, 0.4)
+        print(
+            f'ofa-learn: no command {name!r}'
+            + (f'; did you mean {near[0]}?' if near else '')
+            + '\n\n'
+            + usage(),
+            file=sys.stderr,
+        )
         return 2
     options = vars(anno_parser(function_of(name), prog=f'ofa-learn {name}').parse_args(joined(rest)))
     try:
-        with warnings.catch_warnings():                                                   # a warning is one line too, without this file's name
-            warnings.showwarning = lambda message, *_: print(f'ofa-learn {name}: warning: {message}', file=sys.stderr)
+        with warnings.catch_warnings():  # a warning is one line too, without this file's name
+            warnings.showwarning = lambda message, *_: print(
+                f'ofa-learn {name}: warning: {message}', file=sys.stderr
+            )
             function_of(name)(**{k: v for k, v in options.items() if k not in ('pdb', 'xtra')})
     except (ValueError, TypeError, FileNotFoundError) as e:
-        if os.environ.get('OFA_LEARN_DEBUG'): raise
+        if os.environ.get('OFA_LEARN_DEBUG'):
+            raise
         print(f'ofa-learn {name}: {e}', file=sys.stderr)
         return 2
     except KeyboardInterrupt as e:

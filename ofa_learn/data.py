@@ -21,21 +21,27 @@ import torch.nn.functional as F
 @dataclass(frozen=True)
 class ImageData:
     "Images and labels of one part of a data set, as they are: `uint8` pixels, no view, no normalisation."
-    images: torch.Tensor        # (N, C, H, W) uint8
-    labels: torch.Tensor        # (N,) int64 class indices
-    classes: tuple[str, ...]    # the K classes' names
-    name: str = 'arrays'        # where the images come from
+
+    images: torch.Tensor  # (N, C, H, W) uint8
+    labels: torch.Tensor  # (N,) int64 class indices
+    classes: tuple[str, ...]  # the K classes' names
+    name: str = 'arrays'  # where the images come from
     ids: torch.Tensor = field(default=None, repr=False)  # (N,) int64, each image's number in the original set
 
     def __post_init__(self):
-        if self.ids is None: object.__setattr__(self, 'ids', torch.arange(len(self.labels)))
-    def __len__(self): return len(self.labels)
+        if self.ids is None:
+            object.__setattr__(self, 'ids', torch.arange(len(self.labels)))
+
+    def __len__(self):
+        return len(self.labels)
+
     def __repr__(self):
         n, c, h, w = self.images.shape
         return f'ImageData({self.name}: {n} images of {c}×{h}×{w}, {len(self.classes)} classes)'
 
     @property
-    def image_size(self) -> tuple[int, int, int]: return tuple(self.images.shape[1:])
+    def image_size(self) -> tuple[int, int, int]:
+        return tuple(self.images.shape[1:])
 
     def batches(self, norm, batch_size: int = 50, **how) -> 'Batches':
         "These images in batches, see `Batches`."
@@ -47,7 +53,9 @@ class ImageData:
 
     def to(self, device: str | torch.device) -> 'ImageData':
         "The same images on `device`."
-        return replace(self, images=self.images.to(device), labels=self.labels.to(device), ids=self.ids.to(device))
+        return replace(
+            self, images=self.images.to(device), labels=self.labels.to(device), ids=self.ids.to(device)
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -59,138 +67,190 @@ class ImageData:
 # %% ../nbs/00_data.ipynb #a8df151a
 def _channels_first(x: np.ndarray) -> np.ndarray:
     "(N, H, W), (N, H, W, C) or (N, C, H, W) → (N, C, H, W), with C of 1 or 3."
-    if x.ndim == 3: return x[:, None]
-    if x.ndim != 4: raise ValueError(f'images: expected (N, H, W), (N, H, W, C) or (N, C, H, W), got shape {x.shape}')
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim != 4:
+        raise ValueError(f'images: expected (N, H, W), (N, H, W, C) or (N, C, H, W), got shape {x.shape}')
     first, last = x.shape[1] in (1, 3), x.shape[-1] in (1, 3)
-    if first and not last: return x
-    if last and not first: return x.transpose(0, 3, 1, 2)
+    if first and not last:
+        return x
+    if last and not first:
+        return x.transpose(0, 3, 1, 2)
     raise ValueError(f'images: shape {x.shape} must have 1 or 3 channels, either first or last and not both')
+
 
 def _to_uint8(x: np.ndarray) -> np.ndarray:
     "Pixels as `uint8`; floats must be finite and in [0, 1]."
-    if x.dtype == np.uint8: return x
+    if x.dtype == np.uint8:
+        return x
     if not np.issubdtype(x.dtype, np.floating):
         raise TypeError(f'images: expected uint8 pixels or floats in [0, 1], got {x.dtype}')
-    if not np.isfinite(x).all(): raise ValueError(f'images: {int((~np.isfinite(x)).sum())} pixels are NaN or infinite')
+    if not np.isfinite(x).all():
+        raise ValueError(f'images: {int((~np.isfinite(x)).sum())} pixels are NaN or infinite')
     if x.size and (x.min() < 0 or x.max() > 1):
-        raise ValueError(f'images: float pixels must be in [0, 1], got {x.min():.3g} to {x.max():.3g}; divide by 255 first?')
-    return np.rint(x*255).astype(np.uint8)
+        raise ValueError(
+            f'images: float pixels must be in [0, 1], got {x.min():.3g} to {x.max():.3g}; divide by 255 first?'
+        )
+    return np.rint(x * 255).astype(np.uint8)
 
 # %% ../nbs/00_data.ipynb #ce4a9326
 def _check_labels(y: np.ndarray, n: int, k: int | None) -> np.ndarray:
     "Class indices (N,) as int64."
-    if y.ndim != 1 or len(y) != n: raise ValueError(f'labels: expected one class index for each of the {n} images, got shape {y.shape}')
-    if not np.issubdtype(y.dtype, np.integer): raise TypeError(f'labels: expected integers, got {y.dtype}')
-    if n and y.min() < 0: raise ValueError(f'labels: class indices start at 0, got {y.min()}')
-    if n and k is not None and y.max() >= k: raise ValueError(f'labels: got class {y.max()}, but there are {k} classes (0 to {k-1})')
+    if y.ndim != 1 or len(y) != n:
+        raise ValueError(f'labels: expected one class index for each of the {n} images, got shape {y.shape}')
+    if not np.issubdtype(y.dtype, np.integer):
+        raise TypeError(f'labels: expected integers, got {y.dtype}')
+    if n and y.min() < 0:
+        raise ValueError(f'labels: class indices start at 0, got {y.min()}')
+    if n and k is not None and y.max() >= k:
+        raise ValueError(f'labels: got class {y.max()}, but there are {k} classes (0 to {k - 1})')
     return y.astype(np.int64)
 
+
 def from_arrays(
-    images,                # (N, H, W), (N, H, W, C) or (N, C, H, W); uint8, or floats in [0, 1]
-    labels,                # (N,) integers from 0
-    classes=None,          # the classes' names; default '0', '1', …
+    images,  # (N, H, W), (N, H, W, C) or (N, C, H, W); uint8, or floats in [0, 1]
+    labels,  # (N,) integers from 0
+    classes=None,  # the classes' names; default '0', '1', …
     name: str = 'arrays',  # what to call the set
-) -> ImageData:            # checked, channels first, uint8
+) -> ImageData:  # checked, channels first, uint8
     "An `ImageData` from a pair of arrays or tensors; raises `ValueError` or `TypeError` on anything unclear."
     x, y = _to_uint8(_channels_first(np.asarray(images))), np.asarray(labels)
-    if len(x) < 2: raise ValueError(f'images: at least two images are needed, got {len(x)}')
+    if len(x) < 2:
+        raise ValueError(f'images: at least two images are needed, got {len(x)}')
     y = _check_labels(y, len(x), None if classes is None else len(classes))
     classes = tuple(map(str, classes if classes is not None else range(int(y.max()) + 1)))
-    if len(classes) < 2: raise ValueError(f'labels: at least two classes are needed, got {len(classes)}')
+    if len(classes) < 2:
+        raise ValueError(f'labels: at least two classes are needed, got {len(classes)}')
     return ImageData(torch.from_numpy(np.array(x)), torch.from_numpy(y), classes, name)
 
 # %% ../nbs/00_data.ipynb #d2aa07e8
 def digits() -> ImageData:
     "The 1,797 handwritten 8×8 digits of scikit-learn (Alpaydin and Kaynak, 1998), 0–16 scaled to 0–255."
     from sklearn.datasets import load_digits
+
     d = load_digits()
-    return from_arrays(np.rint(d.images*255/16).astype(np.uint8), d.target, d.target_names, 'digits')
+    return from_arrays(np.rint(d.images * 255 / 16).astype(np.uint8), d.target, d.target_names, 'digits')
 
 # %% ../nbs/00_data.ipynb #58428a40
 def contact_sheet(
     images: torch.Tensor,  # (N, C, H, W) uint8, C of 1 or 3
-    cols: int = 10,        # images a row
-    scale: int = 5,        # screen pixels a pixel
-):                         # a PIL image, which notebooks display
+    cols: int = 10,  # images a row
+    scale: int = 5,  # screen pixels a pixel
+):  # a PIL image, which notebooks display
     "The images side by side, enlarged without smoothing."
     from PIL import Image
+
     n, c, h, w = images.shape
-    rows = math.ceil(n/cols)
-    sheet = torch.full((rows*cols, c, h + 1, w + 1), 128, dtype=torch.uint8)
+    rows = math.ceil(n / cols)
+    sheet = torch.full((rows * cols, c, h + 1, w + 1), 128, dtype=torch.uint8)
     sheet[:n, :, :h, :w] = images.cpu()
-    sheet = sheet.view(rows, cols, c, h + 1, w + 1).permute(0, 3, 1, 4, 2).reshape(rows*(h + 1), cols*(w + 1), c)
+    sheet = (
+        sheet.view(rows, cols, c, h + 1, w + 1)
+        .permute(0, 3, 1, 4, 2)
+        .reshape(rows * (h + 1), cols * (w + 1), c)
+    )
     img = Image.fromarray(sheet.expand(-1, -1, 3).numpy())
-    return img.resize((img.width*scale, img.height*scale), Image.Resampling.NEAREST)
+    return img.resize((img.width * scale, img.height * scale), Image.Resampling.NEAREST)
 
 # %% ../nbs/00_data.ipynb #af6ebbf3
 def from_npz(path: str | Path) -> ImageData:
     "An `ImageData` from an `.npz` file with the arrays `images`, `labels` and optionally `classes`."
     with np.load(path, allow_pickle=False) as z:
         missing = {'images', 'labels'} - set(z.files)
-        if missing: raise ValueError(f'{path}: no array named {" or ".join(sorted(missing))}; it holds {", ".join(z.files) or "nothing"}')
-        return from_arrays(z['images'], z['labels'], z['classes'] if 'classes' in z.files else None, Path(path).stem)
+        if missing:
+            raise ValueError(
+                f'{path}: no array named {" or ".join(sorted(missing))}; it holds {", ".join(z.files) or "nothing"}'
+            )
+        return from_arrays(
+            z['images'], z['labels'], z['classes'] if 'classes' in z.files else None, Path(path).stem
+        )
+
 
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm'}
+
 
 def _read_image(path: Path, size: int, mode: str) -> np.ndarray:
     "One image file, short side scaled to `size`, the middle cut out: (size, size) or (size, size, 3) uint8."
     from PIL import Image, ImageOps
+
     try:
-        with Image.open(path) as im: return np.asarray(ImageOps.fit(im.convert(mode), (size, size), Image.Resampling.BICUBIC))
+        with Image.open(path) as im:
+            return np.asarray(ImageOps.fit(im.convert(mode), (size, size), Image.Resampling.BICUBIC))
     except (OSError, SyntaxError, ValueError) as e:
         raise ValueError(f'{path}: this image cannot be read ({type(e).__name__}); mend or remove it') from e
 
 # %% ../nbs/00_data.ipynb #c578ea89
 def from_folder(
-    path: str | Path,       # a folder with one sub-folder a class
-    size: int = 32,         # pixels a side after scaling
-    channels: int = 3,      # 3 for colour, 1 for grey
-    per_class: int | None = None,   # read at most so many of each class, spread over its sorted files
+    path: str | Path,  # a folder with one sub-folder a class
+    size: int = 32,  # pixels a side after scaling
+    channels: int = 3,  # 3 for colour, 1 for grey
+    per_class: int | None = None,  # read at most so many of each class, spread over its sorted files
 ) -> ImageData:
     "An `ImageData` from a folder of class folders, read into memory; unreadable images and empty classes are errors."
     path = Path(path)
-    if channels not in (1, 3): raise ValueError(f'channels: expected 1 or 3, got {channels}')
-    if size < 1: raise ValueError(f'size: expected at least 1 pixel, got {size}')
-    if per_class is not None and per_class < 1: raise ValueError(f'per_class: expected at least 1 image, got {per_class}')
-    if not path.is_dir(): raise ValueError(f'{path}: no such folder')
+    if channels not in (1, 3):
+        raise ValueError(f'channels: expected 1 or 3, got {channels}')
+    if size < 1:
+        raise ValueError(f'size: expected at least 1 pixel, got {size}')
+    if per_class is not None and per_class < 1:
+        raise ValueError(f'per_class: expected at least 1 image, got {per_class}')
+    if not path.is_dir():
+        raise ValueError(f'{path}: no such folder')
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
-    if not folders: raise ValueError(f'{path}: expected one sub-folder a class, found none')
+    if not folders:
+        raise ValueError(f'{path}: expected one sub-folder a class, found none')
     images, labels = [], []
     for k, folder in enumerate(folders):
         files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
-        if not files: raise ValueError(f'{folder}: no images in this class folder (looked for {", ".join(sorted(SUFFIXES))})')
-        if per_class is not None and per_class < len(files): files = [files[i*len(files)//per_class] for i in range(per_class)]
+        if not files:
+            raise ValueError(
+                f'{folder}: no images in this class folder (looked for {", ".join(sorted(SUFFIXES))})'
+            )
+        if per_class is not None and per_class < len(files):
+            files = [files[i * len(files) // per_class] for i in range(per_class)]
         images += [_read_image(f, size, 'RGB' if channels == 3 else 'L') for f in files]
-        labels += [k]*len(files)
+        labels += [k] * len(files)
     return from_arrays(np.stack(images), labels, [f.name for f in folders], path.name)
 
 # %% ../nbs/00_data.ipynb #b7d5a36a
 def load_data(
-    source='digits',   # 'digits', an .npz file, a folder of class folders, an (images, labels) pair, or an ImageData
-    **options,         # `size`, `channels` and `per_class` for folders
+    source='digits',  # 'digits', an .npz file, a folder of class folders, an (images, labels) pair, or an ImageData
+    **options,  # `size`, `channels` and `per_class` for folders
 ) -> ImageData:
     "Images from whatever `source` is; an unknown one is a `ValueError` that lists what is understood."
-    if isinstance(source, ImageData): return source
-    if isinstance(source, (tuple, list)): return from_arrays(*source, **options)
-    if source == 'digits': return digits()
+    if isinstance(source, ImageData):
+        return source
+    if isinstance(source, (tuple, list)):
+        return from_arrays(*source, **options)
+    if source == 'digits':
+        return digits()
     path = Path(source)
-    if path.suffix == '.npz' and path.is_file(): return from_npz(path)
-    if path.is_dir(): return from_folder(path, **options)
-    raise ValueError(f"source: expected 'digits', an existing .npz file or a folder of class folders, got {str(source)!r}")
+    if path.suffix == '.npz' and path.is_file():
+        return from_npz(path)
+    if path.is_dir():
+        return from_folder(path, **options)
+    raise ValueError(
+        f"source: expected 'digits', an existing .npz file or a folder of class folders, got {str(source)!r}"
+    )
 
 # %% ../nbs/00_data.ipynb #73440e46
 class Norm(NamedTuple):
     "Per-channel mean and standard deviation, in units of pixels scaled to [0, 1]."
+
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
     def __call__(self, images: torch.Tensor) -> torch.Tensor:
         "Pixels 0–255, (B, C, H, W) → normalised float32."
         mean, std = (torch.tensor(v, device=images.device).view(-1, 1, 1) for v in self)
-        return images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)       # in place: one array instead of four
+        return (
+            images.to(torch.float32, copy=True).div_(255).sub_(mean).div_(std)
+        )  # in place: one array instead of four
+
 
 def channel_norm(images: torch.Tensor) -> Norm:
     "The mean and standard deviation of each channel of `images` (N, C, H, W) uint8."
-    x = images.double()/255
+    x = images.double() / 255
     std = x.std((0, 2, 3), unbiased=False).clamp_min(1e-3)
     return Norm(*(tuple(round(v, 4) for v in t.tolist()) for t in (x.mean((0, 2, 3)), std)))
 
@@ -198,56 +258,88 @@ def channel_norm(images: torch.Tensor) -> Norm:
 @dataclass(frozen=True)
 class Splits:
     "A data set's three parts and the normalisation computed from the training part."
+
     train: ImageData
     valid: ImageData
     test: ImageData
     norm: Norm
     split_seed: int = 0
+
     @property
-    def classes(self) -> tuple[str, ...]: return self.train.classes
+    def classes(self) -> tuple[str, ...]:
+        return self.train.classes
+
     @property
-    def num_classes(self) -> int: return len(self.train.classes)
+    def num_classes(self) -> int:
+        return len(self.train.classes)
+
     @property
-    def in_chans(self) -> int: return self.train.image_size[0]
+    def in_chans(self) -> int:
+        return self.train.image_size[0]
+
     @property
-    def input_size(self) -> tuple[int, int, int]: return self.train.image_size
-    def __repr__(self): return f'Splits({self.train.name}: {len(self.train)} train, {len(self.valid)} valid, {len(self.test)} test)'
+    def input_size(self) -> tuple[int, int, int]:
+        return self.train.image_size
+
+    def __repr__(self):
+        return f'Splits({self.train.name}: {len(self.train)} train, {len(self.valid)} valid, {len(self.test)} test)'
 
 # %% ../nbs/00_data.ipynb #7d5eab17
-def _draw(rows: np.ndarray, labels: np.ndarray, n: int, seed: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def _draw(
+    rows: np.ndarray, labels: np.ndarray, n: int, seed: int, what: str
+) -> tuple[np.ndarray, np.ndarray]:
     "`n` of `rows`, stratified by their labels, and the others."
     from sklearn.model_selection import train_test_split
+
     k = len(np.unique(labels[rows]))
     if not k <= n <= len(rows) - k:
-        raise ValueError(f'{what}: expected {k} to {len(rows) - k} images (at least one a class, here and among the others), got {n}')
+        raise ValueError(
+            f'{what}: expected {k} to {len(rows) - k} images (at least one a class, here and among the others), got {n}'
+        )
     rest, drawn = train_test_split(rows, test_size=n, stratify=labels[rows], random_state=seed)
     return drawn, rest
 
-def _deal(data: ImageData, rows: np.ndarray, tests: ImageData, train: int | None, valid: int, split_seed: int) -> Splits:
+
+def _deal(
+    data: ImageData, rows: np.ndarray, tests: ImageData, train: int | None, valid: int, split_seed: int
+) -> Splits:
     "Training and validation part out of `rows`, beside a test part that is given."
     labels = data.labels.cpu().numpy()
     valid_rows, rest = _draw(rows, labels, valid, split_seed, 'valid')
-    train_rows = rest if train is None or train == len(rest) else _draw(rest, labels, train, split_seed, 'train')[0]
+    train_rows = (
+        rest if train is None or train == len(rest) else _draw(rest, labels, train, split_seed, 'train')[0]
+    )
     parts = [data.take(torch.from_numpy(np.sort(r))) for r in (train_rows, valid_rows)]
     return Splits(*parts, tests, channel_norm(parts[0].images), split_seed)
 
+
 def split(
-    data: ImageData,            # the whole set
-    train: int | None = None,   # training images; default all that the other parts leave
-    valid: int | None = None,   # images that choices are made on; default a quarter, at most 400
-    test: int | None = None,    # images that are reported, the same ones for every `split_seed`; default a third, at most 500
-    split_seed: int = 0,        # deals the images that are not test
+    data: ImageData,  # the whole set
+    train: int | None = None,  # training images; default all that the other parts leave
+    valid: int | None = None,  # images that choices are made on; default a quarter, at most 400
+    test: int
+    | None = None,  # images that are reported, the same ones for every `split_seed`; default a third, at most 500
+    split_seed: int = 0,  # deals the images that are not test
 ) -> Splits:
     "Stratified train, valid and test parts; `ValueError` where the counts don't fit."
     labels = data.labels.cpu().numpy()
-    valid, test = min(len(data)//4, 400) if valid is None else valid, min(len(data)//3, 500) if test is None else test
+    valid, test = (
+        min(len(data) // 4, 400) if valid is None else valid,
+        min(len(data) // 3, 500) if test is None else test,
+    )
     rare = [data.classes[c] for c, n in zip(*np.unique(labels, return_counts=True)) if n < 3]
-    if rare: raise ValueError(f'data: each class needs at least 3 images, one a part; too few of {", ".join(rare[:5])}')
+    if rare:
+        raise ValueError(
+            f'data: each class needs at least 3 images, one a part; too few of {", ".join(rare[:5])}'
+        )
     test_rows, rest = _draw(np.arange(len(data)), labels, test, 0, 'test')
     return _deal(data, rest, data.take(torch.from_numpy(np.sort(test_rows))), train, valid, split_seed)
 
 # %% ../nbs/00_data.ipynb #ce1d2907
-OFFICIAL = dict(cifar10='CIFAR10', cifar100='CIFAR100', mnist='MNIST', fashion_mnist='FashionMNIST')   # name: torchvision's class
+OFFICIAL = dict(
+    cifar10='CIFAR10', cifar100='CIFAR100', mnist='MNIST', fashion_mnist='FashionMNIST'
+)  # name: torchvision's class
+
 
 def in_order(data: ImageData) -> ImageData:
     "The same images by class, then by pixels; ids from 0."
@@ -256,166 +348,209 @@ def in_order(data: ImageData) -> ImageData:
     order = order[data.labels.numpy()[order].argsort(kind='stable')]
     return replace(data, images=data.images[order], labels=data.labels[order])
 
+
 def _from_file(path: Path, train: bool) -> ImageData:
     "One part of an .npz file that holds both."
     with np.load(path, allow_pickle=False) as z:
         missing = {'x_train', 'y_train', 'x_test', 'y_test', 'classes'} - set(z.files)
-        if missing: raise ValueError(f'{path}: no array named {", ".join(sorted(missing))}; it holds {", ".join(z.files) or "nothing"}')
+        if missing:
+            raise ValueError(
+                f'{path}: no array named {", ".join(sorted(missing))}; it holds {", ".join(z.files) or "nothing"}'
+            )
         return from_arrays(*(z[f'{v}_{"train" if train else "test"}'] for v in 'xy'), z['classes'], path.stem)
+
 
 def _official_part(name: str, root, train: bool) -> ImageData:
     "One part of a torchvision set, downloaded when it is not there."
     from torchvision import datasets
-    if (file := Path(root)/f'{name}.npz').is_file(): return _from_file(file, train)
+
+    if (file := Path(root) / f'{name}.npz').is_file():
+        return _from_file(file, train)
     make = getattr(datasets, OFFICIAL[name])
-    try: d = make(root, train=train)
-    except RuntimeError:                                                     # torchvision: not found
-        try: d = make(root, train=train, download=True)
+    try:
+        d = make(root, train=train)
+    except RuntimeError:  # torchvision: not found
+        try:
+            d = make(root, train=train, download=True)
         except (RuntimeError, OSError) as e:
-            raise ValueError(f'{name}: not under {root!s}, and the download failed ({e}). Without a network, copy there what '
-                             f'torchvision.datasets.{OFFICIAL[name]}(root, download=True) makes on another machine') from e
+            raise ValueError(
+                f'{name}: not under {root!s}, and the download failed ({e}). Without a network, copy there what '
+                f'torchvision.datasets.{OFFICIAL[name]}(root, download=True) makes on another machine'
+            ) from e
     return from_arrays(np.asarray(d.data), np.asarray(d.targets), d.classes, name)
 
 # %% ../nbs/00_data.ipynb #720e3e1c
 def load_splits(
-    source='digits',            # what `load_data` takes, or a name in `OFFICIAL`
-    train: int | None = None,   # see `split`
-    valid: int | None = None,   # see `split`; for a name in `OFFICIAL` a tenth of its training part by default
-    test: int | None = None,    # see `split`; the official test part is taken whole
-    split_seed: int = 0,        # see `split`
+    source='digits',  # what `load_data` takes, or a name in `OFFICIAL`
+    train: int | None = None,  # see `split`
+    valid: int | None = None,  # see `split`; for a name in `OFFICIAL` a tenth of its training part by default
+    test: int | None = None,  # see `split`; the official test part is taken whole
+    split_seed: int = 0,  # see `split`
     root: str | Path = 'data',  # where torchvision keeps its files
-    **options,                  # see `load_data`
+    **options,  # see `load_data`
 ) -> Splits:
     "The parts of any set: by its own test part where it has one."
-    if source not in OFFICIAL if isinstance(source, str) else True: return split(load_data(source, **options), train, valid, test, split_seed)
-    if test is not None: raise ValueError(f'test: {source} has a test part of its own; leave it out')
+    if source not in OFFICIAL if isinstance(source, str) else True:
+        return split(load_data(source, **options), train, valid, test, split_seed)
+    if test is not None:
+        raise ValueError(f'test: {source} has a test part of its own; leave it out')
     whole, tests = (in_order(_official_part(source, root, t)) for t in (True, False))
     tests = replace(tests, ids=tests.ids + len(whole))
-    return _deal(whole, np.arange(len(whole)), tests, train, len(whole)//10 if valid is None else valid, split_seed)
+    return _deal(
+        whole, np.arange(len(whole)), tests, train, len(whole) // 10 if valid is None else valid, split_seed
+    )
 
 # %% ../nbs/00_data.ipynb #13fcfb97
 MASK = 0xFFFFFFFF
 
+
 def mix_bits(h: torch.Tensor) -> torch.Tensor:
     "A 32-bit hash on int64 tensors: each input bit changes about half of the output bits."
-    h = ((h ^ (h >> 16))*0x7feb352d) & MASK   # int64 products wrap, and their low 32 bits are right
-    h = ((h ^ (h >> 15))*0x846ca68b) & MASK
+    h = ((h ^ (h >> 16)) * 0x7FEB352D) & MASK  # int64 products wrap, and their low 32 bits are right
+    h = ((h ^ (h >> 15)) * 0x846CA68B) & MASK
     return h ^ (h >> 16)
 
+
 def uniforms(
-    view_seed: int,         # the comparison's view seed
-    epoch: int,             # from 0
-    ids: torch.Tensor,      # (B,) int64, the images' ids
-    n: int,                 # numbers an image
-) -> torch.Tensor:          # (B, n) float32 in [0, 1)
+    view_seed: int,  # the comparison's view seed
+    epoch: int,  # from 0
+    ids: torch.Tensor,  # (B,) int64, the images' ids
+    n: int,  # numbers an image
+) -> torch.Tensor:  # (B, n) float32 in [0, 1)
     "`n` random numbers for each image, a pure function of (view_seed, epoch, id) on every device (after Salmon et al., 2011)."
-    h = mix_bits(torch.tensor((view_seed + 0x9e3779b9) & MASK, device=ids.device))
+    h = mix_bits(torch.tensor((view_seed + 0x9E3779B9) & MASK, device=ids.device))
     h = mix_bits(h ^ (epoch & MASK))
     h = mix_bits(h ^ (ids & MASK))[:, None]
-    h = mix_bits((h + (torch.arange(n, device=ids.device) + 1)*0x9e3779b9) & MASK)
-    return (h >> 8).float()/(1 << 24)
+    h = mix_bits((h + (torch.arange(n, device=ids.device) + 1) * 0x9E3779B9) & MASK)
+    return (h >> 8).float() / (1 << 24)
 
 # %% ../nbs/00_data.ipynb #c59e18e9
 @dataclass(frozen=True)
 class Augment:
     "What a view may change. Each range is drawn uniformly for each image of each epoch."
-    shift: int = 0        # whole pixels, up to this many each way, the border filled with black
-    flip: bool = False    # left–right, half of the time
-    turn: float = 0.      # degrees, up to this many each way
-    zoom: float = 0.      # scale by 1 ± this much
-    erase: float = 0.     # probability of blanking a rectangle of up to a quarter of the image
+
+    shift: int = 0  # whole pixels, up to this many each way, the border filled with black
+    flip: bool = False  # left–right, half of the time
+    turn: float = 0.0  # degrees, up to this many each way
+    zoom: float = 0.0  # scale by 1 ± this much
+    erase: float = 0.0  # probability of blanking a rectangle of up to a quarter of the image
 
     def __post_init__(self):
         if self.shift < 0 or self.turn < 0 or not 0 <= self.zoom < 1 or not 0 <= self.erase <= 1:
-            raise ValueError(f'augment: expected shift ≥ 0, turn ≥ 0, 0 ≤ zoom < 1, 0 ≤ erase ≤ 1, got {self}')
+            raise ValueError(
+                f'augment: expected shift ≥ 0, turn ≥ 0, 0 ≤ zoom < 1, 0 ≤ erase ≤ 1, got {self}'
+            )
+
 
 def _shift_flip(x: torch.Tensor, u: torch.Tensor, a: Augment) -> torch.Tensor:
     "Crop at a random offset after padding by `a.shift`, then mirror half of the images: exact, one gather of whole windows."
     h, w = x.shape[-2:]
-    dy, dx = ((u[:, i]*(2*a.shift + 1)).long() for i in (0, 1))
-    windows = F.pad(x, [a.shift]*4).unfold(2, h, 1).unfold(3, w, 1)       # (B, C, 2s+1, 2s+1, H, W), a view
-    x = windows[torch.arange(len(x), device=x.device), :, dy, dx]         # (B, C, H, W)
-    if a.flip: x = torch.where(u[:, 2, None, None, None] < .5, x.flip(-1), x)
+    dy, dx = ((u[:, i] * (2 * a.shift + 1)).long() for i in (0, 1))
+    windows = F.pad(x, [a.shift] * 4).unfold(2, h, 1).unfold(3, w, 1)  # (B, C, 2s+1, 2s+1, H, W), a view
+    x = windows[torch.arange(len(x), device=x.device), :, dy, dx]  # (B, C, H, W)
+    if a.flip:
+        x = torch.where(u[:, 2, None, None, None] < 0.5, x.flip(-1), x)
     x, (c, h, w) = x.contiguous(memory_format=torch.channels_last), x.shape[1:]
-    return x.as_strided(x.shape, (c*h*w, 1, w*c, c))                      # in memory channels last, one channel too
+    return x.as_strided(x.shape, (c * h * w, 1, w * c, c))  # in memory channels last, one channel too
 
 # %% ../nbs/00_data.ipynb #bbfa3104
 def _turn_zoom(x: torch.Tensor, u: torch.Tensor, a: Augment) -> torch.Tensor:
     "Rotate and scale about the middle, bilinear, black outside."
-    angle, scale = (2*u[:, 0] - 1)*math.radians(a.turn), 1 + (2*u[:, 1] - 1)*a.zoom
-    c, s, z = angle.cos()/scale, angle.sin()/scale, torch.zeros_like(angle)
-    r = x.shape[-2]/x.shape[-1]                # the sampling grid runs from -1 to 1 on both sides
-    theta = torch.stack([c, -s*r, z, s/r, c, z], 1).view(-1, 2, 3)
+    angle, scale = (2 * u[:, 0] - 1) * math.radians(a.turn), 1 + (2 * u[:, 1] - 1) * a.zoom
+    c, s, z = angle.cos() / scale, angle.sin() / scale, torch.zeros_like(angle)
+    r = x.shape[-2] / x.shape[-1]  # the sampling grid runs from -1 to 1 on both sides
+    theta = torch.stack([c, -s * r, z, s / r, c, z], 1).view(-1, 2, 3)
     return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
+
 
 def _erase(x: torch.Tensor, u: torch.Tensor, a: Augment) -> torch.Tensor:
     "Blank a rectangle with sides of a quarter to a half of the image's, in a share `a.erase` of the images."
     h, w = x.shape[-2:]
     inside = []
     for n, size, place in ((h, u[:, 1], u[:, 2]), (w, u[:, 3], u[:, 4])):
-        side = n*(.25 + .25*size)
-        start, k = place*(n - side), torch.arange(n, device=x.device) + .5
+        side = n * (0.25 + 0.25 * size)
+        start, k = place * (n - side), torch.arange(n, device=x.device) + 0.5
         inside.append((k >= start[:, None]) & (k < (start + side)[:, None]))
     hole = inside[0][:, :, None] & inside[1][:, None] & (u[:, 0] < a.erase)[:, None, None]
     return x.masked_fill(hole[:, None], 0)
 
 # %% ../nbs/00_data.ipynb #986eeecc
 def views(
-    images: torch.Tensor,   # (B, C, H, W) uint8
-    ids: torch.Tensor,      # (B,) int64
-    augment: Augment,       # what may change
-    epoch: int,             # from 0
-    view_seed: int = 0,     # the comparison's view seed
-) -> torch.Tensor:          # (B, C, H, W), pixels 0–255
+    images: torch.Tensor,  # (B, C, H, W) uint8
+    ids: torch.Tensor,  # (B,) int64
+    augment: Augment,  # what may change
+    epoch: int,  # from 0
+    view_seed: int = 0,  # the comparison's view seed
+) -> torch.Tensor:  # (B, C, H, W), pixels 0–255
     "Augmented views, each a pure function of (view_seed, epoch, id): independent of batch, order and device."
-    if augment == Augment(): return images
+    if augment == Augment():
+        return images
     u = uniforms(view_seed, epoch, ids, 10)
     x = images
-    if augment.shift or augment.flip: x = _shift_flip(x, u[:, :3], augment)
-    if augment.turn or augment.zoom: x = _turn_zoom(x.float(), u[:, 3:5], augment)
+    if augment.shift or augment.flip:
+        x = _shift_flip(x, u[:, :3], augment)
+    if augment.turn or augment.zoom:
+        x = _turn_zoom(x.float(), u[:, 3:5], augment)
     return _erase(x, u[:, 5:], augment) if augment.erase else x
 
 # %% ../nbs/00_data.ipynb #e45da322
 class Batch(NamedTuple):
-    input: torch.Tensor     # (B, C, H, W) float32, normalised
-    target: torch.Tensor    # (B,) int64
-    index: torch.Tensor     # (B,) int64, rows of the part
+    input: torch.Tensor  # (B, C, H, W) float32, normalised
+    target: torch.Tensor  # (B,) int64
+    index: torch.Tensor  # (B,) int64, rows of the part
+
 
 def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
     "The numbers 0 to n-1 shuffled, a pure function of (seed, epoch)."
     return uniforms(seed, epoch, torch.arange(n), 1)[:, 0].argsort(stable=True)
 
+
 class Batches:
     "The batches of one part, resident on `device`; `epoch(e)` to train, `plain()` to evaluate."
-    def __init__(self,
-        part: ImageData,                    # the images
-        norm: Norm,                         # how to normalise them
-        batch_size: int = 50,               # images a batch
-        augment: Augment = Augment(),       # what a view may change
-        seed: int = 0,                      # the order of the images
-        view_seed: int = 0,                 # what the views look like
-        device: str | torch.device = 'cpu', # where the images live
-        shard: tuple[int, int] = (0, 1),    # this process's number, and of how many: its share of every batch
-    ):
-        if batch_size < 2: raise ValueError(f'batch_size: expected at least 2 (batch norm needs them), got {batch_size}')
-        self.part, self.norm, self.augment = part.to(device), norm, augment
-        if batch_size % shard[1]: raise ValueError(f'batch_size: expected a multiple of the {shard[1]} processes, got {batch_size}')
-        self.batch_size, self.seed, self.view_seed, self.shard = min(batch_size, len(part)//shard[1]*shard[1]), seed, view_seed, shard
 
-    def __len__(self): return len(self.part)//self.batch_size
+    def __init__(
+        self,
+        part: ImageData,  # the images
+        norm: Norm,  # how to normalise them
+        batch_size: int = 50,  # images a batch
+        augment: Augment = Augment(),  # what a view may change
+        seed: int = 0,  # the order of the images
+        view_seed: int = 0,  # what the views look like
+        device: str | torch.device = 'cpu',  # where the images live
+        shard: tuple[int, int] = (0, 1),  # this process's number, and of how many: its share of every batch
+    ):
+        if batch_size < 2:
+            raise ValueError(f'batch_size: expected at least 2 (batch norm needs them), got {batch_size}')
+        self.part, self.norm, self.augment = part.to(device), norm, augment
+        if batch_size % shard[1]:
+            raise ValueError(f'batch_size: expected a multiple of the {shard[1]} processes, got {batch_size}')
+        self.batch_size, self.seed, self.view_seed, self.shard = (
+            min(batch_size, len(part) // shard[1] * shard[1]),
+            seed,
+            view_seed,
+            shard,
+        )
+
+    def __len__(self):
+        return len(self.part) // self.batch_size
 
     def _batch(self, rows: torch.Tensor, epoch: int | None) -> Batch:
         part = self.part.take(rows)
-        x = part.images if epoch is None else views(part.images, part.ids, self.augment, epoch, self.view_seed)
+        x = (
+            part.images
+            if epoch is None
+            else views(part.images, part.ids, self.augment, epoch, self.view_seed)
+        )
         return Batch(self.norm(x), part.labels, rows)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         "Shuffled batches of views, from the batch `start` on; the same for the same (seed, view_seed, epoch) and any number of processes."
         order = epoch_order(len(self.part), self.seed, epoch).to(self.part.labels.device)
         for i in range(start, len(self)):
-            rows = order[i*self.batch_size:(i + 1)*self.batch_size]
-            yield self._batch(rows[self.shard[0]::self.shard[1]], epoch)
+            rows = order[i * self.batch_size : (i + 1) * self.batch_size]
+            yield self._batch(rows[self.shard[0] :: self.shard[1]], epoch)
 
     def plain(self) -> Iterator[Batch]:
         "All images once, in order, as they are."
-        for rows in torch.arange(len(self.part), device=self.part.labels.device).split(self.batch_size): yield self._batch(rows, None)
+        for rows in torch.arange(len(self.part), device=self.part.labels.device).split(self.batch_size):
+            yield self._batch(rows, None)

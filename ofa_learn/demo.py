@@ -32,85 +32,160 @@ from .twins import report
 PAIRS = {f'{t}-{s}': (FAMILIES[t], FAMILIES[s]) for t in FAMILIES for s in FAMILIES if s != t}
 TEACHER_EPOCHS = dict(micro_resnet=40, micro_vit=80, micro_mixer=80)
 
+
 @dataclass(frozen=True)
 class Plan:
     "What a comparison depends on."
-    pair: str = 'cnn-vit'       # teacher's family, then the student's
-    train: int = 300            # training images, for teacher and student alike
-    epochs: int = 80            # of every row but `labels_long`
-    seeds: int = 3              # runs a row
-    gamma: float = 1.4          # of both OFA forms
-    opt: str = 'muon'           # any of timm's optimizers, for every row
-    lr: float = 8e-3            # peak learning rate of every row
-    batch_size: int = 50        # images a step
-    split_seed: int = 0         # which images are in which part
-    view_seed: int = 0          # what the views look like
+
+    pair: str = 'cnn-vit'  # teacher's family, then the student's
+    train: int = 300  # training images, for teacher and student alike
+    epochs: int = 80  # of every row but `labels_long`
+    seeds: int = 3  # runs a row
+    gamma: float = 1.4  # of both OFA forms
+    opt: str = 'muon'  # any of timm's optimizers, for every row
+    lr: float = 8e-3  # peak learning rate of every row
+    batch_size: int = 50  # images a step
+    split_seed: int = 0  # which images are in which part
+    view_seed: int = 0  # what the views look like
     augment: Augment = Augment(shift=1)
-    methods: tuple[str, ...] = ()   # more rows: methods in their own settings, or several joined by +
+    methods: tuple[str, ...] = ()  # more rows: methods in their own settings, or several joined by +
 
     def __post_init__(self):
-        if self.pair not in PAIRS: raise ValueError(f'pair: expected one of {", ".join(PAIRS)}, got {self.pair!r}')
-        if self.seeds < 1: raise ValueError(f'seeds: expected at least 1, got {self.seeds}')
+        if self.pair not in PAIRS:
+            raise ValueError(f'pair: expected one of {", ".join(PAIRS)}, got {self.pair!r}')
+        if self.seeds < 1:
+            raise ValueError(f'seeds: expected at least 1, got {self.seeds}')
         unknown = [m for row in self.methods for m in row.split('+') if m not in all_methods()]
-        if unknown: raise ValueError(f'methods: expected some of {", ".join(all_methods())}, got {", ".join(unknown)}')
+        if unknown:
+            raise ValueError(
+                f'methods: expected some of {", ".join(all_methods())}, got {", ".join(unknown)}'
+            )
 
-    def data(self) -> Splits: return split(digits(), train=self.train, split_seed=self.split_seed)
+    def data(self) -> Splits:
+        return split(digits(), train=self.train, split_seed=self.split_seed)
+
 
 QUICK = dict(epochs=10)
 
+
 def rows(plan: Plan) -> dict[str, tuple[str, dict]]:
     "The table's rows: for each its method and that method's options."
-    return dict(labels=('labels', {}), deep_supervision=('deep_supervision', {}), kd=('kd', dict(setting='own')),
-                ofa_released=('ofa', dict(form='released', gamma=plan.gamma)), ofa_paper=('ofa', dict(form='paper', gamma=plan.gamma)),
-                labels_long=('labels', {})) | {m: (m, {}) for m in plan.methods}
+    return dict(
+        labels=('labels', {}),
+        deep_supervision=('deep_supervision', {}),
+        kd=('kd', dict(setting='own')),
+        ofa_released=('ofa', dict(form='released', gamma=plan.gamma)),
+        ofa_paper=('ofa', dict(form='paper', gamma=plan.gamma)),
+        labels_long=('labels', {}),
+    ) | {m: (m, {}) for m in plan.methods}
+
 
 def more_methods() -> tuple[str, ...]:
     "Every method that is not among the six rows, and OFA with FitNet, the paper's † rows."
     return (*(m for m in all_methods() if m not in ('labels', 'deep_supervision', 'kd', 'ofa')), 'ofa+fitnet')
 
 # %% ../nbs/94_demo.ipynb #f813dd62
-def run_one(plan: Plan, row: str, seed: int, epochs: int, teacher_file: str, teacher_info: dict, show: list[int] = ()) -> tuple[dict, list]:
+def run_one(
+    plan: Plan, row: str, seed: int, epochs: int, teacher_file: str, teacher_info: dict, show: list[int] = ()
+) -> tuple[dict, list]:
     "One run of the plan → its record, and the student's logits on the test images at `show`."
     torch.set_num_threads(1)
     data, (method, options) = plan.data(), rows(plan)[row]
     teacher = None if method == 'labels' else Teacher(teacher_file)
-    run = distill(method, PAIRS[plan.pair][1], teacher, data, epochs, seed=seed, options=options, opt=plan.opt, lr=plan.lr, batch_size=plan.batch_size,
-                  augment=plan.augment, view_seed=plan.view_seed, device='cpu', progress=False, eval_every=max(epochs//40, 1))
+    run = distill(
+        method,
+        PAIRS[plan.pair][1],
+        teacher,
+        data,
+        epochs,
+        seed=seed,
+        options=options,
+        opt=plan.opt,
+        lr=plan.lr,
+        batch_size=plan.batch_size,
+        augment=plan.augment,
+        view_seed=plan.view_seed,
+        device='cpu',
+        progress=False,
+        eval_every=max(epochs // 40, 1),
+    )
     record = dict(
-        schema=1, pair=plan.pair, method=row, setting=run.setting, seed=seed, split_seed=plan.split_seed, view_seed=plan.view_seed,
-        data=dict(name=data.train.name, fingerprint=data.train.fingerprint, train=len(data.train), valid=len(data.valid), test=len(data.test)),
-        teacher=teacher_info if teacher else None, student=dict(name=PAIRS[plan.pair][1], params=count_params(run.student)), epochs=epochs,
-        history=run.history, test_accuracy=run.test_accuracy, valid_accuracy=run.valid_accuracy, seconds=run.seconds, device='cpu', threads=1,
-        versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__, ofa_learn=__version__))
-    logits = predict(run.student, data.test.take(torch.tensor(list(show), dtype=torch.long)), data.norm) if len(show) else torch.zeros(0)
+        schema=1,
+        pair=plan.pair,
+        method=row,
+        setting=run.setting,
+        seed=seed,
+        split_seed=plan.split_seed,
+        view_seed=plan.view_seed,
+        data=dict(
+            name=data.train.name,
+            fingerprint=data.train.fingerprint,
+            train=len(data.train),
+            valid=len(data.valid),
+            test=len(data.test),
+        ),
+        teacher=teacher_info if teacher else None,
+        student=dict(name=PAIRS[plan.pair][1], params=count_params(run.student)),
+        epochs=epochs,
+        history=run.history,
+        test_accuracy=run.test_accuracy,
+        valid_accuracy=run.valid_accuracy,
+        seconds=run.seconds,
+        device='cpu',
+        threads=1,
+        versions=dict(
+            python=platform.python_version(),
+            torch=torch.__version__,
+            timm=timm.__version__,
+            ofa_learn=__version__,
+        ),
+    )
+    logits = (
+        predict(run.student, data.test.take(torch.tensor(list(show), dtype=torch.long)), data.norm)
+        if len(show)
+        else torch.zeros(0)
+    )
     return record, logits.tolist()
 
 # %% ../nbs/94_demo.ipynb #3e2fc60e
-QUANTILES = (0., .01, .03, .06, .12, .3, .6, 1.)
+QUANTILES = (0.0, 0.01, 0.03, 0.06, 0.12, 0.3, 0.6, 1.0)
+
 
 def pick_digits(teacher: torch.nn.Module, data: Splits) -> tuple[list[int], torch.Tensor]:
     "Rows of eight test images, from the teacher's worst mistake to its surest answer, and its logits for them."
     logits = predict(teacher, data.test, data.norm)
     sure = logits.softmax(-1).gather(1, data.test.labels[:, None])[:, 0]
     order = sure.argsort()
-    at = [int(order[round(q*(len(order) - 1))]) for q in QUANTILES]
+    at = [int(order[round(q * (len(order) - 1))]) for q in QUANTILES]
     return at, logits[at]
+
 
 def digit_cards(data: Splits, at: list[int], teacher_logits: torch.Tensor) -> list[dict]:
     "For the γ slider: each digit's image, label and the teacher's probabilities."
     part = data.test.take(torch.tensor(at))
-    return [dict(image=i[0].tolist(), label=int(l), probs=[round(q, 6) for q in p.tolist()])
-            for i, l, p in zip(part.images, part.labels, teacher_logits.softmax(-1))]
+    return [
+        dict(image=i[0].tolist(), label=int(l), probs=[round(q, 6) for q in p.tolist()])
+        for i, l, p in zip(part.images, part.labels, teacher_logits.softmax(-1))
+    ]
 
-def loss_cards(data: Splits, at: list[int], teacher_logits: torch.Tensor, student_logits: list, gamma: float) -> list[dict]:
+
+def loss_cards(
+    data: Splits, at: list[int], teacher_logits: torch.Tensor, student_logits: list, gamma: float
+) -> list[dict]:
     "The parts of each digit's OFA loss, by name (Hao et al., 2023, Eqs. 5 and 6)."
     parts = decompose(torch.tensor(student_logits), teacher_logits, data.test.labels[at], gamma=gamma)
-    names = {'labels: CE': parts.cross_entropy, 'teacher on the true class': parts.target, 'dark knowledge': parts.non_target, 'what γ adds': parts.extra}
+    names = {
+        'labels: CE': parts.cross_entropy,
+        'teacher on the true class': parts.target,
+        'dark knowledge': parts.non_target,
+        'what γ adds': parts.extra,
+    }
     return [{k: round(v[i].item(), 4) for k, v in names.items()} for i in range(len(at))]
 
 # %% ../nbs/94_demo.ipynb #7db55be9
 def _submit(pool, plan, row, epochs, *rest) -> dict:
     return {pool.submit(run_one, plan, row, seed, epochs, *rest): row for seed in range(plan.seeds)}
+
 
 def _collect(futures: dict, say) -> list[tuple[dict, list]]:
     "Finished runs as they come in, each said in a line."
@@ -118,50 +193,96 @@ def _collect(futures: dict, say) -> list[tuple[dict, list]]:
     for f in as_completed(futures):
         record, logits = f.result()
         out.append((record, logits))
-        say(f"  {method_style(record['method'])[0]:36} seed {record['seed']}  {record['test_accuracy']:5.1f} %  {record['epochs']:4} epochs  {record['seconds']:4.0f} s")
+        say(
+            f"  {method_style(record['method'])[0]:36} seed {record['seed']}  {record['test_accuracy']:5.1f} %  {record['epochs']:4} epochs  {record['seconds']:4.0f} s"
+        )
     return out
 
-def run_all(plan: Plan, teacher_file: str, teacher_info: dict, show: list[int], jobs: int = 2, say=print) -> list[tuple[dict, list]]:
+
+def run_all(
+    plan: Plan, teacher_file: str, teacher_info: dict, show: list[int], jobs: int = 2, say=print
+) -> list[tuple[dict, list]]:
     "Every row and seed of the plan in `jobs` processes of one thread each."
     rest = (teacher_file, teacher_info, show)
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context('spawn'))
     try:
-        done = _collect(_submit(pool, plan, 'labels', plan.epochs, *rest) | _submit(pool, plan, 'ofa_paper', plan.epochs, *rest), say)
-        took = {m: statistics.median(r['seconds'] for r, _ in done if r['method'] == m) for m in ('labels', 'ofa_paper')}
-        long = max(round(plan.epochs*took['ofa_paper']/took['labels']), plan.epochs)
+        done = _collect(
+            _submit(pool, plan, 'labels', plan.epochs, *rest)
+            | _submit(pool, plan, 'ofa_paper', plan.epochs, *rest),
+            say,
+        )
+        took = {
+            m: statistics.median(r['seconds'] for r, _ in done if r['method'] == m)
+            for m in ('labels', 'ofa_paper')
+        }
+        long = max(round(plan.epochs * took['ofa_paper'] / took['labels']), plan.epochs)
         later = _submit(pool, plan, 'labels_long', long, *rest)
-        for row in ('ofa_released', 'deep_supervision', 'kd', *plan.methods): later |= _submit(pool, plan, row, plan.epochs, *rest)
+        for row in ('ofa_released', 'deep_supervision', 'kd', *plan.methods):
+            later |= _submit(pool, plan, row, plan.epochs, *rest)
         return done + _collect(later, say)
-    finally: pool.shutdown(wait=False, cancel_futures=True)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/94_demo.ipynb #205728a9
 LEGEND = '\nMean ± sample standard deviation over seeds (runs); differences are paired by seed; "within noise": within twice their standard error.'
 
+
 def notes(plan: Plan, data: Splits, info: dict, jobs: int, quick: bool) -> list[str]:
     "On what everything was measured, one sentence each."
-    out = [f'Data: the {len(digits())} handwritten 8×8 digits of scikit-learn; {len(data.train)} train, {len(data.valid)} validation, {len(data.test)} test images.',
-           f"Teacher: {info['name']} ({info['params']/1e6:.2f} M parameters), trained on the same {len(data.train)} images with the labels; {info['test_accuracy']:.1f} % on test.",
-           f'Student: {PAIRS[plan.pair][1]}; {plan.epochs} epochs a row, and for “labels alone, at OFA’s time” as many as take OFA’s time; γ = {plan.gamma:g}.',
-           f'{plan.seeds} seeds on one split; spread is over the seeds. CPU, {jobs} processes of one thread each; these are laptop-scale results, not the paper’s.']
-    if plan.methods: out.append('Rows below “labels alone, at OFA’s time”: each method in its own default setting, not tuned for these images.')
-    if quick: out.insert(0, 'QUICK RUN: too short to conclude anything from. The full demo trains long enough for every row to learn.')
+    out = [
+        f'Data: the {len(digits())} handwritten 8×8 digits of scikit-learn; {len(data.train)} train, {len(data.valid)} validation, {len(data.test)} test images.',
+        f"Teacher: {info['name']} ({info['params'] / 1e6:.2f} M parameters), trained on the same {len(data.train)} images with the labels; {info['test_accuracy']:.1f} % on test.",
+        f'Student: {PAIRS[plan.pair][1]}; {plan.epochs} epochs a row, and for “labels alone, at OFA’s time” as many as take OFA’s time; γ = {plan.gamma:g}.',
+        f'{plan.seeds} seeds on one split; spread is over the seeds. CPU, {jobs} processes of one thread each; these are laptop-scale results, not the paper’s.',
+    ]
+    if plan.methods:
+        out.append(
+            'Rows below “labels alone, at OFA’s time”: each method in its own default setting, not tuned for these images.'
+        )
+    if quick:
+        out.insert(
+            0,
+            'QUICK RUN: too short to conclude anything from. The full demo trains long enough for every row to learn.',
+        )
     return out
+
 
 def write_report(plan, data, records, at, teacher_logits, student_logits, about, out) -> None:
     "The report of a finished plan."
-    cards, loss = digit_cards(data, at, teacher_logits), loss_cards(data, at, teacher_logits, student_logits, plan.gamma)
-    title = 'QUICK RUN, too short to conclude from. '*about[0].startswith('QUICK') + f'One teacher, {len(rows(plan))} ways to learn: {plan.pair.replace("-", " → ").upper()}'
+    cards, loss = (
+        digit_cards(data, at, teacher_logits),
+        loss_cards(data, at, teacher_logits, student_logits, plan.gamma),
+    )
+    title = (
+        'QUICK RUN, too short to conclude from. ' * about[0].startswith('QUICK')
+        + f'One teacher, {len(rows(plan))} ways to learn: {plan.pair.replace("-", " → ").upper()}'
+    )
     report(records, cards, loss, out, title=title, classes=list(data.classes), notes=about)
 
 # %% ../nbs/94_demo.ipynb #04253d0a
-def demo(plan: Plan = Plan(), out: str | Path | None = 'demo.html', jobs: int = 2, quick: bool = False, keep: str | Path | None = None, say=partial(print, flush=True)) -> list[dict]:
+def demo(
+    plan: Plan = Plan(),
+    out: str | Path | None = 'demo.html',
+    jobs: int = 2,
+    quick: bool = False,
+    keep: str | Path | None = None,
+    say=partial(print, flush=True),
+) -> list[dict]:
     "Train the teacher, run the plan, print the table, write the report (and the records to `keep`); returns the records."
     start, data, name = time.perf_counter(), plan.data(), PAIRS[plan.pair][0]
-    torch.set_num_threads(1)                        # as the workers: on busy cores more threads are slower
+    torch.set_num_threads(1)  # as the workers: on busy cores more threads are slower
     with tempfile.TemporaryDirectory() as folder:
-        file = str(Path(folder)/'teacher.safetensors')
+        file = str(Path(folder) / 'teacher.safetensors')
         say(f'Teaching the teacher, {name} …')
-        info = teach(name, data, file, TEACHER_EPOCHS[name]//(4 if quick else 1), augment=plan.augment, device='cpu', progress=False)
+        info = teach(
+            name,
+            data,
+            file,
+            TEACHER_EPOCHS[name] // (4 if quick else 1),
+            augment=plan.augment,
+            device='cpu',
+            progress=False,
+        )
         about = notes(plan, data, info, jobs, quick)
         say('\n'.join(f'· {n}' for n in about) + '\n')
         at, teacher_logits = pick_digits(load_model(file)[0], data)
@@ -169,9 +290,12 @@ def demo(plan: Plan = Plan(), out: str | Path | None = 'demo.html', jobs: int = 
     done.sort(key=lambda d: (list(rows(plan)).index(d[0]['method']), d[0]['seed']))
     records = [r for r, _ in done]
     say('\n' + table_text(table_cells(results(records), lambda m: method_style(m)[0])) + LEGEND)
-    for r in records if keep else (): save_record(r, Path(keep)/f"{r['pair']}_{r['method']}_{r['seed']}.json")
+    for r in records if keep else ():
+        save_record(r, Path(keep) / f"{r['pair']}_{r['method']}_{r['seed']}.json")
     if out:
         student = next(l for r, l in done if r['method'] == 'ofa_paper' and r['seed'] == 0)
         write_report(plan, data, records, at, teacher_logits, student, about, out)
-        say(f'\nReport: {out} (opens in any browser, without a network). Took {time.perf_counter() - start:.0f} s.')
+        say(
+            f'\nReport: {out} (opens in any browser, without a network). Took {time.perf_counter() - start:.0f} s.'
+        )
     return records

@@ -20,84 +20,128 @@ from timm.task import TrainingTask
 
 from .branches import ExitBranches
 from .losses import ofa_loss
-from .models import Features, Taps, blank_image, evaluating, find_taps, load_model, make_model, tapped_forward
+from ofa_learn.models import (
+    Features,
+    Taps,
+    blank_image,
+    evaluating,
+    find_taps,
+    load_model,
+    make_model,
+    tapped_forward,
+)
 
 # %% ../nbs/50_distill.ipynb #e6417af5
 class Answers(NamedTuple):
     "What a teacher says about a batch. Fields that no one needs are None."
-    logits: torch.Tensor = None   # (B, K)
-    pooled: torch.Tensor = None   # (B, d_t)
-    maps: list = None             # each stage's features, as the teacher's taps give them
+
+    logits: torch.Tensor = None  # (B, K)
+    pooled: torch.Tensor = None  # (B, d_t)
+    maps: list = None  # each stage's features, as the teacher's taps give them
+
 
 def published_norm(model: nn.Module, channels: int) -> tuple | None:
     "(mean, std) that a timm model's published weights expect, where they are for images of so many channels."
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     return (tuple(cfg['mean']), tuple(cfg['std'])) if len(cfg.get('mean') or ()) == channels else None
 
-def _teacher_model(name: str, num_classes: int, input_size, pretrained: bool, allow_untrained: bool) -> nn.Module:
+
+def _teacher_model(
+    name: str, num_classes: int, input_size, pretrained: bool, allow_untrained: bool
+) -> nn.Module:
     "A timm model by name that has learned something, or an error that says how it could."
     model = make_model(name, num_classes, input_size, pretrained=pretrained)
     cfg = model.pretrained_cfg or {}
     fresh_head = pretrained and cfg.get('num_classes') != num_classes
-    if allow_untrained or (pretrained and not fresh_head): return model
-    what = f'a fresh head for {num_classes} classes (its weights are for {cfg.get("num_classes")})' if fresh_head else 'random weights'
-    raise ValueError(f'teacher: {name!r} would have {what} and nothing to teach. Train it first (`ofa-learn teach {name} --out FILE`) and '
-                     'give that file, or pass a trained module, or pretrained=True with the classes of its weights; allow_untrained=True is for tests')
+    if allow_untrained or (pretrained and not fresh_head):
+        return model
+    what = (
+        f'a fresh head for {num_classes} classes (its weights are for {cfg.get("num_classes")})'
+        if fresh_head
+        else 'random weights'
+    )
+    raise ValueError(
+        f'teacher: {name!r} would have {what} and nothing to teach. Train it first (`ofa-learn teach {name} --out FILE`) and '
+        'give that file, or pass a trained module, or pretrained=True with the classes of its weights; allow_untrained=True is for tests'
+    )
 
 # %% ../nbs/50_distill.ipynb #9aace7e9
 class Teacher(nn.Module):
     "A frozen model that answers in eval mode without gradients, whatever is called on it."
-    def __init__(self,
-        model,                            # a trained nn.Module, a file of `save_model`, or a timm name
-        num_classes: int = None,          # K, when given by name
-        input_size=None,                  # (C, H, W) of the images
-        norm=None,                        # (mean, std) that the teacher was trained with; None: as its published weights expect, else as the data are
-        pretrained: bool = False,         # with a name: timm's published weights
-        allow_untrained: bool = False,    # with a name: random weights are meant
+
+    def __init__(
+        self,
+        model,  # a trained nn.Module, a file of `save_model`, or a timm name
+        num_classes: int = None,  # K, when given by name
+        input_size=None,  # (C, H, W) of the images
+        norm=None,  # (mean, std) that the teacher was trained with; None: as its published weights expect, else as the data are
+        pretrained: bool = False,  # with a name: timm's published weights
+        allow_untrained: bool = False,  # with a name: random weights are meant
     ):
         super().__init__()
-        if isinstance(model, Teacher): raise TypeError('teacher: this is a Teacher already')
+        if isinstance(model, Teacher):
+            raise TypeError('teacher: this is a Teacher already')
         if isinstance(model, str) and model.endswith('.safetensors'):
             model, meta = load_model(model)
             norm, input_size = norm or meta['norm'], input_size or meta['input_size']
         elif isinstance(model, str):
-            if num_classes is None or input_size is None: raise ValueError('teacher: given by name it needs num_classes and input_size')
+            if num_classes is None or input_size is None:
+                raise ValueError('teacher: given by name it needs num_classes and input_size')
             model = _teacher_model(model, num_classes, input_size, pretrained, allow_untrained)
-            if pretrained: norm = norm or published_norm(model, input_size[0])
-        elif not isinstance(model, nn.Module): raise TypeError(f'teacher: expected a name, a file or an nn.Module, got {type(model).__name__}')
-        self.model, self.norm, self.input_size, self.taps = model.eval().requires_grad_(False), norm, input_size, None
+            if pretrained:
+                norm = norm or published_norm(model, input_size[0])
+        elif not isinstance(model, nn.Module):
+            raise TypeError(f'teacher: expected a name, a file or an nn.Module, got {type(model).__name__}')
+        self.model, self.norm, self.input_size, self.taps = (
+            model.eval().requires_grad_(False),
+            norm,
+            input_size,
+            None,
+        )
 
-    def train(self, mode: bool = True) -> 'Teacher': return super().train(False)
-    def requires_grad_(self, requires_grad: bool = True) -> 'Teacher': return super().requires_grad_(False)
+    def train(self, mode: bool = True) -> 'Teacher':
+        return super().train(False)
+
+    def requires_grad_(self, requires_grad: bool = True) -> 'Teacher':
+        return super().requires_grad_(False)
 
     def find_taps(self, input_size) -> Taps | None:
         "The teacher's taps, or None where it is no timm model (it can still answer in logits)."
-        if self.taps is None and hasattr(self.model, 'forward_intermediates'): self.taps = find_taps(self.model, input_size)
+        if self.taps is None and hasattr(self.model, 'forward_intermediates'):
+            self.taps = find_taps(self.model, input_size)
         return self.taps
 
     @torch.no_grad()
     def forward(self, x: torch.Tensor, needs=('logits',)) -> Answers:
         "Answers to images that are normalised as the teacher expects."
-        if any(m.training for m in self.model.modules()): self.model.eval()
-        if set(needs) <= {'logits'}: return Answers(self.model(x))
+        if any(m.training for m in self.model.modules()):
+            self.model.eval()
+        if set(needs) <= {'logits'}:
+            return Answers(self.model(x))
         f = tapped_forward(self.model, x, self.find_taps(x.shape[1:]), None if 'maps' in needs else ())
         return Answers(f.logits, f.pooled, f.stages if 'maps' in needs else None)
 
 # %% ../nbs/50_distill.ipynb #2f77ea0e
 class Trainable(nn.Module):
     "The student and its training-only heads: all that training moves."
-    def __init__(self,
-        student: nn.Module,        # any module that gives logits
-        heads: nn.Module | None,   # called as heads(features, answers)
-        taps: Taps | None,         # where the student is tapped; None runs it plainly
-        stages: tuple = (),        # the stages whose features the heads want
+
+    def __init__(
+        self,
+        student: nn.Module,  # any module that gives logits
+        heads: nn.Module | None,  # called as heads(features, answers)
+        taps: Taps | None,  # where the student is tapped; None runs it plainly
+        stages: tuple = (),  # the stages whose features the heads want
     ):
         super().__init__()
         self.student, self.heads, self.taps, self.stages = student, heads, taps, tuple(stages)
 
     def forward(self, x: torch.Tensor, answers: Answers):
         "(B, C, H, W) → the student's `Features`, and what the heads make of them."
-        features = Features(self.student(x), None, []) if self.taps is None else tapped_forward(self.student, x, self.taps, self.stages)
+        features = (
+            Features(self.student(x), None, [])
+            if self.taps is None
+            else tapped_forward(self.student, x, self.taps, self.stages)
+        )
         return features, None if self.heads is None else self.heads(features, answers)
 
     def no_weight_decay(self) -> set:
@@ -108,101 +152,187 @@ class Trainable(nn.Module):
     def group_matcher(self, coarse: bool = False):
         "The student's groups for layer decay; heads come last, like a classifier."
         from timm.models import group_parameters
+
         own = group_parameters(self.student, self.student.group_matcher(coarse=coarse), reverse=True)
         last = max(own.values(), default=0)
-        return lambda name: own.get(name.removeprefix('student.'), last) if name.startswith('student.') else last
+        return lambda name: (
+            own.get(name.removeprefix('student.'), last) if name.startswith('student.') else last
+        )
 
 # %% ../nbs/50_distill.ipynb #61abbfc5
 METHODS: dict[str, type] = {}
-BUILT_IN = dict(kd='logits', dkd='logits', dist='logits', fitnet='hints', ofd='hints', reviewkd='hints', cc='relations', rkd='relations',
-                crd='relations', rsd='rsd', hcd='hcd', scalekd='scalekd')     # methods of later lessons, by module
+BUILT_IN = dict(
+    kd='logits',
+    dkd='logits',
+    dist='logits',
+    fitnet='hints',
+    ofd='hints',
+    reviewkd='hints',
+    cc='relations',
+    rkd='relations',
+    crd='relations',
+    rsd='rsd',
+    hcd='hcd',
+    scalekd='scalekd',
+)  # methods of later lessons, by module
+
 
 def all_methods() -> dict[str, type]:
     "Every method by its name, those of later lessons too; they are imported when they are first asked for."
-    for module in dict.fromkeys(BUILT_IN.values()): import_module(f'ofa_learn.{module}')
+    for module in dict.fromkeys(BUILT_IN.values()):
+        import_module(f'ofa_learn.{module}')
     return METHODS
+
 
 def register(name: str):
     "Decorator: make a `DistillationTask` known to `create_task` and the command line as `name`."
+
     def add(cls):
         cls.name, METHODS[name] = name, cls
         return cls
+
     return add
+
 
 def choose(settings: dict[str, dict], setting: str, **given) -> dict:
     "The numbers of a setting by its name; those given by hand (not None) replace them."
-    if setting not in settings: raise ValueError(f'setting: expected one of {", ".join(settings)}, got {setting!r}')
+    if setting not in settings:
+        raise ValueError(f'setting: expected one of {", ".join(settings)}, got {setting!r}')
     return settings[setting] | {k: v for k, v in given.items() if v is not None}
+
 
 def same_norm(a, b) -> bool:
     "Whether two (mean, std) pairs are equal to four decimals."
-    return all(abs(p - q) < 1e-4 for u, v in zip(a, b) for p, q in zip(u, v)) and all(len(u) == len(v) for u, v in zip(a, b))
+    return all(abs(p - q) < 1e-4 for u, v in zip(a, b) for p, q in zip(u, v)) and all(
+        len(u) == len(v) for u, v in zip(a, b)
+    )
+
 
 class Renormalise(nn.Module):
     "Images normalised by `source` → normalised by `target`, one multiplication and one addition a pixel."
+
     def __init__(self, source, target):
         super().__init__()
         (m, s), (tm, ts) = ([torch.tensor(v) for v in n] for n in (source, target))
-        self.register_buffer('scale', (s/ts).view(-1, 1, 1), persistent=False)
-        self.register_buffer('shift', ((m - tm)/ts).view(-1, 1, 1), persistent=False)
-    def forward(self, x): return x*self.scale + self.shift
+        self.register_buffer('scale', (s / ts).view(-1, 1, 1), persistent=False)
+        self.register_buffer('shift', ((m - tm) / ts).view(-1, 1, 1), persistent=False)
+
+    def forward(self, x):
+        return x * self.scale + self.shift
 
 # %% ../nbs/50_distill.ipynb #5bcc2b77
 def probe_classes(model: nn.Module, input_size, who: str) -> int:
     "K of a model, by showing it one blank image; says so when it does not take such images."
     try:
-        with evaluating(model): out = model(blank_image(model, input_size))
+        with evaluating(model):
+            out = model(blank_image(model, input_size))
     except (RuntimeError, AssertionError, ValueError) as e:
         raise ValueError(f'{who}: it does not take images of (C, H, W) = {tuple(input_size)}: {e}') from e
-    if not torch.is_tensor(out) or out.ndim != 2: raise ValueError(f'{who}: expected logits (B, K) from it, got {getattr(out, "shape", type(out).__name__)}')
+    if not torch.is_tensor(out) or out.ndim != 2:
+        raise ValueError(
+            f'{who}: expected logits (B, K) from it, got {getattr(out, "shape", type(out).__name__)}'
+        )
     return out.shape[1]
+
 
 def fit_teacher(teacher: Teacher, input_size, input_norm, num_classes: int, needs) -> nn.Module:
     "What turns the inputs into what the teacher expects; a `ValueError` where teacher, student and method do not fit."
     k, taps = probe_classes(teacher.model, input_size, 'teacher'), teacher.find_taps(input_size)
-    if k != num_classes: raise ValueError(f'teacher: it has {k} classes, the student {num_classes}')
+    if k != num_classes:
+        raise ValueError(f'teacher: it has {k} classes, the student {num_classes}')
     if taps is None and set(needs) - {'logits'}:
         fine = ', '.join(sorted(n for n, c in all_methods().items() if set(c.needs) <= {'logits'}))
-        raise ValueError(f'teacher: {type(teacher.model).__name__} gives logits only, and {", ".join(needs)} are needed; these methods would work: {fine}')
-    if teacher.norm is None: return nn.Identity()
-    if input_norm is None: raise ValueError(f'input_norm: the teacher expects images normalised by {teacher.norm}; say how the inputs are')
+        raise ValueError(
+            f'teacher: {type(teacher.model).__name__} gives logits only, and {", ".join(needs)} are needed; these methods would work: {fine}'
+        )
+    if teacher.norm is None:
+        return nn.Identity()
+    if input_norm is None:
+        raise ValueError(
+            f'input_norm: the teacher expects images normalised by {teacher.norm}; say how the inputs are'
+        )
     return nn.Identity() if same_norm(teacher.norm, input_norm) else Renormalise(input_norm, teacher.norm)
 
 # %% ../nbs/50_distill.ipynb #0351c4bd
 class _Base(TrainingTask):
     "Building a task: student, teacher, taps, heads, and the checks that they fit."
-    name = 'unregistered'        # set by `register`
-    paper = ''                   # authors, year
-    status = 'own'               # 'paper' (as its authors have it), 'adapted', 'reconstructed', 'control', or 'own'
-    epoch = 0                    # the training loop sets it; see `ramp`
-    needs: tuple = ('logits',)   # of the teacher; () trains without one
-    taps_needed = False          # whether the student is run tapped, which gives its pooled and its stage features
-    stages = None                # which stages; None is all, () pooled features only
-    holds_labels = False         # whether a part of another name than `ce` holds the labels' cross-entropy
 
-    def __init__(self, student, teacher=None, *, input_size=None, input_norm=None, data=None, num_classes=None,
-                 label_smoothing: float = 0., positions='even', kind=None, device=None):
+    name = 'unregistered'  # set by `register`
+    paper = ''  # authors, year
+    status = 'own'  # 'paper' (as its authors have it), 'adapted', 'reconstructed', 'control', or 'own'
+    epoch = 0  # the training loop sets it; see `ramp`
+    needs: tuple = ('logits',)  # of the teacher; () trains without one
+    taps_needed = False  # whether the student is run tapped, which gives its pooled and its stage features
+    stages = None  # which stages; None is all, () pooled features only
+    holds_labels = False  # whether a part of another name than `ce` holds the labels' cross-entropy
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        input_size=None,
+        input_norm=None,
+        data=None,
+        num_classes=None,
+        label_smoothing: float = 0.0,
+        positions='even',
+        kind=None,
+        device=None,
+    ):
         super().__init__(device=device, verbose=False)
-        if data is not None: input_size, input_norm, num_classes = input_size or data.input_size, input_norm or data.norm, num_classes or data.num_classes
-        if input_size is None: raise ValueError('input_size: give the images\' (C, H, W), or data=, so that the models can be probed')
-        if not 0 <= label_smoothing < 1: raise ValueError(f'label_smoothing: expected 0 ≤ ε < 1, got {label_smoothing}')
-        self.input_size, self.input_norm, self.label_smoothing = tuple(input_size), input_norm, label_smoothing
-        if isinstance(student, str): student = make_model(student, num_classes or 10, self.input_size)
-        if not isinstance(student, nn.Module): raise TypeError(f'student: expected a timm name or an nn.Module, got {type(student).__name__}')
-        self.teacher, self.num_classes = self._adopt(teacher), probe_classes(student, self.input_size, 'student')
+        if data is not None:
+            input_size, input_norm, num_classes = (
+                input_size or data.input_size,
+                input_norm or data.norm,
+                num_classes or data.num_classes,
+            )
+        if input_size is None:
+            raise ValueError(
+                'input_size: give the images\' (C, H, W), or data=, so that the models can be probed'
+            )
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f'label_smoothing: expected 0 ≤ ε < 1, got {label_smoothing}')
+        self.input_size, self.input_norm, self.label_smoothing = (
+            tuple(input_size),
+            input_norm,
+            label_smoothing,
+        )
+        if isinstance(student, str):
+            student = make_model(student, num_classes or 10, self.input_size)
+        if not isinstance(student, nn.Module):
+            raise TypeError(f'student: expected a timm name or an nn.Module, got {type(student).__name__}')
+        self.teacher, self.num_classes = (
+            self._adopt(teacher),
+            probe_classes(student, self.input_size, 'student'),
+        )
         taps = find_taps(student, self.input_size, positions, kind) if self.taps_needed else None
-        if num_classes and num_classes != self.num_classes: raise ValueError(f'student: it has {self.num_classes} classes, the data {num_classes}')
-        self.renormalise = nn.Identity() if self.teacher is None else fit_teacher(self.teacher, self.input_size, input_norm, self.num_classes, self.needs)
+        if num_classes and num_classes != self.num_classes:
+            raise ValueError(f'student: it has {self.num_classes} classes, the data {num_classes}')
+        self.renormalise = (
+            nn.Identity()
+            if self.teacher is None
+            else fit_teacher(self.teacher, self.input_size, input_norm, self.num_classes, self.needs)
+        )
         self.student_taps = taps
         heads = self.build_heads()
-        stages = () if taps is None else tuple(s.number for s in taps.stages) if self.stages is None else self.stages
+        stages = (
+            ()
+            if taps is None
+            else tuple(s.number for s in taps.stages)
+            if self.stages is None
+            else self.stages
+        )
         self.trainable_module = Trainable(student, heads, taps, stages)
-        if device is not None: self.to(device)
+        if device is not None:
+            self.to(device)
 
     def _adopt(self, teacher) -> Teacher | None:
         "A `Teacher` from what was given, or None for methods without one."
-        if not self.needs: return None
-        if teacher is None: raise ValueError(f'teacher: {type(self).__name__} needs one')
+        if not self.needs:
+            return None
+        if teacher is None:
+            raise ValueError(f'teacher: {type(self).__name__} needs one')
         return teacher if isinstance(teacher, Teacher) else Teacher(teacher, input_size=self.input_size)
 
     def build_heads(self) -> nn.Module | None:
@@ -211,7 +341,7 @@ class _Base(TrainingTask):
 
     def ramp(self, epochs: int) -> float:
         "A weight that rises in equal steps to 1 over the first `epochs` epochs, for methods that warm up their loss."
-        return min((self.epoch + 1)/epochs, 1.) if epochs > 0 else 1.
+        return min((self.epoch + 1) / epochs, 1.0) if epochs > 0 else 1.0
 
     def losses(self, student: Features, heads, teacher: Answers, target: torch.Tensor) -> dict:
         "Named, weighted parts of the loss; their sum is trained."
@@ -220,22 +350,31 @@ class _Base(TrainingTask):
 # %% ../nbs/50_distill.ipynb #408f48b9
 class DistillationTask(_Base):
     "The base of every method: `forward(input, target)` → dict of `loss`, `output` and the named parts (after timm.task)."
+
     _first, index = True, None
 
     def targets(self, target: torch.Tensor) -> torch.Tensor:
         "The labels as the losses want them: smoothed to probabilities where `label_smoothing` says so."
         eps, k = self.label_smoothing, self.num_classes
-        if not eps: return target
+        if not eps:
+            return target
         t = F.one_hot(target, k).float() if target.ndim == 1 else target
-        return t*(1 - eps) + eps/k
+        return t * (1 - eps) + eps / k
 
     def answers(self, input: torch.Tensor) -> Answers:
         "What the teacher says about a batch, or nothing where the method has no teacher."
         return self.teacher(self.renormalise(input), self.needs) if self.needs else Answers()
 
-    def forward(self, input: torch.Tensor, target: torch.Tensor, teacher: Answers | None = None, index: torch.Tensor | None = None) -> dict:
+    def forward(
+        self,
+        input: torch.Tensor,
+        target: torch.Tensor,
+        teacher: Answers | None = None,
+        index: torch.Tensor | None = None,
+    ) -> dict:
         "Loss and parts of a batch; `teacher` are its answers when they are known, `index` the samples' numbers."
-        if self._first: self._check_first_batch(input, target)
+        if self._first:
+            self._check_first_batch(input, target)
         self.index = index
         answers = self.answers(input) if teacher is None else teacher
         features, heads = self.trainable_module(input, answers)
@@ -244,11 +383,16 @@ class DistillationTask(_Base):
 
     def _check_first_batch(self, input, target) -> None:
         "Values are checked on CPU always (by the losses) and elsewhere once, here: a check waits for the device."
-        if len(input) < 2: raise ValueError(f'input: a batch needs at least two images, got {len(input)}')
-        if len(target) != len(input): raise ValueError(f'target: expected one for each of the {len(input)} images, got {len(target)}')
-        if not torch.isfinite(input).all(): raise ValueError('input: the first batch holds NaN or infinite pixels')
+        if len(input) < 2:
+            raise ValueError(f'input: a batch needs at least two images, got {len(input)}')
+        if len(target) != len(input):
+            raise ValueError(f'target: expected one for each of the {len(input)} images, got {len(target)}')
+        if not torch.isfinite(input).all():
+            raise ValueError('input: the first batch holds NaN or infinite pixels')
         if target.ndim == 1 and not 0 <= int(target.min()) <= int(target.max()) < self.num_classes:
-            raise ValueError(f'target: expected classes 0 to {self.num_classes - 1}, got {int(target.min())} to {int(target.max())}')
+            raise ValueError(
+                f'target: expected classes 0 to {self.num_classes - 1}, got {int(target.min())} to {int(target.max())}'
+            )
         self._first = False
 
     def requires_grad_(self, requires_grad: bool = True):
@@ -260,8 +404,10 @@ def unwrapped(module: nn.Module) -> nn.Module:
     "The module inside data-parallel, averaging and compilation wrappers."
     while True:
         inner = getattr(module, '_orig_mod', None) or (module.module if hasattr(module, 'module') else None)
-        if inner is None: return module
+        if inner is None:
+            return module
         module = inner
+
 
 @patch
 def get_eval_model(self: DistillationTask, module: nn.Module = None, ema: bool = False) -> nn.Module:
@@ -269,10 +415,12 @@ def get_eval_model(self: DistillationTask, module: nn.Module = None, ema: bool =
     module = module if module is not None else self.get_trainable_module(ema=ema)
     return None if module is None else unwrapped(module).student
 
+
 @patch(as_prop=True)
 def student(self: DistillationTask) -> nn.Module:
     "The plain student: what is exported. It has never been wrapped or changed."
     return self.get_eval_model()
+
 
 @patch
 def get_task_state(self: DistillationTask, module: nn.Module = None, ema: bool = False) -> dict:
@@ -280,56 +428,91 @@ def get_task_state(self: DistillationTask, module: nn.Module = None, ema: bool =
     heads = unwrapped(module or self.get_trainable_module(ema=ema)).heads
     return dict(method=self.name, heads={} if heads is None else heads.state_dict())
 
+
 @patch
-def load_task_state(self: DistillationTask, state: dict, strict: bool = True, module: nn.Module = None, ema: bool = False) -> None:
+def load_task_state(
+    self: DistillationTask, state: dict, strict: bool = True, module: nn.Module = None, ema: bool = False
+) -> None:
     "Put back what `get_task_state` gave; another method's state is a `ValueError` that names both."
     if not state:
-        if strict: raise ValueError('state: the checkpoint holds no task state; was it written by another program?')
+        if strict:
+            raise ValueError('state: the checkpoint holds no task state; was it written by another program?')
         return
-    if state['method'] != self.name: raise ValueError(f'state: it is of the method {state["method"]!r}, this task is {self.name!r}')
+    if state['method'] != self.name:
+        raise ValueError(f'state: it is of the method {state["method"]!r}, this task is {self.name!r}')
     heads = unwrapped(module or self.get_trainable_module(ema=ema)).heads
-    if heads is not None: heads.load_state_dict(state['heads'], strict=strict)
+    if heads is not None:
+        heads.load_state_dict(state['heads'], strict=strict)
 
 # %% ../nbs/50_distill.ipynb #0e48daf8
 @patch
 def prepare_distributed(self: DistillationTask, device_ids=None, **ddp_kwargs) -> DistillationTask:
     "Wrap student and heads in DistributedDataParallel; the teacher stays as it is."
     from torch.nn.parallel import DistributedDataParallel
-    self.trainable_module = DistributedDataParallel(self.trainable_module, device_ids=device_ids, **ddp_kwargs)
+
+    self.trainable_module = DistributedDataParallel(
+        self.trainable_module, device_ids=device_ids, **ddp_kwargs
+    )
     return self
+
 
 @patch
 def compile(self: DistillationTask, backend: str = 'inductor', mode: str = None, **kwargs) -> nn.Module:
     "Compile the trainable module and the teacher's forward; returns the student for evaluation."
     self.trainable_module = torch.compile(self.trainable_module, backend=backend, mode=mode, **kwargs)
-    if self.teacher is not None: self.teacher.model.compile(backend=backend, mode=mode, **kwargs)
+    if self.teacher is not None:
+        self.teacher.model.compile(backend=backend, mode=mode, **kwargs)
     return self.student
+
 
 @patch
 def get_clip_parameters(self: DistillationTask, exclude_head: bool = False) -> list:
     "Student's and heads' parameters; `exclude_head` leaves out the student's own classifier, as timm's adaptive clipping asks."
-    skip = set(map(id, self.student.get_classifier().parameters())) if exclude_head and hasattr(self.student, 'get_classifier') else ()
+    skip = (
+        set(map(id, self.student.get_classifier().parameters()))
+        if exclude_head and hasattr(self.student, 'get_classifier')
+        else ()
+    )
     return [p for p in self.trainable_module.parameters() if id(p) not in skip]
 
 # %% ../nbs/50_distill.ipynb #9eb36712
 @register('labels')
 class Labels(DistillationTask):
     "Cross-entropy with the labels, no teacher."
+
     needs, status = (), 'control'
-    def losses(self, student, heads, teacher, target): return dict(ce=F.cross_entropy(student.logits, target))
+
+    def losses(self, student, heads, teacher, target):
+        return dict(ce=F.cross_entropy(student.logits, target))
+
 
 class Exits(nn.Module):
     "Exit branches as heads: the stack of their logits (E, B, K)."
+
     def __init__(self, branches: ExitBranches):
         super().__init__()
         self.branches = branches
-    def forward(self, features: Features, answers: Answers) -> torch.Tensor: return self.branches(features.stages)
+
+    def forward(self, features: Features, answers: Answers) -> torch.Tensor:
+        return self.branches(features.stages)
+
 
 @register('deep_supervision')
 class DeepSupervision(DistillationTask):
     "The student and all its exits learn from the labels alone: the control that tells exits from teacher (Lee et al., 2015)."
+
     needs, taps_needed, paper, status = (), True, 'Lee et al., 2015', 'control'
-    def __init__(self, student, teacher=None, *, stages=None, teacher_width: int = 0, exit_weight: float = 1., **options):
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        stages=None,
+        teacher_width: int = 0,
+        exit_weight: float = 1.0,
+        **options,
+    ):
         self.stages, self.teacher_width, self.exit_weight = stages, teacher_width, exit_weight
         super().__init__(student, None, **options)
 
@@ -339,89 +522,168 @@ class DeepSupervision(DistillationTask):
         return Exits(branches)
 
     def losses(self, student, heads, teacher, target):
-        exits = {f'exit_{s}': self.exit_weight*F.cross_entropy(z, target) for s, z in zip(self.stages, heads)}
+        exits = {
+            f'exit_{s}': self.exit_weight * F.cross_entropy(z, target) for s, z in zip(self.stages, heads)
+        }
         return dict(ce=F.cross_entropy(student.logits, target), **exits)
 
 # %% ../nbs/50_distill.ipynb #ff8f1c44
 @register('ofa')
 class OFA(DistillationTask):
     "One-for-All distillation: exits and final logits against the teacher's logits (Hao et al., 2023, Eq. 6)."
+
     taps_needed, paper, status = True, 'Hao et al., 2023', 'paper'
-    def __init__(self, student, teacher=None, *, gamma=1.4, form: str = 'paper', temperature: float = 1., stages=None,
-                 kd_weight: float = 1., exit_weight: float = 1., label_weight: float | None = None, soft: str = 'mixture', **options):
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        gamma=1.4,
+        form: str = 'paper',
+        temperature: float = 1.0,
+        stages=None,
+        kd_weight: float = 1.0,
+        exit_weight: float = 1.0,
+        label_weight: float | None = None,
+        soft: str = 'mixture',
+        **options,
+    ):
         if form == 'paper' and label_weight is not None:
-            raise ValueError("label_weight: the paper's form holds the labels' cross-entropy already (the 1 in (1+p)^γ); use form='released'")
-        self.gamma, self.form, self.temperature, self.soft, self.stages, self.holds_labels = gamma, form, temperature, soft, stages, form == 'paper'
-        self.kd_weight, self.exit_weight, self.label_weight = kd_weight, exit_weight, 1. if label_weight is None else label_weight
+            raise ValueError(
+                "label_weight: the paper's form holds the labels' cross-entropy already (the 1 in (1+p)^γ); use form='released'"
+            )
+        self.gamma, self.form, self.temperature, self.soft, self.stages, self.holds_labels = (
+            gamma,
+            form,
+            temperature,
+            soft,
+            stages,
+            form == 'paper',
+        )
+        self.kd_weight, self.exit_weight, self.label_weight = (
+            kd_weight,
+            exit_weight,
+            1.0 if label_weight is None else label_weight,
+        )
         super().__init__(student, teacher, **options)
         self._try_settings()
 
     def build_heads(self):
         taps = self.teacher.taps
-        branches = ExitBranches(self.student_taps, self.num_classes, 0 if taps is None else taps.width, self.stages)
+        branches = ExitBranches(
+            self.student_taps, self.num_classes, 0 if taps is None else taps.width, self.stages
+        )
         self.stages = branches.stages
         return Exits(branches)
 
     def _try_settings(self) -> None:
         "Refuse a wrong γ, form, temperature or soft now rather than at the first batch."
         z = torch.zeros(len(self.stages) + 1, 2, self.num_classes)
-        ofa_loss(z, z[0], torch.zeros(2, dtype=torch.long), gamma=self.gamma, form=self.form, temperature=self.temperature, soft=self.soft)
+        ofa_loss(
+            z,
+            z[0],
+            torch.zeros(2, dtype=torch.long),
+            gamma=self.gamma,
+            form=self.form,
+            temperature=self.temperature,
+            soft=self.soft,
+        )
 
     def losses(self, student, heads, teacher, target):
-        stack = torch.cat([heads, student.logits[None]])                    # (E+1, B, K), the final logits last
-        losses = ofa_loss(stack, teacher.logits, target, gamma=self.gamma, temperature=self.temperature, form=self.form, soft=self.soft)
-        parts = {f'exit_{s}': self.exit_weight*l for s, l in zip(self.stages, losses)}
-        if self.form == 'released': parts['ce'] = self.label_weight*F.cross_entropy(student.logits, target)
-        return dict(final=self.kd_weight*losses[-1], **parts)
+        stack = torch.cat([heads, student.logits[None]])  # (E+1, B, K), the final logits last
+        losses = ofa_loss(
+            stack,
+            teacher.logits,
+            target,
+            gamma=self.gamma,
+            temperature=self.temperature,
+            form=self.form,
+            soft=self.soft,
+        )
+        parts = {f'exit_{s}': self.exit_weight * l for s, l in zip(self.stages, losses)}
+        if self.form == 'released':
+            parts['ce'] = self.label_weight * F.cross_entropy(student.logits, target)
+        return dict(final=self.kd_weight * losses[-1], **parts)
 
 # %% ../nbs/50_distill.ipynb #495acedf
 class JoinedHeads(nn.Module):
     "Each method's heads by its name, called with the stages that it asked for."
+
     def __init__(self, parts: dict, numbers: tuple):
         super().__init__()
         own = {n: p.trainable_module for n, p in parts.items()}
         self.heads = nn.ModuleDict({n: m.heads for n, m in own.items() if m.heads is not None})
         self.at = {n: [numbers.index(s) for s in m.stages] for n, m in own.items()}
-    def own(self, name: str, f: Features) -> Features: return f._replace(stages=[f.stages[i] for i in self.at[name]])
-    def forward(self, features: Features, answers: Answers) -> dict: return {n: h(self.own(n, features), answers) for n, h in self.heads.items()}
+
+    def own(self, name: str, f: Features) -> Features:
+        return f._replace(stages=[f.stages[i] for i in self.at[name]])
+
+    def forward(self, features: Features, answers: Answers) -> dict:
+        return {n: h(self.own(n, features), answers) for n, h in self.heads.items()}
+
 
 class Combined(DistillationTask):
     "Several methods on one student: the sum of their weighted parts."
+
     def __init__(self, names, student, teacher=None, *, weights=None, parts: dict | None = None, **options):
-        weights, parts = [1.]*len(names) if weights is None else list(weights), parts or {}
-        if len(set(names)) < len(names) or len(names) < 2: raise ValueError(f'method: expected two or more different methods joined by +, got {"+".join(names)}')
-        if len(weights) != len(names) or not all(w > 0 for w in weights): raise ValueError(f'weights: expected {len(names)} numbers > 0, got {weights}')
-        if set(parts) - set(names): raise ValueError(f'parts: expected options for {", ".join(names)}, got {", ".join(parts)}')
+        weights, parts = [1.0] * len(names) if weights is None else list(weights), parts or {}
+        if len(set(names)) < len(names) or len(names) < 2:
+            raise ValueError(
+                f'method: expected two or more different methods joined by +, got {"+".join(names)}'
+            )
+        if len(weights) != len(names) or not all(w > 0 for w in weights):
+            raise ValueError(f'weights: expected {len(names)} numbers > 0, got {weights}')
+        if set(parts) - set(names):
+            raise ValueError(f'parts: expected options for {", ".join(names)}, got {", ".join(parts)}')
         self.name, self.weights = '+'.join(names), dict(zip(names, weights))
         if isinstance(student, str):
             data, size = options.get('data'), options.get('input_size')
-            student = make_model(student, options.get('num_classes') or (data.num_classes if data else 10), size or data.input_size)
+            student = make_model(
+                student,
+                options.get('num_classes') or (data.num_classes if data else 10),
+                size or data.input_size,
+            )
         self.parts = {n: create_task(n, student, teacher, **parts.get(n, {}), **options) for n in names}
         self.needs = tuple(dict.fromkeys(x for p in self.parts.values() for x in p.needs))
         self.taps_needed = any(p.taps_needed for p in self.parts.values())
         super().__init__(student, teacher, **options)
 
-    def build_heads(self): return JoinedHeads(self.parts, () if self.student_taps is None else tuple(s.number for s in self.student_taps.stages))
+    def build_heads(self):
+        return JoinedHeads(
+            self.parts, () if self.student_taps is None else tuple(s.number for s in self.student_taps.stages)
+        )
 
     def losses(self, student, heads, teacher, target):
-        out, joined, inside = {}, unwrapped(self.trainable_module).heads, any(p.holds_labels for p in self.parts.values())
+        out, joined, inside = (
+            {},
+            unwrapped(self.trainable_module).heads,
+            any(p.holds_labels for p in self.parts.values()),
+        )
         for i, (n, p) in enumerate(self.parts.items()):
             p.epoch, p.index = self.epoch, self.index
             own = p.losses(joined.own(n, student), heads.get(n), teacher, target)
-            out |= {f'{n}_{k}': self.weights[n]*v for k, v in own.items() if k != 'ce' or i == 0 and not inside}
+            out |= {
+                f'{n}_{k}': self.weights[n] * v for k, v in own.items() if k != 'ce' or i == 0 and not inside
+            }
         return out
 
 # %% ../nbs/50_distill.ipynb #90eb0319
 def create_task(
-    method: str,              # a name in `METHODS`, or several joined by +, such as 'ofa+kd'
-    student,                  # a timm name or an nn.Module
-    teacher=None,             # a `Teacher`, a trained nn.Module, or a file of `save_model`
-    **options,                # the method's own (several: weights=(1, .5) and parts={'ofa': {…}}), and input_size, input_norm, num_classes or data; label_smoothing, positions, kind, device
+    method: str,  # a name in `METHODS`, or several joined by +, such as 'ofa+kd'
+    student,  # a timm name or an nn.Module
+    teacher=None,  # a `Teacher`, a trained nn.Module, or a file of `save_model`
+    **options,  # the method's own (several: weights=(1, .5) and parts={'ofa': {…}}), and input_size, input_norm, num_classes or data; label_smoothing, positions, kind, device
 ) -> DistillationTask:
     "The task of a method by its name; a `ValueError` with the nearest names where there is none."
-    if '+' in str(method): return Combined(method.split('+'), student, teacher, **options)
-    if method in BUILT_IN: import_module(f'ofa_learn.{BUILT_IN[method]}')
+    if '+' in str(method):
+        return Combined(method.split('+'), student, teacher, **options)
+    if method in BUILT_IN:
+        import_module(f'ofa_learn.{BUILT_IN[method]}')
     if method not in METHODS:
-        near = difflib.get_close_matches(str(method), all_methods(), 3, .4)
-        raise ValueError(f'method: expected one of {", ".join(sorted(METHODS))}, got {method!r}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
+        near = difflib.get_close_matches(str(method), all_methods(), 3, 0.4)
+        raise ValueError(
+            f'method: expected one of {", ".join(sorted(METHODS))}, got {method!r}'
+            + (f'; did you mean {" or ".join(near)}?' if near else '')
+        )
     return METHODS[method](student, teacher, **options)

@@ -9,75 +9,109 @@ __all__ = ['RIGHT', 'NO_ANSWER', 'NO_GUESS', 'Said', 'judge', 'number', 'near', 
 import math
 
 # %% ../nbs/89_exercises.ipynb #63e8b400
-RIGHT, NO_ANSWER, NO_GUESS = 'Right.', 'No answer yet: write one in place of None, and run the cell.', 'No guess yet: write a number above, run its cell, and come back.'
+RIGHT, NO_ANSWER, NO_GUESS = (
+    'Right.',
+    'No answer yet: write one in place of None, and run the cell.',
+    'No guess yet: write a number above, run its cell, and come back.',
+)
+
 
 class Said(str):
     "A text that a notebook shows as it is."
-    def __repr__(self): return str(self)
+
+    def __repr__(self):
+        return str(self)
+
 
 def judge(
-    answer,                     # the reader's; None: there is none yet
-    tests: list[tuple],         # (test, hint): a function of the answer that says whether it passes, and what to say when it does not
-    nothing: str = NO_ANSWER,   # what to say to None
+    answer,  # the reader's; None: there is none yet
+    tests: list[
+        tuple
+    ],  # (test, hint): a function of the answer that says whether it passes, and what to say when it does not
+    nothing: str = NO_ANSWER,  # what to say to None
 ) -> Said:
     "'Right.', or the hint of the first test that the answer does not pass."
-    if answer is None: return Said(nothing)
+    if answer is None:
+        return Said(nothing)
     for test, hint in tests:
-        try: passed = bool(test(answer))
-        except Exception: passed = False                      # an answer of another kind than the test expects
-        if not passed: return Said(hint)
+        try:
+            passed = bool(test(answer))
+        except Exception:
+            passed = False  # an answer of another kind than the test expects
+        if not passed:
+            return Said(hint)
     return Said(RIGHT)
 
 # %% ../nbs/89_exercises.ipynb #88ed77b2
 def number(
-    answer,     # anything
-) -> float:     # NaN where it is no number
+    answer,  # anything
+) -> float:  # NaN where it is no number
     "An answer as a number, those of arrays and tensors too."
-    try: return math.nan if isinstance(answer, (bool, str, bytes)) else float(answer)
-    except (TypeError, ValueError, OverflowError, RuntimeError): return math.nan
+    try:
+        return math.nan if isinstance(answer, (bool, str, bytes)) else float(answer)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return math.nan
+
 
 def near(
-    truth: float,            # what it should be
-    low: str,                # where to look when the answer is too low
-    high: str,               # … too high
-    within: float = .05,     # how far off is fine
-) -> list[tuple]:            # for `judge`
+    truth: float,  # what it should be
+    low: str,  # where to look when the answer is too low
+    high: str,  # … too high
+    within: float = 0.05,  # how far off is fine
+) -> list[tuple]:  # for `judge`
     "Tests for a number: that it is one, that it is not too low, that it is not too high."
-    if not math.isfinite(truth) or not within >= 0: raise ValueError(f'truth, within: expected finite numbers, within at least 0, got {truth} and {within}')
-    return [(lambda a: math.isfinite(number(a)), 'Expected a number.'),
-            (lambda a: number(a) >= truth - within, f'Too low. {low}'),
-            (lambda a: number(a) <= truth + within, f'Too high. {high}')]
+    if not math.isfinite(truth) or not within >= 0:
+        raise ValueError(
+            f'truth, within: expected finite numbers, within at least 0, got {truth} and {within}'
+        )
+    return [
+        (lambda a: math.isfinite(number(a)), 'Expected a number.'),
+        (lambda a: number(a) >= truth - within, f'Too low. {low}'),
+        (lambda a: number(a) <= truth + within, f'Too high. {high}'),
+    ]
 
 # %% ../nbs/89_exercises.ipynb #ada23889
 def check_guess(
-    guess: float | None,    # the reader's; None: not yet made
-    truth: float,           # what it should be
-    low: str,               # what to think of when the guess is too low
-    high: str,              # … too high
-    within: float = .05,    # how far off is fine
+    guess: float | None,  # the reader's; None: not yet made
+    truth: float,  # what it should be
+    low: str,  # what to think of when the guess is too low
+    high: str,  # … too high
+    within: float = 0.05,  # how far off is fine
 ) -> Said:
     "Whether a guess is right; if not, in which direction it is off and where to look, never the answer."
     if guess is not None and math.isnan(number(guess)):
-        if isinstance(guess, float): return Said('Not a number.')
+        if isinstance(guess, float):
+            return Said('Not a number.')
         raise TypeError(f'guess: expected a number, got {guess!r}')
     return judge(guess, near(truth, low, high, within), NO_GUESS)
 
 # %% ../nbs/89_exercises.ipynb #fb49def3
 class Exercises:
     "The checks of a walkthrough's exercises: `check(3, answer)` says what is wrong, not what is right."
-    def __init__(self,
-        tests: dict[int, list[tuple]],   # for each exercise's number its (test, hint) pairs, the coarse mistakes first
+
+    def __init__(
+        self,
+        tests: dict[
+            int, list[tuple]
+        ],  # for each exercise's number its (test, hint) pairs, the coarse mistakes first
     ):
-        if list(tests) != list(range(1, len(tests) + 1)) or not tests: raise ValueError(f'tests: expected exercises 1, 2, 3, …, got {list(tests)}')
+        if list(tests) != list(range(1, len(tests) + 1)) or not tests:
+            raise ValueError(f'tests: expected exercises 1, 2, 3, …, got {list(tests)}')
         for n, pairs in tests.items():
-            if not pairs or not all(len(p) == 2 and callable(p[0]) and isinstance(p[1], str) and p[1] for p in pairs):
-                raise ValueError(f'tests: exercise {n} needs (test, hint) pairs: a function of the answer, and what to say when it does not pass')
+            if not pairs or not all(
+                len(p) == 2 and callable(p[0]) and isinstance(p[1], str) and p[1] for p in pairs
+            ):
+                raise ValueError(
+                    f'tests: exercise {n} needs (test, hint) pairs: a function of the answer, and what to say when it does not pass'
+                )
         self.tests = tests
 
-    def __call__(self,
-        number: int,          # which exercise
-        answer=None,          # the reader's
+    def __call__(
+        self,
+        number: int,  # which exercise
+        answer=None,  # the reader's
     ) -> Said:
         "What is wrong with an answer, that it is right, or that there is none yet."
-        if number not in self.tests: raise ValueError(f'number: expected an exercise from 1 to {len(self.tests)}, got {number!r}')
+        if number not in self.tests:
+            raise ValueError(f'number: expected an exercise from 1 to {len(self.tests)}, got {number!r}')
         return judge(answer, self.tests[number])

@@ -38,91 +38,158 @@ from .widgets import CSS, SOURCE, Explorer, beside
 # %% ../nbs/91_explorers.ipynb #697a31c5
 FAMILY = dict(cnn='CNN', vit='ViT', mlp='MLP')
 
+
 def pair_name(pair: str) -> str:
     "'cnn-vit' → 'CNN teaches ViT'."
     teacher, student = pair.split('-')
     return f'{FAMILY.get(teacher, teacher)} teaches {FAMILY.get(student, student)}'
 
+
 def source(
-    records: str | list[dict],   # the name of a recording, or records
-) -> tuple[list[dict], str]:     # records, and the command that makes them again where it is known
+    records: str | list[dict],  # the name of a recording, or records
+) -> tuple[list[dict], str]:  # records, and the command that makes them again where it is known
     "The records of a widget; a `ValueError` where there are none."
-    found, command = (recorded(records), regenerate(records)) if isinstance(records, str) else (list(records), '')
-    if not found: raise ValueError('records: expected at least one run; `ofa-learn sweep` makes them, `load_records(folder)` reads them')
+    found, command = (
+        (recorded(records), regenerate(records)) if isinstance(records, str) else (list(records), '')
+    )
+    if not found:
+        raise ValueError(
+            'records: expected at least one run; `ofa-learn sweep` makes them, `load_records(folder)` reads them'
+        )
     return found, command
+
 
 def measured(records: list[dict]) -> str:
     "On what records were measured, in a sentence."
     r, seeds = records[0], sorted({r['seed'] for r in records})
     each = lambda f: ' or '.join(dict.fromkeys(str(f(r)) for r in records))
-    return (f"Measured: {len(records)} runs of micro models on {each(lambda r: r['data']['name'])}, {each(lambda r: r['data']['train'])} training and "
-            f"{r['data']['test']} test images, {each(lambda r: r['epochs'])} epochs, {len(seeds)} seed{'s'*(len(seeds) > 1)} on one split, "
-            f"{each(lambda r: 'one CPU thread' if (r['device'], r['threads']) == ('cpu', 1) else r['device'])} a run. "
-            'A laptop’s scale: nothing here says what happens on ImageNet.')
+    return (
+        f"Measured: {len(records)} runs of micro models on {each(lambda r: r['data']['name'])}, {each(lambda r: r['data']['train'])} training and "
+        f"{r['data']['test']} test images, {each(lambda r: r['epochs'])} epochs, {len(seeds)} seed{'s' * (len(seeds) > 1)} on one split, "
+        f"{each(lambda r: 'one CPU thread' if (r['device'], r['threads']) == ('cpu', 1) else r['device'])} a run. "
+        'A laptop’s scale: nothing here says what happens on ImageNet.'
+    )
 
 # %% ../nbs/91_explorers.ipynb #aef86cfa
-LOOK = CSS + '''
+LOOK = (
+    CSS
+    + '''
 .ofa-range select { font: inherit; padding: 2px 4px; min-width: 0; } .ofa-range select:focus-visible, .ofa-checks input:focus-visible { outline: 3px solid #D55E00; outline-offset: 2px; }
 .ofa-checks { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; border: 1px solid #9a9a9a; border-radius: 8px; margin: 4px 0; padding: .2rem .8rem .5rem; min-width: 0; }
 .ofa-checks legend { font-weight: 600; } .ofa-checks label { display: flex; align-items: center; gap: .35rem; cursor: pointer; } .ofa-checks input { accent-color: #0072B2; }
 '''
+)
+
 
 class Choice(anywidget.AnyWidget):
     "One of some values, or with kind='checks' any of them, by mouse or keys; nothing else can be chosen."
+
     _esm, _css = SOURCE, LOOK
     kind = tr.Enum(('stops', 'select', 'checks'), 'select').tag(sync=True)
-    value, values, names = tr.TraitType(0).tag(sync=True), tr.List().tag(sync=True), tr.List().tag(sync=True)     # value: also None is looked at
+    value, values, names = (
+        tr.TraitType(0).tag(sync=True),
+        tr.List().tag(sync=True),
+        tr.List().tag(sync=True),
+    )  # value: also None is looked at
     description = tr.Unicode('').tag(sync=True)
 
     def __init__(self, kind, description, names: dict, value):
-        super().__init__(kind=kind, description=description, values=list(names), names=[str(n) for n in names.values()])
+        super().__init__(
+            kind=kind, description=description, values=list(names), names=[str(n) for n in names.values()]
+        )
         self.value = value
 
     @tr.validate('value')
     def _is_there(self, proposal):
         many = self.kind == 'checks'
-        if many and not isinstance(proposal['value'], (list, tuple)): raise ValueError(f'{self.description}: expected a list, got {proposal["value"]!r}')
-        chosen, have = list(proposal['value']) if many else [proposal['value']], ', '.join(map(str, self.values))
+        if many and not isinstance(proposal['value'], (list, tuple)):
+            raise ValueError(f'{self.description}: expected a list, got {proposal["value"]!r}')
+        chosen, have = (
+            list(proposal['value']) if many else [proposal['value']],
+            ', '.join(map(str, self.values)),
+        )
         for v in chosen:
-            if v not in self.values: raise ValueError(f'{self.description}: expected {"some" if many else "one"} of {have}, got {v!r}')
+            if v not in self.values:
+                raise ValueError(
+                    f'{self.description}: expected {"some" if many else "one"} of {have}, got {v!r}'
+                )
         return [v for v in self.values if v in chosen] if many else self.values[self.values.index(chosen[0])]
 
     def options(self) -> list:
         "All that can be chosen."
-        return [list(c) for n in range(len(self.values) + 1) for c in combinations(self.values, n)] if self.kind == 'checks' else list(self.values)
+        return (
+            [list(c) for n in range(len(self.values) + 1) for c in combinations(self.values, n)]
+            if self.kind == 'checks'
+            else list(self.values)
+        )
 
     def key(self, value) -> str:
         "A choice as the page knows it: the number of the value, or the numbers of those ticked."
-        return '+'.join(str(self.values.index(v)) for v in value) if self.kind == 'checks' else str(self.values.index(value))
+        return (
+            '+'.join(str(self.values.index(v)) for v in value)
+            if self.kind == 'checks'
+            else str(self.values.index(value))
+        )
 
 # %% ../nbs/91_explorers.ipynb #4881c7f0
 class Recorded(Explorer):
     "Controls over recorded numbers; subclasses define `compute`, `draw`, `table` and `words_of`."
-    title, caption, more, fixed = '', '', '', ()     # fixed: controls that the page of `to_html` leaves alone; more: what to try with them
+
+    title, caption, more, fixed = (
+        '',
+        '',
+        '',
+        (),
+    )  # fixed: controls that the page of `to_html` leaves alone; more: what to try with them
 
     def __init__(self, note: str, command: str, **controls):
-        W.VBox.__init__(self)              # not Explorer's: there are no digits here
+        W.VBox.__init__(self)  # not Explorer's: there are no digits here
         self.controls, self.note, self.command = controls, note, command
         for name, control in controls.items():
             setattr(self, name, control)
             control.observe(self.redraw, 'value')
         line = lambda text: f'<p style="line-height:1.4; margin:4px 0">{text}</p>'
-        self.words, self.hint = W.HTML(), W.HTML(line(f'<b>Try:</b> {html.escape(self.caption + self.more)}') + line(self.said()))
+        self.words, self.hint = (
+            W.HTML(),
+            W.HTML(line(f'<b>Try:</b> {html.escape(self.caption + self.more)}') + line(self.said())),
+        )
         self.show()
         self.children = [self.hint, *controls.values(), beside(*((f, 400) for f in self.figures)), self.words]
 
-    def said(self) -> str: return html.escape(self.note) + f' Again: <code style="display:inline-block">{html.escape(self.command)}</code>'*bool(self.command)
-    def values(self) -> dict: return {k: c.value for k, c in self.controls.items()}
-    def state(self, **values): return self.compute(**(values or self.values()))
-    def html(self): return f'<p role="status" style="margin:4px 0">{html.escape(self.words_of(self.numbers))}</p>{table_html(self.table(self.numbers))}'
-    def text(self): return f'{self.words_of(self.numbers)}\n{table_text(self.table(self.numbers))}'
+    def said(self) -> str:
+        return html.escape(
+            self.note
+        ) + f' Again: <code style="display:inline-block">{html.escape(self.command)}</code>' * bool(
+            self.command
+        )
 
-    def to_html(self, path: str | Path) -> Path: return self._write(path, self.title, self.twin())
-    def stored_twin(self) -> str: return f'@ofa_learn.explorers:{type(self).__name__}' if self.command else self.twin()    # a name where pages can make it anew
+    def values(self) -> dict:
+        return {k: c.value for k, c in self.controls.items()}
+
+    def state(self, **values):
+        return self.compute(**(values or self.values()))
+
+    def html(self):
+        return f'<p role="status" style="margin:4px 0">{html.escape(self.words_of(self.numbers))}</p>{table_html(self.table(self.numbers))}'
+
+    def text(self):
+        return f'{self.words_of(self.numbers)}\n{table_text(self.table(self.numbers))}'
+
+    def to_html(self, path: str | Path) -> Path:
+        return self._write(path, self.title, self.twin())
+
+    def stored_twin(self) -> str:
+        return (
+            f'@ofa_learn.explorers:{type(self).__name__}' if self.command else self.twin()
+        )  # a name where pages can make it anew
 
     def twin(self) -> str:
         "The controls over every recorded choice, for a page without a kernel."
-        held = [f'{c.description} {c.names[c.values.index(c.value)]}' for k, c in self.controls.items() if k in self.fixed]
+        held = [
+            f'{c.description} {c.names[c.values.index(c.value)]}'
+            for k, c in self.controls.items()
+            if k in self.fixed
+        ]
         fixed = f'<p>Fixed on this page: {html.escape(", ".join(held))}.</p>' if held else ''
         return f'<p>{self.said()}</p>{fixed}{choices_twin(self)}'
 
@@ -131,9 +198,10 @@ SMALL = '''<style>.choice { margin: .35rem 0; } .choice label { display: inline-
 .checks { border: 1px solid var(--line); border-radius: 8px; margin: .6rem 0; } .checks legend { font-weight: 600; } .checks label { margin-right: 1.2rem; white-space: nowrap; }
 .choice :focus-visible, .checks :focus-visible { outline: 3px solid #D55E00; outline-offset: 2px; }</style>'''
 
+
 def choices_twin(
-    w: Recorded,   # a widget
-) -> str:          # a <figure> that twins.js brings to life
+    w: Recorded,  # a widget
+) -> str:  # a <figure> that twins.js brings to life
     "Every choice of a widget, precomputed, with controls that need no kernel."
     pool, states = {}, {}
     kept = lambda value: pool.setdefault(embed_json(value), len(pool))
@@ -143,240 +211,507 @@ def choices_twin(
         s = w.state(**held, **dict(zip(moving, values)))
         figures = [json.loads(f.to_json()) for f in w.draw(s)]
         states[','.join(c.key(v) for c, v in zip(moving.values(), values))] = dict(
-            figures=[[[kept(t) for t in f['data']], kept(f['layout'])] for f in figures], words=kept(w.words_of(s)), table=kept(table_html(w.table(s))))
+            figures=[[[kept(t) for t in f['data']], kept(f['layout'])] for f in figures],
+            words=kept(w.words_of(s)),
+            table=kept(table_html(w.table(s))),
+        )
     at = lambda c: [c.values.index(v) for v in c.value] if c.kind == 'checks' else c.values.index(c.value)
     controls = [dict(kind=c.kind, label=c.description, names=c.names, value=at(c)) for c in moving.values()]
     state = f'{{"controls":{embed_json(controls)},"states":{embed_json(states)},"pool":[{",".join(pool)}]}}'
-    return (f'{SMALL}<figure class="ofa-twin" data-twin="choices"><script type="application/json">{state}</script>'
-            f'<p class="numbers" role="status">{html.escape(w.words_of(w.numbers))}</p><div class="cells">{table_html(w.table(w.numbers))}</div>'
-            f'<figcaption>{html.escape(w.caption)}</figcaption></figure>')
+    return (
+        f'{SMALL}<figure class="ofa-twin" data-twin="choices"><script type="application/json">{state}</script>'
+        f'<p class="numbers" role="status">{html.escape(w.words_of(w.numbers))}</p><div class="cells">{table_html(w.table(w.numbers))}</div>'
+        f'<figcaption>{html.escape(w.caption)}</figcaption></figure>'
+    )
 
 # %% ../nbs/91_explorers.ipynb #4c273f1a
 WITHOUT_GAMMA = ('labels', 'deep_supervision', 'kd')
+
 
 def curve_of(record: dict) -> tuple[list[int], list[float]]:
     "Epochs and validation accuracies (percent) of a run, where it was looked at."
     seen = [h for h in record['history'] if h.get('valid_accuracy') is not None]
     return [h['epoch'] for h in seen], [h['valid_accuracy'] for h in seen]
 
+
 def curve_state(
-    records: list[dict],   # of a sweep over γ and the form
-    pair: str,             # such as 'cnn-vit'
-    form: str,             # 'paper' or 'released'
-    gamma: float,          # one that was recorded
-    epoch: int,            # from 1
-) -> dict:                 # series (method: curves), at (method: accuracies at the epoch), over (γ: test accuracies), levels, rows, low
+    records: list[dict],  # of a sweep over γ and the form
+    pair: str,  # such as 'cnn-vit'
+    form: str,  # 'paper' or 'released'
+    gamma: float,  # one that was recorded
+    epoch: int,  # from 1
+) -> dict:  # series (method: curves), at (method: accuracies at the epoch), over (γ: test accuracies), levels, rows, low
     "What was recorded for one choice."
     mine = [r for r in records if r['pair'] == pair]
     ofa = [r for r in mine if r['method'] == 'ofa' and r['setting']['form'] == form]
-    runs = {m: [r for r in mine if r['method'] == m] for m in WITHOUT_GAMMA} | {f'ofa_{form}': [r for r in ofa if r['setting']['gamma'] == gamma]}
-    runs, series = {m: rs for m, rs in runs.items() if rs}, {m: [curve_of(r) for r in rs] for m, rs in runs.items() if rs}
+    runs = {m: [r for r in mine if r['method'] == m] for m in WITHOUT_GAMMA} | {
+        f'ofa_{form}': [r for r in ofa if r['setting']['gamma'] == gamma]
+    }
+    runs, series = (
+        {m: rs for m, rs in runs.items() if rs},
+        {m: [curve_of(r) for r in rs] for m, rs in runs.items() if rs},
+    )
     at = {m: [y[x.index(epoch)] for x, y in lines if epoch in x] for m, lines in series.items()}
-    over = {g: [r['test_accuracy'] for r in ofa if r['setting']['gamma'] == g] for g in sorted({r['setting']['gamma'] for r in ofa})}
+    over = {
+        g: [r['test_accuracy'] for r in ofa if r['setting']['gamma'] == g]
+        for g in sorted({r['setting']['gamma'] for r in ofa})
+    }
     low = min(v for r in mine for v in curve_of(r)[1])
     levels = {m: [r['test_accuracy'] for r in runs[m]] for m in WITHOUT_GAMMA if m in runs}
-    return dict(pair=pair, form=form, gamma=gamma, epoch=epoch, series=series, at=at, over=over, low=10*(low//10), levels=levels,
-                rows=results([r | dict(method=m) for m, rs in runs.items() for r in rs]))
+    return dict(
+        pair=pair,
+        form=form,
+        gamma=gamma,
+        epoch=epoch,
+        series=series,
+        at=at,
+        over=over,
+        low=10 * (low // 10),
+        levels=levels,
+        rows=results([r | dict(method=m) for m, rs in runs.items() for r in rs]),
+    )
 
 # %% ../nbs/91_explorers.ipynb #bce9cb61
 def spread_text(values: list[float], unit: str = ' %') -> str:
     "Mean ± sample standard deviation and the number of runs; 'not recorded' without any."
-    if not values: return 'not recorded'
+    if not values:
+        return 'not recorded'
     sd = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
     return f'{statistics.fmean(values):.1f}{sd}{unit} ({len(values)})'
+
 
 def curve_words(s: dict) -> str:
     "One choice of γ in a sentence: OFA against KD."
     row = next((r for r in s['rows'] if r['method'] == f'ofa_{s["form"]}'), None)
     what = f"{pair_name(s['pair'])}, γ = {s['gamma']:g}, {method_style('ofa_' + s['form'])[0]}"
-    if row is None: return f'{what}: not recorded.'
+    if row is None:
+        return f'{what}: not recorded.'
     told = f"{what}: {spread_text(s['over'][s['gamma']])} on test"
-    if row['difference'] is None: return f'{told}.'
-    return f"{told}; {row['difference']:+.1f} points against KD in {row['pairs']} paired run{'s'*(row['pairs'] != 1)}: {SAYS[row['verdict']]}."
+    if row['difference'] is None:
+        return f'{told}.'
+    return f"{told}; {row['difference']:+.1f} points against KD in {row['pairs']} paired run{'s' * (row['pairs'] != 1)}: {SAYS[row['verdict']]}."
+
 
 def curve_table(s: dict) -> list[list[str]]:
     "Every method at the epoch and at the end; the header first."
-    pm = lambda mean, sd, sign='': '' if mean is None else f'{mean:{sign}.1f}' + ('' if sd is None else f' ± {sd:.1f}')
-    return [['method', f'validation, epoch {s["epoch"]}', 'test, last epoch (%)', 'difference to KD', 'seconds a run']] + [
-        [method_style(r['method'])[0], spread_text(s['at'][r['method']]), pm(r['mean'], r['spread']), pm(r['difference'], r['difference_spread'], '+'), f"{r['seconds']:.0f}"]
-        for r in s['rows']]
+    pm = lambda mean, sd, sign='': (
+        '' if mean is None else f'{mean:{sign}.1f}' + ('' if sd is None else f' ± {sd:.1f}')
+    )
+    return [
+        [
+            'method',
+            f'validation, epoch {s["epoch"]}',
+            'test, last epoch (%)',
+            'difference to KD',
+            'seconds a run',
+        ]
+    ] + [
+        [
+            method_style(r['method'])[0],
+            spread_text(s['at'][r['method']]),
+            pm(r['mean'], r['spread']),
+            pm(r['difference'], r['difference_spread'], '+'),
+            f"{r['seconds']:.0f}",
+        ]
+        for r in s['rows']
+    ]
 
 # %% ../nbs/91_explorers.ipynb #d5cb2311
 def curves_figure(s: dict) -> go.Figure:
     "Validation accuracy while training, the chosen epoch marked."
     fig = curves(s['series'], f'While training, γ = {s["gamma"]:g}', 'validation accuracy (%)')
-    fig.add_scatter(x=[s['epoch']]*2, y=[s['low'], 100], mode='lines', line=dict(color='#1a1a1a', width=1), name='epoch', showlegend=False, hoverinfo='skip')
+    fig.add_scatter(
+        x=[s['epoch']] * 2,
+        y=[s['low'], 100],
+        mode='lines',
+        line=dict(color='#1a1a1a', width=1),
+        name='epoch',
+        showlegend=False,
+        hoverinfo='skip',
+    )
     return fig.update_yaxes(range=[s['low'], 101])
+
 
 def gamma_figure(s: dict) -> go.Figure:
     "Final test accuracy over γ with the spread over seeds, beside the methods without γ (after Hao et al., 2023, Fig. 3)."
     fig, (label, colour, _) = go.Figure(), method_style('ofa_' + s['form'])
-    span, over = [.9, max(s['over'], default=4) + .1], {g: v for g, v in s['over'].items() if v}
-    mean, sd = statistics.fmean, lambda v: statistics.stdev(v) if len(v) > 1 else 0.
+    span, over = [0.9, max(s['over'], default=4) + 0.1], {g: v for g, v in s['over'].items() if v}
+    mean, sd = statistics.fmean, lambda v: statistics.stdev(v) if len(v) > 1 else 0.0
     for m, v in s['levels'].items():
         name, own, dash = method_style(m)
-        fig.add_scatter(x=span, y=[mean(v)]*2, mode='lines', name=plain(name), line=dict(color=own, dash=dash, width=2),
-                        hovertemplate=f'{plain(name)}: {spread_text(v)}<extra></extra>')
-    fig.add_scatter(x=[g for g, v in over.items() for _ in v], y=[a for v in over.values() for a in v], mode='markers', name='a run', showlegend=False,
-                    marker=dict(color=colour, size=5, opacity=.55), hovertemplate='γ = %{x}: one run, %{y:.1f} %<extra></extra>')
-    fig.add_scatter(x=list(over), y=[mean(v) for v in over.values()], error_y=dict(type='data', array=[sd(v) for v in over.values()], width=4, thickness=1.5),
-                    mode='lines+markers', name=plain(label), line=dict(color=colour, width=1, dash='dot'), marker=dict(size=9),
-                    customdata=[spread_text(v) for v in over.values()], hovertemplate='γ = %{x}: %{customdata}<extra></extra>')
+        fig.add_scatter(
+            x=span,
+            y=[mean(v)] * 2,
+            mode='lines',
+            name=plain(name),
+            line=dict(color=own, dash=dash, width=2),
+            hovertemplate=f'{plain(name)}: {spread_text(v)}<extra></extra>',
+        )
+    fig.add_scatter(
+        x=[g for g, v in over.items() for _ in v],
+        y=[a for v in over.values() for a in v],
+        mode='markers',
+        name='a run',
+        showlegend=False,
+        marker=dict(color=colour, size=5, opacity=0.55),
+        hovertemplate='γ = %{x}: one run, %{y:.1f} %<extra></extra>',
+    )
+    fig.add_scatter(
+        x=list(over),
+        y=[mean(v) for v in over.values()],
+        error_y=dict(type='data', array=[sd(v) for v in over.values()], width=4, thickness=1.5),
+        mode='lines+markers',
+        name=plain(label),
+        line=dict(color=colour, width=1, dash='dot'),
+        marker=dict(size=9),
+        customdata=[spread_text(v) for v in over.values()],
+        hovertemplate='γ = %{x}: %{customdata}<extra></extra>',
+    )
     here = over.get(s['gamma'])
-    fig.add_scatter(x=[s['gamma']]*bool(here), y=[mean(here)] if here else [], mode='markers', name='current γ', hoverinfo='skip',
-                    marker=dict(symbol='circle-open', size=18, color='#000000', line_width=3))
-    styled(fig, f'Final test accuracy, {pair_name(s["pair"])}', 'γ', 'test accuracy (%)', 'A small dot is a run; the dotted line only joins means.', 460)
+    fig.add_scatter(
+        x=[s['gamma']] * bool(here),
+        y=[mean(here)] if here else [],
+        mode='markers',
+        name='current γ',
+        hoverinfo='skip',
+        marker=dict(symbol='circle-open', size=18, color='#000000', line_width=3),
+    )
+    styled(
+        fig,
+        f'Final test accuracy, {pair_name(s["pair"])}',
+        'γ',
+        'test accuracy (%)',
+        'A small dot is a run; the dotted line only joins means.',
+        460,
+    )
     return fig.update_xaxes(range=span)
 
 # %% ../nbs/91_explorers.ipynb #922903ae
 class AccuracyCurves(Recorded):
     "Slide γ over recorded runs: curves with their spread beside labels alone, deep supervision and KD, and the final accuracy over γ."
+
     title, fixed = 'Accuracy over γ', ('epoch',)
-    caption = ('Slide γ from one end to the other and watch the ring: does it leave the bars of its neighbours? Then the other form. '
-               'Compare with labels alone: on which pair does a teacher help at all?')
+    caption = (
+        'Slide γ from one end to the other and watch the ring: does it leave the bars of its neighbours? Then the other form. '
+        'Compare with labels alone: on which pair does a teacher help at all?'
+    )
     more = ' Last, move the epoch to the middle: who is ahead early, and who in the end?'
 
-    def __init__(self, records: str | list[dict] = 'gamma', pair: str | None = None, form: str = 'paper', gamma: float = 1.4):
+    def __init__(
+        self,
+        records: str | list[dict] = 'gamma',
+        pair: str | None = None,
+        form: str = 'paper',
+        gamma: float = 1.4,
+    ):
         self.records, command = source(records)
         ofa = [r for r in self.records if r['method'] == 'ofa']
-        if not ofa: raise ValueError(f'records: no run of OFA among {len(self.records)}; `{regenerate("gamma")}` makes such a sweep')
-        pairs, gammas = list(dict.fromkeys(r['pair'] for r in ofa)), sorted({float(r['setting']['gamma']) for r in ofa})
+        if not ofa:
+            raise ValueError(
+                f'records: no run of OFA among {len(self.records)}; `{regenerate("gamma")}` makes such a sweep'
+            )
+        pairs, gammas = (
+            list(dict.fromkeys(r['pair'] for r in ofa)),
+            sorted({float(r['setting']['gamma']) for r in ofa}),
+        )
         forms = [f for f in ('paper', 'released') if any(r['setting']['form'] == f for r in ofa)]
         last = max(r['epochs'] for r in self.records)
         nearest = min(gammas, key=lambda g: abs(g - gamma))
-        super().__init__(measured(self.records), command,
-            pair=Choice('select', 'pair', {p: pair_name(p) for p in pairs}, pairs[0] if pair is None else pair),
-            form=Choice('select', 'form of the loss', {f: method_style('ofa_' + f)[0] for f in forms}, form if form in forms else forms[0]),
+        super().__init__(
+            measured(self.records),
+            command,
+            pair=Choice(
+                'select', 'pair', {p: pair_name(p) for p in pairs}, pairs[0] if pair is None else pair
+            ),
+            form=Choice(
+                'select',
+                'form of the loss',
+                {f: method_style('ofa_' + f)[0] for f in forms},
+                form if form in forms else forms[0],
+            ),
             gamma=Choice('stops', 'γ', {g: f'{g:g}' for g in gammas}, nearest),
-            epoch=Choice('stops', 'epoch', {e: str(e) for e in range(1, last + 1)}, last))
+            epoch=Choice('stops', 'epoch', {e: str(e) for e in range(1, last + 1)}, last),
+        )
 
-    def compute(self, **values): return curve_state(self.records, **values)
-    def draw(self, s): return [curves_figure(s), gamma_figure(s)]
-    def table(self, s): return curve_table(s)
-    def words_of(self, s): return curve_words(s)
+    def compute(self, **values):
+        return curve_state(self.records, **values)
+
+    def draw(self, s):
+        return [curves_figure(s), gamma_figure(s)]
+
+    def table(self, s):
+        return curve_table(s)
+
+    def words_of(self, s):
+        return curve_words(s)
 
 # %% ../nbs/91_explorers.ipynb #2c43c70a
 @lru_cache(16)
 def branch_costs(
-    pair: str,                               # such as 'cnn-vit'
-    shape: tuple[int, int, int] = (1, 8, 8), # (C, H, W) of the images
-    classes: int = 10,                       # K
-) -> dict:                                   # student: params, flops; exits: stage, params, flops each
+    pair: str,  # such as 'cnn-vit'
+    shape: tuple[int, int, int] = (1, 8, 8),  # (C, H, W) of the images
+    classes: int = 10,  # K
+) -> dict:  # student: params, flops; exits: stage, params, flops each
     "Parameters and floating-point operations an image of a student and of each exit that OFA gives it."
     teacher, student = (make_model(name, classes, shape).eval() for name in pair_models(pair))
     costs = exit_costs(find_taps(student, shape), classes, find_taps(teacher, shape).width)
-    return dict(student=dict(params=count_params(student), flops=count_flops(student, blank_image(student, shape))), exits=costs)
+    return dict(
+        student=dict(params=count_params(student), flops=count_flops(student, blank_image(student, shape))),
+        exits=costs,
+    )
+
 
 def chosen_exits(record: dict) -> tuple[int, ...]:
     "The stages with an exit in a run of OFA; none given means all four."
     stages = record['setting'].get('stages')
     return tuple(stages) if stages else (1, 2, 3, 4)
 
+
 def branch_state(
-    records: list[dict],   # of a sweep over `stages`
-    pair: str,             # such as 'cnn-vit'
-    exits: list[int],      # stages with an exit
-) -> dict:                 # costs, params and flops of the chosen exits, over (exits: test accuracies), here (those of the choice)
+    records: list[dict],  # of a sweep over `stages`
+    pair: str,  # such as 'cnn-vit'
+    exits: list[int],  # stages with an exit
+) -> (
+    dict
+):  # costs, params and flops of the chosen exits, over (exits: test accuracies), here (those of the choice)
     "What a choice of exits costs and what it was recorded to give."
     costs, over = branch_costs(pair), {}
     for r in records:
-        if r['pair'] == pair and r['method'] == 'ofa': over.setdefault(chosen_exits(r), []).append(r['test_accuracy'])
+        if r['pair'] == pair and r['method'] == 'ofa':
+            over.setdefault(chosen_exits(r), []).append(r['test_accuracy'])
     mine = [c for c in costs['exits'] if c['stage'] in exits]
-    return dict(pair=pair, exits=tuple(exits), costs=costs, params=sum(c['params'] for c in mine), flops=sum(c['flops'] for c in mine),
-                over=dict(sorted(over.items(), key=lambda kv: (len(kv[0]), kv[0]))), here=over.get(tuple(exits), []))
+    return dict(
+        pair=pair,
+        exits=tuple(exits),
+        costs=costs,
+        params=sum(c['params'] for c in mine),
+        flops=sum(c['flops'] for c in mine),
+        over=dict(sorted(over.items(), key=lambda kv: (len(kv[0]), kv[0]))),
+        here=over.get(tuple(exits), []),
+    )
 
 # %% ../nbs/91_explorers.ipynb #aeb8d3d3
-def exits_name(exits) -> str: return ', '.join(map(str, exits)) or 'none'
+def exits_name(exits) -> str:
+    return ', '.join(map(str, exits)) or 'none'
+
 
 def branch_words(s: dict) -> str:
     "One choice of exits in a sentence."
-    if not s['exits']: return 'No exit is chosen: tick at least one. Without exits OFA compares only the last logits.'
-    own, n = s['costs']['student'], f"Exit{'s'*(len(s['exits']) > 1)} {exits_name(s['exits'])}, {pair_name(s['pair'])}"
-    return (f"{n}: {s['params']/1e3:.1f} k parameters ({100*s['params']/own['params']:.0f} % of the student’s) and {s['flops']/1e6:.2f} M operations an image "
-            f"({100*s['flops']/own['flops']:.0f} %), while training only; test accuracy {spread_text(s['here'])}.")
+    if not s['exits']:
+        return 'No exit is chosen: tick at least one. Without exits OFA compares only the last logits.'
+    own, n = (
+        s['costs']['student'],
+        f"Exit{'s' * (len(s['exits']) > 1)} {exits_name(s['exits'])}, {pair_name(s['pair'])}",
+    )
+    return (
+        f"{n}: {s['params'] / 1e3:.1f} k parameters ({100 * s['params'] / own['params']:.0f} % of the student’s) and {s['flops'] / 1e6:.2f} M operations an image "
+        f"({100 * s['flops'] / own['flops']:.0f} %), while training only; test accuracy {spread_text(s['here'])}."
+    )
+
 
 def branch_table(s: dict) -> list[list[str]]:
     "Costs of the student, of each exit and of those chosen; the header first."
-    line = lambda name, c, said: [name, f"{c['params']:,}".replace(',', ' '), f"{c['flops']/1e6:.3f}", said]
+    line = lambda name, c, said: [name, f"{c['params']:,}".replace(',', ' '), f"{c['flops'] / 1e6:.3f}", said]
     alone = lambda c: spread_text(s['over'].get((c['stage'],), []))
-    return [['part', 'parameters', 'M operations an image', 'test accuracy'], line('student, which stays', s['costs']['student'], ''),
-            *(line(f"exit {c['stage']} alone", c, alone(c)) for c in s['costs']['exits']), line(f"chosen: {exits_name(s['exits'])}", s, spread_text(s['here']))]
+    return [
+        ['part', 'parameters', 'M operations an image', 'test accuracy'],
+        line('student, which stays', s['costs']['student'], ''),
+        *(line(f"exit {c['stage']} alone", c, alone(c)) for c in s['costs']['exits']),
+        line(f"chosen: {exits_name(s['exits'])}", s, spread_text(s['here'])),
+    ]
 
 # %% ../nbs/91_explorers.ipynb #239dde8b
 def cost_figure(s: dict) -> go.Figure:
     "Parameters and operations of each exit in percent of the student's."
     names, own, fig = [f"exit {c['stage']}" for c in s['costs']['exits']], s['costs']['student'], go.Figure()
-    for key, name, colour in (('params', 'parameters', PALETTE['blue']), ('flops', 'operations an image', PALETTE['orange'])):
-        share = [100*c[key]/own[key] for c in s['costs']['exits']]
-        shade = [1. if c['stage'] in s['exits'] else .2 for c in s['costs']['exits']]
-        fig.add_bar(x=names, y=share, name=name, marker=dict(color=colour, opacity=shade, line=dict(color='#1a1a1a', width=1)),
-                    hovertemplate='%{x}: %{y:.0f} % of the student’s ' + name + '<extra></extra>')
-    styled(fig, f'What exits cost, {pair_name(s["pair"])}', '', '% of the student’s own', 'Pale: not chosen. All of it is paid while training only.', 430)
+    for key, name, colour in (
+        ('params', 'parameters', PALETTE['blue']),
+        ('flops', 'operations an image', PALETTE['orange']),
+    ):
+        share = [100 * c[key] / own[key] for c in s['costs']['exits']]
+        shade = [1.0 if c['stage'] in s['exits'] else 0.2 for c in s['costs']['exits']]
+        fig.add_bar(
+            x=names,
+            y=share,
+            name=name,
+            marker=dict(color=colour, opacity=shade, line=dict(color='#1a1a1a', width=1)),
+            hovertemplate='%{x}: %{y:.0f} % of the student’s ' + name + '<extra></extra>',
+        )
+    styled(
+        fig,
+        f'What exits cost, {pair_name(s["pair"])}',
+        '',
+        '% of the student’s own',
+        'Pale: not chosen. All of it is paid while training only.',
+        430,
+    )
     return fig.update_xaxes(type='category')
+
 
 def exits_figure(s: dict) -> go.Figure:
     "Test accuracy of every recorded choice of exits (after Hao et al., 2023, Table 3)."
     fig, names = go.Figure(), [exits_name(e) for e in s['over']]
-    fig.add_scatter(x=[a for v in s['over'].values() for a in v], y=[exits_name(e) for e, v in s['over'].items() for _ in v], mode='markers', name='a run',
-                    marker=dict(size=6, color=PALETTE['grey']), hovertemplate='exits %{y}: one run, %{x:.1f} %<extra></extra>')
-    fig.add_scatter(x=[statistics.fmean(v) for v in s['over'].values()], y=names, mode='markers', name='mean',
-                    marker=dict(symbol='line-ns', size=13, line=dict(width=3, color=PALETTE['blue'])), customdata=[spread_text(v) for v in s['over'].values()],
-                    hovertemplate='exits %{y}: %{customdata}<extra></extra>')
+    fig.add_scatter(
+        x=[a for v in s['over'].values() for a in v],
+        y=[exits_name(e) for e, v in s['over'].items() for _ in v],
+        mode='markers',
+        name='a run',
+        marker=dict(size=6, color=PALETTE['grey']),
+        hovertemplate='exits %{y}: one run, %{x:.1f} %<extra></extra>',
+    )
+    fig.add_scatter(
+        x=[statistics.fmean(v) for v in s['over'].values()],
+        y=names,
+        mode='markers',
+        name='mean',
+        marker=dict(symbol='line-ns', size=13, line=dict(width=3, color=PALETTE['blue'])),
+        customdata=[spread_text(v) for v in s['over'].values()],
+        hovertemplate='exits %{y}: %{customdata}<extra></extra>',
+    )
     mean, row = ([statistics.fmean(s['here'])], [exits_name(s['exits'])]) if s['here'] else ([], [])
-    fig.add_scatter(x=mean, y=row, mode='markers', name='chosen', hoverinfo='skip', marker=dict(symbol='circle-open', size=18, color=PALETTE['vermilion'], line_width=3))
+    fig.add_scatter(
+        x=mean,
+        y=row,
+        mode='markers',
+        name='chosen',
+        hoverinfo='skip',
+        marker=dict(symbol='circle-open', size=18, color=PALETTE['vermilion'], line_width=3),
+    )
     styled(fig, 'What exits give', 'test accuracy (%)', 'exits', 'Every dot is a run.', 430)
     return fig.update_yaxes(type='category', categoryorder='array', categoryarray=names[::-1])
 
 # %% ../nbs/91_explorers.ipynb #f4fdc98d
 class BranchExplorer(Recorded):
     "Choose the student's exits: parameters, operations, and recorded accuracy with its spread (Hao et al., 2023, Table 3)."
+
     title = 'Which exits?'
-    caption = ('Tick one exit after the other: which one is the dearest, and for which student? Then compare a single exit with all four: '
-               'is the difference larger than that between seeds of one choice? Choose the other pair: exits of a ViT have whole blocks inside, those of a CNN do not.')
+    caption = (
+        'Tick one exit after the other: which one is the dearest, and for which student? Then compare a single exit with all four: '
+        'is the difference larger than that between seeds of one choice? Choose the other pair: exits of a ViT have whole blocks inside, those of a CNN do not.'
+    )
 
     def __init__(self, records: str | list[dict] = 'exits', pair: str | None = None, exits=(1, 2, 3, 4)):
         self.records, command = source(records)
         pairs = list(dict.fromkeys(r['pair'] for r in self.records if r['method'] == 'ofa'))
-        if not pairs: raise ValueError(f'records: no run of OFA among {len(self.records)}; `{regenerate("exits")}` makes such a sweep')
-        super().__init__(measured(self.records), command,
-            pair=Choice('select', 'pair', {p: pair_name(p) for p in pairs}, pairs[0] if pair is None else pair),
-            exits=Choice('checks', 'Exits after these stages of the student', {c: f'stage {c}' for c in (1, 2, 3, 4)}, list(exits)))
+        if not pairs:
+            raise ValueError(
+                f'records: no run of OFA among {len(self.records)}; `{regenerate("exits")}` makes such a sweep'
+            )
+        super().__init__(
+            measured(self.records),
+            command,
+            pair=Choice(
+                'select', 'pair', {p: pair_name(p) for p in pairs}, pairs[0] if pair is None else pair
+            ),
+            exits=Choice(
+                'checks',
+                'Exits after these stages of the student',
+                {c: f'stage {c}' for c in (1, 2, 3, 4)},
+                list(exits),
+            ),
+        )
 
-    def compute(self, **values): return branch_state(self.records, **values)
-    def draw(self, s): return [cost_figure(s), exits_figure(s)]
-    def table(self, s): return branch_table(s)
-    def words_of(self, s): return branch_words(s)
+    def compute(self, **values):
+        return branch_state(self.records, **values)
+
+    def draw(self, s):
+        return [cost_figure(s), exits_figure(s)]
+
+    def table(self, s):
+        return branch_table(s)
+
+    def words_of(self, s):
+        return branch_words(s)
 
 # %% ../nbs/91_explorers.ipynb #36d73284
-DEEP = dict(cnn=('micro_resnet', dict(depths=(2, 2, 2, 2)), ['stem', 'stages.*.*']), vit=('micro_vit', dict(depth=8), 'blocks.*'),
-            mlp=('micro_mixer', dict(num_blocks=8), 'blocks.*'))
+DEEP = dict(
+    cnn=('micro_resnet', dict(depths=(2, 2, 2, 2)), ['stem', 'stages.*.*']),
+    vit=('micro_vit', dict(depth=8), 'blocks.*'),
+    mlp=('micro_mixer', dict(num_blocks=8), 'blocks.*'),
+)
 ALONE, TAUGHT = ('untrained', 'labels', 'deep_supervision'), ('kd', 'ofa')
 CKA_COMMAND = 'python -c "from ofa_learn.explorers import record_cka; record_cka(\'cka.json\')"'
 
+
 def record_cka(
-    path: str | Path,        # the file to write
-    epochs: int = 24,        # of every training
-    train: int = 300,        # training images
-    families=tuple(DEEP),    # which take part
+    path: str | Path,  # the file to write
+    epochs: int = 24,  # of every training
+    train: int = 300,  # training images
+    families=tuple(DEEP),  # which take part
 ) -> Path:
     "Train teachers and students of all families, and keep the CKA of every student with every teacher; a few minutes on a laptop."
     data = split(digits(), train=train)
-    def network(family, seed): torch.manual_seed(seed); return make_model(DEEP[family][0], 10, data.input_size, **DEEP[family][1])
+
+    def network(family, seed):
+        torch.manual_seed(seed)
+        return make_model(DEEP[family][0], 10, data.input_size, **DEEP[family][1])
+
     def trained(method, family, teacher=None, seed=1):
-        options = dict(gamma=1.4, form='paper') if method == 'ofa' else dict(setting='own') if method == 'kd' else {}
-        return distill(method, network(family, seed), teacher, data, epochs, seed=seed, options=options, opt='muon', lr=8e-3, augment=Augment(shift=1),
-                       eval_every=epochs, device='cpu', progress=False)
+        options = (
+            dict(gamma=1.4, form='paper')
+            if method == 'ofa'
+            else dict(setting='own')
+            if method == 'kd'
+            else {}
+        )
+        return distill(
+            method,
+            network(family, seed),
+            teacher,
+            data,
+            epochs,
+            seed=seed,
+            options=options,
+            opt='muon',
+            lr=8e-3,
+            augment=Augment(shift=1),
+            eval_every=epochs,
+            device='cpu',
+            progress=False,
+        )
+
     teachers, found = {f: trained('labels', f, seed=0).student for f in families}, []
     for student in families:
         alone = {m: network(student, 1) if m == 'untrained' else trained(m, student).student for m in ALONE}
         for teacher in families:
-            for m, model in (alone | {m: trained(m, student, teachers[teacher]).student for m in TAUGHT}).items():
-                s = cka(teachers[teacher], model, data, DEEP[teacher][2], DEEP[student][2], batch_size=400, progress=False)
-                found.append(dict(teacher=teacher, student=student, method=m, test_accuracy=round(accuracy(model, data.test, data.norm), 2),
-                                  matrix=[[round(v, 3) for v in line] for line in s.matrix.tolist()], rows=s.rows, columns=s.columns))
-    about = dict(kind='cka', version=1, data=dict(name=data.train.name, fingerprint=data.train.fingerprint, train=train, valid=len(data.valid), test=len(data.test)),
-                 estimator='unbiased', epochs=epochs, teachers={f: round(accuracy(m, data.test, data.norm), 2) for f, m in teachers.items()},
-                 versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__))
+            for m, model in (
+                alone | {m: trained(m, student, teachers[teacher]).student for m in TAUGHT}
+            ).items():
+                s = cka(
+                    teachers[teacher],
+                    model,
+                    data,
+                    DEEP[teacher][2],
+                    DEEP[student][2],
+                    batch_size=400,
+                    progress=False,
+                )
+                found.append(
+                    dict(
+                        teacher=teacher,
+                        student=student,
+                        method=m,
+                        test_accuracy=round(accuracy(model, data.test, data.norm), 2),
+                        matrix=[[round(v, 3) for v in line] for line in s.matrix.tolist()],
+                        rows=s.rows,
+                        columns=s.columns,
+                    )
+                )
+    about = dict(
+        kind='cka',
+        version=1,
+        data=dict(
+            name=data.train.name,
+            fingerprint=data.train.fingerprint,
+            train=train,
+            valid=len(data.valid),
+            test=len(data.test),
+        ),
+        estimator='unbiased',
+        epochs=epochs,
+        teachers={f: round(accuracy(m, data.test, data.norm), 2) for f, m in teachers.items()},
+        versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__),
+    )
     lines = ',\n'.join(json.dumps(r, separators=(',', ':')) for r in found)
     return write_atomically(path, f'{json.dumps(about)[:-1]},\n"runs":[\n{lines}\n]}}\n')
 
@@ -384,67 +719,130 @@ def record_cka(
 def load_cka(path: str | Path | None = None) -> dict:
     "The recorded matrices, by default those that come with the package: what was measured on, and runs by (teacher, student, method)."
     path = recording_path('cka') if path is None else Path(path)
-    if not path.is_file(): raise ValueError(f'path: no file {path}; `{CKA_COMMAND}` makes one')
-    try: found = json.loads(path.read_bytes())
-    except ValueError as e: raise ValueError(f'{path}: not JSON ({e}); `{CKA_COMMAND}` makes it anew') from e
+    if not path.is_file():
+        raise ValueError(f'path: no file {path}; `{CKA_COMMAND}` makes one')
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as e:
+        raise ValueError(f'{path}: not JSON ({e}); `{CKA_COMMAND}` makes it anew') from e
     if not isinstance(found, dict) or (found.get('kind'), found.get('version')) != ('cka', 1):
         raise ValueError(f'{path}: no CKA recording of version 1; `{CKA_COMMAND}` makes one')
     return found | dict(runs={(r['teacher'], r['student'], r['method']): r for r in found['runs']})
+
 
 def cka_measured(found: dict) -> str:
     "On what the matrices were measured, in a sentence."
     d = found['data']
     teachers = ', '.join(f'{FAMILY[f]} {a:.1f} %' for f, a in found['teachers'].items())
-    return (f"Measured: one training of each network, {found['epochs']} epochs on {d['train']} images of {d['name']}, eight blocks deep; {found['estimator']} CKA "
-            f"on {d['valid']} validation images. "
-            f'Teachers on test: {teachers}. One run each, at a laptop’s scale: a look, not a result.')
+    return (
+        f"Measured: one training of each network, {found['epochs']} epochs on {d['train']} images of {d['name']}, eight blocks deep; {found['estimator']} CKA "
+        f"on {d['valid']} validation images. "
+        f'Teachers on test: {teachers}. One run each, at a laptop’s scale: a look, not a result.'
+    )
 
 # %% ../nbs/91_explorers.ipynb #1db04e31
 def cka_state(found: dict, teacher: str, student: str, method: str, before: str) -> dict:
     "The recordings of one choice: before, after, and every way to train this student beside this teacher."
     runs = {m: r for (t, s, m), r in found['runs'].items() if (t, s) == (teacher, student)}
     mean = lambda r: statistics.fmean(v for line in r['matrix'] for v in line)
-    rows = [dict(method=m, mean=mean(r), last=r['matrix'][-1][-1], accuracy=r['test_accuracy']) for m, r in runs.items()]
-    return dict(teacher=teacher, student=student, method=method, start=before, before=runs[before], after=runs[method], rows=rows)
+    rows = [
+        dict(method=m, mean=mean(r), last=r['matrix'][-1][-1], accuracy=r['test_accuracy'])
+        for m, r in runs.items()
+    ]
+    return dict(
+        teacher=teacher,
+        student=student,
+        method=method,
+        start=before,
+        before=runs[before],
+        after=runs[method],
+        rows=rows,
+    )
 
-def trained_by(method: str) -> str: return 'untrained' if method == 'untrained' else method_style(method)[0]
+
+def trained_by(method: str) -> str:
+    return 'untrained' if method == 'untrained' else method_style(method)[0]
+
 
 def cka_words(s: dict) -> str:
     "One choice in a sentence."
     at = {r['method']: r for r in s['rows']}
     a, b, l = (at[m]['mean'] for m in (s['start'], s['method'], 'labels'))
-    return (f"{FAMILY[s['teacher']]} teacher and {FAMILY[s['student']]} student, mean over all pairs of layers: {a:.3f} {trained_by(s['start'])}, "
-            f"{b:.3f} after {trained_by(s['method'])} ({b - a:+.3f}); labels alone {l:.3f}.")
+    return (
+        f"{FAMILY[s['teacher']]} teacher and {FAMILY[s['student']]} student, mean over all pairs of layers: {a:.3f} {trained_by(s['start'])}, "
+        f"{b:.3f} after {trained_by(s['method'])} ({b - a:+.3f}); labels alone {l:.3f}."
+    )
+
 
 def cka_table(s: dict) -> list[list[str]]:
     "Every way to train the student; the header first."
     mark = {s['start']: ', before', s['method']: ', after'}
     return [['student', 'mean CKA', 'CKA of the last layers', 'test accuracy']] + [
-        [trained_by(r['method']) + mark.get(r['method'], ''), f"{r['mean']:.3f}", f"{r['last']:.3f}", f"{r['accuracy']:.1f} %"] for r in s['rows']]
+        [
+            trained_by(r['method']) + mark.get(r['method'], ''),
+            f"{r['mean']:.3f}",
+            f"{r['last']:.3f}",
+            f"{r['accuracy']:.1f} %",
+        ]
+        for r in s['rows']
+    ]
+
 
 def cka_figure(s: dict, when: str) -> go.Figure:
     "The heat map 'before' or 'after'."
     r, said = s[when], trained_by(s['start' if when == 'before' else 'method'])
     t, n = FAMILY[s['teacher']], FAMILY[s['student']]
     rows, columns = [f'{t} {l}' for l in r['rows']], [f'{n} {l}' for l in r['columns']]
-    return cka_heatmap(r['matrix'], rows, columns, f'{when.capitalize()}: {said}', f'layer of the {n} student', f'layer of the {t} teacher')
+    return cka_heatmap(
+        r['matrix'],
+        rows,
+        columns,
+        f'{when.capitalize()}: {said}',
+        f'layer of the {n} student',
+        f'layer of the {t} teacher',
+    )
 
 # %% ../nbs/91_explorers.ipynb #e9a1ec6b
 class CKAExplorer(Recorded):
     "Layer similarity of a teacher and a student before and after distillation (Hao et al., 2023, Fig. 1; CKA: Kornblith et al., 2019)."
-    title = 'CKA before and after'
-    caption = ('Start with two of one family, untrained, and go on to different families: where does the dark diagonal fade? '
-               'Then compare OFA with labels alone in the table: does the student come nearer to its teacher than a student that never met one? Point at a field for its two layers.')
 
-    def __init__(self, found: dict | None = None, teacher: str = 'cnn', student: str = 'vit', method: str = 'ofa', before: str = 'untrained'):
+    title = 'CKA before and after'
+    caption = (
+        'Start with two of one family, untrained, and go on to different families: where does the dark diagonal fade? '
+        'Then compare OFA with labels alone in the table: does the student come nearer to its teacher than a student that never met one? Point at a field for its two layers.'
+    )
+
+    def __init__(
+        self,
+        found: dict | None = None,
+        teacher: str = 'cnn',
+        student: str = 'vit',
+        method: str = 'ofa',
+        before: str = 'untrained',
+    ):
         self.found = load_cka() if found is None else found
         command = CKA_COMMAND if found is None else ''
-        here, ways = {f: n for f, n in FAMILY.items() if any(t == f for t, _, _ in self.found['runs'])}, lambda *names: {m: trained_by(m) for m in names}
-        super().__init__(cka_measured(self.found), command, teacher=Choice('select', 'teacher', here, teacher), student=Choice('select', 'student', here, student),
+        here, ways = (
+            {f: n for f, n in FAMILY.items() if any(t == f for t, _, _ in self.found['runs'])},
+            lambda *names: {m: trained_by(m) for m in names},
+        )
+        super().__init__(
+            cka_measured(self.found),
+            command,
+            teacher=Choice('select', 'teacher', here, teacher),
+            student=Choice('select', 'student', here, student),
             before=Choice('select', 'student before', ways('untrained', 'labels'), before),
-            method=Choice('select', 'student after', ways('deep_supervision', 'kd', 'ofa'), method))
+            method=Choice('select', 'student after', ways('deep_supervision', 'kd', 'ofa'), method),
+        )
 
-    def compute(self, **values): return cka_state(self.found, **values)
-    def draw(self, s): return [cka_figure(s, when).update_layout(height=430) for when in ('before', 'after')]
-    def table(self, s): return cka_table(s)
-    def words_of(self, s): return cka_words(s)
+    def compute(self, **values):
+        return cka_state(self.found, **values)
+
+    def draw(self, s):
+        return [cka_figure(s, when).update_layout(height=430) for when in ('before', 'after')]
+
+    def table(self, s):
+        return cka_table(s)
+
+    def words_of(self, s):
+        return cka_words(s)

@@ -18,52 +18,96 @@ from .models import blank_image, evaluating
 
 # %% ../nbs/88_export.ipynb #00d6a9d9
 def export_student(
-    student: nn.Module,         # a timm model, such as `task.student`
-    folder: str | Path,         # the folder to write; it must not exist, or be empty
-    input_size,                 # (C, H, W) of its images
-    norm=None,                  # (mean, std) of its inputs
-    classes=None,               # the classes' names
-    **kwargs,                   # what else the model was built with, such as img_size=(8, 8) or depth=6
-) -> Path:                      # the folder
+    student: nn.Module,  # a timm model, such as `task.student`
+    folder: str | Path,  # the folder to write; it must not exist, or be empty
+    input_size,  # (C, H, W) of its images
+    norm=None,  # (mean, std) of its inputs
+    classes=None,  # the classes' names
+    **kwargs,  # what else the model was built with, such as img_size=(8, 8) or depth=6
+) -> Path:  # the folder
     "Write model.safetensors and config.json in timm's (and the Hugging Face hub's) layout."
     folder, cfg = Path(folder), getattr(student, 'pretrained_cfg', None) or {}
-    if not cfg.get('architecture'): raise ValueError(f'student: {type(student).__name__} is no timm model; keep its state_dict with torch.save')
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())): raise ValueError(f'folder: {folder} exists already; nothing was written')
+    if not cfg.get('architecture'):
+        raise ValueError(
+            f'student: {type(student).__name__} is no timm model; keep its state_dict with torch.save'
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f'folder: {folder} exists already; nothing was written')
     c, h, w = input_size
-    mean, std = norm or ((0.,)*c, (1.,)*c)
-    seen = dict(input_size=(c, h, w), mean=tuple(mean), std=tuple(std), crop_pct=1.)
+    mean, std = norm or ((0.0,) * c, (1.0,) * c)
+    seen = dict(input_size=(c, h, w), mean=tuple(mean), std=tuple(std), crop_pct=1.0)
     names = {} if classes is None else dict(label_names=[str(n) for n in classes])
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:
-        save_for_hf(student, building, model_config=names, model_args=dict(in_chans=c, **kwargs), data_config=seen, safe_serialization=True)
-        if folder.exists(): folder.rmdir()
+        save_for_hf(
+            student,
+            building,
+            model_config=names,
+            model_args=dict(in_chans=c, **kwargs),
+            data_config=seen,
+            safe_serialization=True,
+        )
+        if folder.exists():
+            folder.rmdir()
         os.replace(building, folder)
-    finally: shutil.rmtree(building, ignore_errors=True)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
     return folder
 
 # %% ../nbs/88_export.ipynb #8fe52158
 def export_onnx(
-    student: nn.Module,         # any module from images to logits
-    path: str | Path,           # the .onnx file to write
-    input_size,                 # (C, H, W) of its images
-    tolerance: float = 1e-3,    # largest difference of a logit that is accepted
-) -> float:                     # the largest difference between PyTorch's and ONNX Runtime's logits
+    student: nn.Module,  # any module from images to logits
+    path: str | Path,  # the .onnx file to write
+    input_size,  # (C, H, W) of its images
+    tolerance: float = 1e-3,  # largest difference of a logit that is accepted
+) -> float:  # the largest difference between PyTorch's and ONNX Runtime's logits
     "Write an ONNX file for batches of any size, after comparing it with PyTorch on random images."
     path = Path(path)
-    if path.suffix != '.onnx': raise ValueError(f'path: expected a file ending in .onnx, got {path.name}')
-    try: import onnxruntime, onnxscript
-    except ImportError as e: raise ImportError(f'{e}; ONNX export needs `pip install ofa-learn[onnx]`') from e
+    if path.suffix != '.onnx':
+        raise ValueError(f'path: expected a file ending in .onnx, got {path.name}')
+    try:
+        import onnxruntime, onnxscript
+    except ImportError as e:
+        raise ImportError(f'{e}; ONNX export needs `pip install ofa-learn[onnx]`') from e
     home = next(student.parameters()).device
-    x = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0)).to(blank_image(student, input_size))
+    x = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0)).to(
+        blank_image(student, input_size)
+    )
     temporary = path.with_name(f'.{path.stem}.{os.getpid()}.onnx')
     try:
         with evaluating(student):
-            torch.onnx.export(student, (x,), str(temporary), input_names=['images'], output_names=['logits'], dynamic_shapes=({0: torch.export.Dim('batch')},),
-                              dynamo=True, external_data=False, verbose=False)
-            session, off = onnxruntime.InferenceSession(str(temporary), providers=['CPUExecutionProvider']), 0.
-            for n in (4, 3): off = max(off, (torch.from_numpy(session.run(None, dict(images=x[:n].cpu().numpy()))[0]) - student(x[:n]).cpu()).abs().max().item())
-        if not off <= tolerance: raise ValueError(f'student: ONNX Runtime and PyTorch differ by {off:.2g}, more than {tolerance:g}; nothing was written')
+            torch.onnx.export(
+                student,
+                (x,),
+                str(temporary),
+                input_names=['images'],
+                output_names=['logits'],
+                dynamic_shapes=({0: torch.export.Dim('batch')},),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+            session, off = (
+                onnxruntime.InferenceSession(str(temporary), providers=['CPUExecutionProvider']),
+                0.0,
+            )
+            for n in (4, 3):
+                off = max(
+                    off,
+                    (
+                        torch.from_numpy(session.run(None, dict(images=x[:n].cpu().numpy()))[0])
+                        - student(x[:n]).cpu()
+                    )
+                    .abs()
+                    .max()
+                    .item(),
+                )
+        if not off <= tolerance:
+            raise ValueError(
+                f'student: ONNX Runtime and PyTorch differ by {off:.2g}, more than {tolerance:g}; nothing was written'
+            )
         os.replace(temporary, path)
-    finally: temporary.unlink(missing_ok=True)
+    finally:
+        temporary.unlink(missing_ok=True)
     return off

@@ -17,56 +17,110 @@ import plotly.io as pio
 from plotly.subplots import make_subplots
 
 # %% ../nbs/05_figures.ipynb #99993a9e
-OKABE_ITO = dict(black='#000000', orange='#E69F00', sky='#56B4E9', green='#009E73', yellow='#F0E442', blue='#0072B2', vermilion='#D55E00', purple='#CC79A7')
+OKABE_ITO = dict(
+    black='#000000',
+    orange='#E69F00',
+    sky='#56B4E9',
+    green='#009E73',
+    yellow='#F0E442',
+    blue='#0072B2',
+    vermilion='#D55E00',
+    purple='#CC79A7',
+)
 PALETTE = OKABE_ITO | dict(orange='#C78500', sky='#3C9BD6', yellow='#988B00', grey='#767676')
 
+
 def contrast(
-    colour: str,             # '#rrggbb'
+    colour: str,  # '#rrggbb'
     other: str = '#ffffff',  # what it stands on
-) -> float:                  # 1 (the same) to 21 (black on white)
+) -> float:  # 1 (the same) to 21 (black on white)
     "Contrast ratio of two colours (WCAG 2.1)."
+
     def luminance(c):
-        v = np.array([int(c[i:i + 2], 16) for i in (1, 3, 5)])/255
-        return np.where(v <= .04045, v/12.92, ((v + .055)/1.055)**2.4) @ [.2126, .7152, .0722]
+        v = np.array([int(c[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        return np.where(v <= 0.04045, v / 12.92, ((v + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+
     low, high = sorted((luminance(colour), luminance(other)))
-    return float((high + .05)/(low + .05))
+    return float((high + 0.05) / (low + 0.05))
 
 # %% ../nbs/05_figures.ipynb #8d26bbc9
 METHODS = dict(  # method: (label, colour, dash)
-    labels=('labels alone', PALETTE['grey'], 'dot'), labels_long=('labels alone, at OFA’s time', PALETTE['black'], 'dashdot'),
+    labels=('labels alone', PALETTE['grey'], 'dot'),
+    labels_long=('labels alone, at OFA’s time', PALETTE['black'], 'dashdot'),
     deep_supervision=('deep supervision (exits, no teacher)', PALETTE['green'], 'dash'),
-    kd=('KD', PALETTE['blue'], 'solid'), dkd=('DKD', PALETTE['sky'], 'dash'), dist=('DIST', '#1B3A6B', 'dot'),
-    fitnet=('FitNet', PALETTE['purple'], 'solid'), ofd=('OFD', '#8C3B6B', 'dash'), reviewkd=('ReviewKD', '#A8479A', 'dot'),
-    cc=('CC', '#7A5C3E', 'solid'), rkd=('RKD', '#A0622D', 'dash'), crd=('CRD', '#4A2E1A', 'dot'),
-    rsd=('RSD', '#007C89', 'solid'), hcd=('HCD', '#5C6B16', 'dash'), scalekd=('ScaleKD', '#6A3FA0', 'longdash'),
-    ofa_released=('OFA, released form', PALETTE['orange'], 'dash'), ofa_paper=('OFA, paper’s form', PALETTE['vermilion'], 'solid'),
-    ofa=('OFA', PALETTE['vermilion'], 'solid'))
+    kd=('KD', PALETTE['blue'], 'solid'),
+    dkd=('DKD', PALETTE['sky'], 'dash'),
+    dist=('DIST', '#1B3A6B', 'dot'),
+    fitnet=('FitNet', PALETTE['purple'], 'solid'),
+    ofd=('OFD', '#8C3B6B', 'dash'),
+    reviewkd=('ReviewKD', '#A8479A', 'dot'),
+    cc=('CC', '#7A5C3E', 'solid'),
+    rkd=('RKD', '#A0622D', 'dash'),
+    crd=('CRD', '#4A2E1A', 'dot'),
+    rsd=('RSD', '#007C89', 'solid'),
+    hcd=('HCD', '#5C6B16', 'dash'),
+    scalekd=('ScaleKD', '#6A3FA0', 'longdash'),
+    ofa_released=('OFA, released form', PALETTE['orange'], 'dash'),
+    ofa_paper=('OFA, paper’s form', PALETTE['vermilion'], 'solid'),
+    ofa=('OFA', PALETTE['vermilion'], 'solid'),
+)
 METHOD_LABELS, METHOD_COLOURS, METHOD_DASHES = ({m: v[i] for m, v in METHODS.items()} for i in range(3))
+
 
 def method_style(method: str) -> tuple[str, str, str]:
     "A method's label, colour and dash; one that is not known yet gets its own name, black and a short dash, several joined by + those of their parts."
-    if '+' in method: return ' + '.join(METHOD_LABELS.get(m, m) for m in method.split('+')), method_style(method.split('+')[0])[1], '3px,3px'
-    return METHOD_LABELS.get(method, method), METHOD_COLOURS.get(method, '#000000'), METHOD_DASHES.get(method, '3px,3px')
+    if '+' in method:
+        return (
+            ' + '.join(METHOD_LABELS.get(m, m) for m in method.split('+')),
+            method_style(method.split('+')[0])[1],
+            '3px,3px',
+        )
+    return (
+        METHOD_LABELS.get(method, method),
+        METHOD_COLOURS.get(method, '#000000'),
+        METHOD_DASHES.get(method, '3px,3px'),
+    )
 
 # %% ../nbs/05_figures.ipynb #7ac804f9
-_axis = dict(showgrid=True, gridcolor='#e4e4e4', zeroline=False, linecolor='#595959', ticks='outside', tickcolor='#595959', automargin=True)
-TEMPLATE = pio.templates['ofa'] = go.layout.Template(layout=dict(
-    font=dict(family='system-ui, -apple-system, "Segoe UI", sans-serif', size=13, color='#1a1a1a'), paper_bgcolor='#ffffff', plot_bgcolor='#ffffff',
-    colorway=[PALETTE[c] for c in ('blue', 'vermilion', 'green', 'orange', 'purple', 'sky', 'black')], hovermode='closest', bargap=.25,
-    title=dict(x=.01, xref='container', font_size=16), margin=dict(l=60, r=20, t=50, b=50), xaxis=_axis, yaxis=_axis,
-    legend=dict(orientation='h', x=0, xref='paper', y=0, yref='container', yanchor='bottom'), hoverlabel=dict(bgcolor='#ffffff', font_color='#1a1a1a')))
+_axis = dict(
+    showgrid=True,
+    gridcolor='#e4e4e4',
+    zeroline=False,
+    linecolor='#595959',
+    ticks='outside',
+    tickcolor='#595959',
+    automargin=True,
+)
+TEMPLATE = pio.templates['ofa'] = go.layout.Template(
+    layout=dict(
+        font=dict(family='system-ui, -apple-system, "Segoe UI", sans-serif', size=13, color='#1a1a1a'),
+        paper_bgcolor='#ffffff',
+        plot_bgcolor='#ffffff',
+        colorway=[PALETTE[c] for c in ('blue', 'vermilion', 'green', 'orange', 'purple', 'sky', 'black')],
+        hovermode='closest',
+        bargap=0.25,
+        title=dict(x=0.01, xref='container', font_size=16),
+        margin=dict(l=60, r=20, t=50, b=50),
+        xaxis=_axis,
+        yaxis=_axis,
+        legend=dict(orientation='h', x=0, xref='paper', y=0, yref='container', yanchor='bottom'),
+        hoverlabel=dict(bgcolor='#ffffff', font_color='#1a1a1a'),
+    )
+)
+
 
 def plain(text) -> str:
     "Text that plotly shows as it is: no markup, no placeholders."
     return html.escape(str(text), quote=False).replace('%{', '%&#123;')
 
+
 def styled(
-    fig: go.Figure,      # changed in place
-    title: str,          # what is shown
-    x: str,              # title of the x axis, with its unit
-    y: str,              # title of the y axis, with its unit
-    caption: str = '',   # an instruction to the reader
-    height: int = 400,   # pixels
+    fig: go.Figure,  # changed in place
+    title: str,  # what is shown
+    x: str,  # title of the x axis, with its unit
+    y: str,  # title of the y axis, with its unit
+    caption: str = '',  # an instruction to the reader
+    height: int = 400,  # pixels
 ) -> go.Figure:
     "The course's look on a figure, its titles, and its caption in `layout.meta['caption']`."
     fig.update_layout(template='ofa', title_text=plain(title), height=height, meta=dict(caption=caption))
@@ -74,116 +128,224 @@ def styled(
 
 # %% ../nbs/05_figures.ipynb #4e41664c
 def digit_strip(
-    images,               # (N, H, W): grey values 0 (background) to 255
-    labels,               # (N,): what to write above each
-    columns: int = 8,     # images in a row
+    images,  # (N, H, W): grey values 0 (background) to 255
+    labels,  # (N,): what to write above each
+    columns: int = 8,  # images in a row
     title: str = 'Images and their labels',
     caption: str = 'Read each digit before its label. Point at a pixel for its grey value.',
 ) -> go.Figure:
     "Images in a grid, dark on white, each under its label."
     images = np.asarray(images)
     if images.ndim != 3 or len(images) != len(labels) or not len(images):
-        raise ValueError(f'images: expected (N, H, W) with a label each, got {images.shape} and {len(labels)} labels')
+        raise ValueError(
+            f'images: expected (N, H, W) with a label each, got {images.shape} and {len(labels)} labels'
+        )
     (n, h, w), columns = images.shape, min(columns, len(images))
-    rows, top, side = -(-n // columns), h/2, w/4                                        # room for a label, and between images
+    rows, top, side = -(-n // columns), h / 2, w / 4  # room for a label, and between images
     tall, wide = int(h + top), int(w + side)
-    canvas = np.full((rows*tall, columns*wide), None, dtype=object)
+    canvas = np.full((rows * tall, columns * wide), None, dtype=object)
     fig = go.Figure()
     for i, (image, label) in enumerate(zip(images, labels)):
         r, c = divmod(i, columns)
-        canvas[(r + 1)*tall - h:(r + 1)*tall, c*wide:c*wide + w] = image
-        fig.add_annotation(x=c*wide + (w - 1)/2, y=(r + 1)*tall - h - 1, text=plain(label), showarrow=False, yanchor='bottom')
-    fig.add_heatmap(z=canvas.tolist(), zmin=0, zmax=255, colorscale=[[0, '#f4f4f4'], [1, '#000000']], showscale=False, hoverongaps=False,
-                    hovertemplate='grey value %{z}<extra></extra>')
-    styled(fig, title, '', '', caption, 70 + 95*rows).update_layout(margin=dict(l=10, r=10, b=10), plot_bgcolor='#ffffff')
+        canvas[(r + 1) * tall - h : (r + 1) * tall, c * wide : c * wide + w] = image
+        fig.add_annotation(
+            x=c * wide + (w - 1) / 2,
+            y=(r + 1) * tall - h - 1,
+            text=plain(label),
+            showarrow=False,
+            yanchor='bottom',
+        )
+    fig.add_heatmap(
+        z=canvas.tolist(),
+        zmin=0,
+        zmax=255,
+        colorscale=[[0, '#f4f4f4'], [1, '#000000']],
+        showscale=False,
+        hoverongaps=False,
+        hovertemplate='grey value %{z}<extra></extra>',
+    )
+    styled(fig, title, '', '', caption, 70 + 95 * rows).update_layout(
+        margin=dict(l=10, r=10, b=10), plot_bgcolor='#ffffff'
+    )
     fig.update_xaxes(visible=False, constrain='domain')
     return fig.update_yaxes(visible=False, autorange='reversed', scaleanchor='x')
 
 # %% ../nbs/05_figures.ipynb #be3a1de9
 def curves(
     series: dict[str, list[tuple[list, list]]],  # for each method one (epochs, accuracies in percent) a seed
-    title: str = 'Accuracy while training',      # what is shown, on which part
-    y: str = 'accuracy (%)',                     # title of the y axis
-    caption: str = ('Point at a line for its mean and its lowest and highest seed. Click a name to hide a method, twice to see it alone. '
-                    'Where two bands overlap, seeds differ as much as methods do.'),
+    title: str = 'Accuracy while training',  # what is shown, on which part
+    y: str = 'accuracy (%)',  # title of the y axis
+    caption: str = (
+        'Point at a line for its mean and its lowest and highest seed. Click a name to hide a method, twice to see it alone. '
+        'Where two bands overlap, seeds differ as much as methods do.'
+    ),
 ) -> go.Figure:
     "Mean accuracy over epochs for each method, in a band from the lowest to the highest seed."
     fig = go.Figure()
     for method, runs in series.items():
         label, colour, dash = method_style(method)
-        if not runs: raise ValueError(f'series: {method!r} has no runs')
-        if len({tuple(x) for x, _ in runs}) > 1: raise ValueError(f'series: the runs of {method!r} have different epochs')
-        x, ys = list(runs[0][0]), np.array([r[1] for r in runs], float)                 # (seeds, epochs)
+        if not runs:
+            raise ValueError(f'series: {method!r} has no runs')
+        if len({tuple(x) for x, _ in runs}) > 1:
+            raise ValueError(f'series: the runs of {method!r} have different epochs')
+        x, ys = list(runs[0][0]), np.array([r[1] for r in runs], float)  # (seeds, epochs)
         low, high = ys.min(0).tolist(), ys.max(0).tolist()
-        fig.add_scatter(x=x + x[::-1], y=high + low[::-1], fill='toself', fillcolor=colour, opacity=.16, line_width=0, mode='lines',
-                        hoverinfo='skip', showlegend=False, legendgroup=method)
-        fig.add_scatter(x=x, y=ys.mean(0).round(4).tolist(), name=plain(label), legendgroup=method, line=dict(color=colour, dash=dash, width=2.5), mode='lines',
-                        customdata=list(zip(low, high)), hovertemplate=f'<b>{plain(label)}</b><br>epoch %{{x}}: mean %{{y:.1f}} %<br>{len(runs)} seeds, '
-                        'from %{customdata[0]:.1f} to %{customdata[1]:.1f} %<extra></extra>')
+        fig.add_scatter(
+            x=x + x[::-1],
+            y=high + low[::-1],
+            fill='toself',
+            fillcolor=colour,
+            opacity=0.16,
+            line_width=0,
+            mode='lines',
+            hoverinfo='skip',
+            showlegend=False,
+            legendgroup=method,
+        )
+        fig.add_scatter(
+            x=x,
+            y=ys.mean(0).round(4).tolist(),
+            name=plain(label),
+            legendgroup=method,
+            line=dict(color=colour, dash=dash, width=2.5),
+            mode='lines',
+            customdata=list(zip(low, high)),
+            hovertemplate=f'<b>{plain(label)}</b><br>epoch %{{x}}: mean %{{y:.1f}} %<br>{len(runs)} seeds, '
+            'from %{customdata[0]:.1f} to %{customdata[1]:.1f} %<extra></extra>',
+        )
     return styled(fig, title, 'epoch', y, caption, 460)
 
 # %% ../nbs/05_figures.ipynb #92a714af
-P_GRID = [i/50 for i in range(51)]
+P_GRID = [i / 50 for i in range(51)]
+
 
 def target_weighting(
-    gamma: float,              # γ ≥ 1
-    p: float | None = None,    # the teacher's probability of one image's true class, to be marked
+    gamma: float,  # γ ≥ 1
+    p: float | None = None,  # the teacher's probability of one image's true class, to be marked
 ) -> go.Figure:
     "The true class's weight over the teacher's confidence, in both forms, beside γ = 1 (Hao et al., 2023, Eqs. 5 and 6)."
-    if not gamma >= 1: raise ValueError(f'gamma: expected at least 1, got {gamma}')
-    if p is not None and not 0 <= p <= 1: raise ValueError(f'p: expected a probability, got {p}')
-    lines = (('γ = 1: KD with labels, 1 + p', 'kd', 'dot', [1 + q for q in P_GRID]), ('paper: (1 + p)^γ', 'ofa_paper', 'solid', [(1 + q)**gamma for q in P_GRID]),
-             ('released: (1 + p)^γ − 1', 'ofa_released', 'dash', [(1 + q)**gamma - 1 for q in P_GRID]))
-    fig = go.Figure([go.Scatter(x=P_GRID, y=y, name=name, mode='lines', line=dict(color=METHOD_COLOURS[m], dash=dash, width=2.5),
-                                hovertemplate='p = %{x:.2f}: weight %{y:.3f}<extra>' + name + '</extra>') for name, m, dash, y in lines])
+    if not gamma >= 1:
+        raise ValueError(f'gamma: expected at least 1, got {gamma}')
+    if p is not None and not 0 <= p <= 1:
+        raise ValueError(f'p: expected a probability, got {p}')
+    lines = (
+        ('γ = 1: KD with labels, 1 + p', 'kd', 'dot', [1 + q for q in P_GRID]),
+        ('paper: (1 + p)^γ', 'ofa_paper', 'solid', [(1 + q) ** gamma for q in P_GRID]),
+        ('released: (1 + p)^γ − 1', 'ofa_released', 'dash', [(1 + q) ** gamma - 1 for q in P_GRID]),
+    )
+    fig = go.Figure(
+        [
+            go.Scatter(
+                x=P_GRID,
+                y=y,
+                name=name,
+                mode='lines',
+                line=dict(color=METHOD_COLOURS[m], dash=dash, width=2.5),
+                hovertemplate='p = %{x:.2f}: weight %{y:.3f}<extra>' + name + '</extra>',
+            )
+            for name, m, dash, y in lines
+        ]
+    )
     if p is not None:
-        fig.add_scatter(x=[p, p], y=[(1 + p)**gamma, (1 + p)**gamma - 1], mode='markers', name='this image', marker=dict(size=11, color='#000000'),
-                        hovertemplate='this image, p = %{x:.3f}: weight %{y:.3f}<extra></extra>')
-    styled(fig, f'Weight of the true class at γ = {gamma:g}', 'teacher’s probability p of the true class', 'weight in the loss',
-           'Raise γ: the right end rises and the left end stays. γ trusts a label more only where the teacher agrees with it.')
-    return fig.update_xaxes(range=[-.02, 1.02])                                         # room for a point at either end
+        fig.add_scatter(
+            x=[p, p],
+            y=[(1 + p) ** gamma, (1 + p) ** gamma - 1],
+            mode='markers',
+            name='this image',
+            marker=dict(size=11, color='#000000'),
+            hovertemplate='this image, p = %{x:.3f}: weight %{y:.3f}<extra></extra>',
+        )
+    styled(
+        fig,
+        f'Weight of the true class at γ = {gamma:g}',
+        'teacher’s probability p of the true class',
+        'weight in the loss',
+        'Raise γ: the right end rises and the left end stays. γ trusts a label more only where the teacher agrees with it.',
+    )
+    return fig.update_xaxes(range=[-0.02, 1.02])  # room for a point at either end
 
 # %% ../nbs/05_figures.ipynb #ca892f70
-BARS = (('teacher’s probability', PALETTE['grey']), ('weight, paper', METHOD_COLOURS['ofa_paper']), ('weight, released', METHOD_COLOURS['ofa_released']))
+BARS = (
+    ('teacher’s probability', PALETTE['grey']),
+    ('weight, paper', METHOD_COLOURS['ofa_paper']),
+    ('weight, released', METHOD_COLOURS['ofa_released']),
+)
+
 
 def class_bars(
-    probs: list[float],        # (K,) the teacher's probabilities of one image
-    label: int,                # its true class
-    gamma: float,              # γ ≥ 1
-    classes=None,              # the K classes' names; their numbers when left out
+    probs: list[float],  # (K,) the teacher's probabilities of one image
+    label: int,  # its true class
+    gamma: float,  # γ ≥ 1
+    classes=None,  # the K classes' names; their numbers when left out
 ) -> go.Figure:
     "The teacher's probabilities and each class's weight in both forms; the true class on the left, the others on the right."
     p = np.asarray(probs, float)
-    if p.ndim != 1 or not 0 <= label < len(p): raise ValueError(f'label: expected a class from 0 to {p.size - 1}, got {label}')
-    if not gamma >= 1: raise ValueError(f'gamma: expected at least 1, got {gamma}')
-    names, wrong = [plain(c) for c in (range(len(p)) if classes is None else classes)], [c for c in range(len(p)) if c != label]
+    if p.ndim != 1 or not 0 <= label < len(p):
+        raise ValueError(f'label: expected a class from 0 to {p.size - 1}, got {label}')
+    if not gamma >= 1:
+        raise ValueError(f'gamma: expected at least 1, got {gamma}')
+    names, wrong = (
+        [plain(c) for c in (range(len(p)) if classes is None else classes)],
+        [c for c in range(len(p)) if c != label],
+    )
     released = p**gamma
-    released[label] = (1 + p[label])**gamma - 1
-    values = (p, np.where(np.arange(len(p)) == label, (1 + p)**gamma, p), released)
+    released[label] = (1 + p[label]) ** gamma - 1
+    values = (p, np.where(np.arange(len(p)) == label, (1 + p) ** gamma, p), released)
     fig = go.Figure()
     for at, axis in (([label], ''), (wrong, '2')):
         for (name, colour), v in zip(BARS, values):
-            fig.add_bar(x=[names[c] for c in at], y=v[at].tolist(), name=name, legendgroup=name, showlegend=axis == '', xaxis='x' + axis, yaxis='y' + axis,
-                        marker=dict(color=colour, line=dict(color='#1a1a1a', width=.5)), hovertemplate='class %{x}: %{y:.4f}<extra>' + name + '</extra>')
-    styled(fig, f'What each class counts at γ = {gamma:g}', '', '', 'Compare grey and orange on the right: what is missing is the dark knowledge that the released form takes away.')
-    top = max(.05, 1.1*max(p[wrong], default=0))                                        # tiny weights stay tiny to the eye
-    return fig.update_layout(xaxis=dict(domain=[0, .2], title_text='true class', type='category'), xaxis2=dict(domain=[.34, 1], title_text='wrong classes', type='category'),
-                             yaxis_title_text='probability or weight', yaxis2=dict(anchor='x2', range=[0, top]))
+            fig.add_bar(
+                x=[names[c] for c in at],
+                y=v[at].tolist(),
+                name=name,
+                legendgroup=name,
+                showlegend=axis == '',
+                xaxis='x' + axis,
+                yaxis='y' + axis,
+                marker=dict(color=colour, line=dict(color='#1a1a1a', width=0.5)),
+                hovertemplate='class %{x}: %{y:.4f}<extra>' + name + '</extra>',
+            )
+    styled(
+        fig,
+        f'What each class counts at γ = {gamma:g}',
+        '',
+        '',
+        'Compare grey and orange on the right: what is missing is the dark knowledge that the released form takes away.',
+    )
+    top = max(0.05, 1.1 * max(p[wrong], default=0))  # tiny weights stay tiny to the eye
+    return fig.update_layout(
+        xaxis=dict(domain=[0, 0.2], title_text='true class', type='category'),
+        xaxis2=dict(domain=[0.34, 1], title_text='wrong classes', type='category'),
+        yaxis_title_text='probability or weight',
+        yaxis2=dict(anchor='x2', range=[0, top]),
+    )
 
 # %% ../nbs/05_figures.ipynb #866a51a9
 PART_COLOURS = [PALETTE[c] for c in ('sky', 'blue', 'yellow', 'vermilion', 'green', 'purple', 'orange')]
 
+
 def loss_parts(
-    parts: list[dict[str, float]],   # one dict of named parts an image
-    names: list[str],                # the images' names
+    parts: list[dict[str, float]],  # one dict of named parts an image
+    names: list[str],  # the images' names
     title: str = 'The loss of each image, taken apart',
     caption: str = 'Point at a block for its size. Click a name to take a part out, and see what is left.',
 ) -> go.Figure:
     "Stacked bars, one an image, one colour a part."
-    if len(parts) != len(names): raise ValueError(f'names: expected {len(parts)}, one for each image, got {len(names)}')
+    if len(parts) != len(names):
+        raise ValueError(f'names: expected {len(parts)}, one for each image, got {len(names)}')
     keys, names = list(dict.fromkeys(k for d in parts for k in d)), [plain(n) for n in names]
-    fig = go.Figure([go.Bar(x=names, y=[d.get(k, 0) for d in parts], name=plain(k), hovertemplate='%{x}: %{y:.3f} nats<extra>' + plain(k) + '</extra>',
-                            marker=dict(color=PART_COLOURS[i % len(PART_COLOURS)], line=dict(color='#1a1a1a', width=.5))) for i, k in enumerate(keys)])
+    fig = go.Figure(
+        [
+            go.Bar(
+                x=names,
+                y=[d.get(k, 0) for d in parts],
+                name=plain(k),
+                hovertemplate='%{x}: %{y:.3f} nats<extra>' + plain(k) + '</extra>',
+                marker=dict(color=PART_COLOURS[i % len(PART_COLOURS)], line=dict(color='#1a1a1a', width=0.5)),
+            )
+            for i, k in enumerate(keys)
+        ]
+    )
     fig.update_layout(barmode='relative')
     return styled(fig, title, 'image', 'loss (nats)', caption).update_xaxes(type='category')
 
@@ -192,47 +354,88 @@ def wrapped(text: str, width: int = 20) -> str:
     "Text broken between words into lines of at most `width` letters where words allow, for a narrow margin."
     lines = ['']
     for word in text.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) > width: lines.append('')
+        if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
+            lines.append('')
         lines[-1] = f'{lines[-1]} {word}'.strip()
     return '<br>'.join(map(plain, lines))
 
+
 def paired_dots(
-    rows: list[dict],     # a run each: method, seed, accuracy (percent)
+    rows: list[dict],  # a run each: method, seed, accuracy (percent)
     title: str = 'Test accuracy of every run',
-    caption: str = ('Every dot is a run, every tall tick a mean, every thin line one seed. Where the dots of two rows mix and the lines still lean one way, '
-                    'seeds differ more than methods, and only the pairs show the difference.'),
+    caption: str = (
+        'Every dot is a run, every tall tick a mean, every thin line one seed. Where the dots of two rows mix and the lines still lean one way, '
+        'seeds differ more than methods, and only the pairs show the difference.'
+    ),
 ) -> go.Figure:
     "One dot a run, one row a method, a tick at the mean; thin lines join the runs of a seed."
-    if not rows: raise ValueError('rows: expected at least one run')
+    if not rows:
+        raise ValueError('rows: expected at least one run')
     fig, methods = go.Figure(), list(dict.fromkeys(r['method'] for r in rows))
     label = {m: wrapped(method_style(m)[0]) for m in methods}
     for seed in dict.fromkeys(r['seed'] for r in rows):
         at = sorted((r for r in rows if r['seed'] == seed), key=lambda r: methods.index(r['method']))
-        fig.add_scatter(x=[r['accuracy'] for r in at], y=[label[r['method']] for r in at], mode='lines', line=dict(color='#b5b5b5', width=1), hoverinfo='skip')
+        fig.add_scatter(
+            x=[r['accuracy'] for r in at],
+            y=[label[r['method']] for r in at],
+            mode='lines',
+            line=dict(color='#b5b5b5', width=1),
+            hoverinfo='skip',
+        )
     for m in methods:
         colour, runs = method_style(m)[1], [r for r in rows if r['method'] == m]
-        fig.add_scatter(x=[float(np.mean([r['accuracy'] for r in runs]))], y=[label[m]], mode='markers', hovertemplate='mean %{x:.2f} %<extra></extra>',
-                        marker=dict(symbol='line-ns', size=26, line=dict(color=colour, width=3)))
-        fig.add_scatter(x=[r['accuracy'] for r in runs], y=[label[m]]*len(runs), mode='markers', marker=dict(size=11, color=colour, line=dict(color='#ffffff', width=1)),
-                        customdata=[r['seed'] for r in runs], hovertemplate='seed %{customdata}: %{x:.2f} %<extra></extra>')
-    fig = styled(fig, title, 'test accuracy (%)', '', caption, 110 + 52*len(methods)).update_layout(showlegend=False)
-    return fig.update_yaxes(type='category', categoryorder='array', categoryarray=[label[m] for m in reversed(methods)])
+        fig.add_scatter(
+            x=[float(np.mean([r['accuracy'] for r in runs]))],
+            y=[label[m]],
+            mode='markers',
+            hovertemplate='mean %{x:.2f} %<extra></extra>',
+            marker=dict(symbol='line-ns', size=26, line=dict(color=colour, width=3)),
+        )
+        fig.add_scatter(
+            x=[r['accuracy'] for r in runs],
+            y=[label[m]] * len(runs),
+            mode='markers',
+            marker=dict(size=11, color=colour, line=dict(color='#ffffff', width=1)),
+            customdata=[r['seed'] for r in runs],
+            hovertemplate='seed %{customdata}: %{x:.2f} %<extra></extra>',
+        )
+    fig = styled(fig, title, 'test accuracy (%)', '', caption, 110 + 52 * len(methods)).update_layout(
+        showlegend=False
+    )
+    return fig.update_yaxes(
+        type='category', categoryorder='array', categoryarray=[label[m] for m in reversed(methods)]
+    )
 
 # %% ../nbs/05_figures.ipynb #47369f72
-CKA_SCALE = [[0, '#ffffff'], [.25, '#d5e6f3'], [.5, '#8fbfdf'], [.75, '#2f7fb8'], [1, '#08306b']]
+CKA_SCALE = [[0, '#ffffff'], [0.25, '#d5e6f3'], [0.5, '#8fbfdf'], [0.75, '#2f7fb8'], [1, '#08306b']]
+
 
 def _cka_trace(matrix, rows, columns, showscale=True) -> go.Heatmap:
     "One heat map with hover; layers as categories in their order."
     m = np.asarray(matrix, float)
-    if m.shape != (len(rows), len(columns)): raise ValueError(f'matrix: expected ({len(rows)}, {len(columns)}) for these layers, got {m.shape}')
+    if m.shape != (len(rows), len(columns)):
+        raise ValueError(f'matrix: expected ({len(rows)}, {len(columns)}) for these layers, got {m.shape}')
     z = [[None if np.isnan(v) else round(float(v), 4) for v in line] for line in m]
-    return go.Heatmap(z=z, x=[plain(c) for c in columns], y=[plain(r) for r in rows], zmin=0, zmax=1, colorscale=CKA_SCALE, showscale=showscale, hoverongaps=False, xgap=1,
-                      ygap=1, colorbar=dict(title=dict(text='CKA', side='right'), thickness=14), hovertemplate='%{y}<br>%{x}<br>CKA %{z:.3f}<extra></extra>')
+    return go.Heatmap(
+        z=z,
+        x=[plain(c) for c in columns],
+        y=[plain(r) for r in rows],
+        zmin=0,
+        zmax=1,
+        colorscale=CKA_SCALE,
+        showscale=showscale,
+        hoverongaps=False,
+        xgap=1,
+        ygap=1,
+        colorbar=dict(title=dict(text='CKA', side='right'), thickness=14),
+        hovertemplate='%{y}<br>%{x}<br>CKA %{z:.3f}<extra></extra>',
+    )
+
 
 def cka_heatmap(
-    matrix,                # (L1, L2) similarities; NaN where undefined
-    rows: list[str],       # the first network's layers
-    columns: list[str],    # the second's
+    matrix,  # (L1, L2) similarities; NaN where undefined
+    rows: list[str],  # the first network's layers
+    columns: list[str],  # the second's
     title: str = 'CKA of every layer with every layer',
     x: str = 'layer of the second network',
     y: str = 'layer of the first network',
@@ -240,35 +443,63 @@ def cka_heatmap(
 ) -> go.Figure:
     "A heat map of layer similarities with the starts of both networks in the lower left."
     fig = styled(go.Figure(_cka_trace(matrix, rows, columns)), title, x, y, caption, 480)
-    return fig.update_layout(plot_bgcolor='#9a9a9a').update_xaxes(showgrid=False, type='category').update_yaxes(showgrid=False, type='category')
+    return (
+        fig.update_layout(plot_bgcolor='#9a9a9a')
+        .update_xaxes(showgrid=False, type='category')
+        .update_yaxes(showgrid=False, type='category')
+    )
 
 # %% ../nbs/05_figures.ipynb #316052c0
 def cka_panels(
-    panels: list[tuple],   # (title, matrix, rows, columns) a panel
+    panels: list[tuple],  # (title, matrix, rows, columns) a panel
     title: str = 'CKA within and across families',
     caption: str = 'Compare the first row with the second: within a family like depths are alike, a dark diagonal; across families they need not be.',
-    across: int = 3,       # panels in a row
+    across: int = 3,  # panels in a row
 ) -> go.Figure:
     "Several heat maps on one scale; the layers' names are shown by pointing (Hao et al., 2023, Fig. 1)."
-    if not panels: raise ValueError('panels: expected at least one')
-    down, across = -(-len(panels)//across), min(across, len(panels))
-    fig = make_subplots(down, across, subplot_titles=[plain(p[0]) for p in panels], horizontal_spacing=.06, vertical_spacing=.22/down)
-    for i, (_, matrix, rows, columns) in enumerate(panels): fig.add_trace(_cka_trace(matrix, rows, columns, i == 0), i//across + 1, i % across + 1)
-    styled(fig, title, 'layer', 'layer', caption, 140 + 260*down).update_layout(plot_bgcolor='#9a9a9a', margin_t=70)
+    if not panels:
+        raise ValueError('panels: expected at least one')
+    down, across = -(-len(panels) // across), min(across, len(panels))
+    fig = make_subplots(
+        down,
+        across,
+        subplot_titles=[plain(p[0]) for p in panels],
+        horizontal_spacing=0.06,
+        vertical_spacing=0.22 / down,
+    )
+    for i, (_, matrix, rows, columns) in enumerate(panels):
+        fig.add_trace(_cka_trace(matrix, rows, columns, i == 0), i // across + 1, i % across + 1)
+    styled(fig, title, 'layer', 'layer', caption, 140 + 260 * down).update_layout(
+        plot_bgcolor='#9a9a9a', margin_t=70
+    )
     fig.update_xaxes(showticklabels=False, showgrid=False, type='category', ticks='', title_standoff=4)
     return fig.update_yaxes(showticklabels=False, showgrid=False, type='category', ticks='', title_standoff=4)
 
+
 def cka_profile(
-    lines: dict[str, list[float]],   # for each name CKA at like depths, from the first layer to the last
+    lines: dict[str, list[float]],  # for each name CKA at like depths, from the first layer to the last
     title: str = 'CKA at like depths',
     caption: str = 'Click a name to hide its line. Where do two networks part: early, late, or from the start?',
 ) -> go.Figure:
     "Similarity over relative depth, a line a pair."
-    if not lines: raise ValueError('lines: expected at least one')
+    if not lines:
+        raise ValueError('lines: expected at least one')
     fig = go.Figure()
     for i, (name, y) in enumerate(lines.items()):
-        x = [k/max(len(y) - 1, 1) for k in range(len(y))]
-        _, colour, dash = method_style(name) if name in METHODS else (name, list(PALETTE.values())[i % len(PALETTE)], ('solid', 'dash', 'dot', 'dashdot')[i % 4])
-        fig.add_scatter(x=x, y=[None if v != v else round(v, 4) for v in y], name=plain(METHOD_LABELS.get(name, name)), mode='lines+markers',
-                        line=dict(color=colour, dash=dash, width=2.5), hovertemplate='depth %{x:.2f}: CKA %{y:.3f}<extra>' + plain(name) + '</extra>')
-    return styled(fig, title, 'depth (0: first layer, 1: last)', 'CKA', caption, 420).update_yaxes(range=[-.1, 1.05])
+        x = [k / max(len(y) - 1, 1) for k in range(len(y))]
+        _, colour, dash = (
+            method_style(name)
+            if name in METHODS
+            else (name, list(PALETTE.values())[i % len(PALETTE)], ('solid', 'dash', 'dot', 'dashdot')[i % 4])
+        )
+        fig.add_scatter(
+            x=x,
+            y=[None if v != v else round(v, 4) for v in y],
+            name=plain(METHOD_LABELS.get(name, name)),
+            mode='lines+markers',
+            line=dict(color=colour, dash=dash, width=2.5),
+            hovertemplate='depth %{x:.2f}: CKA %{y:.3f}<extra>' + plain(name) + '</extra>',
+        )
+    return styled(fig, title, 'depth (0: first layer, 1: last)', 'CKA', caption, 420).update_yaxes(
+        range=[-0.1, 1.05]
+    )

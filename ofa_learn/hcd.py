@@ -17,73 +17,117 @@ from .losses import wide
 # %% ../nbs/72_hcd.ipynb #b3bb5c0c
 class JointLogits(nn.Module):
     "Each stage's features with the teacher's pooled ones → n sets of logits; training only (Xu et al., 2025, reconstructed)."
-    def __init__(self,
-        branches: ExitBranches,   # exits of the chosen stages; their classifiers are taken off
-        teacher_width: int,       # d_t
-        num_classes: int,         # K
-        n: int = 4,               # sets of logits a stage
+
+    def __init__(
+        self,
+        branches: ExitBranches,  # exits of the chosen stages; their classifiers are taken off
+        teacher_width: int,  # d_t
+        num_classes: int,  # K
+        n: int = 4,  # sets of logits a stage
     ):
         super().__init__()
         self.n, self.branches, maps = n, branches, []
         for exit in branches.exits:
             width, exit.head = exit.head.in_features, nn.Identity()
-            maps.append(nn.Sequential(nn.Linear(width + teacher_width, teacher_width), nn.ReLU(), nn.Linear(teacher_width, n*num_classes)))
+            maps.append(
+                nn.Sequential(
+                    nn.Linear(width + teacher_width, teacher_width),
+                    nn.ReLU(),
+                    nn.Linear(teacher_width, n * num_classes),
+                )
+            )
         self.maps = nn.ModuleList(maps)
 
     def forward(self, features, answers) -> torch.Tensor:
         "→ (E, n, B, K)"
-        joint = [m(torch.cat([g, answers.pooled.to(g.dtype)], 1)).unflatten(1, (self.n, -1)) for m, g in zip(self.maps, self.branches(features.stages))]
+        joint = [
+            m(torch.cat([g, answers.pooled.to(g.dtype)], 1)).unflatten(1, (self.n, -1))
+            for m, g in zip(self.maps, self.branches(features.stages))
+        ]
         return torch.stack(joint).transpose(1, 2) + answers.logits
 
 # %% ../nbs/72_hcd.ipynb #042b08b6
 def without_class(
-    z: torch.Tensor,   # (…, B, K)
-    y: torch.Tensor,   # (B,) classes
-) -> torch.Tensor:     # (…, B, K-1)
+    z: torch.Tensor,  # (…, B, K)
+    y: torch.Tensor,  # (B,) classes
+) -> torch.Tensor:  # (…, B, K-1)
     "Logits without each image's true column; nothing of it is read, so nothing of it is trained."
     at = torch.arange(z.shape[-1] - 1, device=z.device)
     return z.gather(-1, (at + (at >= y[:, None])).expand(*z.shape[:-1], -1))
 
+
 def orthogonality_loss(
-    sub_logits: torch.Tensor,   # (E, n, B, K), or (n, B, K) of one stage
-    target: torch.Tensor,       # (B,) classes, or (B, K) probabilities, of which the largest is taken
-    theta: float = .5,          # cosines up to this are free
-) -> torch.Tensor:              # scalar: summed over stages
+    sub_logits: torch.Tensor,  # (E, n, B, K), or (n, B, K) of one stage
+    target: torch.Tensor,  # (B,) classes, or (B, K) probabilities, of which the largest is taken
+    theta: float = 0.5,  # cosines up to this are free
+) -> torch.Tensor:  # scalar: summed over stages
     "How much the sub-logits of a stage say the same beside the true class (Xu et al., 2025, reconstructed)."
     n, k = sub_logits.shape[-3], sub_logits.shape[-1]
-    if n < 2: raise ValueError(f'sub_logits: expected at least 2 sets, got {n}')
-    if k < 3: raise ValueError(f'sub_logits: with {k} classes one number is left beside the true class, and every cosine is ±1; expected at least 3')
+    if n < 2:
+        raise ValueError(f'sub_logits: expected at least 2 sets, got {n}')
+    if k < 3:
+        raise ValueError(
+            f'sub_logits: with {k} classes one number is left beside the true class, and every cosine is ±1; expected at least 3'
+        )
     with torch.autocast(sub_logits.device.type, enabled=False):
         z = sub_logits if sub_logits.dtype == torch.float64 else sub_logits.float()
-        z = F.normalize(without_class(z, target if target.ndim == 1 else target.argmax(1)), dim=-1).transpose(-3, -2)     # (…, B, n, K-1)
+        z = F.normalize(without_class(z, target if target.ndim == 1 else target.argmax(1)), dim=-1).transpose(
+            -3, -2
+        )  # (…, B, n, K-1)
         over = F.relu(z @ z.transpose(-1, -2) - theta).square()
-        pairs = over.sum((-1, -2)) - over.diagonal(dim1=-2, dim2=-1).sum(-1)                                              # j ≠ l
-        return (pairs/(n*(n - 1))).mean(-1).sum()
+        pairs = over.sum((-1, -2)) - over.diagonal(dim1=-2, dim2=-1).sum(-1)  # j ≠ l
+        return (pairs / (n * (n - 1))).mean(-1).sum()
 
 # %% ../nbs/72_hcd.ipynb #fffc62d4
 def mutual_kl(
-    target_logits: torch.Tensor,    # (…, B, K), what is to be matched
-    student_logits: torch.Tensor,   # (B, K)
-    temperature: float = 1.,
-    detach: bool = False,           # no gradient to the target
-) -> torch.Tensor:                  # (…): the mean over the batch
+    target_logits: torch.Tensor,  # (…, B, K), what is to be matched
+    student_logits: torch.Tensor,  # (B, K)
+    temperature: float = 1.0,
+    detach: bool = False,  # no gradient to the target
+) -> torch.Tensor:  # (…): the mean over the batch
     "T² KL(target ‖ student), with gradients to both sides unless `detach`."
     with torch.autocast(student_logits.device.type, enabled=False):
-        t, s = ((wide(z, student_logits)/temperature).log_softmax(-1) for z in (target_logits.detach() if detach else target_logits, student_logits))
-        return temperature**2*(t.exp()*(t - s)).sum(-1).mean(-1)
+        t, s = (
+            (wide(z, student_logits) / temperature).log_softmax(-1)
+            for z in (target_logits.detach() if detach else target_logits, student_logits)
+        )
+        return temperature**2 * (t.exp() * (t - s)).sum(-1).mean(-1)
+
 
 @register('hcd')
 class HCD(DistillationTask):
     "Heterogeneous complementary distillation: joint sub-logits of student stages and teacher (Xu et al., 2025)."
+
     needs, taps_needed, paper, status = ('logits', 'pooled'), True, 'Xu et al., 2025', 'reconstructed'
-    def __init__(self, student, teacher=None, *, n: int = 4, stages=None, sub_weight: float = 6., orthogonal_weight: float = 1., theta: float = .5,
-                 temperature: float = 1., detach: bool = False, **options):
-        if n < 2: raise ValueError(f'n: expected at least 2 sets of sub-logits, got {n}')
-        if not temperature > 0: raise ValueError(f'temperature: expected a number > 0, got {temperature}')
-        self.n, self.stages, self.sub_weight, self.orthogonal_weight = n, stages, sub_weight, orthogonal_weight
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        n: int = 4,
+        stages=None,
+        sub_weight: float = 6.0,
+        orthogonal_weight: float = 1.0,
+        theta: float = 0.5,
+        temperature: float = 1.0,
+        detach: bool = False,
+        **options,
+    ):
+        if n < 2:
+            raise ValueError(f'n: expected at least 2 sets of sub-logits, got {n}')
+        if not temperature > 0:
+            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
+        self.n, self.stages, self.sub_weight, self.orthogonal_weight = (
+            n,
+            stages,
+            sub_weight,
+            orthogonal_weight,
+        )
         self.theta, self.temperature, self.detach = theta, temperature, detach
         super().__init__(student, teacher, **options)
-        if self.num_classes < 3: raise ValueError(f'student: HCD needs at least 3 classes, got {self.num_classes}')
+        if self.num_classes < 3:
+            raise ValueError(f'student: HCD needs at least 3 classes, got {self.num_classes}')
 
     def build_heads(self):
         width = self.teacher.taps.width
@@ -92,9 +136,15 @@ class HCD(DistillationTask):
         return JointLogits(branches, width, self.num_classes, self.n)
 
     def losses(self, student, heads, teacher, target):
-        T, z = self.temperature, heads.float()                                              # (E, n, B, K)
+        T, z = self.temperature, heads.float()  # (E, n, B, K)
         labels = target.expand(*z.shape[:2], *target.shape).flatten(0, 2)
-        sub_ce = F.cross_entropy(z.flatten(0, 2), labels)*len(z)                             # mean over j and the batch, sum over stages
-        return dict(ce=F.cross_entropy(student.logits, target), sub_ce=sub_ce, kd=mutual_kl(teacher.logits, student.logits, T, True),
-                    sub_kd=self.sub_weight*mutual_kl(z, student.logits, T, self.detach).mean(1).sum(),
-                    orthogonal=self.orthogonal_weight*orthogonality_loss(z, target, self.theta))
+        sub_ce = F.cross_entropy(z.flatten(0, 2), labels) * len(
+            z
+        )  # mean over j and the batch, sum over stages
+        return dict(
+            ce=F.cross_entropy(student.logits, target),
+            sub_ce=sub_ce,
+            kd=mutual_kl(teacher.logits, student.logits, T, True),
+            sub_kd=self.sub_weight * mutual_kl(z, student.logits, T, self.detach).mean(1).sum(),
+            orthogonal=self.orthogonal_weight * orthogonality_loss(z, target, self.theta),
+        )

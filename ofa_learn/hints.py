@@ -22,58 +22,78 @@ from .models import Stage, Taps, as_map
 
 # %% ../nbs/60_hints.ipynb #e092b0e1
 def paired_with(
-    number: int,       # i, the student's stage, from 1
+    number: int,  # i, the student's stage, from 1
     num_student: int,  # n_s, stages of the student
     num_teacher: int,  # n_t, stages of the teacher
-) -> int:              # j, from 1
+) -> int:  # j, from 1
     "The teacher's stage that is nearest in relative depth."
-    return max(math.floor(number*num_teacher/num_student + .5), 1)
+    return max(math.floor(number * num_teacher / num_student + 0.5), 1)
+
 
 def stage_pairs(
-    student: Taps,     # from `find_taps`
-    teacher: Taps,     # from `find_taps`
-    stages=None,       # numbers of the student's stages; default all
+    student: Taps,  # from `find_taps`
+    teacher: Taps,  # from `find_taps`
+    stages=None,  # numbers of the student's stages; default all
 ) -> list[tuple[Stage, Stage]]:
     "The student's chosen stages, each with the teacher's stage that it learns from."
     chosen, n_s, n_t = check_stages(stages, student), len(student.stages), len(teacher.stages)
-    return [(s, teacher.stages[paired_with(s.number, n_s, n_t) - 1]) for s in student.stages if s.number in chosen]
+    return [
+        (s, teacher.stages[paired_with(s.number, n_s, n_t) - 1]) for s in student.stages if s.number in chosen
+    ]
 
 # %% ../nbs/60_hints.ipynb #0bcbe133
 def resized(
-    x: torch.Tensor,   # (B, C, h, w)
-    size,              # (H, W)
-) -> torch.Tensor:     # (B, C, H, W)
+    x: torch.Tensor,  # (B, C, h, w)
+    size,  # (H, W)
+) -> torch.Tensor:  # (B, C, H, W)
     "A map on another grid, by bilinear interpolation; itself where the grid is right already."
-    return x if tuple(x.shape[-2:]) == tuple(size) else F.interpolate(x, tuple(size), mode='bilinear', align_corners=False)
+    return (
+        x
+        if tuple(x.shape[-2:]) == tuple(size)
+        else F.interpolate(x, tuple(size), mode='bilinear', align_corners=False)
+    )
+
 
 class Aligner(nn.Module):
     "ψ: a student's features to the teacher's grid and width; the identity where they agree."
-    def __init__(self,
-        channels: int,           # C_s
-        teacher_channels: int,   # C_t
+
+    def __init__(
+        self,
+        channels: int,  # C_s
+        teacher_channels: int,  # C_t
     ):
         super().__init__()
-        self.width = nn.Identity() if channels == teacher_channels else nn.Conv2d(channels, teacher_channels, 1)
+        self.width = (
+            nn.Identity() if channels == teacher_channels else nn.Conv2d(channels, teacher_channels, 1)
+        )
 
     def forward(self, feature, size) -> torch.Tensor:
         "A map (B, C_s, h, w), or a pair of it and prefix tokens → (B, C_t, H, W)"
         return self.width(resized(as_map(feature), size))
 
 # %% ../nbs/60_hints.ipynb #46730cf7
-def _full(x: torch.Tensor) -> torch.Tensor: return x if x.dtype == torch.float64 else x.float()
+def _full(x: torch.Tensor) -> torch.Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
 
 def _two_maps(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
     "Both maps in float32 or float64, or an error that says what is wrong with them."
     for name, x in dict(student=student, teacher=teacher).items():
-        if not torch.is_tensor(x): raise TypeError(f'{name}: expected a tensor (B, C, H, W), got {type(x).__name__}')
-        if x.ndim != 4 or not x.is_floating_point(): raise ValueError(f'{name}: expected a float tensor (B, C, H, W), got {tuple(x.shape)} of {x.dtype}')
+        if not torch.is_tensor(x):
+            raise TypeError(f'{name}: expected a tensor (B, C, H, W), got {type(x).__name__}')
+        if x.ndim != 4 or not x.is_floating_point():
+            raise ValueError(
+                f'{name}: expected a float tensor (B, C, H, W), got {tuple(x.shape)} of {x.dtype}'
+            )
     a, b = tuple(student.shape), tuple(teacher.shape)
-    if a != b: raise ValueError(f"teacher: expected the shape of the student's map, {a}, got {b}")
+    if a != b:
+        raise ValueError(f"teacher: expected the shape of the student's map, {a}, got {b}")
     return _full(student), _full(teacher)
 
 # %% ../nbs/60_hints.ipynb #4af8fd37
 class Hints(nn.Module):
     "Base of the heads: it knows which of the teacher's maps belong to the pairs."
+
     def __init__(self, pairs: list[tuple[Stage, Stage]]):
         super().__init__()
         self.at = [t.number - 1 for _, t in pairs]
@@ -82,12 +102,16 @@ class Hints(nn.Module):
         "(module, student's map, teacher's map) of each pair."
         return [(m, as_map(f), as_map(answers.maps[i])) for m, f, i in zip(modules, features.stages, self.at)]
 
+
 def _positive(name: str, value: float) -> float:
-    if not value > 0: raise ValueError(f'{name}: expected a number > 0, got {value}')
+    if not value > 0:
+        raise ValueError(f'{name}: expected a number > 0, got {value}')
     return value
+
 
 class HintTask(DistillationTask):
     "Base of the three tasks: they need the teacher's maps, and the student's stages paired with them."
+
     needs, taps_needed, status = ('maps',), True, 'adapted'
 
     def pairs(self) -> list[tuple[Stage, Stage]]:
@@ -99,32 +123,48 @@ class HintTask(DistillationTask):
 
     def named(self, losses, weight: float) -> dict:
         "Each stage's loss by its name, weighted."
-        return {f'hint_{s}': weight*l for s, l in zip(self.stages, losses)}
+        return {f'hint_{s}': weight * l for s, l in zip(self.stages, losses)}
 
 # %% ../nbs/60_hints.ipynb #5ca40f19
 def fitnet_loss(
-    student: torch.Tensor,   # (B, C, H, W), aligned
-    teacher: torch.Tensor,   # (B, C, H, W)
-) -> torch.Tensor:           # scalar
+    student: torch.Tensor,  # (B, C, H, W), aligned
+    teacher: torch.Tensor,  # (B, C, H, W)
+) -> torch.Tensor:  # scalar
     "Mean squared difference of two maps (Romero et al., 2015, Eq. 3)."
     s, t = _two_maps(student, teacher)
     return (s - t).square().mean()
 
 # %% ../nbs/60_hints.ipynb #d0d160e1
-FITNET_SETTINGS = dict(own=dict(stages='middle', weight=100.), ofa_paper=dict(stages='all', weight=1.))
+FITNET_SETTINGS = dict(own=dict(stages='middle', weight=100.0), ofa_paper=dict(stages='all', weight=1.0))
+
 
 class FitNetHeads(Hints):
     "An aligner for each pair: (aligned student's map, teacher's map)."
+
     def __init__(self, pairs):
         super().__init__(pairs)
         self.align = nn.ModuleList([Aligner(s.channels, t.channels) for s, t in pairs])
-    def forward(self, features, answers): return [(a(f, t.shape[-2:]), t) for a, f, t in self.zipped(self.align, features, answers)]
+
+    def forward(self, features, answers):
+        return [(a(f, t.shape[-2:]), t) for a, f, t in self.zipped(self.align, features, answers)]
+
 
 @register('fitnet')
 class FitNet(HintTask):
     "Hints (Romero et al., 2015): the student's aligned maps equal the teacher's, in one phase with the labels."
+
     paper = 'Romero et al., 2015'
-    def __init__(self, student, teacher=None, *, setting: str = 'own', stages=None, weight: float | None = None, **options):
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        setting: str = 'own',
+        stages=None,
+        weight: float | None = None,
+        **options,
+    ):
         chosen = choose(FITNET_SETTINGS, setting, stages=stages, weight=weight)
         self.stages, self.weight = chosen['stages'], _positive('weight', chosen['weight'])
         super().__init__(student, teacher, **options)
@@ -132,8 +172,11 @@ class FitNet(HintTask):
     def build_heads(self):
         n = len(self.student_taps.stages)
         if isinstance(self.stages, str):
-            if self.stages not in ('middle', 'all'): raise ValueError(f"stages: expected 'middle', 'all' or numbers of stages, got {self.stages!r}")
-            self.stages = (n + 1)//2 if self.stages == 'middle' else None
+            if self.stages not in ('middle', 'all'):
+                raise ValueError(
+                    f"stages: expected 'middle', 'all' or numbers of stages, got {self.stages!r}"
+                )
+            self.stages = (n + 1) // 2 if self.stages == 'middle' else None
         return FitNetHeads(self.pairs())
 
     def losses(self, student, heads, teacher, target):
@@ -142,45 +185,53 @@ class FitNet(HintTask):
 
 # %% ../nbs/60_hints.ipynb #37c9035a
 def margin(
-    weight: torch.Tensor,   # γ (C,) of the batch norm before the ReLU; its size is the deviation
-    bias: torch.Tensor,     # β (C,), the mean
-) -> torch.Tensor:          # m (C,), all ≤ 0, in float64
+    weight: torch.Tensor,  # γ (C,) of the batch norm before the ReLU; its size is the deviation
+    bias: torch.Tensor,  # β (C,), the mean
+) -> torch.Tensor:  # m (C,), all ≤ 0, in float64
     "E[x | x < 0] of a Gaussian for each channel (Heo et al., 2019, Sec. 3.2)."
     a, b = tuple(weight.shape), tuple(bias.shape)
-    if a != b or len(a) != 1: raise ValueError(f'bias: expected weight and bias of one shape (C,), got {a} and {b}')
+    if a != b or len(a) != 1:
+        raise ValueError(f'bias: expected weight and bias of one shape (C,), got {a} and {b}')
     sigma = weight.detach().cpu().double().abs().clamp(min=1e-12)
-    a = (bias.detach().cpu().double()/sigma).clamp(max=1e4)
-    log_density = -a.square()/2 - math.log(2*math.pi)/2
-    return sigma*(a - (log_density - torch.special.log_ndtr(-a)).exp())
+    a = (bias.detach().cpu().double() / sigma).clamp(max=1e4)
+    log_density = -a.square() / 2 - math.log(2 * math.pi) / 2
+    return sigma * (a - (log_density - torch.special.log_ndtr(-a)).exp())
 
 # %% ../nbs/60_hints.ipynb #0710b60c
 def margin_relu(
-    teacher: torch.Tensor,   # (B, C, H, W), before the ReLU
-    margins: torch.Tensor,   # m (C,)
-) -> torch.Tensor:           # (B, C, H, W)
+    teacher: torch.Tensor,  # (B, C, H, W), before the ReLU
+    margins: torch.Tensor,  # m (C,)
+) -> torch.Tensor:  # (B, C, H, W)
     "max(x, m_c): negative values below the margin are lifted to it (Heo et al., 2019)."
     return torch.maximum(teacher, margins.to(teacher).view(-1, 1, 1))
 
+
 def ofd_loss(
-    student: torch.Tensor,   # (B, C, H, W), connected
-    teacher: torch.Tensor,   # (B, C, H, W), before the ReLU
-    margins: torch.Tensor,   # m (C,), from `margin` or from the activations
-) -> torch.Tensor:           # scalar
+    student: torch.Tensor,  # (B, C, H, W), connected
+    teacher: torch.Tensor,  # (B, C, H, W), before the ReLU
+    margins: torch.Tensor,  # m (C,), from `margin` or from the activations
+) -> torch.Tensor:  # scalar
     "Partial L2 distance to the teacher's map after margin ReLU: sum over a sample, mean over the batch (Heo et al., 2019)."
     s, t = _two_maps(student, teacher)
-    if margins.shape != t.shape[1:2]: raise ValueError(f'margins: expected one for each of the {t.shape[1]} channels, got {tuple(margins.shape)}')
+    if margins.shape != t.shape[1:2]:
+        raise ValueError(
+            f'margins: expected one for each of the {t.shape[1]} channels, got {tuple(margins.shape)}'
+        )
     t = margin_relu(t, margins)
-    free = (s <= t) & (t <= 0)                                     # below a target that the ReLU cuts: nothing to pay
-    return torch.where(free, 0., (t - s).square()).sum((1, 2, 3)).mean()
+    free = (s <= t) & (t <= 0)  # below a target that the ReLU cuts: nothing to pay
+    return torch.where(free, 0.0, (t - s).square()).sum((1, 2, 3)).mean()
 
 # %% ../nbs/60_hints.ipynb #237a56df
 class TapOrigin(NamedTuple):
     "How a tap's map is made."
-    after_relu: bool                    # it has no negative value
-    margins: torch.Tensor | None = None # (C,) from the batch norm that made it; None where none explains it
+
+    after_relu: bool  # it has no negative value
+    margins: torch.Tensor | None = None  # (C,) from the batch norm that made it; None where none explains it
 
     @property
-    def source(self) -> str: return 'batch norm' if self.margins is not None else 'zero' if self.after_relu else 'activations'
+    def source(self) -> str:
+        return 'batch norm' if self.margins is not None else 'zero' if self.after_relu else 'activations'
+
 
 def _gaussian(norms: list) -> torch.Tensor:
     "Margins of the sum of the norms' outputs, taken as independent."
@@ -189,52 +240,75 @@ def _gaussian(norms: list) -> torch.Tensor:
     biases = [torch.zeros_like(like) if n.bias is None else n.bias.detach() for n in norms]
     return margin(torch.stack(weights).double().square().sum(0).sqrt(), torch.stack(biases).double().sum(0))
 
+
 def _origin(t: torch.Tensor, norms: list, blocks: list) -> TapOrigin:
     "Which batch norm explains the map `t`: alone, with another norm's output or with a block's input added."
-    relu, top, tolerance = bool((t >= 0).all()), t.max(), 1e-4*t.abs().max()
-    other_than_t = lambda v: v.shape == t.shape and not torch.equal(v, t)          # what comes next takes in the tap itself, and explains nothing
+    relu, top, tolerance = bool((t >= 0).all()), t.max(), 1e-4 * t.abs().max()
+    other_than_t = lambda v: (
+        v.shape == t.shape and not torch.equal(v, t)
+    )  # what comes next takes in the tap itself, and explains nothing
     norms, blocks = [(n, o) for n, o, v in norms if other_than_t(v)], [b for b in blocks if other_than_t(b)]
     for norm, out in reversed(norms):
-        for other, add in [(None, 0.), *((None, b) for b in reversed(blocks)), *reversed(norms)]:
+        for other, add in [(None, 0.0), *((None, b) for b in reversed(blocks)), *reversed(norms)]:
             y = (out + add).relu().clamp(max=top) if relu else out + add
-            if (y - t).abs().max() <= tolerance: return TapOrigin(relu, _gaussian([norm] if other is None else [norm, other]))
+            if (y - t).abs().max() <= tolerance:
+                return TapOrigin(relu, _gaussian([norm] if other is None else [norm, other]))
     return TapOrigin(relu)
 
 # %% ../nbs/60_hints.ipynb #669806d9
 def tap_origins(
-    teacher: Teacher,   # of a timm model
-    input_size,         # (C, H, W)
-) -> list[TapOrigin]:   # of its stages
+    teacher: Teacher,  # of a timm model
+    input_size,  # (C, H, W)
+) -> list[TapOrigin]:  # of its stages
     "How each of the teacher's taps is made, found on one random image."
     taps, p = teacher.find_taps(input_size), next(teacher.model.parameters())
     grids, norms, blocks = {(s.channels, s.height, s.width) for s in taps.stages}, [], []
+
     def look(module, args):
         v = args[0] if args else None
-        if not torch.is_tensor(v) or v.ndim != 4 or tuple(v.shape[1:]) not in grids: return
+        if not torch.is_tensor(v) or v.ndim != 4 or tuple(v.shape[1:]) not in grids:
+            return
         if isinstance(module, _BatchNorm):
-            if module.running_mean is None: return
-            out = F.batch_norm(v, module.running_mean, module.running_var, module.weight, module.bias, eps=module.eps)   # without its activation, if it has one
+            if module.running_mean is None:
+                return
+            out = F.batch_norm(
+                v, module.running_mean, module.running_var, module.weight, module.bias, eps=module.eps
+            )  # without its activation, if it has one
             norms.append((module, out, v.clone()))
-        elif next(module.children(), None) is not None: blocks.append(v.clone())   # a copy: later operations may work in place
+        elif next(module.children(), None) is not None:
+            blocks.append(v.clone())  # a copy: later operations may work in place
+
     modules = list(teacher.model.modules())
-    hooks = [m.register_forward_pre_hook(look) for m in modules] if any(isinstance(m, _BatchNorm) for m in modules) else []
+    hooks = (
+        [m.register_forward_pre_hook(look) for m in modules]
+        if any(isinstance(m, _BatchNorm) for m in modules)
+        else []
+    )
     image = torch.randn(1, *input_size, generator=torch.Generator().manual_seed(0)).to(p)
-    try: maps = teacher(image, ('maps',)).maps
+    try:
+        maps = teacher(image, ('maps',)).maps
     finally:
-        for h in hooks: h.remove()
+        for h in hooks:
+            h.remove()
     return [_origin(as_map(m), norms, blocks) for m in maps]
 
 # %% ../nbs/60_hints.ipynb #f09783cd
 class Margins(nn.Module):
     "A stage's margins m (C,): known from batch norm, or the mean negative activation over the first training batches."
-    batches = 10     # that are looked at
+
+    batches = 10  # that are looked at
+
     def __init__(self, channels: int, origin: TapOrigin):
         super().__init__()
         known = origin.margins
         self.gather, self.fill = origin.source == 'activations', origin.after_relu and known is not None
-        self.register_buffer('total', torch.zeros(channels) if known is None else known.float().clone())   # sum of the negative values
-        self.register_buffer('count', torch.zeros(channels) if known is None else torch.ones(channels))    # how many they were
-        self.register_buffer('seen', torch.tensor(0))                                                      # batches
+        self.register_buffer(
+            'total', torch.zeros(channels) if known is None else known.float().clone()
+        )  # sum of the negative values
+        self.register_buffer(
+            'count', torch.zeros(channels) if known is None else torch.ones(channels)
+        )  # how many they were
+        self.register_buffer('seen', torch.tensor(0))  # batches
 
     @torch.no_grad()
     def forward(self, t: torch.Tensor):
@@ -242,90 +316,127 @@ class Margins(nn.Module):
         total, count = self.total, self.count
         if self.gather:
             take = self.seen < self.batches
-            total = total + take*t.float().clamp(max=0).sum((0, 2, 3))
-            count = count + take*(t < 0).float().sum((0, 2, 3))
-            if self.training: self.total.copy_(total); self.count.copy_(count); self.seen += take
-        m = total/count.clamp(min=1)
+            total = total + take * t.float().clamp(max=0).sum((0, 2, 3))
+            count = count + take * (t < 0).float().sum((0, 2, 3))
+            if self.training:
+                self.total.copy_(total)
+                self.count.copy_(count)
+                self.seen += take
+        m = total / count.clamp(min=1)
         return (torch.where(t > 0, t, m.to(t).view(-1, 1, 1)) if self.fill else t), m
 
 # %% ../nbs/60_hints.ipynb #0c35d1ec
 OFD_SETTINGS = dict(own=dict(small_weight=1e-3, large_weight=1e-4))
 
+
 class OFDHeads(Hints):
     "A connector and margins for each pair: (connected student's map, teacher's map, m)."
+
     def __init__(self, pairs, origins: list[TapOrigin]):
         super().__init__(pairs)
-        self.connect = nn.ModuleList([nn.Sequential(nn.Conv2d(s.channels, t.channels, 1, bias=False), nn.BatchNorm2d(t.channels)) for s, t in pairs])
+        self.connect = nn.ModuleList(
+            [
+                nn.Sequential(nn.Conv2d(s.channels, t.channels, 1, bias=False), nn.BatchNorm2d(t.channels))
+                for s, t in pairs
+            ]
+        )
         self.margins = nn.ModuleList([Margins(t.channels, origins[i]) for i, (_, t) in zip(self.at, pairs)])
+
     def forward(self, features, answers):
         found = self.zipped(zip(self.connect, self.margins), features, answers)
         return [(connect(resized(f, t.shape[-2:])), *margins(t)) for (connect, margins), f, t in found]
 
+
 @register('ofd')
 class OFD(HintTask):
     "Overhaul of feature distillation (Heo et al., 2019): margin ReLU, connector with batch norm, partial L2."
+
     paper = 'Heo et al., 2019'
-    def __init__(self, student, teacher=None, *, setting: str = 'own', stages=None, weight: float | None = None, **options):
-        self.chosen, self.stages, self.weight = choose(OFD_SETTINGS, setting), stages, None if weight is None else _positive('weight', weight)
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        setting: str = 'own',
+        stages=None,
+        weight: float | None = None,
+        **options,
+    ):
+        self.chosen, self.stages, self.weight = (
+            choose(OFD_SETTINGS, setting),
+            stages,
+            None if weight is None else _positive('weight', weight),
+        )
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
-        if self.weight is None: self.weight = self.chosen['small_weight' if max(self.input_size[1:]) <= 64 else 'large_weight']
+        if self.weight is None:
+            self.weight = self.chosen['small_weight' if max(self.input_size[1:]) <= 64 else 'large_weight']
         pairs, self.origins = self.pairs(), tap_origins(self.teacher, self.input_size)
         self.margin_sources = tuple(self.origins[t.number - 1].source for _, t in pairs)
         return OFDHeads(pairs, self.origins)
 
     def losses(self, student, heads, teacher, target):
         n = len(heads)
-        hints = self.named([ofd_loss(*h)/2**(n - i - 1) for i, h in enumerate(heads)], self.weight)
+        hints = self.named([ofd_loss(*h) / 2 ** (n - i - 1) for i, h in enumerate(heads)], self.weight)
         return dict(ce=F.cross_entropy(student.logits, target), **hints)
 
 # %% ../nbs/60_hints.ipynb #7318422c
 class ABF(nn.Module):
     "Attention-based fusion of a stage with the fused map of the deeper one (Chen et al., 2021, Fig. 3a)."
-    def __init__(self,
-        channels: int,           # C_s
-        width: int,              # common width of the fused maps
-        teacher_channels: int,   # C_t
-        fuse: bool = True,       # False for the deepest stage
+
+    def __init__(
+        self,
+        channels: int,  # C_s
+        width: int,  # common width of the fused maps
+        teacher_channels: int,  # C_t
+        fuse: bool = True,  # False for the deepest stage
     ):
         super().__init__()
         self.reduce = nn.Sequential(nn.Conv2d(channels, width, 1, bias=False), nn.BatchNorm2d(width))
-        self.attend = nn.Sequential(nn.Conv2d(2*width, 2, 1), nn.Sigmoid()) if fuse else None
-        self.expand = nn.Sequential(nn.Conv2d(width, teacher_channels, 3, padding=1, bias=False), nn.BatchNorm2d(teacher_channels))
+        self.attend = nn.Sequential(nn.Conv2d(2 * width, 2, 1), nn.Sigmoid()) if fuse else None
+        self.expand = nn.Sequential(
+            nn.Conv2d(width, teacher_channels, 3, padding=1, bias=False), nn.BatchNorm2d(teacher_channels)
+        )
 
     def forward(self, x: torch.Tensor, deeper, size):
         "(B, C_s, h, w), fused map of the deeper stage, (H, W) → (B, C_t, H, W) and the fused map (B, width, h, w)"
         x = self.reduce(x)
         if self.attend is not None:
             r = F.interpolate(deeper, x.shape[-2:], mode='nearest')
-            a = self.attend(torch.cat([x, r], 1))                  # (B, 2, h, w)
-            x = a[:, :1]*x + a[:, 1:]*r
+            a = self.attend(torch.cat([x, r], 1))  # (B, 2, h, w)
+            x = a[:, :1] * x + a[:, 1:] * r
         return self.expand(resized(x, size)), x
 
 # %% ../nbs/60_hints.ipynb #45fcd7a2
 def hcl_loss(
-    student: torch.Tensor,   # (B, C, H, W), fused and of the teacher's shape
-    teacher: torch.Tensor,   # (B, C, H, W)
-) -> torch.Tensor:           # scalar
+    student: torch.Tensor,  # (B, C, H, W), fused and of the teacher's shape
+    teacher: torch.Tensor,  # (B, C, H, W)
+) -> torch.Tensor:  # scalar
     "Hierarchical context loss: MSE of the maps and of their 4, 2 and 1 pools (Chen et al., 2021, Fig. 3b)."
     s, t = _two_maps(student, teacher)
-    d, loss, weight, total = s - t, (s - t).square().mean(), 1., 1.
+    d, loss, weight, total = s - t, (s - t).square().mean(), 1.0, 1.0
     for side in (4, 2, 1):
-        if side >= min(d.shape[-2:]): continue
-        weight = weight/2
-        loss, total = loss + weight*F.adaptive_avg_pool2d(d, side).square().mean(), total + weight
-    return loss/total
+        if side >= min(d.shape[-2:]):
+            continue
+        weight = weight / 2
+        loss, total = loss + weight * F.adaptive_avg_pool2d(d, side).square().mean(), total + weight
+    return loss / total
 
 # %% ../nbs/60_hints.ipynb #e55c4d35
-REVIEWKD_SETTINGS = dict(own=dict(weight=5., warmup=20), ofa_paper=dict(weight=1., warmup=20))
+REVIEWKD_SETTINGS = dict(own=dict(weight=5.0, warmup=20), ofa_paper=dict(weight=1.0, warmup=20))
+
 
 class ReviewHeads(Hints):
     "Fusions from the deepest pair to the shallowest: (fused student's map, teacher's map)."
+
     def __init__(self, pairs):
         super().__init__(pairs)
         width, last = min(512, pairs[-1][0].channels), len(pairs) - 1
-        self.fuse = nn.ModuleList([ABF(s.channels, width, t.channels, i < last) for i, (s, t) in enumerate(pairs)])
+        self.fuse = nn.ModuleList(
+            [ABF(s.channels, width, t.channels, i < last) for i, (s, t) in enumerate(pairs)]
+        )
 
     def forward(self, features, answers):
         out, deeper = [], None
@@ -334,18 +445,37 @@ class ReviewHeads(Hints):
             out.append((review, t))
         return out[::-1]
 
+
 @register('reviewkd')
 class ReviewKD(HintTask):
     "Knowledge review (Chen et al., 2021): fused maps against the teacher's by the hierarchical context loss, warmed up."
+
     paper = 'Chen et al., 2021'
-    def __init__(self, student, teacher=None, *, setting: str = 'own', stages=None, weight: float | None = None, warmup: int | None = None, **options):
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        setting: str = 'own',
+        stages=None,
+        weight: float | None = None,
+        warmup: int | None = None,
+        **options,
+    ):
         chosen = choose(REVIEWKD_SETTINGS, setting, weight=weight, warmup=warmup)
-        self.stages, self.weight, self.warmup = stages, _positive('weight', chosen['weight']), chosen['warmup']
-        if self.warmup < 0: raise ValueError(f'warmup: expected a number of epochs from 0, got {warmup}')
+        self.stages, self.weight, self.warmup = (
+            stages,
+            _positive('weight', chosen['weight']),
+            chosen['warmup'],
+        )
+        if self.warmup < 0:
+            raise ValueError(f'warmup: expected a number of epochs from 0, got {warmup}')
         super().__init__(student, teacher, **options)
 
-    def build_heads(self): return ReviewHeads(self.pairs())
+    def build_heads(self):
+        return ReviewHeads(self.pairs())
 
     def losses(self, student, heads, teacher, target):
-        hints = self.named([hcl_loss(s, t) for s, t in heads], self.weight*self.ramp(self.warmup))
+        hints = self.named([hcl_loss(s, t) for s, t in heads], self.weight * self.ramp(self.warmup))
         return dict(ce=F.cross_entropy(student.logits, target), **hints)

@@ -25,48 +25,90 @@ from .widgets import CSS, SOURCE, Slider, W, anywidget, beside, follow, live, tr
 # %% ../nbs/93_live.ipynb #b145bf75
 class Runner:
     "An OFA training in a thread of its own: start, pause, go on, stop, and a γ that may be moved while it runs (Hao et al., 2023, Eq. 6)."
-    going, thread, error, test = None, None, None, None                   # going: the one that trains in this process
 
-    def __init__(self, make: Callable[[float], DistillationTask], data: Splits, epochs: int, gamma: float = 1.4, changed: Callable[[], None] = lambda: None, **fit_options):
-        self.make, self.data, self.epochs, self.gamma, self.changed, self.fit_options = make, data, epochs, gamma, changed, fit_options
-        self.lock, self.go, self.end, self.status, self.rows, self.marks = threading.Lock(), threading.Event(), threading.Event(), 'ready', [], []
-        self.build()                                                      # what does not fit is said now, not after Start
+    going, thread, error, test = None, None, None, None  # going: the one that trains in this process
+
+    def __init__(
+        self,
+        make: Callable[[float], DistillationTask],
+        data: Splits,
+        epochs: int,
+        gamma: float = 1.4,
+        changed: Callable[[], None] = lambda: None,
+        **fit_options,
+    ):
+        self.make, self.data, self.epochs, self.gamma, self.changed, self.fit_options = (
+            make,
+            data,
+            epochs,
+            gamma,
+            changed,
+            fit_options,
+        )
+        self.lock, self.go, self.end, self.status, self.rows, self.marks = (
+            threading.Lock(),
+            threading.Event(),
+            threading.Event(),
+            'ready',
+            [],
+            [],
+        )
+        self.build()  # what does not fit is said now, not after Start
 
     def build(self) -> DistillationTask:
         "A new task at the γ of the moment; the caller's random numbers stay where they are."
-        with torch.random.fork_rng(devices=[]): return self.make(self.gamma)
+        with torch.random.fork_rng(devices=[]):
+            return self.make(self.gamma)
 
     def now(self) -> dict:
         "What there is to show, all of one moment."
-        with self.lock: return dict({k: getattr(self, k) for k in ('status', 'epochs', 'gamma', 'error', 'test')}, rows=list(self.rows), marks=list(self.marks))
+        with self.lock:
+            return dict(
+                {k: getattr(self, k) for k in ('status', 'epochs', 'gamma', 'error', 'test')},
+                rows=list(self.rows),
+                marks=list(self.marks),
+            )
 
     def note(self, **changes):
         "Change what `now` tells, and say so."
-        with self.lock: self.__dict__.update(changes)
+        with self.lock:
+            self.__dict__.update(changes)
         self.changed()
 
     def start(self):
         "Begin anew, with a new student."
-        if Runner.going is not None: Runner.going.stop()
+        if Runner.going is not None:
+            Runner.going.stop()
         self.task = self.build()
-        self.go.set(); self.end.clear()
-        Runner.going, self.thread = self, threading.Thread(target=self.train, name='ofa-learn live', daemon=True)
-        self.note(status='running', rows=[], marks=[(0., self.gamma)], error=None, test=None)
+        self.go.set()
+        self.end.clear()
+        Runner.going, self.thread = (
+            self,
+            threading.Thread(target=self.train, name='ofa-learn live', daemon=True),
+        )
+        self.note(status='running', rows=[], marks=[(0.0, self.gamma)], error=None, test=None)
         self.thread.start()
 
-    def pause(self): self.go.clear()
-    def resume(self): self.go.set()
+    def pause(self):
+        self.go.clear()
+
+    def resume(self):
+        self.go.set()
 
     def stop(self):
         "Ask for an end after the update at hand, and wait for it."
-        self.end.set(); self.go.set(); self.wait()
+        self.end.set()
+        self.go.set()
+        self.wait()
 
     def wait(self, seconds: float | None = None) -> bool:
         "Until the thread has ended, or so many seconds; whether it has."
-        if self.thread not in (None, threading.current_thread()): self.thread.join(seconds)
+        if self.thread not in (None, threading.current_thread()):
+            self.thread.join(seconds)
         return self.thread is None or not self.thread.is_alive()
 
-    def train(self): _train(self)
+    def train(self):
+        _train(self)
 
 # %% ../nbs/93_live.ipynb #8cf37d54
 def _listen(run: Runner, done: float) -> None:
@@ -74,91 +116,200 @@ def _listen(run: Runner, done: float) -> None:
     if not run.go.is_set():
         run.note(status='paused')
         run.go.wait()
-        if not run.end.is_set(): run.note(status='running')
-    if run.end.is_set(): raise Stopped(f'stopped by hand after {done:.2f} of {run.epochs} epochs')
+        if not run.end.is_set():
+            run.note(status='running')
+    if run.end.is_set():
+        raise Stopped(f'stopped by hand after {done:.2f} of {run.epochs} epochs')
     if run.gamma != run.task.gamma and done < run.epochs:
-        run.task.gamma = run.gamma                                        # from the next step on
+        run.task.gamma = run.gamma  # from the next step on
         run.note(marks=run.marks + [(done, run.gamma)])
+
 
 def _train(run: Runner) -> None:
     "What the thread does, from the first step to the test."
-    torch.set_num_threads(1)                                              # counts for this thread; the notebook keeps the others
+    torch.set_num_threads(1)  # counts for this thread; the notebook keeps the others
     try:
-        fit(run.task, run.data, run.epochs, progress=False, on_epoch=lambda row: run.note(rows=run.rows + [row]), on_step=lambda done: _listen(run, done), **run.fit_options)
+        fit(
+            run.task,
+            run.data,
+            run.epochs,
+            progress=False,
+            on_epoch=lambda row: run.note(rows=run.rows + [row]),
+            on_step=lambda done: _listen(run, done),
+            **run.fit_options,
+        )
         run.note(test=accuracy(run.task.student, run.data.test, run.data.norm), status='done')
-    except Stopped: run.note(status='stopped')
-    except Exception as e: run.note(status='failed', error=e)
+    except Stopped:
+        run.note(status='stopped')
+    except Exception as e:
+        run.note(status='failed', error=e)
 
 # %% ../nbs/93_live.ipynb #7f88a79c
 def label_marks(
-    marks: list[tuple[float, float]],   # (epochs done, γ from there on)
-    epochs: int,                        # of the whole run
-) -> list[tuple[float, float, str]]:    # (epochs done, γ, label); no label where another mark follows closely
+    marks: list[tuple[float, float]],  # (epochs done, γ from there on)
+    epochs: int,  # of the whole run
+) -> list[tuple[float, float, str]]:  # (epochs done, γ, label); no label where another mark follows closely
     "The marks with the labels that can be read: the last one of a quick row."
-    near = lambda i: i + 1 < len(marks) and marks[i + 1][0] - marks[i][0] < .06*epochs
+    near = lambda i: i + 1 < len(marks) and marks[i + 1][0] - marks[i][0] < 0.06 * epochs
     return [(at, gamma, '' if near(i) else f'γ = {gamma:g}') for i, (at, gamma) in enumerate(marks)]
+
 
 def marked(fig: go.Figure, now: dict) -> go.Figure:
     "The γ marks of a run on a figure over its epochs."
     lines, notes = [], []
     for at, _, label in label_marks(now['marks'], now['epochs']):
-        lines.append(dict(type='line', x0=at, x1=at, y0=0, y1=1, yref='paper', line=dict(color='#595959', width=1.5, dash='dash')))
-        if label: notes.append(dict(x=at, y=1, yref='paper', text=label, showarrow=False, xanchor='left', yanchor='bottom', font_size=12))
-    return fig.update_layout(shapes=lines, annotations=notes, height=360, margin_t=70, xaxis_range=[0, now['epochs']*1.02])
+        lines.append(
+            dict(
+                type='line',
+                x0=at,
+                x1=at,
+                y0=0,
+                y1=1,
+                yref='paper',
+                line=dict(color='#595959', width=1.5, dash='dash'),
+            )
+        )
+        if label:
+            notes.append(
+                dict(
+                    x=at,
+                    y=1,
+                    yref='paper',
+                    text=label,
+                    showarrow=False,
+                    xanchor='left',
+                    yanchor='bottom',
+                    font_size=12,
+                )
+            )
+    return fig.update_layout(
+        shapes=lines, annotations=notes, height=360, margin_t=70, xaxis_range=[0, now['epochs'] * 1.02]
+    )
+
 
 def accuracy_figure(now: dict) -> go.Figure:
     "Accuracy on the validation part over the epochs of a run (`Runner.now`), with the γ marks."
     seen = [(r['epoch'], r['valid_accuracy']) for r in now['rows'] if r['valid_accuracy'] is not None]
-    fig = go.Figure(go.Scatter(x=[e for e, _ in seen], y=[a for _, a in seen], name='student', mode='lines+markers', marker_size=4,
-                               line=dict(color=PALETTE['blue'], width=2.5), hovertemplate='epoch %{x}: %{y:.1f} %<extra></extra>'))
-    styled(fig, 'Accuracy on the validation part', 'epoch', 'accuracy (%)', 'Does it jump where γ was moved? Weights move by small steps, so what they can do does, too.')
+    fig = go.Figure(
+        go.Scatter(
+            x=[e for e, _ in seen],
+            y=[a for _, a in seen],
+            name='student',
+            mode='lines+markers',
+            marker_size=4,
+            line=dict(color=PALETTE['blue'], width=2.5),
+            hovertemplate='epoch %{x}: %{y:.1f} %<extra></extra>',
+        )
+    )
+    styled(
+        fig,
+        'Accuracy on the validation part',
+        'epoch',
+        'accuracy (%)',
+        'Does it jump where γ was moved? Weights move by small steps, so what they can do does, too.',
+    )
     return marked(fig, now).update_yaxes(range=[0, 100]).update_layout(showlegend=False)
 
 # %% ../nbs/93_live.ipynb #e2fa5566
-EXIT_LINES = [(PALETTE['sky'], 'dash'), (PALETTE['blue'], 'dot'), (PALETTE['green'], 'dashdot'), (PALETTE['purple'], 'longdash')]
+EXIT_LINES = [
+    (PALETTE['sky'], 'dash'),
+    (PALETTE['blue'], 'dot'),
+    (PALETTE['green'], 'dashdot'),
+    (PALETTE['purple'], 'longdash'),
+]
+
 
 def loss_lines(rows: list[dict]) -> list[tuple]:
     "(name, colour, dash, values) of the loss's sum and of each of its parts, over the rows of a history."
     out = [('sum', '#000000', 'solid', [r['loss'] for r in rows])]
     for n in rows[0]['parts'] if rows else ():
         colour, dash = (METHOD_COLOURS['ofa'], 'solid') if n == 'final' else EXIT_LINES[len(out) % 4]
-        out.append(({'final': 'final logits', 'ce': 'cross-entropy'}.get(n, plain(n.replace('_', ' '))), colour, dash, [r['parts'][n] for r in rows]))
+        out.append(
+            (
+                {'final': 'final logits', 'ce': 'cross-entropy'}.get(n, plain(n.replace('_', ' '))),
+                colour,
+                dash,
+                [r['parts'][n] for r in rows],
+            )
+        )
     return out
+
 
 def loss_figure(now: dict) -> go.Figure:
     "The loss and its parts over the epochs of a run (`Runner.now`), with the γ marks."
     x = [r['epoch'] for r in now['rows']]
-    fig = go.Figure([go.Scatter(x=x, y=y, name=n, mode='lines+markers', marker_size=4, line=dict(color=c, dash=d, width=2),
-                                hovertemplate='epoch %{x}: %{y:.3f}<extra>' + n + '</extra>') for n, c, d, y in loss_lines(now['rows'])])
-    styled(fig, 'The loss and its parts', 'epoch', 'loss (nats)', 'Move γ: the loss jumps at once, because it is another loss. Losses under different γ do not compare.')
+    fig = go.Figure(
+        [
+            go.Scatter(
+                x=x,
+                y=y,
+                name=n,
+                mode='lines+markers',
+                marker_size=4,
+                line=dict(color=c, dash=d, width=2),
+                hovertemplate='epoch %{x}: %{y:.3f}<extra>' + n + '</extra>',
+            )
+            for n, c, d, y in loss_lines(now['rows'])
+        ]
+    )
+    styled(
+        fig,
+        'The loss and its parts',
+        'epoch',
+        'loss (nats)',
+        'Move γ: the loss jumps at once, because it is another loss. Losses under different γ do not compare.',
+    )
     return marked(fig, now).update_yaxes(rangemode='tozero', **({} if x else dict(range=[0, 1])))
 
 # %% ../nbs/93_live.ipynb #7b54f929
-STATUS = dict(ready='Ready. Nothing has been trained yet: press Start.', running='Training.', paused='Paused between two steps.', stopped='Stopped. Start begins anew.',
-              done='Done.', failed='Failed: an exception ended the run.')
+STATUS = dict(
+    ready='Ready. Nothing has been trained yet: press Start.',
+    running='Training.',
+    paused='Paused between two steps.',
+    stopped='Stopped. Start begins anew.',
+    done='Done.',
+    failed='Failed: an exception ended the run.',
+)
+
 
 def status_text(now: dict) -> str:
     "How a run stands, in a sentence or two."
     moved = [f'γ = {g:g} from epoch {at:.2f} on' for at, g in now['marks'][1:]]
     return ' '.join([STATUS[now['status']]] + ([f'γ was moved: {", ".join(moved)}.'] if moved else []))
 
+
 def numbers_text(now: dict) -> str:
     "The newest numbers of a run; the exception where one ended it."
-    if now['error'] is not None: return f'{type(now["error"]).__name__}: {now["error"]}'
-    if not now['rows']: return f'0 of {now["epochs"]} epochs'
+    if now['error'] is not None:
+        return f'{type(now["error"]).__name__}: {now["error"]}'
+    if not now['rows']:
+        return f'0 of {now["epochs"]} epochs'
     r, shown = now['rows'][-1], [a for a in now['rows'] if a['valid_accuracy'] is not None]
-    said = [f'{r["epoch"]} of {now["epochs"]} epochs', f'loss {r["loss"]:.3f}', *(f'validation accuracy {a["valid_accuracy"]:.1f} %' for a in shown[-1:])]
+    said = [
+        f'{r["epoch"]} of {now["epochs"]} epochs',
+        f'loss {r["loss"]:.3f}',
+        *(f'validation accuracy {a["valid_accuracy"]:.1f} %' for a in shown[-1:]),
+    ]
     return ', '.join(said + ([] if now['test'] is None else [f'test accuracy {now["test"]:.1f} %']))
 
 # %% ../nbs/93_live.ipynb #a46f0b34
 class Buttons(anywidget.AnyWidget):
     "Buttons in a row; `pressed` is called with the name of one that is pressed."
-    _esm, _css = SOURCE, CSS + '''
+
+    _esm, _css = (
+        SOURCE,
+        CSS
+        + '''
 .ofa-buttons { display: flex; gap: .6rem; padding: 4px 0; } .ofa-buttons button { font: inherit; font-weight: 600; min-width: 7rem; padding: .3rem .9rem; border-radius: 6px;
   border: 1px solid #0072B2; background: #0072B2; color: #fff; cursor: pointer; } .ofa-buttons button:focus-visible { outline: 3px solid #D55E00; outline-offset: 2px; }
 .ofa-buttons button[aria-disabled=true] { background: #f0f0f0; color: #6a6a6a; border-color: #9a9a9a; cursor: default; }
-'''
-    names, enabled, description = tr.List().tag(sync=True), tr.List().tag(sync=True), tr.Unicode('').tag(sync=True)
+''',
+    )
+    names, enabled, description = (
+        tr.List().tag(sync=True),
+        tr.List().tag(sync=True),
+        tr.Unicode('').tag(sync=True),
+    )
 
     def __init__(self, pressed: Callable[[str], None], **traits):
         super().__init__(**traits)
@@ -167,69 +318,142 @@ class Buttons(anywidget.AnyWidget):
 # %% ../nbs/93_live.ipynb #848ca9a3
 class LiveDistill(W.VBox):
     "A student that learns from a teacher by OFA under your hand: buttons, γ, and curves that grow (Hao et al., 2023, Eq. 6)."
-    caption = ('Press Start, let the curves grow, then move γ while it trains. The loss jumps within one epoch, the accuracy does not: which of the two tells you how good '
-               'the student is? Pause, move γ, continue: the mark stands where the next step took it up.')
 
-    def __init__(self, student: str, teacher, data: Splits, epochs: int = 40, *, gamma: float = 1.4, seed: int = 0, options: dict | None = None, **fit_options):
+    caption = (
+        'Press Start, let the curves grow, then move γ while it trains. The loss jumps within one epoch, the accuracy does not: which of the two tells you how good '
+        'the student is? Pause, move γ, continue: the mark stands where the next step took it up.'
+    )
+
+    def __init__(
+        self,
+        student: str,
+        teacher,
+        data: Splits,
+        epochs: int = 40,
+        *,
+        gamma: float = 1.4,
+        seed: int = 0,
+        options: dict | None = None,
+        **fit_options,
+    ):
         super().__init__()
-        if not isinstance(student, str): raise TypeError(f'student: expected a timm name, because every start builds a new one, got {type(student).__name__}')
-        if not isinstance(epochs, int) or epochs < 1: raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
+        if not isinstance(student, str):
+            raise TypeError(
+                f'student: expected a timm name, because every start builds a new one, got {type(student).__name__}'
+            )
+        if not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
+
         def make(gamma):
             torch.manual_seed(seed)
             return create_task('ofa', student, teacher, data=data, **(options or {}) | dict(gamma=gamma))
-        self.gamma = Slider(description='γ, from the next step on', min=1, max=4, step=.1, value=gamma)
-        self.run, self.drawing = Runner(make, data, epochs, self.gamma.value, self.redraw, seed=seed, **fit_options), threading.RLock()
+
+        self.gamma = Slider(description='γ, from the next step on', min=1, max=4, step=0.1, value=gamma)
+        self.run, self.drawing = (
+            Runner(make, data, epochs, self.gamma.value, self.redraw, seed=seed, **fit_options),
+            threading.RLock(),
+        )
         self.buttons = Buttons(self.press, description='Training')
         self.figures = [live(f) for f in self.draw(self.run.now())]
         self.fig, self.words = self.figures[0], W.HTML()
         hint = W.HTML(f'<p style="line-height:1.4; margin:4px 0"><b>Try:</b> {html.escape(self.caption)}</p>')
-        self.children = [hint, self.buttons, self.gamma, self.words, beside(*((f, 400) for f in self.figures))]
+        self.children = [
+            hint,
+            self.buttons,
+            self.gamma,
+            self.words,
+            beside(*((f, 400) for f in self.figures)),
+        ]
         self.gamma.observe(self.moved, 'value')
         self.redraw()
 
     def press(self, name: str) -> None:
         "What a button does: Start, Start again, Pause, Continue or Stop."
         begun = self.run.now()['status'] in ('running', 'paused')
-        if name.startswith('Start') and begun: return                     # pressed twice
-        {'Start': self.run.start, 'Start again': self.run.start, 'Pause': self.run.pause, 'Continue': self.run.resume, 'Stop': self.run.stop}[name]()
+        if name.startswith('Start') and begun:
+            return  # pressed twice
+        {
+            'Start': self.run.start,
+            'Start again': self.run.start,
+            'Pause': self.run.pause,
+            'Continue': self.run.resume,
+            'Stop': self.run.stop,
+        }[name]()
         self.redraw()
 
-    def moved(self, change): self.run.gamma = change['new']
-    def draw(self, now: dict) -> list[go.Figure]: return [loss_figure(now), accuracy_figure(now)]
+    def moved(self, change):
+        self.run.gamma = change['new']
+
+    def draw(self, now: dict) -> list[go.Figure]:
+        return [loss_figure(now), accuracy_figure(now)]
 
     def redraw(self):
         "Everything anew from the run as it stands; called by its thread and by the notebook's."
         with self.drawing:
             now = self.run.now()
-            for shown, new in zip(self.figures, self.draw(now)): follow(shown, new)
+            for shown, new in zip(self.figures, self.draw(now)):
+                follow(shown, new)
             going = now['status'] in ('running', 'paused')
-            first = {'ready': 'Start', 'running': 'Pause' if self.run.go.is_set() else 'Continue', 'paused': 'Continue'}.get(now['status'], 'Start again')
-            self.buttons.names, self.buttons.enabled, self.words.value = [first, 'Stop'], [True, going], words_html(now)
+            first = {
+                'ready': 'Start',
+                'running': 'Pause' if self.run.go.is_set() else 'Continue',
+                'paused': 'Continue',
+            }.get(now['status'], 'Start again')
+            self.buttons.names, self.buttons.enabled, self.words.value = (
+                [first, 'Stop'],
+                [True, going],
+                words_html(now),
+            )
 
-    def text(self) -> str: return f'{status_text(self.run.now())} {numbers_text(self.run.now())}'
-    def _repr_mimebundle_(self, **kwargs): return super()._repr_mimebundle_(**kwargs) | self.fig.stored | {'text/plain': self.text()}
+    def text(self) -> str:
+        return f'{status_text(self.run.now())} {numbers_text(self.run.now())}'
+
+    def _repr_mimebundle_(self, **kwargs):
+        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | {'text/plain': self.text()}
 
     def close(self):
         "Stop, and take everything off the page."
         self.run.stop()
         super().close()
 
-    def to_html(self, path: str | Path) -> Path: return live_page(self, path)
+    def to_html(self, path: str | Path) -> Path:
+        return live_page(self, path)
 
 # %% ../nbs/93_live.ipynb #f6caa532
 def words_html(now: dict) -> str:
     "How a run stands, as HTML: the sentence is spoken when it changes, the numbers are not; an exception comes with its traceback."
     failed = now['error'] is not None
-    lines = [f'<p role="status" style="margin:4px 0; font-weight:600">{html.escape(status_text(now))}</p>',
-             f'<p {"role=alert " if failed else ""}style="margin:4px 0; font-variant-numeric:tabular-nums">{html.escape(numbers_text(now))}</p>']
-    if failed: lines.append(f'<details><summary>Traceback</summary><pre style="overflow:auto">{html.escape("".join(traceback.format_exception(now["error"])))}</pre></details>')
+    lines = [
+        f'<p role="status" style="margin:4px 0; font-weight:600">{html.escape(status_text(now))}</p>',
+        f'<p {"role=alert " if failed else ""}style="margin:4px 0; font-variant-numeric:tabular-nums">{html.escape(numbers_text(now))}</p>',
+    ]
+    if failed:
+        lines.append(
+            f'<details><summary>Traceback</summary><pre style="overflow:auto">{html.escape("".join(traceback.format_exception(now["error"])))}</pre></details>'
+        )
     return ''.join(lines)
+
 
 def live_page(w: LiveDistill, path: str | Path) -> Path:
     "One self-contained page with the curves of a run and its γ marks."
     now, task = w.run.now(), w.run.task if w.run.rows else None
-    if task is None: raise ValueError('to_html: nothing has been trained yet, so there is nothing to show; press Start first')
-    facts = [('Student', type(task.student).__name__), ('Teacher', type(task.teacher.model).__name__), ('Data', f'{len(w.run.data.train)} training images'),
-             ('γ', ', '.join(f'{g:g} from epoch {at:.2f}' for at, g in now['marks'])), ('How it ended', status_text(now)), ('Numbers', numbers_text(now))]
-    body = ['<h1>A live distillation</h1>', '<dl>', *(f'<dt>{t}</dt><dd>{html.escape(d)}</dd>' for t, d in facts), '</dl>', *map(figure_html, w.draw(now))]
+    if task is None:
+        raise ValueError(
+            'to_html: nothing has been trained yet, so there is nothing to show; press Start first'
+        )
+    facts = [
+        ('Student', type(task.student).__name__),
+        ('Teacher', type(task.teacher.model).__name__),
+        ('Data', f'{len(w.run.data.train)} training images'),
+        ('γ', ', '.join(f'{g:g} from epoch {at:.2f}' for at, g in now['marks'])),
+        ('How it ended', status_text(now)),
+        ('Numbers', numbers_text(now)),
+    ]
+    body = [
+        '<h1>A live distillation</h1>',
+        '<dl>',
+        *(f'<dt>{t}</dt><dd>{html.escape(d)}</dd>' for t, d in facts),
+        '</dl>',
+        *map(figure_html, w.draw(now)),
+    ]
     return write_page(path, 'A live distillation', '\n'.join(body))

@@ -23,29 +23,43 @@ from .data import Augment, Batch, Norm, Splits, epoch_order, mix_bits
 @contextmanager
 def seeded(*numbers: int):
     "Within: Python's, NumPy's and PyTorch's random numbers follow from `numbers`. Afterwards they go on as if nothing had happened."
-    h = torch.tensor(0x9e3779b9)
-    for n in numbers: h = mix_bits(h ^ (n & 0xFFFFFFFF))
+    h = torch.tensor(0x9E3779B9)
+    for n in numbers:
+        h = mix_bits(h ^ (n & 0xFFFFFFFF))
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    random.seed(int(h)); np.random.seed(int(h)); torch.manual_seed(int(h))
-    try: yield
-    finally: random.setstate(before[0]); np.random.set_state(before[1]); torch.set_rng_state(before[2])
+    random.seed(int(h))
+    np.random.seed(int(h))
+    torch.manual_seed(int(h))
+    try:
+        yield
+    finally:
+        random.setstate(before[0])
+        np.random.set_state(before[1])
+        torch.set_rng_state(before[2])
 
 # %% ../nbs/81_loaders.ipynb #e81921d1
 @dataclass(frozen=True)
 class LoadedData:
     "One part of a set that is read while training; see `load_images`."
-    dataset: object = field(repr=False)    # gives (PIL image, class) by number, without a transform
-    labels: torch.Tensor = field(repr=False)   # (N,) int64, of the part's images
-    rows: torch.Tensor = field(repr=False)     # (N,) int64, their numbers in the data set
-    classes: tuple[str, ...]
-    image_size: tuple[int, int, int]       # (C, H, W), as the models see them
-    name: str = 'folder'
-    views: dict = field(default_factory=dict)   # arguments of timm's `create_transform` for training, and repeats
-    crop: float = .875                     # share of the short side that is looked at when testing
-    workers: int = 4                       # processes that read
 
-    def __len__(self): return len(self.labels)
-    def __repr__(self): return f"LoadedData({self.name}: {len(self)} images, shown at {'×'.join(map(str, self.image_size))}, {len(self.classes)} classes)"
+    dataset: object = field(repr=False)  # gives (PIL image, class) by number, without a transform
+    labels: torch.Tensor = field(repr=False)  # (N,) int64, of the part's images
+    rows: torch.Tensor = field(repr=False)  # (N,) int64, their numbers in the data set
+    classes: tuple[str, ...]
+    image_size: tuple[int, int, int]  # (C, H, W), as the models see them
+    name: str = 'folder'
+    views: dict = field(
+        default_factory=dict
+    )  # arguments of timm's `create_transform` for training, and repeats
+    crop: float = 0.875  # share of the short side that is looked at when testing
+    workers: int = 4  # processes that read
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __repr__(self):
+        return f"LoadedData({self.name}: {len(self)} images, shown at {'×'.join(map(str, self.image_size))}, {len(self.classes)} classes)"
+
     def take(self, rows: torch.Tensor) -> 'LoadedData':
         "The images at `rows` of this part."
         return replace(self, labels=self.labels[rows], rows=self.rows[rows])
@@ -54,8 +68,14 @@ class LoadedData:
     def fingerprint(self) -> str:
         "12 hex digits that change when a file's name, a label or the size does; pixels are not read."
         named = getattr(self.dataset, 'filename', None)
-        names = [named(int(i)) for i in self.rows] if named and hasattr(self.dataset.reader, 'samples') else []
-        text = repr((self.name, self.classes, self.image_size, names)) + repr(self.labels.tolist()) + repr(self.rows.tolist())
+        names = (
+            [named(int(i)) for i in self.rows] if named and hasattr(self.dataset.reader, 'samples') else []
+        )
+        text = (
+            repr((self.name, self.classes, self.image_size, names))
+            + repr(self.labels.tolist())
+            + repr(self.rows.tolist())
+        )
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def batches(self, norm, batch_size: int = 50, **how) -> 'LoadedBatches':
@@ -65,6 +85,7 @@ class LoadedData:
 # %% ../nbs/81_loaders.ipynb #23be48cc
 class _Views:
     "What the workers read: the part's images, transformed."
+
     def __init__(self, part: LoadedData, transform, seeds: tuple | None):
         self.part, self.transform, self.seeds = part, transform, seeds
 
@@ -72,36 +93,61 @@ class _Views:
         i, repetition = at
         row = int(self.part.rows[i])
         image, label = self.part.dataset[row]
-        if self.seeds is None: return torch.as_tensor(self.transform(image)), label, i
-        with seeded(*self.seeds, row, repetition): return torch.as_tensor(self.transform(image)), label, i
+        if self.seeds is None:
+            return torch.as_tensor(self.transform(image)), label, i
+        with seeded(*self.seeds, row, repetition):
+            return torch.as_tensor(self.transform(image)), label, i
 
 # %% ../nbs/81_loaders.ipynb #8fc1d1df
 class LoadedBatches:
     "The batches of one part, read by worker processes; `epoch(e)` to train, `plain()` to evaluate."
-    def __init__(self,
-        part: LoadedData,                   # the images
-        norm: Norm,                         # how to normalise them
-        batch_size: int = 50,               # images a batch, over all processes
-        augment: Augment | None = None,     # not used: the part knows its views
-        seed: int = 0,                      # the order of the images
-        view_seed: int = 0,                 # what the views look like
-        device: str | torch.device = 'cpu', # where the batches go
-        shard: tuple[int, int] = (0, 1),    # this process's number, and of how many: its share of every batch
+
+    def __init__(
+        self,
+        part: LoadedData,  # the images
+        norm: Norm,  # how to normalise them
+        batch_size: int = 50,  # images a batch, over all processes
+        augment: Augment | None = None,  # not used: the part knows its views
+        seed: int = 0,  # the order of the images
+        view_seed: int = 0,  # what the views look like
+        device: str | torch.device = 'cpu',  # where the batches go
+        shard: tuple[int, int] = (0, 1),  # this process's number, and of how many: its share of every batch
     ):
-        if batch_size < 2: raise ValueError(f'batch_size: expected at least 2 (batch norm needs them), got {batch_size}')
-        if batch_size % shard[1]: raise ValueError(f'batch_size: expected a multiple of the {shard[1]} processes, got {batch_size}')
-        self.part, self.norm, self.device, self.seed, self.view_seed, self.shard = part, norm, torch.device(device), seed, view_seed, shard
-        self.batch_size = min(batch_size, len(part)//shard[1]*shard[1])
+        if batch_size < 2:
+            raise ValueError(f'batch_size: expected at least 2 (batch norm needs them), got {batch_size}')
+        if batch_size % shard[1]:
+            raise ValueError(f'batch_size: expected a multiple of the {shard[1]} processes, got {batch_size}')
+        self.part, self.norm, self.device, self.seed, self.view_seed, self.shard = (
+            part,
+            norm,
+            torch.device(device),
+            seed,
+            view_seed,
+            shard,
+        )
+        self.batch_size = min(batch_size, len(part) // shard[1] * shard[1])
         self.views = dict(part.views)
         self.repeats, size = self.views.pop('repeats', 1), part.image_size
-        self.transform = create_transform(size, is_training=True, mean=norm.mean, std=norm.std, use_prefetcher=not self.views.get('re_prob'), **self.views)
-        self.plain_transform = create_transform(size, crop_pct=part.crop, interpolation='bicubic', use_prefetcher=True)
+        self.transform = create_transform(
+            size,
+            is_training=True,
+            mean=norm.mean,
+            std=norm.std,
+            use_prefetcher=not self.views.get('re_prob'),
+            **self.views,
+        )
+        self.plain_transform = create_transform(
+            size, crop_pct=part.crop, interpolation='bicubic', use_prefetcher=True
+        )
 
-    def __len__(self): return len(self.part)//self.batch_size
+    def __len__(self):
+        return len(self.part) // self.batch_size
 
     def _read(self, views: _Views, batches: list) -> Iterator[Batch]:
         cuda = self.device.type == 'cuda'
-        for x, y, i in DataLoader(views, batch_sampler=batches, num_workers=self.part.workers, pin_memory=cuda):
+        for x, y, i in DataLoader(
+            views, batch_sampler=batches, num_workers=self.part.workers, pin_memory=cuda
+        ):
             x, y, i = (t.to(self.device, non_blocking=cuda) for t in (x, y, i))
             yield Batch(self.norm(x) if x.dtype == torch.uint8 else x, y, i)
 
@@ -110,59 +156,106 @@ class LoadedBatches:
         n, b, (rank, world) = len(self.part), self.batch_size, self.shard
         order = epoch_order(n, self.seed, epoch).repeat_interleave(self.repeats)[:n].tolist()
         items = [(i, k % self.repeats) for k, i in enumerate(order)]
-        yield from self._read(_Views(self.part, self.transform, (self.view_seed, epoch)), [items[k*b:(k + 1)*b][rank::world] for k in range(start, len(self))])
+        yield from self._read(
+            _Views(self.part, self.transform, (self.view_seed, epoch)),
+            [items[k * b : (k + 1) * b][rank::world] for k in range(start, len(self))],
+        )
 
     def plain(self) -> Iterator[Batch]:
         "All images once, in order, as they are."
         items = [(i, 0) for i in range(len(self.part))]
-        yield from self._read(_Views(self.part, self.plain_transform, None), [items[k:k + self.batch_size] for k in range(0, len(items), self.batch_size)])
+        yield from self._read(
+            _Views(self.part, self.plain_transform, None),
+            [items[k : k + self.batch_size] for k in range(0, len(items), self.batch_size)],
+        )
 
 # %% ../nbs/81_loaders.ipynb #1225ac73
-IMAGENET = Norm((.485, .456, .406), (.229, .224, .225))
+IMAGENET = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
 
 def _labels(dataset, name: str) -> np.ndarray:
     "Every image's class, without reading an image."
     if isinstance(dataset, IterableDataset):
-        raise ValueError(f'name: {name} is a stream without numbers; views, order and resume need them. Unpack it into an image folder')
+        raise ValueError(
+            f'name: {name} is a stream without numbers; views, order and resume need them. Unpack it into an image folder'
+        )
     found = getattr(dataset, 'targets', None)
-    if found is None: found = [t for _, t in getattr(getattr(dataset, 'reader', None), 'samples', ())]
+    if found is None:
+        found = [t for _, t in getattr(getattr(dataset, 'reader', None), 'samples', ())]
     return np.asarray(found if len(found) else [dataset[i][1] for i in range(len(dataset))])
+
 
 def _class_names(dataset, n: int) -> tuple[str, ...]:
     "The classes' names, numbers where the data set has none."
-    index = getattr(dataset, 'class_to_idx', None) or getattr(getattr(dataset, 'reader', None), 'class_to_idx', None) or {}
+    index = (
+        getattr(dataset, 'class_to_idx', None)
+        or getattr(getattr(dataset, 'reader', None), 'class_to_idx', None)
+        or {}
+    )
     names = {v: str(k) for k, v in index.items()}
     return tuple(names.get(i, str(i)) for i in range(n))
 
+
 def _open(name: str, root, part: str, download: bool, mode: str):
     "timm's data set; a `ValueError` that says what was looked for."
-    try: return create_dataset(name, root=None if root is None else str(root), split=part, download=download, **({} if name.startswith('torch/') else dict(input_img_mode=mode)))
+    try:
+        return create_dataset(
+            name,
+            root=None if root is None else str(root),
+            split=part,
+            download=download,
+            **({} if name.startswith('torch/') else dict(input_img_mode=mode)),
+        )
     except (RuntimeError, OSError, AssertionError, ImportError, KeyError) as e:
-        raise ValueError(f"name: timm cannot open {name or 'an image folder'}, part {part!r}, under {root} ({type(e).__name__}: {str(e)[:200]})") from e
+        raise ValueError(
+            f"name: timm cannot open {name or 'an image folder'}, part {part!r}, under {root} ({type(e).__name__}: {str(e)[:200]})"
+        ) from e
 
 # %% ../nbs/81_loaders.ipynb #65987c60
 def load_images(
-    root: str | Path,                    # the folder that holds the set
-    name: str = '',                      # timm's name of it: '' for image folders, torch/…, hfds/…
-    size: int = 224,                     # pixels a side, as the models see them
-    channels: int = 3,                   # 3 for colour, 1 for grey
-    norm: Norm = IMAGENET,               # how the models want them normalised
-    views: dict | None = None,           # timm's `create_transform` arguments for training, and repeats; default crops and flips
-    valid: int | None = None,            # images held out of the training split; default a tenth, at most 10,000
-    split_seed: int = 0,                 # which ones
-    parts: tuple[str, str] = ('train', 'validation'),   # names of the splits that train and test
-    crop: float = .875,                  # share of the short side that is looked at when testing
-    workers: int = 4,                    # processes that read
-    download: bool = False,              # for torchvision's sets
+    root: str | Path,  # the folder that holds the set
+    name: str = '',  # timm's name of it: '' for image folders, torch/…, hfds/…
+    size: int = 224,  # pixels a side, as the models see them
+    channels: int = 3,  # 3 for colour, 1 for grey
+    norm: Norm = IMAGENET,  # how the models want them normalised
+    views: dict
+    | None = None,  # timm's `create_transform` arguments for training, and repeats; default crops and flips
+    valid: int | None = None,  # images held out of the training split; default a tenth, at most 10,000
+    split_seed: int = 0,  # which ones
+    parts: tuple[str, str] = ('train', 'validation'),  # names of the splits that train and test
+    crop: float = 0.875,  # share of the short side that is looked at when testing
+    workers: int = 4,  # processes that read
+    download: bool = False,  # for torchvision's sets
 ) -> Splits:
     "Training, validation and test part of a set that is read while training."
     from sklearn.model_selection import train_test_split
+
     sets = [_open(name, root, p, download, 'RGB' if channels == 3 else 'L') for p in parts]
     labels = [_labels(d, name) for d in sets]
     k = int(max(l.max() for l in labels)) + 1
-    views = dict(color_jitter=0., interpolation='bicubic') | (views or {})
-    make = lambda d, l, rows: LoadedData(d, torch.from_numpy(l[rows]).long(), torch.from_numpy(rows), _class_names(d, k), (channels, size, size), name or Path(root).name, views, crop, workers)
-    held, n = min(len(labels[0])//10, 10_000) if valid is None else valid, len(labels[0])
-    if not k <= held <= n - k: raise ValueError(f'valid: expected {k} to {n - k} images (at least one a class, here and in training), got {held}')
-    train_rows, valid_rows = train_test_split(np.arange(n), test_size=held, stratify=labels[0], random_state=split_seed)
-    return Splits(*(make(sets[0], labels[0], np.sort(r)) for r in (train_rows, valid_rows)), make(sets[1], labels[1], np.arange(len(labels[1]))), norm, split_seed)
+    views = dict(color_jitter=0.0, interpolation='bicubic') | (views or {})
+    make = lambda d, l, rows: LoadedData(
+        d,
+        torch.from_numpy(l[rows]).long(),
+        torch.from_numpy(rows),
+        _class_names(d, k),
+        (channels, size, size),
+        name or Path(root).name,
+        views,
+        crop,
+        workers,
+    )
+    held, n = min(len(labels[0]) // 10, 10_000) if valid is None else valid, len(labels[0])
+    if not k <= held <= n - k:
+        raise ValueError(
+            f'valid: expected {k} to {n - k} images (at least one a class, here and in training), got {held}'
+        )
+    train_rows, valid_rows = train_test_split(
+        np.arange(n), test_size=held, stratify=labels[0], random_state=split_seed
+    )
+    return Splits(
+        *(make(sets[0], labels[0], np.sort(r)) for r in (train_rows, valid_rows)),
+        make(sets[1], labels[1], np.arange(len(labels[1]))),
+        norm,
+        split_seed,
+    )

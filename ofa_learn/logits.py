@@ -13,69 +13,126 @@ from .distill import DistillationTask, choose, register
 from .losses import check_logits, check_target, check_temperature, kd_loss, wide
 
 # %% ../nbs/55_logits.ipynb #7abeb6d0
-KD_SETTINGS = dict(own=dict(temperature=4., label_weight=.1, kd_weight=.9), ofa_paper=dict(temperature=1., label_weight=1., kd_weight=1.))
+KD_SETTINGS = dict(
+    own=dict(temperature=4.0, label_weight=0.1, kd_weight=0.9),
+    ofa_paper=dict(temperature=1.0, label_weight=1.0, kd_weight=1.0),
+)
+
 
 @register('kd')
 class KD(DistillationTask):
     "Knowledge distillation on logits (Hinton et al., 2015): cross-entropy with the labels and T² KL to the teacher."
+
     paper, status = 'Hinton et al., 2015', 'paper'
-    def __init__(self, student, teacher=None, *, setting: str = 'own', temperature: float | None = None,
-                 label_weight: float | None = None, kd_weight: float | None = None, **options):
-        chosen = choose(KD_SETTINGS, setting, temperature=temperature, label_weight=label_weight, kd_weight=kd_weight)
-        if not chosen['temperature'] > 0: raise ValueError(f'temperature: expected a number > 0, got {temperature}')
-        self.temperature, self.label_weight, self.kd_weight = chosen['temperature'], chosen['label_weight'], chosen['kd_weight']
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        setting: str = 'own',
+        temperature: float | None = None,
+        label_weight: float | None = None,
+        kd_weight: float | None = None,
+        **options,
+    ):
+        chosen = choose(
+            KD_SETTINGS, setting, temperature=temperature, label_weight=label_weight, kd_weight=kd_weight
+        )
+        if not chosen['temperature'] > 0:
+            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
+        self.temperature, self.label_weight, self.kd_weight = (
+            chosen['temperature'],
+            chosen['label_weight'],
+            chosen['kd_weight'],
+        )
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):
-        return dict(ce=self.label_weight*F.cross_entropy(student.logits, target),
-                    kd=self.kd_weight*kd_loss(student.logits, teacher.logits, temperature=self.temperature))
+        return dict(
+            ce=self.label_weight * F.cross_entropy(student.logits, target),
+            kd=self.kd_weight * kd_loss(student.logits, teacher.logits, temperature=self.temperature),
+        )
 
 # %% ../nbs/55_logits.ipynb #2be60f27
 def _own_and_others(z: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     "Logits → log of (p_y, 1 - p_y), (B, 2), and of the other classes' probabilities among themselves, (B, K-1)."
     at = torch.arange(z.shape[1] - 1, device=z.device)
-    others = z.gather(1, at + (at >= y[:, None]))                       # all columns but y, without waiting for the device
+    others = z.gather(1, at + (at >= y[:, None]))  # all columns but y, without waiting for the device
     own, rest, all_ = z.gather(1, y[:, None])[:, 0], others.logsumexp(1), z.logsumexp(1)
     return torch.stack([own - all_, rest - all_], 1), others - rest[:, None]
 
+
 def dkd_parts(
-    student_logits: torch.Tensor,   # (B, K), K ≥ 3
-    teacher_logits: torch.Tensor,   # (B, K)
-    target: torch.Tensor,           # (B,) classes, or (B, K) probabilities, of which the largest is taken
-    temperature: float = 1.,        # T > 0
-) -> tuple[torch.Tensor, torch.Tensor]:   # TCKD and NCKD, (B,) each
+    student_logits: torch.Tensor,  # (B, K), K ≥ 3
+    teacher_logits: torch.Tensor,  # (B, K)
+    target: torch.Tensor,  # (B,) classes, or (B, K) probabilities, of which the largest is taken
+    temperature: float = 1.0,  # T > 0
+) -> tuple[torch.Tensor, torch.Tensor]:  # TCKD and NCKD, (B,) each
     "The two parts of KL(p^t ‖ p^s): about the true class, and among the others (Zhao et al., 2022, Eq. 7)."
     check_logits(student_logits, teacher_logits)
     check_target(target, student_logits.shape)
     check_temperature(temperature)
-    if student_logits.shape[1] < 3: raise ValueError('student_logits: DKD needs at least 3 classes; with 2 there is one other class and NCKD is always 0')
+    if student_logits.shape[1] < 3:
+        raise ValueError(
+            'student_logits: DKD needs at least 3 classes; with 2 there is one other class and NCKD is always 0'
+        )
     with torch.autocast(student_logits.device.type, enabled=False):
         y = target if target.ndim == 1 else target.argmax(1)
-        s, t = (_own_and_others(wide(z, student_logits)/temperature, y) for z in (student_logits, teacher_logits.detach()))
-        return tuple((b.exp()*(b - a)).sum(1) for a, b in zip(s, t))
+        s, t = (
+            _own_and_others(wide(z, student_logits) / temperature, y)
+            for z in (student_logits, teacher_logits.detach())
+        )
+        return tuple((b.exp() * (b - a)).sum(1) for a, b in zip(s, t))
 
-def dkd_loss(student_logits, teacher_logits, target, *, alpha: float = 1., beta: float = 8., temperature: float = 4.) -> torch.Tensor:
+
+def dkd_loss(
+    student_logits, teacher_logits, target, *, alpha: float = 1.0, beta: float = 8.0, temperature: float = 4.0
+) -> torch.Tensor:
     "T² (α TCKD + β NCKD), the mean over the batch (Zhao et al., 2022)."
     tckd, nckd = dkd_parts(student_logits, teacher_logits, target, temperature)
-    return temperature**2*(alpha*tckd + beta*nckd).mean()
+    return temperature**2 * (alpha * tckd + beta * nckd).mean()
 
 # %% ../nbs/55_logits.ipynb #db7f707b
-DKD_SETTINGS = dict(own=dict(alpha=1., beta=8., temperature=4., warmup=20), ofa_paper=dict(alpha=1., beta=2., temperature=1., warmup=0))
+DKD_SETTINGS = dict(
+    own=dict(alpha=1.0, beta=8.0, temperature=4.0, warmup=20),
+    ofa_paper=dict(alpha=1.0, beta=2.0, temperature=1.0, warmup=0),
+)
+
 
 @register('dkd')
 class DKD(DistillationTask):
     "Decoupled knowledge distillation: the true class and the others with weights of their own (Zhao et al., 2022)."
+
     paper, status = 'Zhao et al., 2022', 'paper'
-    def __init__(self, student, teacher=None, *, setting: str = 'own', alpha: float | None = None, beta: float | None = None,
-                 temperature: float | None = None, warmup: int | None = None, **options):
-        self.chosen = choose(DKD_SETTINGS, setting, alpha=alpha, beta=beta, temperature=temperature, warmup=warmup)
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        setting: str = 'own',
+        alpha: float | None = None,
+        beta: float | None = None,
+        temperature: float | None = None,
+        warmup: int | None = None,
+        **options,
+    ):
+        self.chosen = choose(
+            DKD_SETTINGS, setting, alpha=alpha, beta=beta, temperature=temperature, warmup=warmup
+        )
         check_temperature(self.chosen['temperature'])
         super().__init__(student, teacher, **options)
-        if self.num_classes < 3: raise ValueError(f'student: DKD needs at least 3 classes, got {self.num_classes}; use kd')
+        if self.num_classes < 3:
+            raise ValueError(f'student: DKD needs at least 3 classes, got {self.num_classes}; use kd')
 
     def losses(self, student, heads, teacher, target):
         numbers = {k: v for k, v in self.chosen.items() if k != 'warmup'}
-        return dict(ce=F.cross_entropy(student.logits, target), dkd=self.ramp(self.chosen['warmup'])*dkd_loss(student.logits, teacher.logits, target, **numbers))
+        return dict(
+            ce=F.cross_entropy(student.logits, target),
+            dkd=self.ramp(self.chosen['warmup'])
+            * dkd_loss(student.logits, teacher.logits, target, **numbers),
+        )
 
 # %% ../nbs/55_logits.ipynb #613ff89a
 def _one_minus_pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
@@ -83,34 +140,56 @@ def _one_minus_pearson(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
     p, q = a.norm(dim=-1), b.norm(dim=-1)
     varies = torch.minimum(p, q) > torch.finfo(a.dtype).eps
-    return 1 - torch.where(varies, (a*b).sum(-1)/torch.where(varies, p*q, 1), 0).mean()
+    return 1 - torch.where(varies, (a * b).sum(-1) / torch.where(varies, p * q, 1), 0).mean()
+
 
 def dist_loss(
-    student_logits: torch.Tensor,   # (B, K)
-    teacher_logits: torch.Tensor,   # (B, K)
+    student_logits: torch.Tensor,  # (B, K)
+    teacher_logits: torch.Tensor,  # (B, K)
     *,
-    beta: float = 1.,               # of the rows: classes of one image ("inter-class")
-    gamma: float = 1.,              # of the columns: images of one class ("intra-class")
-    temperature: float = 1.,        # τ > 0
+    beta: float = 1.0,  # of the rows: classes of one image ("inter-class")
+    gamma: float = 1.0,  # of the columns: images of one class ("intra-class")
+    temperature: float = 1.0,  # τ > 0
 ) -> torch.Tensor:
     "τ² (β rows + γ columns), each one minus the mean correlation (Huang et al., 2022)."
     check_logits(student_logits, teacher_logits)
     check_temperature(temperature)
     with torch.autocast(student_logits.device.type, enabled=False):
-        s, t = ((wide(z, student_logits)/temperature).softmax(1) for z in (student_logits, teacher_logits.detach()))
-        return temperature**2*(beta*_one_minus_pearson(s, t) + gamma*_one_minus_pearson(s.T, t.T))
+        s, t = (
+            (wide(z, student_logits) / temperature).softmax(1)
+            for z in (student_logits, teacher_logits.detach())
+        )
+        return temperature**2 * (beta * _one_minus_pearson(s, t) + gamma * _one_minus_pearson(s.T, t.T))
 
-DIST_SETTINGS = dict(own=dict(beta=2., gamma=2., temperature=4.), ofa_paper=dict(beta=1., gamma=1., temperature=1.))
+
+DIST_SETTINGS = dict(
+    own=dict(beta=2.0, gamma=2.0, temperature=4.0), ofa_paper=dict(beta=1.0, gamma=1.0, temperature=1.0)
+)
+
 
 @register('dist')
 class DIST(DistillationTask):
     "Correlation with the teacher over classes and over the batch (Huang et al., 2022)."
+
     paper, status = 'Huang et al., 2022', 'paper'
-    def __init__(self, student, teacher=None, *, setting: str = 'own', beta: float | None = None, gamma: float | None = None,
-                 temperature: float | None = None, **options):
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        setting: str = 'own',
+        beta: float | None = None,
+        gamma: float | None = None,
+        temperature: float | None = None,
+        **options,
+    ):
         self.chosen = choose(DIST_SETTINGS, setting, beta=beta, gamma=gamma, temperature=temperature)
         check_temperature(self.chosen['temperature'])
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):
-        return dict(ce=F.cross_entropy(student.logits, target), dist=dist_loss(student.logits, teacher.logits, **self.chosen))
+        return dict(
+            ce=F.cross_entropy(student.logits, target),
+            dist=dist_loss(student.logits, teacher.logits, **self.chosen),
+        )

@@ -20,50 +20,73 @@ def _can_look(t: torch.Tensor) -> bool:
     "Whether reading values costs nothing: on the CPU, and not while compiling."
     return t.device.type == 'cpu' and not torch.compiler.is_compiling()
 
+
 def check_choice(
-    name: str,               # the argument, for the message
-    value: str,              # what came
+    name: str,  # the argument, for the message
+    value: str,  # what came
     choices: Sequence[str],  # what may come
 ) -> None:
     "Raise ValueError unless `value` is one of `choices`; the nearest is named."
-    if value in choices: return
-    near = difflib.get_close_matches(str(value), choices, 1, .4)
-    raise ValueError(f'{name}: expected one of {", ".join(choices)}, got {value!r}' + (f'; did you mean {near[0]!r}?' if near else ''))
+    if value in choices:
+        return
+    near = difflib.get_close_matches(str(value), choices, 1, 0.4)
+    raise ValueError(
+        f'{name}: expected one of {", ".join(choices)}, got {value!r}'
+        + (f'; did you mean {near[0]!r}?' if near else '')
+    )
+
 
 def check_temperature(
-    temperature: float,      # T > 0
+    temperature: float,  # T > 0
 ) -> None:
     "Raise unless the temperature is a finite number above 0."
-    if isinstance(temperature, bool) or not isinstance(temperature, Real): raise TypeError(f'temperature: expected a number, got {temperature!r}')
-    if not 0 < temperature < math.inf: raise ValueError(f'temperature: expected a finite number above 0, got {temperature}')
+    if isinstance(temperature, bool) or not isinstance(temperature, Real):
+        raise TypeError(f'temperature: expected a number, got {temperature!r}')
+    if not 0 < temperature < math.inf:
+        raise ValueError(f'temperature: expected a finite number above 0, got {temperature}')
 
 # %% ../nbs/40_losses.ipynb #a791f400
 def check_logits(
-    student_logits: torch.Tensor,   # (B, K) or (E, B, K), floating
-    teacher_logits: torch.Tensor,   # (B, K), floating
+    student_logits: torch.Tensor,  # (B, K) or (E, B, K), floating
+    teacher_logits: torch.Tensor,  # (B, K), floating
 ) -> None:
     "Raise unless both are floating-point tensors of shapes that belong together, with B ≥ 1, K ≥ 2."
-    for name, z, dims in (('student_logits', student_logits, (2, 3)), ('teacher_logits', teacher_logits, (2,))):
-        if not torch.is_tensor(z): raise TypeError(f'{name}: expected a floating-point tensor, got {type(z).__name__}')
-        if not z.is_floating_point(): raise TypeError(f'{name}: expected a floating-point tensor, got {z.dtype}')
-        if z.ndim not in dims: raise ValueError(f"{name}: expected {'(B, K) or (E, B, K)' if 3 in dims else '(B, K)'}, got shape {tuple(z.shape)}")
+    for name, z, dims in (
+        ('student_logits', student_logits, (2, 3)),
+        ('teacher_logits', teacher_logits, (2,)),
+    ):
+        if not torch.is_tensor(z):
+            raise TypeError(f'{name}: expected a floating-point tensor, got {type(z).__name__}')
+        if not z.is_floating_point():
+            raise TypeError(f'{name}: expected a floating-point tensor, got {z.dtype}')
+        if z.ndim not in dims:
+            raise ValueError(
+                f"{name}: expected {'(B, K) or (E, B, K)' if 3 in dims else '(B, K)'}, got shape {tuple(z.shape)}"
+            )
     (b, k), (images, classes) = teacher_logits.shape, student_logits.shape[-2:]
-    if k != classes: raise ValueError(f'teacher_logits: {k} classes, but student_logits has {classes}')
-    if b != images: raise ValueError(f'teacher_logits: {b} images, but student_logits has {images}')
-    if k < 2: raise ValueError(f'teacher_logits: expected at least 2 classes, got {k}')
-    if student_logits.numel() == 0: raise ValueError(f'student_logits: an empty batch, shape {tuple(student_logits.shape)}')
+    if k != classes:
+        raise ValueError(f'teacher_logits: {k} classes, but student_logits has {classes}')
+    if b != images:
+        raise ValueError(f'teacher_logits: {b} images, but student_logits has {images}')
+    if k < 2:
+        raise ValueError(f'teacher_logits: expected at least 2 classes, got {k}')
+    if student_logits.numel() == 0:
+        raise ValueError(f'student_logits: an empty batch, shape {tuple(student_logits.shape)}')
 
 # %% ../nbs/40_losses.ipynb #9eb61d65
 REDUCTIONS = ('mean', 'sum', 'none')
+
 
 def wide(x: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
     "`x` in float64 where `like` (default `x`) is, else in float32: what every loss computes in, whatever autocast hands it."
     return x.to(torch.float64 if (x if like is None else like).dtype == torch.float64 else torch.float32)
 
+
 def _scaled(z: torch.Tensor, temperature: float, like: torch.Tensor) -> torch.Tensor:
     "z/T, as wide as `like`."
     z = wide(z, like)
-    return z if temperature == 1 else z/temperature
+    return z if temperature == 1 else z / temperature
+
 
 def _reduce(losses: torch.Tensor, reduction: str) -> torch.Tensor:
     "Over the batch, the last dimension: (B,) → scalar, (E, B) → (E,)."
@@ -71,174 +94,203 @@ def _reduce(losses: torch.Tensor, reduction: str) -> torch.Tensor:
 
 # %% ../nbs/40_losses.ipynb #78cc7e75
 def kd_loss(
-    student_logits: torch.Tensor,   # (B, K), or a stack of exits (E, B, K); any floating dtype
-    teacher_logits: torch.Tensor,   # (B, K); no gradient goes to it
+    student_logits: torch.Tensor,  # (B, K), or a stack of exits (E, B, K); any floating dtype
+    teacher_logits: torch.Tensor,  # (B, K); no gradient goes to it
     *,
-    temperature: float = 1.,        # T > 0, softens both sides
-    reduction: str = 'mean',        # over the batch: 'mean', 'sum' or 'none'
-) -> torch.Tensor:                  # scalar or (B,); for a stack (E,) or (E, B); float32, or float64 for a float64 student
+    temperature: float = 1.0,  # T > 0, softens both sides
+    reduction: str = 'mean',  # over the batch: 'mean', 'sum' or 'none'
+) -> torch.Tensor:  # scalar or (B,); for a stack (E,) or (E, B); float32, or float64 for a float64 student
     "T² KL(p^t ‖ p^s), without the labels' cross-entropy (Hinton et al., 2015, Sec. 2)."
     check_logits(student_logits, teacher_logits)
     check_temperature(temperature)
     check_choice('reduction', reduction, REDUCTIONS)
     with torch.autocast(student_logits.device.type, enabled=False):
-        log_t = F.log_softmax(_scaled(teacher_logits.detach(), temperature, student_logits), -1)   # (B, K)
-        log_s = F.log_softmax(_scaled(student_logits, temperature, student_logits), -1)            # (B, K) or (E, B, K)
-        return _reduce(temperature**2*(log_t.exp()*(log_t - log_s)).sum(-1), reduction)
+        log_t = F.log_softmax(_scaled(teacher_logits.detach(), temperature, student_logits), -1)  # (B, K)
+        log_s = F.log_softmax(_scaled(student_logits, temperature, student_logits), -1)  # (B, K) or (E, B, K)
+        return _reduce(temperature**2 * (log_t.exp() * (log_t - log_s)).sum(-1), reduction)
 
 # %% ../nbs/40_losses.ipynb #6a855204
 FORMS = ('paper', 'released')
 
+
 def target_weight(
-    p,                       # p^t_y, a number or a tensor in [0, 1]
-    gamma: float,            # γ ≥ 1
-    form: str = 'paper',     # 'paper' or 'released'
-):                           # like p
+    p,  # p^t_y, a number or a tensor in [0, 1]
+    gamma: float,  # γ ≥ 1
+    form: str = 'paper',  # 'paper' or 'released'
+):  # like p
     "The true class's weight: (1+p)^γ (Hao et al., 2023, Eq. 6), or (1+p)^γ - 1 as in their released code."
     check_choice('form', form, FORMS)
-    weight = (1 + p)**gamma
+    weight = (1 + p) ** gamma
     return weight if form == 'paper' else weight - 1
 
 # %% ../nbs/40_losses.ipynb #82d9049f
 def check_target(
-    target: torch.Tensor,    # (B,) int64 class indices, or (B, K) floating probabilities
-    shape: Sequence[int],    # (B, K)
+    target: torch.Tensor,  # (B,) int64 class indices, or (B, K) floating probabilities
+    shape: Sequence[int],  # (B, K)
 ) -> None:
     "Raise unless `target` is class indices in 0…K-1, or probabilities ≥ 0 that sum to 1 for each image."
     b, k = shape
-    if not torch.is_tensor(target): raise TypeError(f'target: expected a tensor, got {type(target).__name__}')
-    if b == 0: raise ValueError('target: expected at least one image, got an empty batch')
+    if not torch.is_tensor(target):
+        raise TypeError(f'target: expected a tensor, got {type(target).__name__}')
+    if b == 0:
+        raise ValueError('target: expected at least one image, got an empty batch')
     if target.ndim == 1:
-        if target.dtype != torch.int64: raise TypeError(f'target: expected class indices of type int64, got {target.dtype}')
-        if len(target) != b: raise ValueError(f'target: expected {b} class indices, got {len(target)}')
+        if target.dtype != torch.int64:
+            raise TypeError(f'target: expected class indices of type int64, got {target.dtype}')
+        if len(target) != b:
+            raise ValueError(f'target: expected {b} class indices, got {len(target)}')
         if _can_look(target) and not 0 <= int(target.min()) <= int(target.max()) < k:
-            raise ValueError(f'target: expected classes 0 to {k - 1}, got {int(target.min())} to {int(target.max())}')
+            raise ValueError(
+                f'target: expected classes 0 to {k - 1}, got {int(target.min())} to {int(target.max())}'
+            )
         return
     if tuple(target.shape) != (b, k):
-        raise ValueError(f'target: expected ({b},) class indices or ({b}, {k}) probabilities, got shape {tuple(target.shape)}')
-    if not target.is_floating_point(): raise TypeError(f'target: expected floating-point probabilities, got {target.dtype}')
+        raise ValueError(
+            f'target: expected ({b},) class indices or ({b}, {k}) probabilities, got shape {tuple(target.shape)}'
+        )
+    if not target.is_floating_point():
+        raise TypeError(f'target: expected floating-point probabilities, got {target.dtype}')
     if _can_look(target):
-        if not (target >= 0).all(): raise ValueError('target: probabilities must be at least 0 and not NaN')
+        if not (target >= 0).all():
+            raise ValueError('target: probabilities must be at least 0 and not NaN')
         off = (target.double().sum(-1) - 1).abs().max().item()
         if not off <= max(1e-3, torch.finfo(target.dtype).eps):
             raise ValueError(f'target: the probabilities of each image must sum to 1, off by {off:.3g}')
 
 # %% ../nbs/40_losses.ipynb #c0f7f2a4
 def check_gamma(
-    gamma,                       # γ ≥ 1: a number, or a sequence or 1-D tensor of them
-    exits: int | None = None,    # E, the exits that may have their own; None: only one γ makes sense
-) -> list:                       # one entry, or `exits`: floats, or 0-d tensors where reading would wait for a device
+    gamma,  # γ ≥ 1: a number, or a sequence or 1-D tensor of them
+    exits: int | None = None,  # E, the exits that may have their own; None: only one γ makes sense
+) -> list:  # one entry, or `exits`: floats, or 0-d tensors where reading would wait for a device
     "γ as a list, of one number or of one an exit; raise unless they are finite and at least 1."
     expected = 'a number' if exits is None else f'a number or {exits} of them, one an exit'
     unread = torch.is_tensor(gamma) and gamma.is_floating_point() and gamma.ndim < 2 and not _can_look(gamma)
-    if isinstance(gamma, Real): values = [gamma]
-    elif unread: values = list(gamma.reshape(-1))
-    else: values = gamma.tolist() if hasattr(gamma, 'tolist') else gamma       # tensors and NumPy's arrays
-    if isinstance(values, Real): values = [values]                             # … of no dimension
+    if isinstance(gamma, Real):
+        values = [gamma]
+    elif unread:
+        values = list(gamma.reshape(-1))
+    else:
+        values = gamma.tolist() if hasattr(gamma, 'tolist') else gamma  # tensors and NumPy's arrays
+    if isinstance(values, Real):
+        values = [values]  # … of no dimension
     is_number = lambda g: isinstance(g, Real) and not isinstance(g, bool)
-    if not unread and (not isinstance(values, Sequence) or not all(map(is_number, values))): raise TypeError(f'gamma: expected {expected}, got {gamma!r}')
-    if len(values) not in (1, exits): raise ValueError(f'gamma: expected {expected}, got {len(values)} of them')
-    if unread: return values
-    if not all(1 <= g < math.inf for g in values): raise ValueError(f'gamma: expected finite numbers of at least 1, got {values}')
+    if not unread and (not isinstance(values, Sequence) or not all(map(is_number, values))):
+        raise TypeError(f'gamma: expected {expected}, got {gamma!r}')
+    if len(values) not in (1, exits):
+        raise ValueError(f'gamma: expected {expected}, got {len(values)} of them')
+    if unread:
+        return values
+    if not all(1 <= g < math.inf for g in values):
+        raise ValueError(f'gamma: expected finite numbers of at least 1, got {values}')
     return [float(g) for g in values]
 
 # %% ../nbs/40_losses.ipynb #bcc45cc0
 def binomial(
-    gamma: float,        # γ, any real number
-    n: int,              # how many
+    gamma: float,  # γ, any real number
+    n: int,  # how many
 ) -> list[float]:
     "The generalised binomial coefficients C(γ, 1) … C(γ, n)."
-    out, c = [], 1.
+    out, c = [], 1.0
     for k in range(1, n + 1):
-        c *= (gamma - k + 1)/k
+        c *= (gamma - k + 1) / k
         out.append(c)
     return out
 
 # %% ../nbs/40_losses.ipynb #2c5f6389
 class Parts(NamedTuple):
     "The OFA loss of each image, taken apart; each part is (B,), `terms` (n, B)."
-    cross_entropy: torch.Tensor   # -log p^s_y
-    target: torch.Tensor          # -p^t_y log p^s_y, the teacher's share of the target term of Eq. 5
-    non_target: torch.Tensor      # -Σ_{c≠y} p^t_c log p^s_c, the dark knowledge
-    kd: torch.Tensor              # Eq. 5, the sum of the three
-    terms: torch.Tensor           # Eq. 7, -C(γ,k) (p^t_y)^k log p^s_y for k = 1…n
-    extra: torch.Tensor           # what γ adds to Eq. 5: Σ terms + remainder - target
-    remainder: torch.Tensor       # what the n terms leave out of the series; zero for an integer γ
-    ofa: torch.Tensor             # Eq. 6, kd + extra
+
+    cross_entropy: torch.Tensor  # -log p^s_y
+    target: torch.Tensor  # -p^t_y log p^s_y, the teacher's share of the target term of Eq. 5
+    non_target: torch.Tensor  # -Σ_{c≠y} p^t_c log p^s_c, the dark knowledge
+    kd: torch.Tensor  # Eq. 5, the sum of the three
+    terms: torch.Tensor  # Eq. 7, -C(γ,k) (p^t_y)^k log p^s_y for k = 1…n
+    extra: torch.Tensor  # what γ adds to Eq. 5: Σ terms + remainder - target
+    remainder: torch.Tensor  # what the n terms leave out of the series; zero for an integer γ
+    ofa: torch.Tensor  # Eq. 6, kd + extra
 
 # %% ../nbs/40_losses.ipynb #ba98c815
 def decompose(
-    student_logits: torch.Tensor,   # (B, K)
-    teacher_logits: torch.Tensor,   # (B, K); no gradient goes to it
-    target: torch.Tensor,           # (B,) int64 class indices
+    student_logits: torch.Tensor,  # (B, K)
+    teacher_logits: torch.Tensor,  # (B, K); no gradient goes to it
+    target: torch.Tensor,  # (B,) int64 class indices
     *,
-    gamma: float = 1.0,             # γ ≥ 1, one number
-    temperature: float = 1.0,       # T > 0; no T² factor
-    n: int = 8,                     # terms of the series for a real γ; an integer γ has exactly γ
+    gamma: float = 1.0,  # γ ≥ 1, one number
+    temperature: float = 1.0,  # T > 0; no T² factor
+    n: int = 8,  # terms of the series for a real γ; an integer γ has exactly γ
 ) -> Parts:
     "Eqs. 5 to 8 for each image, as named parts that add up (Hao et al., 2023)."
     check_logits(student_logits, teacher_logits)
     check_target(target, teacher_logits.shape)
     check_temperature(temperature)
-    if student_logits.ndim != 2 or target.ndim != 1: raise ValueError('decompose: expected student_logits (B, K) and class indices (B,)')
-    if not isinstance(n, int) or n < 1: raise ValueError(f'n: expected a whole number of at least 1, got {n!r}')
-    gamma, = check_gamma(gamma)
+    if student_logits.ndim != 2 or target.ndim != 1:
+        raise ValueError('decompose: expected student_logits (B, K) and class indices (B,)')
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f'n: expected a whole number of at least 1, got {n!r}')
+    (gamma,) = check_gamma(gamma)
     p = F.softmax(_scaled(teacher_logits.detach(), temperature, student_logits), -1)
     log_s = F.log_softmax(_scaled(student_logits, temperature, student_logits), -1)
     at = target[:, None]
-    p_y, ce = p.gather(-1, at)[:, 0], -log_s.gather(-1, at)[:, 0]            # (B,)
-    non_target = -(p.scatter(-1, at, 0.)*log_s).sum(-1)
-    kd = ce + p_y*ce + non_target
+    p_y, ce = p.gather(-1, at)[:, 0], -log_s.gather(-1, at)[:, 0]  # (B,)
+    non_target = -(p.scatter(-1, at, 0.0) * log_s).sum(-1)
+    kd = ce + p_y * ce + non_target
     n = int(gamma) if gamma == int(gamma) else n
-    terms = torch.stack([c*p_y**k*ce for k, c in enumerate(binomial(gamma, n), 1)])
-    extra = (target_weight(p_y, gamma) - 1 - p_y)*ce
-    return Parts(ce, p_y*ce, non_target, kd, terms, extra, extra + p_y*ce - terms.sum(0), kd + extra)
+    terms = torch.stack([c * p_y**k * ce for k, c in enumerate(binomial(gamma, n), 1)])
+    extra = (target_weight(p_y, gamma) - 1 - p_y) * ce
+    return Parts(ce, p_y * ce, non_target, kd, terms, extra, extra + p_y * ce - terms.sum(0), kd + extra)
 
 # %% ../nbs/40_losses.ipynb #a361ced7
 SOFT = ('mixture', 'hard')
 
+
 def _rest(p, target, gamma, form, soft):
     "What both functions below begin with: checks, then the labels, γ, and what each class weighs as a wrong one."
-    if not torch.is_tensor(p) or not p.is_floating_point(): raise TypeError('teacher_probs: expected a floating-point tensor')
-    if p.ndim != 2: raise ValueError(f'teacher_probs: expected (B, K), got shape {tuple(p.shape)}')
+    if not torch.is_tensor(p) or not p.is_floating_point():
+        raise TypeError('teacher_probs: expected a floating-point tensor')
+    if p.ndim != 2:
+        raise ValueError(f'teacher_probs: expected (B, K), got shape {tuple(p.shape)}')
     check_target(target, p.shape)
     check_choice('form', form, FORMS)
     check_choice('soft', soft, SOFT)
-    gamma, = check_gamma(gamma)
-    if target.ndim == 2: target = target.argmax(-1) if soft == 'hard' else target.to(p.dtype)
+    (gamma,) = check_gamma(gamma)
+    if target.ndim == 2:
+        target = target.argmax(-1) if soft == 'hard' else target.to(p.dtype)
     return target, gamma, p if form == 'paper' else p**gamma
 
+
 def class_weights(
-    teacher_probs: torch.Tensor,   # (B, K), p^t
-    target: torch.Tensor,          # (B,) class indices or (B, K) probabilities
-    gamma: float = 1.0,            # γ ≥ 1, one number
-    form: str = 'paper',           # 'paper' (Eq. 6) or 'released'
-    soft: str = 'mixture',         # for probabilities: 'mixture' of the hard losses, or 'hard', the argmax label alone
-) -> torch.Tensor:                 # (B, K), what multiplies -log p^s_c
+    teacher_probs: torch.Tensor,  # (B, K), p^t
+    target: torch.Tensor,  # (B,) class indices or (B, K) probabilities
+    gamma: float = 1.0,  # γ ≥ 1, one number
+    form: str = 'paper',  # 'paper' (Eq. 6) or 'released'
+    soft: str = 'mixture',  # for probabilities: 'mixture' of the hard losses, or 'hard', the argmax label alone
+) -> torch.Tensor:  # (B, K), what multiplies -log p^s_c
     "Every class's weight in the OFA loss (Hao et al., 2023, Eq. 6, or their released code)."
     target, gamma, rest = _rest(teacher_probs, target, gamma, form, soft)
-    if target.ndim == 2: return target*target_weight(teacher_probs, gamma, form) + (1 - target)*rest
-    y = target[:, None]                                                  # (B, 1): (1 + p)^γ only where it is needed
+    if target.ndim == 2:
+        return target * target_weight(teacher_probs, gamma, form) + (1 - target) * rest
+    y = target[:, None]  # (B, 1): (1 + p)^γ only where it is needed
     return rest.scatter(-1, y, target_weight(teacher_probs.gather(-1, y), gamma, form))
 
 # %% ../nbs/40_losses.ipynb #06e5df7a
 def dark_mass(
-    teacher_probs: torch.Tensor,   # (B, K), p^t
-    target: torch.Tensor,          # (B,) class indices or (B, K) probabilities
-    gamma: float = 1.0,            # γ ≥ 1, one number
-    form: str = 'paper',           # 'paper' or 'released'
-    soft: str = 'mixture',         # as in `class_weights`
-) -> torch.Tensor:                 # (B,), at most 1
+    teacher_probs: torch.Tensor,  # (B, K), p^t
+    target: torch.Tensor,  # (B,) class indices or (B, K) probabilities
+    gamma: float = 1.0,  # γ ≥ 1, one number
+    form: str = 'paper',  # 'paper' or 'released'
+    soft: str = 'mixture',  # as in `class_weights`
+) -> torch.Tensor:  # (B,), at most 1
     "The summed weight of the wrong classes, what γ leaves of the dark knowledge; for soft labels Σ (1 - t_c) times c's weight as a wrong class."
     target, gamma, rest = _rest(teacher_probs, target, gamma, form, soft)
-    return (rest.scatter(-1, target[:, None], 0.) if target.ndim == 1 else (1 - target)*rest).sum(-1)
+    return (rest.scatter(-1, target[:, None], 0.0) if target.ndim == 1 else (1 - target) * rest).sum(-1)
 
 # %% ../nbs/40_losses.ipynb #0c34a136
 class _WeightedSum(torch.autograd.Function):
     "-Σ w log softmax(z) over the classes: (E, B, K) or (B, K) → without K. Keeps z and w only."
+
     @staticmethod
     def forward(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-        heads = z.reshape(-1, *z.shape[-2:])                                       # (E, B, K)
+        heads = z.reshape(-1, *z.shape[-2:])  # (E, B, K)
         losses, log_s = heads.new_empty(heads.shape[:2]), torch.empty_like(heads[0])
         for head, weights, out in zip(heads, w.expand_as(heads), losses):
             torch.log_softmax(head, -1, out=log_s)
@@ -246,36 +298,41 @@ class _WeightedSum(torch.autograd.Function):
         return losses.neg_().view(z.shape[:-1])
 
     @staticmethod
-    def setup_context(ctx, inputs, output): ctx.save_for_backward(*inputs)
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
         z, w = ctx.saved_tensors
-        if torch.is_grad_enabled(): return grad[..., None]*(z.softmax(-1)*w.sum(-1, keepdim=True) - w), None
+        if torch.is_grad_enabled():
+            return grad[..., None] * (z.softmax(-1) * w.sum(-1, keepdim=True) - w), None
         heads = z.reshape(-1, *z.shape[-2:])
         out, log_s, own = torch.empty_like(heads), torch.empty_like(heads[0]), torch.empty_like(heads[0])
         for head, weights, g, o in zip(heads, w.expand_as(heads), grad.neg().reshape(len(heads), -1, 1), out):
             torch.log_softmax(head, -1, out=log_s)
             torch.mul(weights, g, out=own)
-            torch.ops.aten._log_softmax_backward_data.out(own, log_s, -1, z.dtype, out=o)     # own - softmax·Σ own
+            torch.ops.aten._log_softmax_backward_data.out(
+                own, log_s, -1, z.dtype, out=o
+            )  # own - softmax·Σ own
         return out.view(z.shape), None
+
 
 def _weighted_sum(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
     "-Σ w log softmax(z); as a plain formula where a compiler, or a device with memory of its own, does better with it."
-    return _WeightedSum.apply(z, w) if _can_look(z) else -(w*F.log_softmax(z, -1)).sum(-1)
+    return _WeightedSum.apply(z, w) if _can_look(z) else -(w * F.log_softmax(z, -1)).sum(-1)
 
 # %% ../nbs/40_losses.ipynb #1ba7a0fc
 def ofa_loss(
-    student_logits: torch.Tensor,   # (B, K), or a stack of exits (E, B, K); any floating dtype
-    teacher_logits: torch.Tensor,   # (B, K); no gradient goes to it
-    target: torch.Tensor,           # (B,) int64 class indices, or (B, K) probabilities (smoothing, mixup)
+    student_logits: torch.Tensor,  # (B, K), or a stack of exits (E, B, K); any floating dtype
+    teacher_logits: torch.Tensor,  # (B, K); no gradient goes to it
+    target: torch.Tensor,  # (B,) int64 class indices, or (B, K) probabilities (smoothing, mixup)
     *,
-    gamma=1.0,                      # γ ≥ 1: one number, or one an exit (a sequence or 1-D tensor)
-    temperature: float = 1.0,       # T > 0, p = softmax(z/T) on both sides; no T² factor
-    form: str = 'paper',            # 'paper' (Eq. 6, cross-entropy inside) or 'released' (the authors' code, without it)
-    soft: str = 'mixture',          # for probabilities: 'mixture' of the hard losses, or 'hard', the argmax label alone
-    reduction: str = 'mean',        # over the batch: 'mean', 'sum' or 'none'
-) -> torch.Tensor:                  # scalar or (B,); for a stack (E,) or (E, B); float32, or float64 for a float64 student
+    gamma=1.0,  # γ ≥ 1: one number, or one an exit (a sequence or 1-D tensor)
+    temperature: float = 1.0,  # T > 0, p = softmax(z/T) on both sides; no T² factor
+    form: str = 'paper',  # 'paper' (Eq. 6, cross-entropy inside) or 'released' (the authors' code, without it)
+    soft: str = 'mixture',  # for probabilities: 'mixture' of the hard losses, or 'hard', the argmax label alone
+    reduction: str = 'mean',  # over the batch: 'mean', 'sum' or 'none'
+) -> torch.Tensor:  # scalar or (B,); for a stack (E,) or (E, B); float32, or float64 for a float64 student
     "The OFA loss, -(1+p^t_y)^γ log p^s_y - Σ_{c≠y} p^t_c log p^s_c (Hao et al., 2023, Eq. 6)."
     check_logits(student_logits, teacher_logits)
     check_temperature(temperature)
@@ -283,9 +340,12 @@ def ofa_loss(
     gammas = check_gamma(gamma, len(student_logits) if student_logits.ndim == 3 else None)
     with torch.autocast(student_logits.device.type, enabled=False):
         with torch.no_grad():
-            p_t = F.softmax(_scaled(teacher_logits, temperature, student_logits), -1)                  # once for all exits
-            if len(gammas) == 1: w = class_weights(p_t, target, gammas[0], form, soft)                 # (B, K)
+            p_t = F.softmax(_scaled(teacher_logits, temperature, student_logits), -1)  # once for all exits
+            if len(gammas) == 1:
+                w = class_weights(p_t, target, gammas[0], form, soft)  # (B, K)
             else:
-                known = {g: class_weights(p_t, target, g, form, soft) for g in dict.fromkeys(gammas)}  # once for each different γ
-                w = torch.stack([known[g] for g in gammas])                                            # (E, B, K)
+                known = {
+                    g: class_weights(p_t, target, g, form, soft) for g in dict.fromkeys(gammas)
+                }  # once for each different γ
+                w = torch.stack([known[g] for g in gammas])  # (E, B, K)
         return _reduce(_weighted_sum(_scaled(student_logits, temperature, student_logits), w), reduction)

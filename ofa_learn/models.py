@@ -30,12 +30,17 @@ from .atomic import whole
 # %% ../nbs/10_models.ipynb #49d0571f
 class BasicBlock(nn.Module):
     "Two 3×3 convolutions around a shortcut (He et al., 2016)."
+
     def __init__(self, cin: int, cout: int, stride: int = 1):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.BatchNorm2d(cout)
         self.conv2, self.bn2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False), nn.BatchNorm2d(cout)
         same = stride == 1 and cin == cout
-        self.shortcut = nn.Identity() if same else nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
+        )
 
     def forward(self, x):
         y = self.bn1(self.conv1(x)).relu()
@@ -44,58 +49,122 @@ class BasicBlock(nn.Module):
 # %% ../nbs/10_models.ipynb #40d3522d
 class MicroResNet(nn.Module):
     "A ResNet for images from 8 pixels, of four stages by default; stage s has `depths[s]` blocks of `widths[s]` channels on a grid of 1/2**s."
-    def __init__(self, num_classes=10, in_chans=1, widths=(16, 32, 64, 128), depths=(1, 1, 1, 1), global_pool='avg', drop_rate=0.):
+
+    def __init__(
+        self,
+        num_classes=10,
+        in_chans=1,
+        widths=(16, 32, 64, 128),
+        depths=(1, 1, 1, 1),
+        global_pool='avg',
+        drop_rate=0.0,
+    ):
         super().__init__()
         self.num_classes, self.num_features, self.head_hidden_size = num_classes, widths[-1], widths[-1]
-        self.stem = nn.Sequential(nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU())
+        self.stem = nn.Sequential(
+            nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
+        )
         self.stages, cin = nn.ModuleList(), widths[0]
         for s, (c, d) in enumerate(zip(widths, depths)):
             blocks = [BasicBlock(cin if i == 0 else c, c, 2 if s > 0 and i == 0 else 1) for i in range(d)]
-            self.stages.append(nn.Sequential(*blocks)); cin = c
-        self.feature_info = [dict(num_chs=c, reduction=2**s, module=f'stages.{s}') for s, c in enumerate(widths)]
-        self.drop, self.fc = nn.Dropout(drop_rate), nn.Linear(cin, num_classes) if num_classes else nn.Identity()
+            self.stages.append(nn.Sequential(*blocks))
+            cin = c
+        self.feature_info = [
+            dict(num_chs=c, reduction=2**s, module=f'stages.{s}') for s, c in enumerate(widths)
+        ]
+        self.drop, self.fc = (
+            nn.Dropout(drop_rate),
+            nn.Linear(cin, num_classes) if num_classes else nn.Identity(),
+        )
         for m in self.modules():
-            if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+            if isinstance(m, nn.Conv2d):
+                nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
 
-    def forward_intermediates(self, x, indices=None, norm=False, stop_early=False, output_fmt='NCHW', intermediates_only=False):
+    def forward_intermediates(
+        self, x, indices=None, norm=False, stop_early=False, output_fmt='NCHW', intermediates_only=False
+    ):
         "The last feature map and those after the stages at `indices` (default all)."
         n = len(self.stages)
-        take = range(n) if indices is None else [i % n for i in ([-1 - k for k in range(indices)][::-1] if isinstance(indices, int) else indices)]
+        take = (
+            range(n)
+            if indices is None
+            else [
+                i % n
+                for i in ([-1 - k for k in range(indices)][::-1] if isinstance(indices, int) else indices)
+            ]
+        )
         x, maps = self.stem(x), []
         for s, stage in enumerate(self.stages):
             x = stage(x)
-            if s in take: maps.append(x)
+            if s in take:
+                maps.append(x)
         return maps if intermediates_only else (x, maps)
 
-    def forward_features(self, x): return self.forward_intermediates(x, indices=[])[0]
+    def forward_features(self, x):
+        return self.forward_intermediates(x, indices=[])[0]
+
     def forward_head(self, x, pre_logits=False):
         x = self.drop(x.mean((2, 3)))
         return x if pre_logits else self.fc(x)
-    def forward(self, x): return self.forward_head(self.forward_features(x))
-    def get_classifier(self): return self.fc
+
+    def forward(self, x):
+        return self.forward_head(self.forward_features(x))
+
+    def get_classifier(self):
+        return self.fc
+
     def reset_classifier(self, num_classes, global_pool='avg'):
-        self.num_classes, self.fc = num_classes, nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        self.num_classes, self.fc = (
+            num_classes,
+            nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity(),
+        )
 
 # %% ../nbs/10_models.ipynb #b84f4ece
 def _cfg(size: int, chans: int, classes: int, **kwargs):
-    return dict(url='', num_classes=classes, input_size=(chans, size, size), pool_size=None, mean=(.5,)*chans, std=(.5,)*chans, **kwargs)
+    return dict(
+        url='',
+        num_classes=classes,
+        input_size=(chans, size, size),
+        pool_size=None,
+        mean=(0.5,) * chans,
+        std=(0.5,) * chans,
+        **kwargs,
+    )
 
-default_cfgs = generate_default_cfgs({
-    'micro_resnet.untrained': _cfg(8, 1, 10, first_conv='stem.0', classifier='fc'),
-    'micro_vit.untrained': _cfg(8, 1, 10, fixed_input_size=True, first_conv='patch_embed.proj', classifier='head'),
-    'micro_mixer.untrained': _cfg(8, 1, 10, fixed_input_size=True, first_conv='stem.proj', classifier='head'),
-    'swin_nano.untrained': _cfg(224, 3, 1000, fixed_input_size=True, first_conv='patch_embed.proj', classifier='head.fc'),
-    'swin_pico.untrained': _cfg(224, 3, 1000, fixed_input_size=True, first_conv='patch_embed.proj', classifier='head.fc'),
-    'cifar_resnet56.chen_cifar100': _cfg(32, 3, 100, first_conv='stem.0', classifier='fc', license='bsd-3-clause') | dict(
-        url='https://github.com/chenyaofo/pytorch-cifar-models/releases/download/resnet/cifar100_resnet56-f2eff4c8.pt',
-        mean=(.5070, .4865, .4409), std=(.2673, .2564, .2761)),
-})
+
+default_cfgs = generate_default_cfgs(
+    {
+        'micro_resnet.untrained': _cfg(8, 1, 10, first_conv='stem.0', classifier='fc'),
+        'micro_vit.untrained': _cfg(
+            8, 1, 10, fixed_input_size=True, first_conv='patch_embed.proj', classifier='head'
+        ),
+        'micro_mixer.untrained': _cfg(
+            8, 1, 10, fixed_input_size=True, first_conv='stem.proj', classifier='head'
+        ),
+        'swin_nano.untrained': _cfg(
+            224, 3, 1000, fixed_input_size=True, first_conv='patch_embed.proj', classifier='head.fc'
+        ),
+        'swin_pico.untrained': _cfg(
+            224, 3, 1000, fixed_input_size=True, first_conv='patch_embed.proj', classifier='head.fc'
+        ),
+        'cifar_resnet56.chen_cifar100': _cfg(
+            32, 3, 100, first_conv='stem.0', classifier='fc', license='bsd-3-clause'
+        )
+        | dict(
+            url='https://github.com/chenyaofo/pytorch-cifar-models/releases/download/resnet/cifar100_resnet56-f2eff4c8.pt',
+            mean=(0.5070, 0.4865, 0.4409),
+            std=(0.2673, 0.2564, 0.2761),
+        ),
+    }
+)
+
 
 def micro_patch(img_size) -> int:
     "The patch's side for a micro model: 4 pixels up to 39, then an eighth of the shorter side."
     side = img_size if isinstance(img_size, int) else min(img_size)
-    if side < 8: raise ValueError(f'img_size: micro models take images from 8 pixels, got {img_size}')
-    return max(4, side//8)
+    if side < 8:
+        raise ValueError(f'img_size: micro models take images from 8 pixels, got {img_size}')
+    return max(4, side // 8)
 
 # %% ../nbs/10_models.ipynb #16b8c454
 @register_model
@@ -103,26 +172,43 @@ def micro_resnet(pretrained=False, **kwargs):
     "A ResNet of 0.31 M parameters for 8-pixel images and larger."
     return build_model_with_cfg(MicroResNet, 'micro_resnet', pretrained, feature_cfg=None, **kwargs)
 
+
 @register_model
 def micro_vit(pretrained=False, img_size=8, **kwargs):
     "A ViT of four blocks, 64 wide, with a class token."
     args = dict(embed_dim=64, depth=4, num_heads=4, mlp_ratio=2) | kwargs
-    return build_model_with_cfg(VisionTransformer, 'micro_vit', pretrained, img_size=img_size, patch_size=micro_patch(img_size), **args)
+    return build_model_with_cfg(
+        VisionTransformer,
+        'micro_vit',
+        pretrained,
+        img_size=img_size,
+        patch_size=micro_patch(img_size),
+        **args,
+    )
+
 
 @register_model
 def micro_mixer(pretrained=False, img_size=8, **kwargs):
     "An MLP-Mixer of four blocks, 64 wide."
-    args = dict(embed_dim=64, num_blocks=4, mlp_ratio=(1., 4.)) | kwargs
-    return build_model_with_cfg(MlpMixer, 'micro_mixer', pretrained, img_size=img_size, patch_size=micro_patch(img_size), **args)
+    args = dict(embed_dim=64, num_blocks=4, mlp_ratio=(1.0, 4.0)) | kwargs
+    return build_model_with_cfg(
+        MlpMixer, 'micro_mixer', pretrained, img_size=img_size, patch_size=micro_patch(img_size), **args
+    )
+
 
 def _swin(name, pretrained, embed_dim, **kwargs):
-    args = dict(patch_size=4, window_size=7, embed_dim=embed_dim, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16)) | kwargs
+    args = (
+        dict(patch_size=4, window_size=7, embed_dim=embed_dim, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16))
+        | kwargs
+    )
     return build_model_with_cfg(SwinTransformer, name, pretrained, **args)
+
 
 @register_model
 def swin_nano(pretrained=False, **kwargs):
     "Swin-Nano (Hao et al., 2023): 9.60 M parameters at 1000 classes."
     return _swin('swin_nano', pretrained, 64, **kwargs)
+
 
 @register_model
 def swin_pico(pretrained=False, **kwargs):
@@ -135,110 +221,158 @@ def count_params(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 # %% ../nbs/10_models.ipynb #b4972130
-USUAL = ((r'^conv1\.', 'stem.0.'), (r'^bn1\.', 'stem.1.'), (r'^layer(\d)', lambda m: f'stages.{int(m[1]) - 1}'), (r'\.downsample\.', '.shortcut.'))
+USUAL = (
+    (r'^conv1\.', 'stem.0.'),
+    (r'^bn1\.', 'stem.1.'),
+    (r'^layer(\d)', lambda m: f'stages.{int(m[1]) - 1}'),
+    (r'\.downsample\.', '.shortcut.'),
+)
+
 
 def usual_names(state: dict, model=None) -> dict:
     "A ResNet's weights under this package's names, from torchvision's usual ones."
+
     def ours(name):
-        for pattern, to in USUAL: name = re.sub(pattern, to, name)
+        for pattern, to in USUAL:
+            name = re.sub(pattern, to, name)
         return name
+
     return {ours(k): v for k, v in state.items()}
+
 
 @register_model
 def cifar_resnet56(pretrained=False, **kwargs):
     "ResNet-56 for 32-pixel images (He et al., 2016, Sec. 4.2), with shortcuts by 1×1 convolution; pretrained on CIFAR-100 by Chen (BSD-3)."
     args = dict(widths=(16, 32, 64), depths=(9, 9, 9)) | kwargs
-    return build_model_with_cfg(MicroResNet, 'cifar_resnet56', pretrained, feature_cfg=None, pretrained_filter_fn=usual_names, **args)
+    return build_model_with_cfg(
+        MicroResNet, 'cifar_resnet56', pretrained, feature_cfg=None, pretrained_filter_fn=usual_names, **args
+    )
 
 # %% ../nbs/10_models.ipynb #6c56cfe6
 def check_model_name(name: str) -> str:
     "`name`, when timm has it; otherwise a `ValueError` with the nearest names."
-    if not isinstance(name, str): raise TypeError(f'model: expected the name of a timm model, got {type(name).__name__}')
-    if timm.is_model(name.split('.')[0]): return name
-    near = difflib.get_close_matches(name, timm.list_models(), 3, .5)
+    if not isinstance(name, str):
+        raise TypeError(f'model: expected the name of a timm model, got {type(name).__name__}')
+    if timm.is_model(name.split('.')[0]):
+        return name
+    near = difflib.get_close_matches(name, timm.list_models(), 3, 0.5)
     raise ValueError(f'model: timm has no {name!r}' + (f'; did you mean {", ".join(near)}?' if near else ''))
 
+
 def make_model(
-    name: str,                                   # a timm model, with or without a weights tag
-    num_classes: int = 10,                       # K
+    name: str,  # a timm model, with or without a weights tag
+    num_classes: int = 10,  # K
     input_size: tuple[int, int, int] = (1, 8, 8),  # (C, H, W) of the images
-    pretrained: bool = False,                    # timm's published weights
-    **kwargs,                                    # handed to the model
+    pretrained: bool = False,  # timm's published weights
+    **kwargs,  # handed to the model
 ) -> nn.Module:
     "A timm model for images of `input_size` and `num_classes` classes."
     check_model_name(name)
     c, h, w = input_size
     sized = (timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).fixed_input_size
-    if sized or name in ('micro_vit', 'micro_mixer'): kwargs.setdefault('img_size', (h, w))
+    if sized or name in ('micro_vit', 'micro_mixer'):
+        kwargs.setdefault('img_size', (h, w))
     return timm.create_model(name, pretrained=pretrained, num_classes=num_classes, in_chans=c, **kwargs)
 
 # %% ../nbs/10_models.ipynb #dbc3ad33
 @dataclass(frozen=True)
 class Stage:
     "One tap: where a stage ends and what comes out there at the probed input size."
-    number: int          # 1 is nearest to the image
-    index: int           # position in the model's `forward_intermediates`; -1 means the final feature map
-    channels: int        # C
-    height: int          # rows of the grid
-    width: int           # columns of the grid
+
+    number: int  # 1 is nearest to the image
+    index: int  # position in the model's `forward_intermediates`; -1 means the final feature map
+    channels: int  # C
+    height: int  # rows of the grid
+    width: int  # columns of the grid
+
 
 @dataclass(frozen=True)
 class Taps:
     "Where a model is tapped, found by `find_taps`."
-    kind: str                          # 'maps' or 'tokens'
-    stages: tuple[Stage, ...]          # usually four
-    prefix: int                        # class and register tokens that precede the patch tokens
-    class_token: bool                  # whether the first of them is a class token
-    width: int                         # d, of the pooled features before the classifier
-    num_classes: int                   # K of the model's own classifier
-    input_size: tuple[int, int, int]   # (C, H, W) that was probed
+
+    kind: str  # 'maps' or 'tokens'
+    stages: tuple[Stage, ...]  # usually four
+    prefix: int  # class and register tokens that precede the patch tokens
+    class_token: bool  # whether the first of them is a class token
+    width: int  # d, of the pooled features before the classifier
+    num_classes: int  # K of the model's own classifier
+    input_size: tuple[int, int, int]  # (C, H, W) that was probed
+
     def __str__(self):
-        rows = [f'{self.kind}, pooled width {self.width}' + (f', {self.prefix} prefix tokens' if self.prefix else '')]
-        return '\n'.join(rows + [f'  stage {s.number}: {s.channels} × {s.height} × {s.width}  (tap {s.index})' for s in self.stages])
+        rows = [
+            f'{self.kind}, pooled width {self.width}'
+            + (f', {self.prefix} prefix tokens' if self.prefix else '')
+        ]
+        return '\n'.join(
+            rows
+            + [
+                f'  stage {s.number}: {s.channels} × {s.height} × {s.width}  (tap {s.index})'
+                for s in self.stages
+            ]
+        )
 
 # %% ../nbs/10_models.ipynb #10c644c0
 def stage_indices(
     shapes: list[tuple[int, int, int]],  # (C, H, W) of each intermediate
-    positions: str | list[int] = 'even', # 'even' (the paper), 'released' (the authors' code), or indices of your own
+    positions: str
+    | list[int] = 'even',  # 'even' (the paper), 'released' (the authors' code), or indices of your own
 ) -> list[int]:
     "Which intermediates end the stages."
     n = len(shapes)
     if not isinstance(positions, str):
         bad = [i for i in positions if not -n <= i < n]
-        if bad or not positions: raise ValueError(f'positions: expected indices from 0 to {n - 1}, got {list(positions)}')
+        if bad or not positions:
+            raise ValueError(f'positions: expected indices from 0 to {n - 1}, got {list(positions)}')
         return sorted({i % n for i in positions})
     twelfths = dict(even=(3, 6, 9, 12), released=(2, 4, 10, 12))
-    if positions not in twelfths: raise ValueError(f"positions: expected 'even', 'released' or a list of indices, got {positions!r}")
-    if len({s[1:] for s in shapes}) > 1 or n <= 4: return list(range(max(n - 4, 0), n))
-    return sorted({math.ceil(n*t/12) - 1 for t in twelfths[positions]})
+    if positions not in twelfths:
+        raise ValueError(f"positions: expected 'even', 'released' or a list of indices, got {positions!r}")
+    if len({s[1:] for s in shapes}) > 1 or n <= 4:
+        return list(range(max(n - 4, 0), n))
+    return sorted({math.ceil(n * t / 12) - 1 for t in twelfths[positions]})
 
 # %% ../nbs/10_models.ipynb #149d9b3e
 class Features(NamedTuple):
     "What one tapped forward gives."
-    logits: torch.Tensor   # (B, K)
-    pooled: torch.Tensor   # (B, d), what the classifier reads
-    stages: list           # for each stage a map (B, C, H, W), or (map, prefix tokens (B, P, C))
+
+    logits: torch.Tensor  # (B, K)
+    pooled: torch.Tensor  # (B, d), what the classifier reads
+    stages: list  # for each stage a map (B, C, H, W), or (map, prefix tokens (B, P, C))
+
 
 def as_map(feature) -> torch.Tensor:
     "The map (B, C, H, W) of a stage's features, without prefix tokens."
     return feature[0] if isinstance(feature, (tuple, list)) else feature
 
+
 def _takes_prefix(model: nn.Module) -> bool:
     "Whether the model hands out its prefix tokens beside the maps."
-    return bool(getattr(model, 'num_prefix_tokens', 0)) and 'return_prefix_tokens' in inspect.signature(model.forward_intermediates).parameters
+    return (
+        bool(getattr(model, 'num_prefix_tokens', 0))
+        and 'return_prefix_tokens' in inspect.signature(model.forward_intermediates).parameters
+    )
+
 
 def tapped_forward(
-    model: nn.Module,      # a timm model
-    x: torch.Tensor,       # (B, C, H, W) images
-    taps: Taps,            # from `find_taps`
+    model: nn.Module,  # a timm model
+    x: torch.Tensor,  # (B, C, H, W) images
+    taps: Taps,  # from `find_taps`
     stages: tuple[int, ...] | None = None,  # numbers of the stages wanted; default all
 ) -> Features:
     "Logits, pooled features and stage features of one forward; the logits are those of `model(x)`."
     wanted = [s for s in taps.stages if stages is None or s.number in stages]
-    options = dict(stop_early=False) | (dict(return_prefix_tokens=True) if taps.prefix else {})   # some models stop early unless told not to
-    final, maps = model.forward_intermediates(x, indices=[s.index for s in wanted if s.index >= 0] or [0], output_fmt='NCHW', **options)
+    options = dict(stop_early=False) | (
+        dict(return_prefix_tokens=True) if taps.prefix else {}
+    )  # some models stop early unless told not to
+    final, maps = model.forward_intermediates(
+        x, indices=[s.index for s in wanted if s.index >= 0] or [0], output_fmt='NCHW', **options
+    )
     maps = iter(maps)
-    return Features(model.forward_head(final), _pooled(model, final), [final if s.index < 0 else next(maps) for s in wanted])
+    return Features(
+        model.forward_head(final),
+        _pooled(model, final),
+        [final if s.index < 0 else next(maps) for s in wanted],
+    )
 
 # %% ../nbs/10_models.ipynb #2e0ca38a
 def _pooled(model: nn.Module, final) -> torch.Tensor:
@@ -246,24 +380,30 @@ def _pooled(model: nn.Module, final) -> torch.Tensor:
     p = model.forward_head(final, pre_logits=True)
     return torch.cat(list(p), -1) if isinstance(p, (list, tuple)) else p
 
+
 def _layout(model: nn.Module, final) -> str:
     "'tokens' or 'maps', by the layout of the features that the model's own head reads."
     last = final[-1] if isinstance(final, (list, tuple)) else final
     return 'tokens' if last.ndim == 3 or getattr(model, 'output_fmt', 'NCHW') == 'NHWC' else 'maps'
+
 
 @contextmanager
 def evaluating(model: nn.Module):
     "Within: the model in eval mode and no gradients. After: every module's own mode put back."
     modes = [(m, m.training) for m in model.modules()]
     try:
-        with torch.no_grad(): yield model.eval()
+        with torch.no_grad():
+            yield model.eval()
     finally:
-        for m, mode in modes: m.training = mode
+        for m, mode in modes:
+            m.training = mode
+
 
 def blank_image(model: nn.Module, input_size: tuple[int, int, int]) -> torch.Tensor:
     "One black image of the size, device and dtype that the model takes, (1, C, H, W)."
     p = next(model.parameters(), torch.zeros(()))
     return torch.zeros(1, *input_size, device=p.device, dtype=p.dtype)
+
 
 def _probe(model: nn.Module, input_size: tuple[int, int, int]):
     "Final features, intermediates and pooled features of one blank image."
@@ -273,73 +413,103 @@ def _probe(model: nn.Module, input_size: tuple[int, int, int]):
 
 # %% ../nbs/10_models.ipynb #9ce889cc
 def find_taps(
-    model: nn.Module,                     # a timm model, or any module with timm's `forward_intermediates` and `forward_head`
-    input_size: tuple[int, int, int],     # (C, H, W) of the images it will see
+    model: nn.Module,  # a timm model, or any module with timm's `forward_intermediates` and `forward_head`
+    input_size: tuple[int, int, int],  # (C, H, W) of the images it will see
     positions: str | list[int] = 'even',  # see `stage_indices`
-    kind: str | None = None,              # 'maps' or 'tokens' overrules the layout rule
+    kind: str | None = None,  # 'maps' or 'tokens' overrules the layout rule
 ) -> Taps:
     "Where `model` is tapped, its stages' shapes and kind, by probing it with one blank image."
     if not (hasattr(model, 'forward_intermediates') and hasattr(model, 'forward_head')):
-        raise ValueError(f'model: {type(model).__name__} has no taps (no forward_intermediates); use a method that needs logits only, such as '
-                         "'kd', or a timm model")
-    if kind not in (None, 'maps', 'tokens'): raise ValueError(f"kind: expected 'maps' or 'tokens', got {kind!r}")
+        raise ValueError(
+            f'model: {type(model).__name__} has no taps (no forward_intermediates); use a method that needs logits only, such as '
+            "'kd', or a timm model"
+        )
+    if kind not in (None, 'maps', 'tokens'):
+        raise ValueError(f"kind: expected 'maps' or 'tokens', got {kind!r}")
     final, maps, pooled = _probe(model, input_size)
     shapes = [tuple(m.shape[1:]) for m in maps]
-    if not shapes: raise ValueError(f'model: {type(model).__name__} returns no intermediate features')
+    if not shapes:
+        raise ValueError(f'model: {type(model).__name__} returns no intermediate features')
     stages = [Stage(n, i, *shapes[i]) for n, i in enumerate(stage_indices(shapes, positions), 1)]
     kind = kind or _layout(model, final)
     if kind == 'maps' and torch.is_tensor(final) and final.ndim == 4:
         c, h, w = final.shape[1:]
-        if stages[-1].index == len(maps) - 1 and (h, w) == shapes[-1][1:] and c != shapes[-1][0]: stages[-1] = Stage(len(stages), -1, c, h, w)
+        if stages[-1].index == len(maps) - 1 and (h, w) == shapes[-1][1:] and c != shapes[-1][0]:
+            stages[-1] = Stage(len(stages), -1, c, h, w)
     prefix = model.num_prefix_tokens if _takes_prefix(model) else 0
     has_class = prefix > 0 and getattr(model, 'cls_token', None) is not None
-    return Taps(kind, tuple(stages), prefix, has_class, pooled.shape[-1], model.num_classes, tuple(input_size))
+    return Taps(
+        kind, tuple(stages), prefix, has_class, pooled.shape[-1], model.num_classes, tuple(input_size)
+    )
 
 # %% ../nbs/10_models.ipynb #f54948ff
 def count_flops(
-    fn,          # a module or function
-    *inputs,     # what to call it with
+    fn,  # a module or function
+    *inputs,  # what to call it with
 ) -> int:
     "Floating-point operations of `fn(*inputs)`, counted by PyTorch: matrix products and convolutions, 2 a multiply-add."
     from torch.utils.flop_counter import FlopCounterMode
-    with torch.no_grad(), FlopCounterMode(display=False) as counter: fn(*inputs)
+
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        fn(*inputs)
     return counter.get_total_flops()
 
 # %% ../nbs/10_models.ipynb #93b4d29d
 def _skeleton(about: dict) -> nn.Module:
     "The model that `about` describes, without weights."
-    return make_model(about['architecture'], about['num_classes'], tuple(about['input_size']), **about.get('kwargs', {}))
+    return make_model(
+        about['architecture'], about['num_classes'], tuple(about['input_size']), **about.get('kwargs', {})
+    )
+
 
 def save_model(
-    model: nn.Module,       # a timm model
-    path: str | Path,       # a file ending in .safetensors
-    input_size,             # (C, H, W) of its images
-    norm=None,              # (mean, std) of its inputs
-    classes=None,           # the classes' names
-    **kwargs,               # what else `make_model` needs to build it, such as depth=6
+    model: nn.Module,  # a timm model
+    path: str | Path,  # a file ending in .safetensors
+    input_size,  # (C, H, W) of its images
+    norm=None,  # (mean, std) of its inputs
+    classes=None,  # the classes' names
+    **kwargs,  # what else `make_model` needs to build it, such as depth=6
 ) -> Path:
     "Write weights and what they expect to one file, atomically; refuses what `load_model` could not build again."
     path, cfg = Path(path), getattr(model, 'pretrained_cfg', None) or {}
-    if path.suffix != '.safetensors': raise ValueError(f'path: expected a file ending in .safetensors, got {path.name}')
-    if not cfg.get('architecture'): raise ValueError(f'model: {type(model).__name__} is no timm model; keep its state_dict with torch.save')
-    about = dict(architecture=cfg['architecture'], num_classes=model.num_classes, input_size=list(input_size), norm=norm,
-                 classes=None if classes is None else list(classes), kwargs=kwargs)
-    with torch.device('meta'): built = {k: v.shape for k, v in _skeleton(about).state_dict().items()}
+    if path.suffix != '.safetensors':
+        raise ValueError(f'path: expected a file ending in .safetensors, got {path.name}')
+    if not cfg.get('architecture'):
+        raise ValueError(
+            f'model: {type(model).__name__} is no timm model; keep its state_dict with torch.save'
+        )
+    about = dict(
+        architecture=cfg['architecture'],
+        num_classes=model.num_classes,
+        input_size=list(input_size),
+        norm=norm,
+        classes=None if classes is None else list(classes),
+        kwargs=kwargs,
+    )
+    with torch.device('meta'):
+        built = {k: v.shape for k, v in _skeleton(about).state_dict().items()}
     if built != {k: v.shape for k, v in model.state_dict().items()}:
-        raise ValueError(f"model: {about['architecture']} as make_model builds it has other shapes; name the arguments it was built with, such as depth=6")
+        raise ValueError(
+            f"model: {about['architecture']} as make_model builds it has other shapes; name the arguments it was built with, such as depth=6"
+        )
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
-    with whole(path, 'wb') as f: f.write(save(weights, metadata={'ofa_learn': json.dumps(about)}))
+    with whole(path, 'wb') as f:
+        f.write(save(weights, metadata={'ofa_learn': json.dumps(about)}))
     return path
 
 # %% ../nbs/10_models.ipynb #29070f70
 def load_model(path: str | Path) -> tuple[nn.Module, dict]:
     "The model of a `save_model` file in eval mode, and what it expects: architecture, num_classes, input_size, norm, classes."
-    if not Path(path).is_file(): raise ValueError(f'{path}: no such file')
+    if not Path(path).is_file():
+        raise ValueError(f'{path}: no such file')
     try:
-        with safe_open(path, 'pt') as f: about = json.loads((f.metadata() or {}).get('ofa_learn', 'null'))
+        with safe_open(path, 'pt') as f:
+            about = json.loads((f.metadata() or {}).get('ofa_learn', 'null'))
         state = load_file(path)
-    except (OSError, ValueError, SafetensorError) as e: raise ValueError(f'{path}: not a readable safetensors file ({e})') from e
-    if about is None: raise ValueError(f'{path}: it says nothing about its model; was it written by save_model?')
+    except (OSError, ValueError, SafetensorError) as e:
+        raise ValueError(f'{path}: not a readable safetensors file ({e})') from e
+    if about is None:
+        raise ValueError(f'{path}: it says nothing about its model; was it written by save_model?')
     model = _skeleton(about)
     model.load_state_dict(state)
     about['norm'] = about['norm'] and tuple(tuple(v) for v in about['norm'])

@@ -19,7 +19,10 @@ from statistics import fmean
 @cache
 def _data(name: str) -> dict:
     "One of the package's two files, read once."
-    return json.loads((files('ofa_learn')/'static'/'recipes'/f'{name}.json').read_text(encoding='utf-8'))
+    return json.loads(
+        (files('ofa_learn') / 'static' / 'recipes' / f'{name}.json').read_text(encoding='utf-8')
+    )
+
 
 def paper_models() -> dict[str, dict]:
     "What the paper calls its models → id, family, `timm` (timm's name, None where timm has none), `model` (what `make_model` takes), note."
@@ -29,24 +32,32 @@ def paper_models() -> dict[str, dict]:
 # %% ../nbs/82_recipes.ipynb #e8f2f871
 NOT_METHODS = ('recipe', 'teacher', 'student', 'teacher_accuracy', 'scratch', 'with_fitnet')
 
+
 def _name(dataset: str, teacher: str, student: str) -> str:
     "A recipe's name: data set, the teacher's id, the student's id."
     ids = _data('settings')['models']
     return f"{dataset}/{ids[teacher]['id']}-{ids[student]['id']}"
 
+
 def paper_table(
-    number: int,        # 1, 2, 5 or 6
-) -> list[dict]:        # rows in the paper's order: recipe, teacher, student, teacher_accuracy, scratch, a key a method, with_fitnet
+    number: int,  # 1, 2, 5 or 6
+) -> list[
+    dict
+]:  # rows in the paper's order: recipe, teacher, student, teacher_accuracy, scratch, a key a method, with_fitnet
     "A table of the OFA paper, top-1 accuracies in percent as printed (Hao et al., 2023)."
     tables = _data('tables')['tables']
-    if str(number) not in tables: raise ValueError(f'number: expected one of {", ".join(tables)}, the tables of pairs, got {number!r}')
+    if str(number) not in tables:
+        raise ValueError(f'number: expected one of {", ".join(tables)}, the tables of pairs, got {number!r}')
     t, rows = tables[str(number)], []
     both = t.get('with_fitnet', dict(teacher=None, methods=[]))
     for values in t['rows']:
         row = dict(zip(t['columns'], values))
         joined = tuple(both['methods']) if row['teacher'] == both['teacher'] else ()
-        rows.append(dict(recipe=_name(t['dataset'], row['teacher'], row['student']), **row, with_fitnet=joined))
+        rows.append(
+            dict(recipe=_name(t['dataset'], row['teacher'], row['student']), **row, with_fitnet=joined)
+        )
     return rows
+
 
 def row_methods(row: dict) -> dict[str, float]:
     "The methods of a row and their accuracies, in the paper's order."
@@ -54,214 +65,352 @@ def row_methods(row: dict) -> dict[str, float]:
 
 # %% ../nbs/82_recipes.ipynb #15c7a971
 def gains(
-    row: dict,             # of `paper_table`
-) -> dict[str, float]:     # percentage points for each method
+    row: dict,  # of `paper_table`
+) -> dict[str, float]:  # percentage points for each method
     "How much each method of a row gained over the same student trained from scratch."
     return {m: round(v - row['scratch'], 2) for m, v in row_methods(row).items()}
 
+
 def mean_gains(
-    number: int,           # a table
-) -> dict[str, float]:     # percentage points for each method, not rounded
+    number: int,  # a table
+) -> dict[str, float]:  # percentage points for each method, not rounded
     "The mean gain over scratch of each method over a table's pairs."
     rows = [gains(r) for r in paper_table(number)]
     return {m: fmean(r[m] for r in rows) for m in rows[0]}
 
+
 def table_markdown(
-    number: int,              # a table
+    number: int,  # a table
     labels: dict | None = None,  # a method's heading, where it is not its name
-) -> str:                     # Markdown
+) -> str:  # Markdown
     "A table of the paper as Markdown: each row's best method in bold, † where it was combined with FitNet."
     rows, labels = paper_table(number), labels or {}
     methods = list(row_methods(rows[0]))
-    lines = ['| ' + ' | '.join(['teacher', 'student', 'T.', 'S.', *(labels.get(m, m) for m in methods)]) + ' |', '|---|---|' + '---:|'*(len(methods) + 2)]
+    lines = [
+        '| ' + ' | '.join(['teacher', 'student', 'T.', 'S.', *(labels.get(m, m) for m in methods)]) + ' |',
+        '|---|---|' + '---:|' * (len(methods) + 2),
+    ]
     for r in rows:
         best = max(row_methods(r).values())
-        cells = [(f'**{r[m]:.2f}**' if r[m] == best else f'{r[m]:.2f}') + '†'*(m in r['with_fitnet']) for m in methods]
-        lines.append('| ' + ' | '.join([r['teacher'], r['student'], f"{r['teacher_accuracy']:.2f}", f"{r['scratch']:.2f}", *cells]) + ' |')
+        cells = [
+            (f'**{r[m]:.2f}**' if r[m] == best else f'{r[m]:.2f}') + '†' * (m in r['with_fitnet'])
+            for m in methods
+        ]
+        lines.append(
+            '| '
+            + ' | '.join(
+                [r['teacher'], r['student'], f"{r['teacher_accuracy']:.2f}", f"{r['scratch']:.2f}", *cells]
+            )
+            + ' |'
+        )
     return '\n'.join(lines)
 
 # %% ../nbs/82_recipes.ipynb #0c7c4b98
-ORIGINS = dict(_data('settings')['provenance'])   # an origin: what it means
+ORIGINS = dict(_data('settings')['provenance'])  # an origin: what it means
 
 # %% ../nbs/82_recipes.ipynb #30c0f436
 @dataclass(frozen=True)
 class Recipe:
     "One pair's settings; `provenance` has each one's origin, `notes` a word on it. None is off, or not known where the origin is 'unknown'."
-    name: str                                       # 'cifar100/swin_t-resnet18'
-    teacher: str; student: str                      # the paper's names
-    teacher_model: str; student_model: str          # what `ofa_learn.models.make_model` takes
-    teacher_timm: str | None; student_timm: str | None   # timm's own names, None where timm has no such model
-    pair: str                                       # families, as 'vit-cnn'
-    twin: str | None                                # the laptop recipe of the same families
-    table: int | None                               # of the paper
-    settings: str                                   # 'released', 'authors_run' or 'ours'
-    dataset: str                                    # 'cifar100', 'imagenet', 'digits'
-    num_classes: int; train_images: int
-    input_size: list                                # C, H, W as the models see them
-    norm: dict | str                                # mean and std
+
+    name: str  # 'cifar100/swin_t-resnet18'
+    teacher: str
+    student: str  # the paper's names
+    teacher_model: str
+    student_model: str  # what `ofa_learn.models.make_model` takes
+    teacher_timm: str | None
+    student_timm: str | None  # timm's own names, None where timm has no such model
+    pair: str  # families, as 'vit-cnn'
+    twin: str | None  # the laptop recipe of the same families
+    table: int | None  # of the paper
+    settings: str  # 'released', 'authors_run' or 'ours'
+    dataset: str  # 'cifar100', 'imagenet', 'digits'
+    num_classes: int
+    train_images: int
+    input_size: list  # C, H, W as the models see them
+    norm: dict | str  # mean and std
     epochs: int
-    batch_size: int                                 # images a step, over all devices
-    devices: int                                    # of the original run: batch norm saw batch_size/devices images
-    opt: str; momentum: float | None                # timm's name
-    lr: float; min_lr: float                        # peak and end
-    sched: str; decay_epochs: int | None            # timm's name; of the step schedule
-    warmup_epochs: int; warmup_lr: float            # and where the warm-up starts
+    batch_size: int  # images a step, over all devices
+    devices: int  # of the original run: batch norm saw batch_size/devices images
+    opt: str
+    momentum: float | None  # timm's name
+    lr: float
+    min_lr: float  # peak and end
+    sched: str
+    decay_epochs: int | None  # timm's name; of the step schedule
+    warmup_epochs: int
+    warmup_lr: float  # and where the warm-up starts
     weight_decay: float
-    clip: float | None                              # largest norm of the gradient
-    smoothing: float; label_loss: str               # of the labels; 'ce' or 'bce'
-    drop_path: float | None; ema: float | None      # ema: decay of the weights' moving average
-    amp: bool                                       # half precision
-    augment: dict                                   # crop, flip, jitter, auto, erase, mixup, cutmix, repeats, shift
-    form: str; gamma: float; temperature: float     # of the OFA loss; form 'released' or 'paper'
-    exit_weight: float; kd_weight: float            # of each exit; of the final logits' distillation
-    label_weight: float | None                      # of the labels, in the released form
-    positions: str                                  # where ViTs and MLPs of 12 blocks are tapped
-    teacher_weights: str | None                     # timm's name with its tag
-    teacher_epochs: int | None; teacher_opt: str | None; teacher_lr: float | None   # of training or fine-tuning it
-    methods: dict = field(default_factory=dict)     # a method: its options for `create_task`
+    clip: float | None  # largest norm of the gradient
+    smoothing: float
+    label_loss: str  # of the labels; 'ce' or 'bce'
+    drop_path: float | None
+    ema: float | None  # ema: decay of the weights' moving average
+    amp: bool  # half precision
+    augment: dict  # crop, flip, jitter, auto, erase, mixup, cutmix, repeats, shift
+    form: str
+    gamma: float
+    temperature: float  # of the OFA loss; form 'released' or 'paper'
+    exit_weight: float
+    kd_weight: float  # of each exit; of the final logits' distillation
+    label_weight: float | None  # of the labels, in the released form
+    positions: str  # where ViTs and MLPs of 12 blocks are tapped
+    teacher_weights: str | None  # timm's name with its tag
+    teacher_epochs: int | None
+    teacher_opt: str | None
+    teacher_lr: float | None  # of training or fine-tuning it
+    methods: dict = field(default_factory=dict)  # a method: its options for `create_task`
     provenance: dict = field(default_factory=dict)  # a setting: its origin
-    notes: dict = field(default_factory=dict)       # a setting: a word on it
-    remarks: tuple = ()                             # on the whole row
+    notes: dict = field(default_factory=dict)  # a setting: a word on it
+    remarks: tuple = ()  # on the whole row
 
 # %% ../nbs/82_recipes.ipynb #ab70ebca
 def _stack(name: str, settings: str) -> tuple[dict, dict, dict]:
     "The values of a recipe, their origins and notes: each layer that is for it, laid on those before."
     values, provenance, notes = {}, {}, {}
     for layer in _data('settings')['layers']:
-        if not any(fnmatchcase(name, p) for p in layer['for']) or layer.get('only', settings) != settings: continue
+        if not any(fnmatchcase(name, p) for p in layer['for']) or layer.get('only', settings) != settings:
+            continue
         for key, value in layer['set'].items():
             values[key], provenance[key] = copy.deepcopy(value), layer['from']
             notes[key] = layer.get('why', {}).get(key, layer.get('source', ''))
     return values, provenance, {k: v for k, v in notes.items() if v}
 
+
 @cache
 def _pairs() -> dict[str, tuple[str, str, int | None]]:
     "A recipe's name → teacher, student, table: the paper's rows in order, then the laptop's six."
-    pairs = {r['recipe']: (r['teacher'], r['student'], int(n)) for n in _data('tables')['tables'] for r in paper_table(n)}
+    pairs = {
+        r['recipe']: (r['teacher'], r['student'], int(n))
+        for n in _data('tables')['tables']
+        for r in paper_table(n)
+    }
     micro = {m['id']: n for n, m in _data('settings')['models'].items() if n.startswith('micro')}
     return pairs | {f'laptop/{t}-{s}': (micro[t], micro[s], None) for t in micro for s in micro if s != t}
 
+
 def recipes(
-    dataset: str | None = None,   # 'cifar100', 'imagenet' or 'digits'; default all
-) -> list[str]:                   # names
+    dataset: str | None = None,  # 'cifar100', 'imagenet' or 'digits'; default all
+) -> list[str]:  # names
     "The names of the recipes: the paper's tables in order, then the laptop's."
     names = list(_pairs())
-    if dataset is None: return names
+    if dataset is None:
+        return names
     sets = {n: _stack(n, 'released')[0]['dataset'] for n in names}
-    if dataset not in sets.values(): raise ValueError(f'dataset: expected one of {", ".join(dict.fromkeys(sets.values()))}, got {dataset!r}')
+    if dataset not in sets.values():
+        raise ValueError(
+            f'dataset: expected one of {", ".join(dict.fromkeys(sets.values()))}, got {dataset!r}'
+        )
     return [n for n in names if sets[n] == dataset]
 
 # %% ../nbs/82_recipes.ipynb #8fa4615f
 def _methods(v: dict, columns: list[str], laptop: bool) -> dict[str, dict]:
     "Each method's options for `create_task`, out of a recipe's values."
     ofa = {k: v[k] for k in ('form', 'gamma', 'temperature', 'kd_weight', 'exit_weight', 'positions')}
-    if v['form'] == 'released': ofa |= dict(label_weight=v['label_weight'], soft='hard')     # as the released code takes soft labels
-    options = {m: dict(setting='own' if laptop or m in ('ofd', 'reviewkd') else 'ofa_paper') for m in columns} | dict(ofa=ofa)
-    return dict(labels={}, deep_supervision=dict(exit_weight=v['exit_weight'], positions=v['positions']), **options)
+    if v['form'] == 'released':
+        ofa |= dict(label_weight=v['label_weight'], soft='hard')  # as the released code takes soft labels
+    options = {
+        m: dict(setting='own' if laptop or m in ('ofd', 'reviewkd') else 'ofa_paper') for m in columns
+    } | dict(ofa=ofa)
+    return dict(
+        labels={}, deep_supervision=dict(exit_weight=v['exit_weight'], positions=v['positions']), **options
+    )
+
 
 def recipe(
-    name: str,                      # one of `recipes()`
+    name: str,  # one of `recipes()`
     settings: str = 'authors_run',  # 'released': the configuration files; 'authors_run': with what the authors ran laid over them
-    **changes,                      # settings of your own, such as epochs=10
+    **changes,  # settings of your own, such as epochs=10
 ) -> Recipe:
     "A pair's settings with their origins; a `ValueError` with the nearest names where there is no such recipe."
     if name not in _pairs():
-        near = difflib.get_close_matches(str(name), list(_pairs()), 3, .5)
-        raise ValueError(f'name: no recipe {name!r}' + (f'; did you mean {" or ".join(near)}?' if near else '; see recipes()'))
-    if settings not in ('released', 'authors_run'): raise ValueError(f"settings: expected 'released' or 'authors_run', got {settings!r}")
+        near = difflib.get_close_matches(str(name), list(_pairs()), 3, 0.5)
+        raise ValueError(
+            f'name: no recipe {name!r}'
+            + (f'; did you mean {" or ".join(near)}?' if near else '; see recipes()')
+        )
+    if settings not in ('released', 'authors_run'):
+        raise ValueError(f"settings: expected 'released' or 'authors_run', got {settings!r}")
     values, provenance, notes = _stack(name, settings)
     wrong = sorted(set(changes) - set(values))
-    if wrong: raise ValueError(f'{wrong[0]}: not a setting of a recipe; expected one of {", ".join(sorted(values))}')
+    if wrong:
+        raise ValueError(
+            f'{wrong[0]}: not a setting of a recipe; expected one of {", ".join(sorted(values))}'
+        )
     values, provenance = values | copy.deepcopy(changes), provenance | dict.fromkeys(changes, 'yours')
     notes = {k: n for k, n in notes.items() if k not in changes}
     (teacher, student, table), models, laptop = _pairs()[name], paper_models(), name.startswith('laptop/')
     t, s = models[teacher], models[student]
-    for side, m in (('teacher', t), ('student', s)): notes |= {f'{side}_model': m['note']} if m['note'] else {}
+    for side, m in (('teacher', t), ('student', s)):
+        notes |= {f'{side}_model': m['note']} if m['note'] else {}
     columns = list(row_methods(paper_table(table)[0])) if table else ['kd', 'ofa']
     pair, same = f"{t['family']}-{s['family']}", t['family'] == s['family']
-    remarks = tuple(r['text'] for r in _data('settings')['remarks'] if any(fnmatchcase(name, p) for p in r['for']))
-    return Recipe(name=name, teacher=teacher, student=student, teacher_model=t['model'], student_model=s['model'], teacher_timm=t['timm'],
-                  student_timm=s['timm'], pair=pair, twin=None if laptop or same else f'laptop/{pair}', table=table, remarks=remarks, provenance=provenance,
-                  notes=notes, settings='ours' if laptop else settings, methods=_methods(values, columns, laptop), **values)
+    remarks = tuple(
+        r['text'] for r in _data('settings')['remarks'] if any(fnmatchcase(name, p) for p in r['for'])
+    )
+    return Recipe(
+        name=name,
+        teacher=teacher,
+        student=student,
+        teacher_model=t['model'],
+        student_model=s['model'],
+        teacher_timm=t['timm'],
+        student_timm=s['timm'],
+        pair=pair,
+        twin=None if laptop or same else f'laptop/{pair}',
+        table=table,
+        remarks=remarks,
+        provenance=provenance,
+        notes=notes,
+        settings='ours' if laptop else settings,
+        methods=_methods(values, columns, laptop),
+        **values,
+    )
 
 # %% ../nbs/82_recipes.ipynb #4d2adf52
 def paper_numbers(
-    of: Recipe | str,     # a recipe or its name
-) -> dict:                # table, teacher, scratch, methods (a method: top-1 in percent), gains, with_fitnet
+    of: Recipe | str,  # a recipe or its name
+) -> dict:  # table, teacher, scratch, methods (a method: top-1 in percent), gains, with_fitnet
     "What the paper printed for a recipe's pair."
     r = of if isinstance(of, Recipe) else recipe(of)
     if r.table is None:
         same = [n for n in recipes() if recipe(n).twin == r.name]
-        raise ValueError(f'of: {r.name} is a laptop recipe and in no paper; the pairs of its families: {", ".join(same)}')
+        raise ValueError(
+            f'of: {r.name} is a laptop recipe and in no paper; the pairs of its families: {", ".join(same)}'
+        )
     row = next(x for x in paper_table(r.table) if x['recipe'] == r.name)
-    return dict(table=r.table, teacher=row['teacher_accuracy'], scratch=row['scratch'], methods=row_methods(row), gains=gains(row),
-                with_fitnet=row['with_fitnet'])
+    return dict(
+        table=r.table,
+        teacher=row['teacher_accuracy'],
+        scratch=row['scratch'],
+        methods=row_methods(row),
+        gains=gains(row),
+        with_fitnet=row['with_fitnet'],
+    )
+
 
 def successors(
-    system: str | None = None,    # 'rsd', 'hcd', 'scalekd' or 'ofa' (re-reported); default all
-) -> list[dict]:                  # system, dataset, teacher, student, accuracy, what, hand ('second' or 'abstract'), source
+    system: str | None = None,  # 'rsd', 'hcd', 'scalekd' or 'ofa' (re-reported); default all
+) -> list[dict]:  # system, dataset, teacher, student, accuracy, what, hand ('second' or 'abstract'), source
     "What later systems report, as far as we know it: second-hand, unless it is in an abstract that we read."
     t = _data('tables')['successors']
     rows = [dict(zip(t['columns'], r)) for r in t['rows']]
     known = list(dict.fromkeys(r['system'] for r in rows))
-    if system is not None and system not in known: raise ValueError(f'system: expected one of {", ".join(known)}, got {system!r}')
+    if system is not None and system not in known:
+        raise ValueError(f'system: expected one of {", ".join(known)}, got {system!r}')
     return [r for r in rows if system in (None, r['system'])]
+
 
 def successor_means() -> list[dict]:
     "Mean gains over scratch on the 12 CIFAR-100 pairs that later papers claim, second-hand."
     t = _data('tables')['successors']['mean_gains']
-    return [dict(system=s, gain=g, source=where, dataset=t['dataset'], what=t['what'], hand=t['hand']) for s, g, where in t['rows']]
+    return [
+        dict(system=s, gain=g, source=where, dataset=t['dataset'], what=t['what'], hand=t['hand'])
+        for s, g, where in t['rows']
+    ]
 
 # %% ../nbs/82_recipes.ipynb #3c3422e2
 def steps(
-    r: Recipe,                     # epochs and batch size
-    images: int | None = None,     # training images; default the recipe's
-) -> tuple[int, int]:              # steps an epoch, steps in all
+    r: Recipe,  # epochs and batch size
+    images: int | None = None,  # training images; default the recipe's
+) -> tuple[int, int]:  # steps an epoch, steps in all
     "How many steps a recipe takes; an incomplete last batch is dropped, and a batch is never larger than the data."
     images = r.train_images if images is None else images
     for name, n in (('images', images), ('batch_size', r.batch_size), ('epochs', r.epochs)):
-        if isinstance(n, bool) or not isinstance(n, int) or n < 1: raise ValueError(f'{name}: expected an integer from 1, got {n!r}')
-    each = max(images//r.batch_size, 1)
-    return each, each*r.epochs
+        if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+            raise ValueError(f'{name}: expected an integer from 1, got {n!r}')
+    each = max(images // r.batch_size, 1)
+    return each, each * r.epochs
 
 # %% ../nbs/82_recipes.ipynb #7959cb30
-SKIP = ('name', 'teacher', 'student', 'teacher_timm', 'student_timm', 'pair', 'twin', 'table', 'settings', 'methods', 'provenance', 'notes', 'remarks')
+SKIP = (
+    'name',
+    'teacher',
+    'student',
+    'teacher_timm',
+    'student_timm',
+    'pair',
+    'twin',
+    'table',
+    'settings',
+    'methods',
+    'provenance',
+    'notes',
+    'remarks',
+)
+
 
 def _shown(value, origin: str) -> str:
     "A setting's value as text."
-    if value is None: return 'unknown' if origin == 'unknown' else 'none'
-    if isinstance(value, dict): return ', '.join(f'{k} {_shown(v, origin)}' for k, v in value.items())
-    if isinstance(value, (list, tuple)): return '×'.join(map(str, value)) if all(isinstance(v, int) for v in value) else ' '.join(f'{v:g}' for v in value)
-    return f'{value:,}' if isinstance(value, int) and not isinstance(value, bool) else f'{value:g}' if isinstance(value, float) else str(value)
+    if value is None:
+        return 'unknown' if origin == 'unknown' else 'none'
+    if isinstance(value, dict):
+        return ', '.join(f'{k} {_shown(v, origin)}' for k, v in value.items())
+    if isinstance(value, (list, tuple)):
+        return (
+            '×'.join(map(str, value))
+            if all(isinstance(v, int) for v in value)
+            else ' '.join(f'{v:g}' for v in value)
+        )
+    return (
+        f'{value:,}'
+        if isinstance(value, int) and not isinstance(value, bool)
+        else f'{value:g}'
+        if isinstance(value, float)
+        else str(value)
+    )
+
 
 def _accumulated(r: Recipe, at_once: int) -> list[str]:
     "How a batch is made of parts, and what batch norm makes of it."
     if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1 or r.batch_size % at_once:
         raise ValueError(f'at_once: expected a divisor of the batch of {r.batch_size}, got {at_once!r}')
-    theirs, out = r.batch_size//r.devices, [f'each step adds up the gradients of {r.batch_size//at_once} parts of {at_once} images']
-    return out + ([] if at_once == theirs else [f'warning: batch norm sees {at_once} images at a time, the original {theirs}'])
+    theirs, out = (
+        r.batch_size // r.devices,
+        [f'each step adds up the gradients of {r.batch_size // at_once} parts of {at_once} images'],
+    )
+    return out + (
+        []
+        if at_once == theirs
+        else [f'warning: batch norm sees {at_once} images at a time, the original {theirs}']
+    )
 
 # %% ../nbs/82_recipes.ipynb #2299060a
 def describe(
-    r: Recipe | str,               # a recipe or its name
-    images: int | None = None,     # training images; default the recipe's
-    at_once: int | None = None,    # images that go through the device together; default the whole batch over the original devices
+    r: Recipe | str,  # a recipe or its name
+    images: int | None = None,  # training images; default the recipe's
+    at_once: int
+    | None = None,  # images that go through the device together; default the whole batch over the original devices
 ) -> str:
     "A recipe as text: every setting with its origin, the steps, the paper's numbers, and what to know about the row."
     r = recipe(r) if isinstance(r, str) else r
     each, total = steps(r, images)
-    out = [f'{r.name}: {r.teacher} teaches {r.student} ({r.pair.replace("-", " → ")}); settings: {r.settings}']
+    out = [
+        f'{r.name}: {r.teacher} teaches {r.student} ({r.pair.replace("-", " → ")}); settings: {r.settings}'
+    ]
     for f in fields(r):
-        if f.name in SKIP: continue
+        if f.name in SKIP:
+            continue
         value, origin, note = getattr(r, f.name), r.provenance.get(f.name, ''), r.notes.get(f.name, '')
         out.append(f'  {f.name:16} {_shown(value, origin):32} {origin:12} {note}'.rstrip())
-    n, on_each = r.train_images if images is None else images, f', {r.batch_size//r.devices} on each of {r.devices} devices' if r.devices > 1 else ''
-    out.append(f'steps: {each:,} an epoch ({n:,} images in batches of {r.batch_size:,}{on_each}), {total:,} in {r.epochs} epochs')
-    if at_once is not None: out += _accumulated(r, at_once)
+    n, on_each = (
+        r.train_images if images is None else images,
+        f', {r.batch_size // r.devices} on each of {r.devices} devices' if r.devices > 1 else '',
+    )
+    out.append(
+        f'steps: {each:,} an epoch ({n:,} images in batches of {r.batch_size:,}{on_each}), {total:,} in {r.epochs} epochs'
+    )
+    if at_once is not None:
+        out += _accumulated(r, at_once)
     if r.table:
         p = paper_numbers(r)
-        numbers = [f'{m} {v:.2f}' + '†'*(m in p['with_fitnet']) for m, v in p['methods'].items()]
-        out.append(f'Table {p["table"]}: teacher {p["teacher"]:.2f}, scratch {p["scratch"]:.2f}, ' + ', '.join(numbers))
-        if p['with_fitnet']: out.append('†: combined with FitNet')
-    if r.twin: out.append(f'laptop twin: {r.twin}')
+        numbers = [f'{m} {v:.2f}' + '†' * (m in p['with_fitnet']) for m, v in p['methods'].items()]
+        out.append(
+            f'Table {p["table"]}: teacher {p["teacher"]:.2f}, scratch {p["scratch"]:.2f}, '
+            + ', '.join(numbers)
+        )
+        if p['with_fitnet']:
+            out.append('†: combined with FitNet')
+    if r.twin:
+        out.append(f'laptop twin: {r.twin}')
     return '\n'.join(out + [f'note: {x}' for x in r.remarks])

@@ -16,30 +16,41 @@ from .records import check_record, load_records, write_atomically
 from .sweeps import Sweep, load_plan, recording_path, runs
 
 # %% ../nbs/87_recorded.ipynb #91ae3168
-LAST = ('loss', 'train_accuracy', 'parts')                               # kept of the last epoch
+LAST = ('loss', 'train_accuracy', 'parts')  # kept of the last epoch
+
 
 def rounded(value, digits: int = 4):
     "Floats to so many decimals, also in a dict."
-    if isinstance(value, dict): return {k: rounded(v, digits) for k, v in value.items()}
+    if isinstance(value, dict):
+        return {k: rounded(v, digits) for k, v in value.items()}
     return round(value, digits) if isinstance(value, float) else value
 
+
 def trimmed(
-    record: dict,   # as `check_record` passes it
-) -> dict:          # a row: setting.* on its level, curve (percent an epoch), last
+    record: dict,  # as `check_record` passes it
+) -> dict:  # a row: setting.* on its level, curve (percent an epoch), last
     "What a recording keeps of a record, on one level."
     history = record['history']
-    if [h['epoch'] for h in history] != list(range(1, len(history) + 1)): raise ValueError(f'{record.get("run")}: expected a history of epochs 1, 2, 3, …')
-    row = {k: v for k, v in record.items() if k not in ('setting', 'history')} | {f'setting.{k}': v for k, v in record['setting'].items()}
-    for k in ('test_accuracy', 'valid_accuracy'): row[k] = rounded(row[k], 2)
+    if [h['epoch'] for h in history] != list(range(1, len(history) + 1)):
+        raise ValueError(f'{record.get("run")}: expected a history of epochs 1, 2, 3, …')
+    row = {k: v for k, v in record.items() if k not in ('setting', 'history')} | {
+        f'setting.{k}': v for k, v in record['setting'].items()
+    }
+    for k in ('test_accuracy', 'valid_accuracy'):
+        row[k] = rounded(row[k], 2)
     last = {k: rounded(history[-1][k]) for k in LAST if k in history[-1]} if history else {}
     return row | dict(curve=[rounded(h.get('valid_accuracy'), 2) for h in history], last=last)
+
 
 def whole(row: dict) -> dict:
     "The record of a row, with the history that was kept."
     record = {k: v for k, v in row.items() if not k.startswith('setting.') and k not in ('curve', 'last')}
     history = [dict(epoch=i, valid_accuracy=v) for i, v in enumerate(row['curve'], 1)]
-    if history: history[-1] |= row['last'] | dict(seconds=row['seconds'])
-    return record | dict(setting={k[8:]: v for k, v in row.items() if k.startswith('setting.')}, history=history)
+    if history:
+        history[-1] |= row['last'] | dict(seconds=row['seconds'])
+    return record | dict(
+        setting={k[8:]: v for k, v in row.items() if k.startswith('setting.')}, history=history
+    )
 
 # %% ../nbs/87_recorded.ipynb #004eeb62
 def shared(rows: list[dict]) -> dict:
@@ -47,17 +58,29 @@ def shared(rows: list[dict]) -> dict:
     as_text = lambda v: json.dumps(v, sort_keys=True)
     return {k: v for k, v in rows[0].items() if all(k in r and as_text(r[k]) == as_text(v) for r in rows[1:])}
 
-def without(row: dict, known: dict) -> dict: return {k: v for k, v in row.items() if k not in known}
+
+def without(row: dict, known: dict) -> dict:
+    return {k: v for k, v in row.items() if k not in known}
+
 
 def folded(
-    rows: list[dict],   # of `trimmed`
-) -> dict:              # shared: of all; groups: shared by a pair and method; runs: the rest, with the number of its group
+    rows: list[dict],  # of `trimmed`
+) -> (
+    dict
+):  # shared: of all; groups: shared by a pair and method; runs: the rest, with the number of its group
     "Rows with everything said once."
     common = shared(rows)
     key = lambda r: (r['pair'], r['method'])
-    groups = {k: shared([without(r, common) for r in rows if key(r) == k]) for k in dict.fromkeys(map(key, rows))}
+    groups = {
+        k: shared([without(r, common) for r in rows if key(r) == k]) for k in dict.fromkeys(map(key, rows))
+    }
     at = {k: i for i, k in enumerate(groups)}
-    return dict(shared=common, groups=list(groups.values()), runs=[dict(group=at[key(r)]) | without(without(r, common), groups[key(r)]) for r in rows])
+    return dict(
+        shared=common,
+        groups=list(groups.values()),
+        runs=[dict(group=at[key(r)]) | without(without(r, common), groups[key(r)]) for r in rows],
+    )
+
 
 def unfolded(found: dict, run: dict) -> dict:
     "The row of one run."
@@ -65,84 +88,114 @@ def unfolded(found: dict, run: dict) -> dict:
 
 # %% ../nbs/87_recorded.ipynb #99549d45
 def place(
-    plan: Sweep,    # what was to be run
-    record: dict,   # what was run
-) -> tuple:         # position of its pair, method, options and seed
+    plan: Sweep,  # what was to be run
+    record: dict,  # what was run
+) -> tuple:  # position of its pair, method, options and seed
     "Where a run stands in a plan; a `ValueError` where it does not."
     grid, method, setting, out = json.loads(json.dumps(plan.grid)), record['method'], record['setting'], []
     wanted = [('pair', record['pair'], plan.pairs), ('method', method, plan.methods)]
     for name, values in grid.items():
         scope, _, option = name.rpartition('.')
-        for owner, own in [(method, setting), *setting.get('parts', {}).items()]:         # the methods joined by + have settings of their own
+        for owner, own in [
+            (method, setting),
+            *setting.get('parts', {}).items(),
+        ]:  # the methods joined by + have settings of their own
             if option in own and scope in ('', owner) and (scope or f'{owner}.{option}' not in grid):
                 wanted.append((name, own[option], values if isinstance(values, list) else [values]))
     for name, value, values in wanted + [('seed', record['seed'], plan.seeds)]:
-        if value not in values: raise ValueError(f'{record.get("run", "a run")}: not of this plan, its {name} is {value!r} and the plan has {", ".join(map(repr, values))}')
+        if value not in values:
+            raise ValueError(
+                f'{record.get("run", "a run")}: not of this plan, its {name} is {value!r} and the plan has {", ".join(map(repr, values))}'
+            )
         out.append(list(values).index(value))
     return tuple(out)
 
 # %% ../nbs/87_recorded.ipynb #8ef7a580
 VERSION = 1
 
+
 def pack(
-    folder: str | Path,          # where `sweep` kept its runs
-    path: str | Path,            # the file to write
-    plan: Sweep | str | Path,    # what the sweep did, or the file with it
-) -> Path:                       # the file
+    folder: str | Path,  # where `sweep` kept its runs
+    path: str | Path,  # the file to write
+    plan: Sweep | str | Path,  # what the sweep did, or the file with it
+) -> Path:  # the file
     "All records of a sweep as one small file with the plan that makes them again."
     plan = plan if isinstance(plan, Sweep) else load_plan(plan)
-    kept = Path(folder)/'runs'
+    kept = Path(folder) / 'runs'
     records = load_records(kept) if kept.is_dir() else []
-    if not records: raise ValueError(f'folder: no records in {kept}; `ofa-learn sweep --plan PLAN --out {folder}` makes them')
+    if not records:
+        raise ValueError(
+            f'folder: no records in {kept}; `ofa-learn sweep --plan PLAN --out {folder}` makes them'
+        )
     records.sort(key=lambda r: place(plan, r))
     planned = len(runs(plan))
-    if len(records) < planned: warnings.warn(f'{folder}: {len(records)} of the {planned} runs of the plan', stacklevel=2)
-    found = dict(kind='recording', version=VERSION, planned=planned, plan=asdict(plan)) | folded([trimmed(r) for r in records])
+    if len(records) < planned:
+        warnings.warn(f'{folder}: {len(records)} of the {planned} runs of the plan', stacklevel=2)
+    found = dict(kind='recording', version=VERSION, planned=planned, plan=asdict(plan)) | folded(
+        [trimmed(r) for r in records]
+    )
     line = lambda v: json.dumps(v, ensure_ascii=False, allow_nan=False, separators=(',', ':'))
     lines = ',\n'.join(map(line, found.pop('runs')))
     return write_atomically(path, f'{line(found)[:-1]},\n"runs":[\n{lines}\n]}}\n')
 
 # %% ../nbs/87_recorded.ipynb #b203cfde
 def load_recording(
-    path: str | Path,   # a file of `pack`
-) -> list[dict]:        # its records, in the order of the plan
+    path: str | Path,  # a file of `pack`
+) -> list[dict]:  # its records, in the order of the plan
     "The records of a packed sweep; runs that are none are named in a warning and left out."
-    try: found = json.loads(Path(path).read_bytes())
-    except FileNotFoundError: raise ValueError(f'path: no file {path}') from None
-    except ValueError as e: raise ValueError(f'{path}: not JSON ({e})') from e
-    if not isinstance(found, dict) or found.get('kind') != 'recording': raise ValueError(f'{path}: no recording; `ofa_learn.recorded.pack` writes them')
+    try:
+        found = json.loads(Path(path).read_bytes())
+    except FileNotFoundError:
+        raise ValueError(f'path: no file {path}') from None
+    except ValueError as e:
+        raise ValueError(f'{path}: not JSON ({e})') from e
+    if not isinstance(found, dict) or found.get('kind') != 'recording':
+        raise ValueError(f'{path}: no recording; `ofa_learn.recorded.pack` writes them')
     if found.get('version') != VERSION:
-        raise ValueError(f'{path}: a recording of version {found.get("version")!r}, expected {VERSION}; do the sweep again and pack it')
+        raise ValueError(
+            f'{path}: a recording of version {found.get("version")!r}, expected {VERSION}; do the sweep again and pack it'
+        )
     out = []
     for i, run in enumerate(found.get('runs', ())):
-        try: out.append(check_record(whole(unfolded(found, run))))
+        try:
+            out.append(check_record(whole(unfolded(found, run))))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
             name = run.get('run', i) if isinstance(run, dict) else i
             warnings.warn(f'{path}: skipped run {name}, no record: {type(e).__name__} {e}', stacklevel=2)
-    if not out: raise ValueError(f'{path}: a recording without a single run')
+    if not out:
+        raise ValueError(f'{path}: a recording without a single run')
     return out
 
 # %% ../nbs/87_recorded.ipynb #7f74e73d
 def recordings() -> list[str]:
     "The names of the recordings that come with the package."
-    return sorted(p.stem for p in recording_path('').parent.glob('*.json') if p.read_bytes()[:19] == b'{"kind":"recording"')
+    return sorted(
+        p.stem
+        for p in recording_path('').parent.glob('*.json')
+        if p.read_bytes()[:19] == b'{"kind":"recording"'
+    )
+
 
 def regenerate(name: str) -> str:
     "The command that does the runs of a recording again."
     return f'ofa-learn sweep --plan recorded:{name} --out {name}'
 
+
 def recorded(
-    name: str,      # one of `recordings()`
-) -> list[dict]:    # records, as `check_record` passes them
+    name: str,  # one of `recordings()`
+) -> list[dict]:  # records, as `check_record` passes them
     "The records of a sweep that comes with the package."
     path = recording_path(name)
     if not path.is_file():
-        raise ValueError(f'name: no recording {name!r}, there {"are " + ", ".join(recordings()) if recordings() else "is none"}; '
-                         f'`ofa-learn sweep --plan PLAN --out {name}` and `pack({name!r}, {name + ".json"!r}, PLAN)` make one, `load_recording` reads it')
+        raise ValueError(
+            f'name: no recording {name!r}, there {"are " + ", ".join(recordings()) if recordings() else "is none"}; '
+            f'`ofa-learn sweep --plan PLAN --out {name}` and `pack({name!r}, {name + ".json"!r}, PLAN)` make one, `load_recording` reads it'
+        )
     return load_recording(path)
 
+
 def contents(
-    records: list[dict],   # of `recorded`
+    records: list[dict],  # of `recorded`
 ) -> str:
     "What a recording holds, in a line: runs by pair and method."
     pairs, methods = Counter(r['pair'] for r in records), Counter(r['method'] for r in records)

@@ -15,72 +15,118 @@ from .atomic import write_atomically
 # %% ../nbs/84_records.ipynb #ea7e3031
 SCHEMA = 1
 NUMBER = (int, float)
-FIELDS = dict(schema=int, pair=str, method=str, setting=dict, seed=int, split_seed=int, view_seed=int, data=dict, teacher=(dict, type(None)), student=dict,
-              epochs=int, history=list, test_accuracy=NUMBER, valid_accuracy=NUMBER, seconds=NUMBER, device=str, threads=int, versions=dict)
-NESTED = dict(data=dict(name=str, fingerprint=str, train=int, valid=int, test=int), teacher=dict(name=str, params=int, valid_accuracy=NUMBER, test_accuracy=NUMBER),
-              student=dict(name=str, params=int))
+FIELDS = dict(
+    schema=int,
+    pair=str,
+    method=str,
+    setting=dict,
+    seed=int,
+    split_seed=int,
+    view_seed=int,
+    data=dict,
+    teacher=(dict, type(None)),
+    student=dict,
+    epochs=int,
+    history=list,
+    test_accuracy=NUMBER,
+    valid_accuracy=NUMBER,
+    seconds=NUMBER,
+    device=str,
+    threads=int,
+    versions=dict,
+)
+NESTED = dict(
+    data=dict(name=str, fingerprint=str, train=int, valid=int, test=int),
+    teacher=dict(name=str, params=int, valid_accuracy=NUMBER, test_accuracy=NUMBER),
+    student=dict(name=str, params=int),
+)
+
 
 def _check_fields(record: dict, fields: dict, at: str = '') -> None:
     "Each field is there and of its type; a bool is no number."
     for name, kind in fields.items():
-        if name not in record: raise ValueError(f'{at}{name}: missing')
+        if name not in record:
+            raise ValueError(f'{at}{name}: missing')
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(record[name], kinds) or isinstance(record[name], bool):
-            raise ValueError(f'{at}{name}: expected {" or ".join(k.__name__ for k in kinds)}, got {record[name]!r:.60}')
+            raise ValueError(
+                f'{at}{name}: expected {" or ".join(k.__name__ for k in kinds)}, got {record[name]!r:.60}'
+            )
 
 # %% ../nbs/84_records.ipynb #eef3e19f
 def _check_plain(value, at: str) -> None:
     "Only what JSON can hold and give back: no NaN, no tensors, no keys but strings."
-    if value is None or isinstance(value, (str, bool, int)): return
+    if value is None or isinstance(value, (str, bool, int)):
+        return
     if isinstance(value, float):
-        if not math.isfinite(value): raise ValueError(f'{at}: expected a finite number, got {value}')
+        if not math.isfinite(value):
+            raise ValueError(f'{at}: expected a finite number, got {value}')
     elif isinstance(value, (list, tuple)):
-        for i, v in enumerate(value): _check_plain(v, f'{at}.{i}')
+        for i, v in enumerate(value):
+            _check_plain(v, f'{at}.{i}')
     elif isinstance(value, dict):
         for k, v in value.items():
-            if not isinstance(k, str): raise ValueError(f'{at}: expected keys that are strings, got {k!r:.60}')
+            if not isinstance(k, str):
+                raise ValueError(f'{at}: expected keys that are strings, got {k!r:.60}')
             _check_plain(v, f'{at}.{k}' if at else k)
-    else: raise ValueError(f'{at}: expected a plain JSON value, got {type(value).__name__}')
+    else:
+        raise ValueError(f'{at}: expected a plain JSON value, got {type(value).__name__}')
 
 # %% ../nbs/84_records.ipynb #f1a8ffc1
 def check_record(
-    record: dict,   # what is meant to be a record
-) -> dict:          # the same object
+    record: dict,  # what is meant to be a record
+) -> dict:  # the same object
     "The record itself, when it is one; otherwise a `ValueError` that names the field, what came and what was expected."
-    if not isinstance(record, dict): raise ValueError(f'record: expected a dict, got {type(record).__name__}')
-    if record.get('schema') != SCHEMA: raise ValueError(f'schema: expected {SCHEMA}, got {record.get("schema")!r:.60}')
-    if record.get('kind', 'run') != 'run': raise ValueError(f"kind: expected 'run', got {record['kind']!r:.60}")
+    if not isinstance(record, dict):
+        raise ValueError(f'record: expected a dict, got {type(record).__name__}')
+    if record.get('schema') != SCHEMA:
+        raise ValueError(f'schema: expected {SCHEMA}, got {record.get("schema")!r:.60}')
+    if record.get('kind', 'run') != 'run':
+        raise ValueError(f"kind: expected 'run', got {record['kind']!r:.60}")
     _check_fields(record, FIELDS)
     for name, fields in NESTED.items():
-        if record[name] is not None: _check_fields(record[name], fields, f'{name}.')
+        if record[name] is not None:
+            _check_fields(record[name], fields, f'{name}.')
     for i, row in enumerate(record['history']):
-        if not isinstance(row, dict): raise ValueError(f'history.{i}: expected dict, got {row!r:.60}')
+        if not isinstance(row, dict):
+            raise ValueError(f'history.{i}: expected dict, got {row!r:.60}')
         _check_fields(row, dict(epoch=int), f'history.{i}.')
     _check_plain(record, '')
     for name in ('test_accuracy', 'valid_accuracy'):
-        if not 0 <= record[name] <= 100: raise ValueError(f'{name}: expected percent, from 0 to 100, got {record[name]}')
+        if not 0 <= record[name] <= 100:
+            raise ValueError(f'{name}: expected percent, from 0 to 100, got {record[name]}')
     for name in ('epochs', 'seconds'):
-        if record[name] < 0: raise ValueError(f'{name}: expected at least 0, got {record[name]}')
+        if record[name] < 0:
+            raise ValueError(f'{name}: expected at least 0, got {record[name]}')
     return record
 
 # %% ../nbs/84_records.ipynb #d4adff59
 def save_record(record: dict, path: str | Path) -> Path:
     "One run to one JSON file, atomically, after `check_record`; a refused record leaves an older file as it was."
-    return write_atomically(path, json.dumps(check_record(record), ensure_ascii=False, allow_nan=False, indent=1))
+    return write_atomically(
+        path, json.dumps(check_record(record), ensure_ascii=False, allow_nan=False, indent=1)
+    )
+
 
 def load_record(path: str | Path) -> dict:
     "One record from its file; a `ValueError` names the file and what is wrong in it."
     text = Path(path).read_bytes()
-    try: return check_record(json.loads(text))
-    except (ValueError, RecursionError) as e: raise ValueError(f'{path}: {e}') from e
+    try:
+        return check_record(json.loads(text))
+    except (ValueError, RecursionError) as e:
+        raise ValueError(f'{path}: {e}') from e
+
 
 def load_records(folder: str | Path) -> list[dict]:
     "All records (`*.json`) under a folder, by file name; what is no record is named in a warning and left out."
-    if not Path(folder).is_dir(): raise ValueError(f'folder: expected a folder, got {str(folder)!r}')
+    if not Path(folder).is_dir():
+        raise ValueError(f'folder: expected a folder, got {str(folder)!r}')
     out = []
     for path in sorted(Path(folder).rglob('*.json')):
-        try: out.append(load_record(path))
-        except (ValueError, OSError) as e: warnings.warn(f'skipped, no record: {e}', stacklevel=2)
+        try:
+            out.append(load_record(path))
+        except (ValueError, OSError) as e:
+            warnings.warn(f'skipped, no record: {e}', stacklevel=2)
     return out
 
 # %% ../nbs/84_records.ipynb #d50eea3b
@@ -88,87 +134,149 @@ def _spread(values: list[float]) -> float | None:
     "Sample standard deviation; None for fewer than two."
     return statistics.stdev(values) if len(values) > 1 else None
 
+
 def verdict(
-    differences: list[float],   # one a pair of runs, in points
-) -> str:                       # 'better', 'worse', 'within noise' or 'too few'
+    differences: list[float],  # one a pair of runs, in points
+) -> str:  # 'better', 'worse', 'within noise' or 'too few'
     "Whether the mean difference exceeds twice its standard error; 'within noise' if not, 'too few' under three pairs."
-    if len(differences) < 3: return 'too few'
-    mean, error = statistics.fmean(differences), statistics.stdev(differences)/math.sqrt(len(differences))
-    return 'within noise' if abs(mean) <= 2*error else 'better' if mean > 0 else 'worse'
+    if len(differences) < 3:
+        return 'too few'
+    mean, error = statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
+    return 'within noise' if abs(mean) <= 2 * error else 'better' if mean > 0 else 'worse'
 
 # %% ../nbs/84_records.ipynb #05d70bc9
 SEEDS = ('seed', 'split_seed', 'view_seed')
 
-def _key(r: dict) -> tuple: return r['pair'], r['split_seed'], r['view_seed'], r['seed']
+
+def _key(r: dict) -> tuple:
+    return r['pair'], r['split_seed'], r['view_seed'], r['seed']
+
 
 def _group(records: list[dict]) -> dict[tuple, list[dict]]:
     "Runs by (pair, method), in order of appearance; a `ValueError` where one came twice or settings differ."
-    groups, setting = {}, lambda r: ({k: v for k, v in r['setting'].items() if k not in SEEDS}, r['epochs'], r['data'].get('fingerprint'))
-    for r in records: groups.setdefault((r['pair'], r['method']), []).append(r)
+    groups, setting = (
+        {},
+        lambda r: (
+            {k: v for k, v in r['setting'].items() if k not in SEEDS},
+            r['epochs'],
+            r['data'].get('fingerprint'),
+        ),
+    )
+    for r in records:
+        groups.setdefault((r['pair'], r['method']), []).append(r)
     for (pair, method), runs in groups.items():
         keys = [_key(r) for r in runs]
         twice = next((k for k in keys if keys.count(k) > 1), None)
-        if twice: raise ValueError(f'records: {method!r} of {pair!r} has two runs of seed {twice[3]} (split {twice[1]}, views {twice[2]})')
+        if twice:
+            raise ValueError(
+                f'records: {method!r} of {pair!r} has two runs of seed {twice[3]} (split {twice[1]}, views {twice[2]})'
+            )
         for r in runs:
-            if setting(r) != setting(runs[0]): raise ValueError(f'records: runs of {method!r} of {pair!r} differ in setting, epochs or data; compare one at a time')
+            if setting(r) != setting(runs[0]):
+                raise ValueError(
+                    f'records: runs of {method!r} of {pair!r} differ in setting, epochs or data; compare one at a time'
+                )
     return groups
 
+
 def results(
-    records: list[dict],      # runs, as `check_record` passes them
-    baseline: str = 'kd',     # the method that differences are taken to
-) -> list[dict]:              # pair, method, n, mean, spread, difference, difference_spread, pairs, verdict, epochs, seconds, valid, baseline
+    records: list[dict],  # runs, as `check_record` passes them
+    baseline: str = 'kd',  # the method that differences are taken to
+) -> list[
+    dict
+]:  # pair, method, n, mean, spread, difference, difference_spread, pairs, verdict, epochs, seconds, valid, baseline
     "A row for each (pair, method): test accuracy in percent, its spread over seeds, and the paired difference to the baseline in points."
     base, rows = {_key(r): r['test_accuracy'] for r in records if r['method'] == baseline}, []
     for (pair, method), runs in _group(records).items():
         accs = [r['test_accuracy'] for r in runs]
         diffs = [r['test_accuracy'] - base[_key(r)] for r in runs if _key(r) in base and method != baseline]
-        rows.append(dict(
-            pair=pair, method=method, n=len(runs), mean=statistics.fmean(accs), spread=_spread(accs),
-            difference=statistics.fmean(diffs) if diffs else None, difference_spread=_spread(diffs), pairs=len(diffs), verdict=verdict(diffs) if diffs else '',
-            epochs=runs[0]['epochs'], seconds=statistics.median(r['seconds'] for r in runs), valid=statistics.fmean(r['valid_accuracy'] for r in runs), baseline=baseline))
+        rows.append(
+            dict(
+                pair=pair,
+                method=method,
+                n=len(runs),
+                mean=statistics.fmean(accs),
+                spread=_spread(accs),
+                difference=statistics.fmean(diffs) if diffs else None,
+                difference_spread=_spread(diffs),
+                pairs=len(diffs),
+                verdict=verdict(diffs) if diffs else '',
+                epochs=runs[0]['epochs'],
+                seconds=statistics.median(r['seconds'] for r in runs),
+                valid=statistics.fmean(r['valid_accuracy'] for r in runs),
+                baseline=baseline,
+            )
+        )
     return rows
 
 # %% ../nbs/84_records.ipynb #373a7fc2
 COLUMNS = ('method', 'test accuracy', 'difference to {base}', '', 'epochs', 'seconds a run')
 
+
 def table_cells(
-    rows: list[dict],             # of `results`
-    label=str,                    # method → what to call it
+    rows: list[dict],  # of `results`
+    label=str,  # method → what to call it
     baseline: str | None = None,  # what to call the baseline; its label when left out
-) -> list[list[str]]:             # header first
+) -> list[list[str]]:  # header first
     "Header and cells: accuracies in percent as mean ± spread over seeds (number of runs), differences in points."
     pm = lambda m, s, sign='': f'{m:{sign}.1f}' + (f' ± {s:.1f}' if s is not None else '')
     pairs, base = len({r['pair'] for r in rows}) > 1, baseline or label(rows[0]['baseline'] if rows else 'kd')
-    out = [['pair']*pairs + [c.format(base=base) for c in COLUMNS]]
+    out = [['pair'] * pairs + [c.format(base=base) for c in COLUMNS]]
     for r in rows:
         diff = '' if r['difference'] is None else pm(r['difference'], r['difference_spread'], '+')
-        out.append([r['pair']]*pairs + [label(r['method']), f"{pm(r['mean'], r['spread'])} ({r['n']})", diff, r['verdict'], str(r['epochs']), f"{r['seconds']:.0f}"])
+        out.append(
+            [r['pair']] * pairs
+            + [
+                label(r['method']),
+                f"{pm(r['mean'], r['spread'])} ({r['n']})",
+                diff,
+                r['verdict'],
+                str(r['epochs']),
+                f"{r['seconds']:.0f}",
+            ]
+        )
     return out
 
-def _cells(rows) -> list[list[str]]: return rows if rows and not isinstance(rows[0], dict) else table_cells(rows)
+
+def _cells(rows) -> list[list[str]]:
+    return rows if rows and not isinstance(rows[0], dict) else table_cells(rows)
 
 # %% ../nbs/84_records.ipynb #c36c77c9
 def table_text(rows: list) -> str:
     "Rows of `results`, or cells, as aligned columns for a terminal."
     cells = _cells(rows)
     widths = [max(map(len, col)) for col in zip(*cells)]
-    lines = ['  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip() for row in cells]
-    return '\n'.join([lines[0], '─'*sum(widths, 2*(len(widths) - 1)), *lines[1:]])
+    lines = [
+        '  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
+        for row in cells
+    ]
+    return '\n'.join([lines[0], '─' * sum(widths, 2 * (len(widths) - 1)), *lines[1:]])
+
 
 def table_markdown(rows: list) -> str:
     "Rows of `results`, or cells, as a Markdown table."
-    row = lambda r: '| ' + ' | '.join(html.escape(c, quote=False).replace('|', '\\|').replace('\n', ' ') for c in r) + ' |'
+    row = lambda r: (
+        '| '
+        + ' | '.join(html.escape(c, quote=False).replace('|', '\\|').replace('\n', ' ') for c in r)
+        + ' |'
+    )
     cells = _cells(rows)
-    return '\n'.join([row(cells[0]), '|' + '---|'*len(cells[0]), *map(row, cells[1:])])
+    return '\n'.join([row(cells[0]), '|' + '---|' * len(cells[0]), *map(row, cells[1:])])
+
 
 def table_html(
-    rows: list,          # of `results`, or cells with the header first
-    caption: str = '',   # what the columns mean
-) -> str:                # a <figure>: the table, which scrolls by itself on a narrow screen, and its caption
+    rows: list,  # of `results`, or cells with the header first
+    caption: str = '',  # what the columns mean
+) -> str:  # a <figure>: the table, which scrolls by itself on a narrow screen, and its caption
     "Rows of `results`, or cells, as an HTML table, everything escaped."
     head, *body = _cells(rows)
-    line = lambda r: f'<th scope="row">{html.escape(r[0])}</th>' + ''.join(f'<td>{html.escape(c)}</td>' for c in r[1:])
-    return ('<figure class="table"><div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead><tr>'
-            + ''.join(f'<th scope="col">{html.escape(c) or "verdict"}</th>' for c in head) + '</tr></thead><tbody>'
-            + ''.join(f'<tr>{line(r)}</tr>' for r in body)
-            + f'</tbody></table></div><figcaption>{html.escape(caption)}</figcaption></figure>')
+    line = lambda r: (
+        f'<th scope="row">{html.escape(r[0])}</th>' + ''.join(f'<td>{html.escape(c)}</td>' for c in r[1:])
+    )
+    return (
+        '<figure class="table"><div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead><tr>'
+        + ''.join(f'<th scope="col">{html.escape(c) or "verdict"}</th>' for c in head)
+        + '</tr></thead><tbody>'
+        + ''.join(f'<tr>{line(r)}</tr>' for r in body)
+        + f'</tbody></table></div><figcaption>{html.escape(caption)}</figcaption></figure>'
+    )

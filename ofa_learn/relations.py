@@ -26,59 +26,72 @@ def _can_look(t: torch.Tensor) -> bool:
     "Whether reading values costs nothing: on the CPU, and not while compiling."
     return t.device.type == 'cpu' and not torch.compiler.is_compiling()
 
+
 def _check_pair(student: torch.Tensor, teacher: torch.Tensor, same_width: bool = False) -> None:
     "Raise unless both are floating-point (B, D) with the same B of at least 2, and the same D where `same_width`."
     for name, x in (('student', student), ('teacher', teacher)):
         if not torch.is_tensor(x) or not x.is_floating_point():
-            raise TypeError(f'{name}: expected a floating-point tensor, got {getattr(x, "dtype", type(x).__name__)}')
-        if x.ndim != 2: raise ValueError(f'{name}: expected shape (B, D), got {tuple(x.shape)}')
-    if len(student) != len(teacher): raise ValueError(f'teacher: {len(teacher)} images, but student has {len(student)}')
-    if len(student) < 2: raise ValueError(f'student: a relation needs at least two images, got {len(student)}')
-    if same_width and student.shape != teacher.shape: raise ValueError(f'teacher: width {teacher.shape[1]}, but student has {student.shape[1]}')
+            raise TypeError(
+                f'{name}: expected a floating-point tensor, got {getattr(x, "dtype", type(x).__name__)}'
+            )
+        if x.ndim != 2:
+            raise ValueError(f'{name}: expected shape (B, D), got {tuple(x.shape)}')
+    if len(student) != len(teacher):
+        raise ValueError(f'teacher: {len(teacher)} images, but student has {len(student)}')
+    if len(student) < 2:
+        raise ValueError(f'student: a relation needs at least two images, got {len(student)}')
+    if same_width and student.shape != teacher.shape:
+        raise ValueError(f'teacher: width {teacher.shape[1]}, but student has {student.shape[1]}')
 
 # %% ../nbs/65_relations.ipynb #627e9186
 def cc_loss(
-    student: torch.Tensor,   # (B, D), the student's embeddings; any floating dtype
-    teacher: torch.Tensor,   # (B, D), the teacher's embeddings; not detached, their layer is trained too
-) -> torch.Tensor:           # scalar; float32, or float64 for a float64 student
+    student: torch.Tensor,  # (B, D), the student's embeddings; any floating dtype
+    teacher: torch.Tensor,  # (B, D), the teacher's embeddings; not detached, their layer is trained too
+) -> torch.Tensor:  # scalar; float32, or float64 for a float64 student
     "Mean over the B-1 neighbours of Σ_j d_b d_{b+1}, d = |e_s - e_t| (Peng et al., 2019, in the shared code's form)."
     _check_pair(student, teacher, same_width=True)
     with torch.autocast(student.device.type, enabled=False):
-        d = (wide(student) - wide(teacher, student)).abs()     # (B, D)
-        return (d[:-1]*d[1:]).sum(1).mean()
+        d = (wide(student) - wide(teacher, student)).abs()  # (B, D)
+        return (d[:-1] * d[1:]).sum(1).mean()
 
 # %% ../nbs/65_relations.ipynb #6bd6e15f
-SHORTEST = 1e-6      # the least mean distance, and the least length that has a direction
+SHORTEST = 1e-6  # the least mean distance, and the least length that has a direction
+
 
 def check_spread(
-    name: str,             # whose features, for the message
+    name: str,  # whose features, for the message
     pooled: torch.Tensor,  # (B, D)
 ) -> None:
     "Raise unless some of the batch's features differ by more than rounding; reads values, so it waits for a device."
     x = wide(pooled.detach())
     kind = torch.finfo(pooled.dtype)
-    rounding = (16 if kind.bits >= 32 else 1)*kind.eps*x.abs().max()
+    rounding = (16 if kind.bits >= 32 else 1) * kind.eps * x.abs().max()
     if bool((x - x[:1]).abs().max() <= rounding):
-        raise ValueError(f'{name}: the pooled features of all {len(x)} images are equal, so all distances are 0 and RKD has nothing to compare; '
-                         'is the batch one image repeated?')
+        raise ValueError(
+            f'{name}: the pooled features of all {len(x)} images are equal, so all distances are 0 and RKD has nothing to compare; '
+            'is the batch one image repeated?'
+        )
+
 
 def _rkd_inputs(student: torch.Tensor, teacher: torch.Tensor):
     "Both sides checked, in float32 or float64, the teacher detached."
     _check_pair(student, teacher)
     for name, x in (('student', student), ('teacher', teacher)):
-        if _can_look(x): check_spread(name, x)
+        if _can_look(x):
+            check_spread(name, x)
     return wide(student), wide(teacher.detach(), student)
 
 # %% ../nbs/65_relations.ipynb #a77d115d
 def _distances(x: torch.Tensor) -> torch.Tensor:
     "(B, D) → (B, B), Euclidean distances in units of their mean over the pairs."
     d = torch.cdist(x, x, compute_mode='donot_use_mm_for_euclid_dist')
-    return d/(d.sum()/(len(x)*(len(x) - 1))).clamp_min(SHORTEST)
+    return d / (d.sum() / (len(x) * (len(x) - 1))).clamp_min(SHORTEST)
+
 
 def rkd_distance_loss(
-    student: torch.Tensor,   # (B, d_s), pooled features; any floating dtype
-    teacher: torch.Tensor,   # (B, d_t); no gradient goes to it
-) -> torch.Tensor:           # scalar; float32, or float64 for a float64 student
+    student: torch.Tensor,  # (B, d_s), pooled features; any floating dtype
+    teacher: torch.Tensor,  # (B, d_t); no gradient goes to it
+) -> torch.Tensor:  # scalar; float32, or float64 for a float64 student
     "Smooth L1 between the pairwise distances, each side in units of its mean (Park et al., 2019, distance-wise loss)."
     with torch.autocast(student.device.type, enabled=False):
         s, t = _rkd_inputs(student, teacher)
@@ -87,15 +100,16 @@ def rkd_distance_loss(
 # %% ../nbs/65_relations.ipynb #07b31558
 def _angles(x: torch.Tensor) -> torch.Tensor:
     "(B, D) → (B, B, B), the cosine at corner a between the directions to b and to c."
-    diff = x[None] - x[:, None]                                             # (B, B, D), [a, b] from a to b
+    diff = x[None] - x[:, None]  # (B, B, D), [a, b] from a to b
     length = diff.norm(dim=-1, keepdim=True)
-    e = diff*torch.where(length > SHORTEST, 1/length.clamp_min(SHORTEST), 0.)
-    return e @ e.transpose(1, 2)                                            # (B, B, B)
+    e = diff * torch.where(length > SHORTEST, 1 / length.clamp_min(SHORTEST), 0.0)
+    return e @ e.transpose(1, 2)  # (B, B, B)
+
 
 def rkd_angle_loss(
-    student: torch.Tensor,   # (B, d_s), pooled features; any floating dtype
-    teacher: torch.Tensor,   # (B, d_t); no gradient goes to it
-) -> torch.Tensor:           # scalar; float32, or float64 for a float64 student
+    student: torch.Tensor,  # (B, d_s), pooled features; any floating dtype
+    teacher: torch.Tensor,  # (B, d_t); no gradient goes to it
+) -> torch.Tensor:  # scalar; float32, or float64 for a float64 student
     "Smooth L1 between the cosines of all triplets' angles; memory B²D + B³ a side (Park et al., 2019, angle-wise loss)."
     with torch.autocast(student.device.type, enabled=False):
         s, t = _rkd_inputs(student, teacher)
@@ -103,212 +117,338 @@ def rkd_angle_loss(
 
 # %% ../nbs/65_relations.ipynb #c2416666
 def nce_loss(
-    log_scores: torch.Tensor,   # (B, 1+m), log p: the positive first, then m negatives; any floating dtype
-    num_samples: int,           # N, so that P_n = 1/N
-    eps: float = 1e-7,          # ε
-) -> torch.Tensor:              # scalar; float32, or float64 for float64 scores
+    log_scores: torch.Tensor,  # (B, 1+m), log p: the positive first, then m negatives; any floating dtype
+    num_samples: int,  # N, so that P_n = 1/N
+    eps: float = 1e-7,  # ε
+) -> torch.Tensor:  # scalar; float32, or float64 for float64 scores
     "-[log D1 + Σ log D0]/B of noise-contrastive estimation (Tian et al., 2020, in the released code's form)."
-    if not torch.is_tensor(log_scores) or not log_scores.is_floating_point(): raise TypeError('log_scores: expected a floating-point tensor')
-    if log_scores.ndim != 2 or log_scores.shape[1] < 2: raise ValueError(f'log_scores: expected (B, 1+m) with m ≥ 1, got shape {tuple(log_scores.shape)}')
-    if num_samples < 2: raise ValueError(f'num_samples: expected at least 2, got {num_samples}')
+    if not torch.is_tensor(log_scores) or not log_scores.is_floating_point():
+        raise TypeError('log_scores: expected a floating-point tensor')
+    if log_scores.ndim != 2 or log_scores.shape[1] < 2:
+        raise ValueError(f'log_scores: expected (B, 1+m) with m ≥ 1, got shape {tuple(log_scores.shape)}')
+    if num_samples < 2:
+        raise ValueError(f'num_samples: expected at least 2, got {num_samples}')
     with torch.autocast(log_scores.device.type, enabled=False):
-        noise = (log_scores.shape[1] - 1)/num_samples                        # m P_n
+        noise = (log_scores.shape[1] - 1) / num_samples  # m P_n
         margin = wide(log_scores) - math.log(noise + eps)
-        log_d1, log_d0 = F.logsigmoid(margin[:, 0]), F.logsigmoid(-margin[:, 1:]) + math.log(noise/(noise + eps))
-        return -(log_d1.sum() + log_d0.sum())/len(log_scores)
+        log_d1, log_d0 = (
+            F.logsigmoid(margin[:, 0]),
+            F.logsigmoid(-margin[:, 1:]) + math.log(noise / (noise + eps)),
+        )
+        return -(log_d1.sum() + log_d0.sum()) / len(log_scores)
 
 # %% ../nbs/65_relations.ipynb #5f2e66ba
 def _sample_classes(num_samples: int, labels) -> torch.Tensor:
     "Each sample's class as 0, 1, …; without labels each sample is a class of its own."
-    if labels is None: return torch.arange(num_samples)
+    if labels is None:
+        return torch.arange(num_samples)
     labels = torch.as_tensor(labels).cpu()
-    if labels.shape != (num_samples,): raise ValueError(f'labels: expected one for each of the {num_samples} samples, got shape {tuple(labels.shape)}')
-    if labels.is_floating_point(): raise TypeError(f'labels: expected integers, got {labels.dtype}')
+    if labels.shape != (num_samples,):
+        raise ValueError(
+            f'labels: expected one for each of the {num_samples} samples, got shape {tuple(labels.shape)}'
+        )
+    if labels.is_floating_point():
+        raise TypeError(f'labels: expected integers, got {labels.dtype}')
     classes = labels.unique(return_inverse=True)[1]
-    if classes.max() == 0: raise ValueError(f'labels: all {num_samples} samples are of one class, so there are no negatives')
+    if classes.max() == 0:
+        raise ValueError(f'labels: all {num_samples} samples are of one class, so there are no negatives')
     return classes
 
 # %% ../nbs/65_relations.ipynb #559ec419
 class Negatives(nn.Module):
     "Draws, for each anchor, samples of other classes than its own (Tian et al., 2020), uniformly and independently."
-    def __init__(self,
-        num_samples: int,    # N
-        labels=None,         # (N,) integers; None: all samples but the anchor itself
+
+    def __init__(
+        self,
+        num_samples: int,  # N
+        labels=None,  # (N,) integers; None: all samples but the anchor itself
     ):
         super().__init__()
-        if num_samples < 2: raise ValueError(f'num_samples: expected at least 2, got {num_samples}')
+        if num_samples < 2:
+            raise ValueError(f'num_samples: expected at least 2, got {num_samples}')
         classes = _sample_classes(num_samples, labels)
         sizes = classes.bincount()
-        self.num_samples, self.fewest = num_samples, num_samples - int(sizes.max())       # of others that an anchor has
-        for name, table in dict(order=classes.argsort(stable=True), start=(sizes.cumsum(0) - sizes)[classes], size=sizes[classes]).items():
-            self.register_buffer(name, table, persistent=False)                           # (N,) each, made from the labels again
-        self.register_buffer('generator', torch.stack([torch.randint(2**31, ()), torch.tensor(0)]))   # seed and step
+        self.num_samples, self.fewest = (
+            num_samples,
+            num_samples - int(sizes.max()),
+        )  # of others that an anchor has
+        for name, table in dict(
+            order=classes.argsort(stable=True), start=(sizes.cumsum(0) - sizes)[classes], size=sizes[classes]
+        ).items():
+            self.register_buffer(name, table, persistent=False)  # (N,) each, made from the labels again
+        self.register_buffer(
+            'generator', torch.stack([torch.randint(2**31, ()), torch.tensor(0)])
+        )  # seed and step
 
     def forward(self, index: torch.Tensor, m: int) -> torch.Tensor:
         "(B,) anchors → (B, m) numbers of other samples; the generator moves one step while training."
         seed, step = self.generator
         h = mix_bits(mix_bits(mix_bits(seed) ^ (step & MASK)) ^ index)[:, None]
-        h = mix_bits((h + (torch.arange(m, device=index.device) + 1)*0x9e3779b9) & MASK)     # (B, m), 0 … 2³²-1
+        h = mix_bits(
+            (h + (torch.arange(m, device=index.device) + 1) * 0x9E3779B9) & MASK
+        )  # (B, m), 0 … 2³²-1
         start, size = self.start[index][:, None], self.size[index][:, None]
-        place = (h*(self.num_samples - size)) >> 32                                       # 0 … N-n_c-1
-        if self.training: self.generator[1].add_(1)
+        place = (h * (self.num_samples - size)) >> 32  # 0 … N-n_c-1
+        if self.training:
+            self.generator[1].add_(1)
         return self.order[torch.where(place >= start, place + size, place)]
 
 # %% ../nbs/65_relations.ipynb #b4c706b4
 class MemoryBanks(nn.Module):
     "Embeddings of student and teacher, and a bank of each for all N samples (Tian et al., 2020)."
-    def __init__(self,
-        student_width: int,    # d_s
-        teacher_width: int,    # d_t
-        num_samples: int,      # N
-        labels=None,           # (N,) integers, see `Negatives`
-        width: int = 128,      # of the embeddings
+
+    def __init__(
+        self,
+        student_width: int,  # d_s
+        teacher_width: int,  # d_t
+        num_samples: int,  # N
+        labels=None,  # (N,) integers, see `Negatives`
+        width: int = 128,  # of the embeddings
     ):
         super().__init__()
-        self.student, self.teacher, self.negatives = nn.Linear(student_width, width), nn.Linear(teacher_width, width), Negatives(num_samples, labels)
-        for who in ('student_bank', 'teacher_bank'): self.register_buffer(who, F.normalize(torch.randn(num_samples, width), dim=1))
+        self.student, self.teacher, self.negatives = (
+            nn.Linear(student_width, width),
+            nn.Linear(teacher_width, width),
+            Negatives(num_samples, labels),
+        )
+        for who in ('student_bank', 'teacher_bank'):
+            self.register_buffer(who, F.normalize(torch.randn(num_samples, width), dim=1))
         self.register_buffer('log_z', torch.full((2,), float('nan')))
 
     def forward(self, features, answers):
         "Pooled features → both sides' L2-normalised embeddings, (B, width)."
-        return tuple(F.normalize(wide(layer(x)), dim=1) for layer, x in ((self.student, features.pooled), (self.teacher, answers.pooled)))
+        return tuple(
+            F.normalize(wide(layer(x)), dim=1)
+            for layer, x in ((self.student, features.pooled), (self.teacher, answers.pooled))
+        )
 
     def _log_scores(self, i, v, bank, rows, temperature):
         "log p of the wanted rows, (B, 1+m); the first batch in training fixes log Z."
-        s = (v @ bank.to(v.dtype, copy=True).T).gather(1, rows)/temperature
-        first = s.detach().logsumexp((0, 1)) + math.log(len(bank)/s.numel())          # of N times the mean
+        s = (v @ bank.to(v.dtype, copy=True).T).gather(1, rows) / temperature
+        first = s.detach().logsumexp((0, 1)) + math.log(len(bank) / s.numel())  # of N times the mean
         log_z = torch.where(self.log_z[i].isnan(), first, self.log_z[i])
-        if self.training: self.log_z[i] = log_z
+        if self.training:
+            self.log_z[i] = log_z
         return s - log_z
 
-    def contrast(self, student, teacher, index, m: int, temperature: float = .07, momentum: float = .5) -> torch.Tensor:
+    def contrast(
+        self, student, teacher, index, m: int, temperature: float = 0.07, momentum: float = 0.5
+    ) -> torch.Tensor:
         "The NCE losses of both directions, added; then the banks move."
         with torch.autocast(student.device.type, enabled=False):
-            rows = torch.cat([index[:, None], self.negatives(index, m)], 1)           # (B, 1+m)
+            rows = torch.cat([index[:, None], self.negatives(index, m)], 1)  # (B, 1+m)
             pairs = ((student, self.teacher_bank), (teacher, self.student_bank))
-            loss = sum(nce_loss(self._log_scores(i, v, bank, rows, temperature), len(bank)) for i, (v, bank) in enumerate(pairs))
+            loss = sum(
+                nce_loss(self._log_scores(i, v, bank, rows, temperature), len(bank))
+                for i, (v, bank) in enumerate(pairs)
+            )
             if self.training:
-                for v, bank in ((student, self.student_bank), (teacher, self.teacher_bank)): move_bank(bank, index, v, momentum)
+                for v, bank in ((student, self.student_bank), (teacher, self.teacher_bank)):
+                    move_bank(bank, index, v, momentum)
             return loss
 
+
 @torch.no_grad()
-def move_bank(bank, index, embeddings, momentum: float = .5) -> None:
+def move_bank(bank, index, embeddings, momentum: float = 0.5) -> None:
     "In place: the rows at `index` move towards the embeddings and are normalised again."
-    bank[index] = F.normalize(momentum*bank[index] + (1 - momentum)*embeddings.to(bank.dtype), dim=1)
+    bank[index] = F.normalize(momentum * bank[index] + (1 - momentum) * embeddings.to(bank.dtype), dim=1)
 
 # %% ../nbs/65_relations.ipynb #dfb94812
 def crd_memory(
-    num_samples: int,       # N
-    batch_size: int = 64,   # B
-    width: int = 128,       # of the embeddings
-) -> dict:                  # bytes: 'banks', 'tables' (with `Negatives`), 'step' (what a step adds, about)
+    num_samples: int,  # N
+    batch_size: int = 64,  # B
+    width: int = 128,  # of the embeddings
+) -> dict:  # bytes: 'banks', 'tables' (with `Negatives`), 'step' (what a step adds, about)
     "The memory of CRD's banks in float32, by counting; parameters, optimizer and the drawn numbers are not in it."
-    if num_samples < 2: raise ValueError(f'num_samples: expected at least 2, got {num_samples}')
-    return dict(banks=2*num_samples*width*4, tables=3*num_samples*8, step=(2*width + batch_size)*num_samples*4)
+    if num_samples < 2:
+        raise ValueError(f'num_samples: expected at least 2, got {num_samples}')
+    return dict(
+        banks=2 * num_samples * width * 4,
+        tables=3 * num_samples * 8,
+        step=(2 * width + batch_size) * num_samples * 4,
+    )
 
 # %% ../nbs/65_relations.ipynb #07aebfcf
-CC_SETTINGS = {s: dict(weight=.02) for s in ('own', 'ofa_paper')}
-RKD_SETTINGS = {s: dict(distance_weight=25., angle_weight=50.) for s in ('own', 'ofa_paper')}
+CC_SETTINGS = {s: dict(weight=0.02) for s in ('own', 'ofa_paper')}
+RKD_SETTINGS = {s: dict(distance_weight=25.0, angle_weight=50.0) for s in ('own', 'ofa_paper')}
+
 
 class Embeddings(nn.Module):
     "A linear layer for each side: pooled features → (B, width) of student and teacher."
+
     def __init__(self, student_width: int, teacher_width: int, width: int = 128):
         super().__init__()
         self.student, self.teacher = nn.Linear(student_width, width), nn.Linear(teacher_width, width)
-    def forward(self, features, answers): return self.student(features.pooled), self.teacher(answers.pooled)
+
+    def forward(self, features, answers):
+        return self.student(features.pooled), self.teacher(answers.pooled)
+
 
 @register('cc')
 class CC(DistillationTask):
     "Correlation congruence between neighbours of the batch, in the shared code's form (Peng et al., 2019)."
+
     needs, taps_needed, stages, paper, status = ('pooled',), True, (), 'Peng et al., 2019', 'adapted'
-    def __init__(self, student, teacher=None, *, setting: str = 'own', weight: float | None = None, width: int = 128, **options):
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        setting: str = 'own',
+        weight: float | None = None,
+        width: int = 128,
+        **options,
+    ):
         self.weight, self.width = choose(CC_SETTINGS, setting, weight=weight)['weight'], width
         super().__init__(student, teacher, **options)
 
-    def build_heads(self): return Embeddings(self.student_taps.width, self.teacher.taps.width, self.width)
+    def build_heads(self):
+        return Embeddings(self.student_taps.width, self.teacher.taps.width, self.width)
 
     def losses(self, student, heads, teacher, target):
-        return dict(ce=F.cross_entropy(student.logits, target), cc=self.weight*cc_loss(*heads))
+        return dict(ce=F.cross_entropy(student.logits, target), cc=self.weight * cc_loss(*heads))
 
 # %% ../nbs/65_relations.ipynb #15d42844
 @register('rkd')
 class RKD(DistillationTask):
     "Relational knowledge distillation: distances and angles within the batch (Park et al., 2019)."
+
     needs, taps_needed, stages, paper, status = ('pooled',), True, (), 'Park et al., 2019', 'paper'
     _unseen = True
-    def __init__(self, student, teacher=None, *, setting: str = 'own', distance_weight: float | None = None,
-                 angle_weight: float | None = None, **options):
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        setting: str = 'own',
+        distance_weight: float | None = None,
+        angle_weight: float | None = None,
+        **options,
+    ):
         chosen = choose(RKD_SETTINGS, setting, distance_weight=distance_weight, angle_weight=angle_weight)
         self.distance_weight, self.angle_weight = chosen['distance_weight'], chosen['angle_weight']
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):
-        if self._unseen:                                       # on a CPU the losses look at every batch
-            for name, x in (('student', student.pooled), ('teacher', teacher.pooled)): check_spread(name, x)
+        if self._unseen:  # on a CPU the losses look at every batch
+            for name, x in (('student', student.pooled), ('teacher', teacher.pooled)):
+                check_spread(name, x)
             self._unseen = False
-        parts = dict(ce=F.cross_entropy(student.logits, target), distance=self.distance_weight*rkd_distance_loss(student.pooled, teacher.pooled))
-        if self.angle_weight: parts['angle'] = self.angle_weight*rkd_angle_loss(student.pooled, teacher.pooled)
+        parts = dict(
+            ce=F.cross_entropy(student.logits, target),
+            distance=self.distance_weight * rkd_distance_loss(student.pooled, teacher.pooled),
+        )
+        if self.angle_weight:
+            parts['angle'] = self.angle_weight * rkd_angle_loss(student.pooled, teacher.pooled)
         return parts
 
 # %% ../nbs/65_relations.ipynb #03239f59
-CRD_SETTINGS = dict(own=dict(weight=.8), ofa_paper=dict(weight=1.))
+CRD_SETTINGS = dict(own=dict(weight=0.8), ofa_paper=dict(weight=1.0))
 NEGATIVES = 16384
+
 
 def _samples(data, num_samples, labels):
     "N and the labels, from what was given."
-    if data is not None: num_samples, labels = num_samples or len(data.train), data.train.labels if labels is None else labels
-    if num_samples is None and labels is not None: num_samples = len(labels)
-    if num_samples is None: raise ValueError('num_samples: crd keeps a bank of all training samples; give their number, or data=')
-    if isinstance(num_samples, bool) or not isinstance(num_samples, int): raise TypeError(f'num_samples: expected an integer, got {num_samples!r}')
+    if data is not None:
+        num_samples, labels = num_samples or len(data.train), data.train.labels if labels is None else labels
+    if num_samples is None and labels is not None:
+        num_samples = len(labels)
+    if num_samples is None:
+        raise ValueError('num_samples: crd keeps a bank of all training samples; give their number, or data=')
+    if isinstance(num_samples, bool) or not isinstance(num_samples, int):
+        raise TypeError(f'num_samples: expected an integer, got {num_samples!r}')
     return num_samples, None if labels is None else torch.as_tensor(labels).cpu()
+
 
 def _how_many(asked: int | None, fewest: int) -> int:
     "The negatives that are drawn: those asked for, or 16,384, or as many as there are others."
-    if asked is not None and asked < 1: raise ValueError(f'negatives: expected at least 1, got {asked}')
+    if asked is not None and asked < 1:
+        raise ValueError(f'negatives: expected at least 1, got {asked}')
     if asked is not None and asked > fewest:
-        warnings.warn(f'negatives: {asked} were asked for and {fewest} are drawn, for so many other samples there are', stacklevel=4)
+        warnings.warn(
+            f'negatives: {asked} were asked for and {fewest} are drawn, for so many other samples there are',
+            stacklevel=4,
+        )
     return min(asked or NEGATIVES, fewest)
 
 # %% ../nbs/65_relations.ipynb #63813b76
 @register('crd')
 class CRD(DistillationTask):
     "Contrastive representation distillation with two memory banks (Tian et al., 2020)."
+
     needs, taps_needed, stages, paper, status = ('pooled',), True, (), 'Tian et al., 2020', 'paper'
     _unseen = True
-    def __init__(self, student, teacher=None, *, num_samples: int | None = None, labels=None, setting: str = 'own', weight: float | None = None,
-                 negatives: int | None = None, temperature: float = .07, momentum: float = .5, width: int = 128, **options):
-        if not temperature > 0: raise ValueError(f'temperature: expected a number > 0, got {temperature}')
-        if not 0 <= momentum < 1: raise ValueError(f'momentum: expected 0 ≤ momentum < 1, got {momentum}')
-        self.weight, self.temperature, self.momentum, self.width = choose(CRD_SETTINGS, setting, weight=weight)['weight'], temperature, momentum, width
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        num_samples: int | None = None,
+        labels=None,
+        setting: str = 'own',
+        weight: float | None = None,
+        negatives: int | None = None,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        width: int = 128,
+        **options,
+    ):
+        if not temperature > 0:
+            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
+        if not 0 <= momentum < 1:
+            raise ValueError(f'momentum: expected 0 ≤ momentum < 1, got {momentum}')
+        self.weight, self.temperature, self.momentum, self.width = (
+            choose(CRD_SETTINGS, setting, weight=weight)['weight'],
+            temperature,
+            momentum,
+            width,
+        )
         self.num_samples, self.labels = _samples(options.get('data'), num_samples, labels)
         super().__init__(student, teacher, **options)
         self.negatives = _how_many(negatives, self.trainable_module.heads.negatives.fewest)
 
-    def build_heads(self): return MemoryBanks(self.student_taps.width, self.teacher.taps.width, self.num_samples, self.labels, self.width)
+    def build_heads(self):
+        return MemoryBanks(
+            self.student_taps.width, self.teacher.taps.width, self.num_samples, self.labels, self.width
+        )
 
     def _check_index(self, index, target) -> None:
         "Its form always; its values on a CPU always and elsewhere for the first batch."
         n = self.num_samples
-        if index is None: raise ValueError("index: crd needs the samples' numbers in the training part: task(input, target, index=...)")
+        if index is None:
+            raise ValueError(
+                "index: crd needs the samples' numbers in the training part: task(input, target, index=...)"
+            )
         if not torch.is_tensor(index) or index.dtype != torch.int64 or index.shape != (len(target),):
             what = f'{index.dtype} {list(index.shape)}' if torch.is_tensor(index) else type(index).__name__
             raise ValueError(f'index: expected {len(target)} int64 numbers, got {what}')
-        if not (self._unseen or _can_look(index)): return
+        if not (self._unseen or _can_look(index)):
+            return
         if not 0 <= int(index.min()) <= int(index.max()) < n:
-            raise ValueError(f'index: expected numbers from 0 to {n - 1} (num_samples={n}), got {int(index.min())} to {int(index.max())}')
+            raise ValueError(
+                f'index: expected numbers from 0 to {n - 1} (num_samples={n}), got {int(index.min())} to {int(index.max())}'
+            )
         if self.labels is not None and target.ndim == 1 and (self.labels[index.cpu()] != target.cpu()).any():
-            raise ValueError('index: the labels of these samples are not the targets of the batch; does index count the rows of the training part?')
+            raise ValueError(
+                'index: the labels of these samples are not the targets of the batch; does index count the rows of the training part?'
+            )
         self._unseen = False
 
     def losses(self, student, heads, teacher, target):
         self._check_index(self.index, target)
         banks = unwrapped(self.trainable_module).heads
-        nce = banks.contrast(*heads, self.index.to(heads[0].device), self.negatives, self.temperature, self.momentum)
-        return dict(ce=F.cross_entropy(student.logits, target), crd=self.weight*nce)
+        nce = banks.contrast(
+            *heads, self.index.to(heads[0].device), self.negatives, self.temperature, self.momentum
+        )
+        return dict(ce=F.cross_entropy(student.logits, target), crd=self.weight * nce)
 
     def prepare_distributed(self, device_ids=None, **options):
         "As ever, but each rank keeps its own banks: buffers are not broadcast in the forward unless asked for."
-        names = ('forward_sync_buffers', 'broadcast_buffers')          # the newer PyTorch's name, the older one's
+        names = ('forward_sync_buffers', 'broadcast_buffers')  # the newer PyTorch's name, the older one's
         known = inspect.signature(DistributedDataParallel).parameters
-        if not set(names) & set(options): options[next(n for n in names if n in known)] = False
+        if not set(names) & set(options):
+            options[next(n for n in names if n in known)] = False
         return super().prepare_distributed(device_ids, **options)

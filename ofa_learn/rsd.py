@@ -17,67 +17,102 @@ from .losses import wide
 
 # %% ../nbs/70_rsd.ipynb #e83be6e6
 def standardised(
-    x: torch.Tensor,      # (B, D)
-    eps: float = 1e-5,    # added to the standard deviation
-) -> torch.Tensor:        # (B, D)
+    x: torch.Tensor,  # (B, D)
+    eps: float = 1e-5,  # added to the standard deviation
+) -> torch.Tensor:  # (B, D)
     "Each feature with mean 0 and (biased) standard deviation 1 over the batch."
-    return (x - x.mean(0))/(x.std(0, unbiased=False) + eps)
+    return (x - x.mean(0)) / (x.std(0, unbiased=False) + eps)
+
 
 def correlations(
-    student: torch.Tensor,   # (B, D)
-    teacher: torch.Tensor,   # (B, D)
-) -> torch.Tensor:           # (D, D): teacher's features down, student's across
+    student: torch.Tensor,  # (B, D)
+    teacher: torch.Tensor,  # (B, D)
+) -> torch.Tensor:  # (D, D): teacher's features down, student's across
     "P, the correlation of every teacher feature with every student feature over the batch (Zhang et al., 2025)."
-    if student.shape != teacher.shape or student.ndim != 2: raise ValueError(f'student, teacher: expected (B, D) each, got {tuple(student.shape)} and {tuple(teacher.shape)}')
-    if len(student) < 2: raise ValueError('student: a correlation needs at least two images')
-    return standardised(teacher).T @ standardised(student)/len(student)
+    if student.shape != teacher.shape or student.ndim != 2:
+        raise ValueError(
+            f'student, teacher: expected (B, D) each, got {tuple(student.shape)} and {tuple(teacher.shape)}'
+        )
+    if len(student) < 2:
+        raise ValueError('student: a correlation needs at least two images')
+    return standardised(teacher).T @ standardised(student) / len(student)
 
 # %% ../nbs/70_rsd.ipynb #439e97f3
 def rsd_loss(
-    student: torch.Tensor,   # (B, D): the student's features, already at the teacher's width
-    teacher: torch.Tensor,   # (B, D); no gradient goes to it
-    kappa: float = .01,      # weight of what is off the diagonal
-) -> torch.Tensor:           # scalar, float32 (float64 for a float64 student)
+    student: torch.Tensor,  # (B, D): the student's features, already at the teacher's width
+    teacher: torch.Tensor,  # (B, D); no gradient goes to it
+    kappa: float = 0.01,  # weight of what is off the diagonal
+) -> torch.Tensor:  # scalar, float32 (float64 for a float64 student)
     "Invariance on the diagonal, decorrelation beside it, summed over features (Zhang et al., 2025)."
-    if not kappa >= 0: raise ValueError(f'kappa: expected a number ≥ 0, got {kappa}')
+    if not kappa >= 0:
+        raise ValueError(f'kappa: expected a number ≥ 0, got {kappa}')
     with torch.autocast(student.device.type, enabled=False):
         P = correlations(wide(student), wide(teacher.detach(), student))
         on = P.diagonal()
-        return (on - 1).square().sum() + kappa*(P.square().sum() - on.square().sum())
+        return (on - 1).square().sum() + kappa * (P.square().sum() - on.square().sum())
 
 # %% ../nbs/70_rsd.ipynb #72461c77
 class Decoupler(nn.Module):
     "The student's pooled features → the teacher's width; training only (Zhang et al., 2025)."
-    def __init__(self,
-        width: int,             # d_s
-        teacher_width: int,     # d_t
-        ratio: float = 2.,      # hidden width over d_s
+
+    def __init__(
+        self,
+        width: int,  # d_s
+        teacher_width: int,  # d_t
+        ratio: float = 2.0,  # hidden width over d_s
     ):
         super().__init__()
-        hidden = round(ratio*width)
-        if hidden < 1: raise ValueError(f'ratio: expected a hidden width of at least 1, got {ratio} × {width}')
-        self.body = nn.Sequential(nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.GELU(), nn.Linear(hidden, teacher_width, bias=False))
+        hidden = round(ratio * width)
+        if hidden < 1:
+            raise ValueError(f'ratio: expected a hidden width of at least 1, got {ratio} × {width}')
+        self.body = nn.Sequential(
+            nn.Linear(width, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.GELU(),
+            nn.Linear(hidden, teacher_width, bias=False),
+        )
 
-    def forward(self, features, answers) -> torch.Tensor: return self.body(features.pooled)
+    def forward(self, features, answers) -> torch.Tensor:
+        return self.body(features.pooled)
 
 # %% ../nbs/70_rsd.ipynb #d0db96af
 @register('rsd')
 class RSD(DistillationTask):
     "Redundancy suppression: correlate like features, decorrelate the others (Zhang et al., 2025)."
+
     needs, taps_needed, stages, paper, status = ('pooled',), True, (), 'Zhang et al., 2025', 'paper'
-    def __init__(self, student, teacher=None, *, weight: float = .1, kappa: float = .01, ratio: float = 2., **options):
-        if not weight > 0: raise ValueError(f'weight: expected a number > 0, got {weight}')
-        if not kappa >= 0: raise ValueError(f'kappa: expected a number ≥ 0, got {kappa}')
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        weight: float = 0.1,
+        kappa: float = 0.01,
+        ratio: float = 2.0,
+        **options,
+    ):
+        if not weight > 0:
+            raise ValueError(f'weight: expected a number > 0, got {weight}')
+        if not kappa >= 0:
+            raise ValueError(f'kappa: expected a number ≥ 0, got {kappa}')
         self.weight, self.kappa, self.ratio, self._warned = weight, kappa, ratio, False
         super().__init__(student, teacher, **options)
 
-    def build_heads(self): return Decoupler(self.student_taps.width, self.teacher.taps.width, self.ratio)
+    def build_heads(self):
+        return Decoupler(self.student_taps.width, self.teacher.taps.width, self.ratio)
 
     def losses(self, student, heads, teacher, target):
         self._warned = self._warned or self._warn(*heads.shape)
-        return dict(ce=F.cross_entropy(student.logits, target), rsd=self.weight*rsd_loss(heads, teacher.pooled, self.kappa))
+        return dict(
+            ce=F.cross_entropy(student.logits, target),
+            rsd=self.weight * rsd_loss(heads, teacher.pooled, self.kappa),
+        )
 
     def _warn(self, b: int, d: int) -> bool:
-        if b <= d: warnings.warn(f'rsd: a batch of {b} for features {d} wide. Their correlation matrix has rank {b - 1} at most and cannot become the identity; '
-                                 f'more than {d} images a step lift that limit. Chance correlations cost about κD²/B, here {self.kappa*d*d/b:.2g}, at any size')
+        if b <= d:
+            warnings.warn(
+                f'rsd: a batch of {b} for features {d} wide. Their correlation matrix has rank {b - 1} at most and cannot become the identity; '
+                f'more than {d} images a step lift that limit. Chance correlations cost about κD²/B, here {self.kappa * d * d / b:.2g}, at any size'
+            )
         return True

@@ -29,47 +29,65 @@ from .training import Loop, accuracy, fit, pick_device, place
 def pretrained_norm(name: str, data: Splits) -> Splits:
     "The same parts, normalised as timm's published weights of a model expect."
     cfg = get_pretrained_cfg(name)
-    if cfg is None or not cfg.has_weights: raise ValueError(f'pretrained: timm has no published weights for {name}')
-    if data.in_chans != len(cfg.mean): raise ValueError(f'pretrained: {name} was trained on {len(cfg.mean)} channels, the data have {data.in_chans}')
+    if cfg is None or not cfg.has_weights:
+        raise ValueError(f'pretrained: timm has no published weights for {name}')
+    if data.in_chans != len(cfg.mean):
+        raise ValueError(
+            f'pretrained: {name} was trained on {len(cfg.mean)} channels, the data have {data.in_chans}'
+        )
     return replace(data, norm=Norm(tuple(cfg.mean), tuple(cfg.std)))
+
 
 def described(model: torch.nn.Module, name: str, data: Splits, norm: Norm) -> dict:
     "What is known of a teacher: name, params, valid_accuracy, test_accuracy."
-    return dict(name=name, params=count_params(model), **{f'{p}_accuracy': accuracy(model, getattr(data, p), norm) for p in ('valid', 'test')})
+    return dict(
+        name=name,
+        params=count_params(model),
+        **{f'{p}_accuracy': accuracy(model, getattr(data, p), norm) for p in ('valid', 'test')},
+    )
+
 
 def _kept(model: torch.nn.Module, name: str, data: Splits, path: str | Path) -> dict:
     "Write a teacher's file; how good it is."
     info = described(model, name, data, data.norm)
-    if place()[0] == 0: save_model(model.cpu(), path, data.input_size, data.norm, data.classes)
+    if place()[0] == 0:
+        save_model(model.cpu(), path, data.input_size, data.norm, data.classes)
     return info
 
+
 def published(
-    name: str,               # a timm model, with weights for these classes
-    data: Splits,            # what it is tested on
-    path: str | Path,        # the .safetensors file to write
-) -> dict:                   # name, params, valid_accuracy, test_accuracy
+    name: str,  # a timm model, with weights for these classes
+    data: Splits,  # what it is tested on
+    path: str | Path,  # the .safetensors file to write
+) -> dict:  # name, params, valid_accuracy, test_accuracy
     "Keep timm's published weights as a teacher, as they are."
     data, known = pretrained_norm(name, data), get_pretrained_cfg(name).num_classes
     if known != data.num_classes:
-        raise ValueError(f'pretrained: {name} knows {known} classes, the data have {data.num_classes}; `ofa-learn teach {name} --pretrained` trains it for them')
+        raise ValueError(
+            f'pretrained: {name} knows {known} classes, the data have {data.num_classes}; `ofa-learn teach {name} --pretrained` trains it for them'
+        )
     return _kept(make_model(name, data.num_classes, data.input_size, pretrained=True), name, data, path)
 
 # %% ../nbs/83_runs.ipynb #98ca3d2c
 def teach(
-    name: str,               # a timm model
-    data: Splits,            # what it learns
-    path: str | Path,        # the .safetensors file to write
-    epochs: int = 40,        # passes over the training images
-    lr: float = 5e-3,        # peak learning rate
-    seed: int = 0,           # initialisation and order
-    pretrained: bool = False,    # begin from timm's published weights
-    **fit_options,           # see `ofa_learn.training.fit`
-) -> dict:                   # name, params, valid_accuracy, test_accuracy
+    name: str,  # a timm model
+    data: Splits,  # what it learns
+    path: str | Path,  # the .safetensors file to write
+    epochs: int = 40,  # passes over the training images
+    lr: float = 5e-3,  # peak learning rate
+    seed: int = 0,  # initialisation and order
+    pretrained: bool = False,  # begin from timm's published weights
+    **fit_options,  # see `ofa_learn.training.fit`
+) -> dict:  # name, params, valid_accuracy, test_accuracy
     "Train a teacher with the labels alone and keep it; says how good it became."
-    if Path(path).suffix != '.safetensors': raise ValueError(f'path: expected a file ending in .safetensors, got {Path(path).name}')
-    if pretrained: data = pretrained_norm(name, data)
+    if Path(path).suffix != '.safetensors':
+        raise ValueError(f'path: expected a file ending in .safetensors, got {Path(path).name}')
+    if pretrained:
+        data = pretrained_norm(name, data)
     torch.manual_seed(seed)
-    task = create_task('labels', make_model(name, data.num_classes, data.input_size, pretrained=pretrained), data=data)
+    task = create_task(
+        'labels', make_model(name, data.num_classes, data.input_size, pretrained=pretrained), data=data
+    )
     fit(task, data, epochs, lr=lr, seed=seed, **dict(eval_every=epochs) | fit_options)
     return _kept(task.student, name, data, path)
 
@@ -78,71 +96,152 @@ def task_options(r: Recipe, method: str = 'ofa') -> dict:
     "What `create_task` takes beside student, teacher and data."
     options = {}
     for name in method.split('+'):
-        if name not in r.methods: raise ValueError(f'method: {r.name} has settings for {", ".join(r.methods)}, not for {name!r}')
-    if '+' in method: options['parts'] = {n: dict(r.methods[n]) for n in method.split('+')}
-    else: options |= r.methods[method]
+        if name not in r.methods:
+            raise ValueError(f'method: {r.name} has settings for {", ".join(r.methods)}, not for {name!r}')
+    if '+' in method:
+        options['parts'] = {n: dict(r.methods[n]) for n in method.split('+')}
+    else:
+        options |= r.methods[method]
     return options | dict(label_smoothing=r.smoothing)
+
 
 def fit_arguments(r: Recipe, device: torch.device, at_once: int | None = None) -> dict:
     "What `fit` takes: the recipe's settings under its names; `at_once` images go through a device together, the batch is made of such parts."
     world = place()[1]
-    batch = r.batch_size if at_once is None else at_once*world
+    batch = r.batch_size if at_once is None else at_once * world
     if at_once is not None and (at_once < 1 or r.batch_size % batch):
-        raise ValueError(f'at_once: expected a divisor of {r.batch_size//world}, the batch of {r.batch_size} over {world} process{"es"*(world > 1)}, got {at_once}')
-    same = {k: getattr(r, k) for k in ('epochs', 'opt', 'lr', 'weight_decay', 'sched', 'warmup_epochs', 'warmup_lr', 'min_lr', 'clip', 'ema')}
-    same |= {k: v for k in ('momentum', 'decay_epochs') if (v := getattr(r, k)) is not None} | {k: r.augment[k] for k in ('mixup', 'cutmix') if k in r.augment}
+        raise ValueError(
+            f'at_once: expected a divisor of {r.batch_size // world}, the batch of {r.batch_size} over {world} process{"es" * (world > 1)}, got {at_once}'
+        )
+    same = {
+        k: getattr(r, k)
+        for k in (
+            'epochs',
+            'opt',
+            'lr',
+            'weight_decay',
+            'sched',
+            'warmup_epochs',
+            'warmup_lr',
+            'min_lr',
+            'clip',
+            'ema',
+        )
+    }
+    same |= {k: v for k in ('momentum', 'decay_epochs') if (v := getattr(r, k)) is not None} | {
+        k: r.augment[k] for k in ('mixup', 'cutmix') if k in r.augment
+    }
     augment = Augment(**{k: v for k, v in r.augment.items() if k == 'shift'})
-    return same | dict(batch_size=batch, accumulate=r.batch_size//batch, augment=augment, precision='bf16' if r.amp and device.type == 'cuda' else 'fp32')
+    return same | dict(
+        batch_size=batch,
+        accumulate=r.batch_size // batch,
+        augment=augment,
+        precision='bf16' if r.amp and device.type == 'cuda' else 'fp32',
+    )
+
 
 def view_options(r: Recipe) -> dict:
     "What timm's `create_transform` takes, and repeats."
-    names = dict(crop='scale', flip='hflip', jitter='color_jitter', auto='auto_augment', erase='re_prob', repeats='repeats')
-    return {names[k]: tuple(v) if isinstance(v, list) else v for k, v in r.augment.items() if k in names} | (dict(re_mode='pixel') if 'erase' in r.augment else {})
+    names = dict(
+        crop='scale',
+        flip='hflip',
+        jitter='color_jitter',
+        auto='auto_augment',
+        erase='re_prob',
+        repeats='repeats',
+    )
+    return {names[k]: tuple(v) if isinstance(v, list) else v for k, v in r.augment.items() if k in names} | (
+        dict(re_mode='pixel') if 'erase' in r.augment else {}
+    )
 
 # %% ../nbs/83_runs.ipynb #23591aea
 def recipe_data(
-    r: Recipe,                      # of which the data are wanted
-    root: str | Path | None = None, # the folder that holds them; CIFAR is downloaded there where it is missing
-    workers: int = 4,               # processes that read
-    split_seed: int = 0,            # see `split`
+    r: Recipe,  # of which the data are wanted
+    root: str
+    | Path
+    | None = None,  # the folder that holds them; CIFAR is downloaded there where it is missing
+    workers: int = 4,  # processes that read
+    split_seed: int = 0,  # see `split`
 ) -> Splits:
     "A recipe's training, validation and test images."
-    if r.dataset == 'digits': return split(digits(), train=r.train_images, split_seed=split_seed)
-    if r.dataset == 'imagenet' and root is None: raise ValueError(f'data: {r.name} trains on ImageNet; say with data= (--data) which folder holds its train and validation folders')
+    if r.dataset == 'digits':
+        return split(digits(), train=r.train_images, split_seed=split_seed)
+    if r.dataset == 'imagenet' and root is None:
+        raise ValueError(
+            f'data: {r.name} trains on ImageNet; say with data= (--data) which folder holds its train and validation folders'
+        )
     root, norm = Path('data' if root is None else root), Norm(*(tuple(r.norm[k]) for k in ('mean', 'std')))
     cifar = r.dataset in OFFICIAL
-    return load_images(root, f'torch/{r.dataset}' if cifar else '', r.input_size[1], norm=norm, views=view_options(r), split_seed=split_seed,
-                       crop=1. if cifar else .875, workers=workers, download=cifar)
+    return load_images(
+        root,
+        f'torch/{r.dataset}' if cifar else '',
+        r.input_size[1],
+        norm=norm,
+        views=view_options(r),
+        split_seed=split_seed,
+        crop=1.0 if cifar else 0.875,
+        workers=workers,
+        download=cifar,
+    )
 
 # %% ../nbs/83_runs.ipynb #7b66e94f
-def teaching_data(source: str = 'digits', size: int | None = None, train: int | None = None, valid: int | None = None, test: int | None = None) -> Splits:
+def teaching_data(
+    source: str = 'digits',
+    size: int | None = None,
+    train: int | None = None,
+    valid: int | None = None,
+    test: int | None = None,
+) -> Splits:
     "The parts of any set that `ofa-learn teach` knows, at `size` pixels a side."
-    read = Path(source, 'train').is_dir() or source in OFFICIAL and bool(size)            # while training, by timm, with a test part of their own
-    if read and (train, test) != (None, None): raise ValueError(f'train, test: {source} is read whole, with its own test part; leave them out')
-    if Path(source, 'train').is_dir(): return load_images(source, size=size or 224, valid=valid)
-    if read: return load_images('data', f'torch/{source}', size, valid=valid, crop=1., download=True)
+    read = (
+        Path(source, 'train').is_dir() or source in OFFICIAL and bool(size)
+    )  # while training, by timm, with a test part of their own
+    if read and (train, test) != (None, None):
+        raise ValueError(f'train, test: {source} is read whole, with its own test part; leave them out')
+    if Path(source, 'train').is_dir():
+        return load_images(source, size=size or 224, valid=valid)
+    if read:
+        return load_images('data', f'torch/{source}', size, valid=valid, crop=1.0, download=True)
     return load_splits(source, train, valid, test, **(dict(size=size or 32) if Path(source).is_dir() else {}))
 
 # %% ../nbs/83_runs.ipynb #e3cdae88
 def recipe_teacher(
     r: Recipe,
     data: Splits,
-    out: Path,                       # the run's folder
+    out: Path,  # the run's folder
     file: str | Path | None = None,  # a file of `save_model` instead
     say=print,
-    **how,                           # device and progress, for `fit`
+    **how,  # device and progress, for `fit`
 ) -> Teacher:
     "A recipe's teacher: from a file, from timm's published weights, or taught here."
-    if file is not None: return Teacher(str(file))
-    if r.teacher_weights: return Teacher(r.teacher_weights, r.num_classes, tuple(r.input_size), pretrained=True)     # which knows the normalisation of its weights
+    if file is not None:
+        return Teacher(str(file))
+    if r.teacher_weights:
+        return Teacher(
+            r.teacher_weights, r.num_classes, tuple(r.input_size), pretrained=True
+        )  # which knows the normalisation of its weights
     if r.teacher_epochs is None:
-        raise ValueError(f'teacher: {r.name} needs a trained {r.teacher}; make one with `ofa-learn teach {r.teacher_model} --pretrained --data …` and give its file with teacher= (--teacher)')
+        raise ValueError(
+            f'teacher: {r.name} needs a trained {r.teacher}; make one with `ofa-learn teach {r.teacher_model} --pretrained --data …` and give its file with teacher= (--teacher)'
+        )
     how_taught = '-'.join(map(str, (r.teacher_model, r.teacher_epochs, r.teacher_opt, r.teacher_lr)))
-    path = out/f'teacher-{how_taught}-{data.train.fingerprint}.safetensors'
+    path = out / f'teacher-{how_taught}-{data.train.fingerprint}.safetensors'
     if not path.exists():
-        if place()[1] > 1: raise ValueError(f'teacher: teach it first in a single process (run once without torchrun, or `ofa-learn teach`), then give its file with teacher= (--teacher)')
+        if place()[1] > 1:
+            raise ValueError(
+                f'teacher: teach it first in a single process (run once without torchrun, or `ofa-learn teach`), then give its file with teacher= (--teacher)'
+            )
         say(f'teaching the teacher, {r.teacher_model}, {r.teacher_epochs} epochs; it stays in {path.name}')
-        info = teach(r.teacher_model, data, path, r.teacher_epochs, r.teacher_lr, opt=r.teacher_opt, augment=Augment(shift=r.augment.get('shift', 0)), **how)
+        info = teach(
+            r.teacher_model,
+            data,
+            path,
+            r.teacher_epochs,
+            r.teacher_lr,
+            opt=r.teacher_opt,
+            augment=Augment(shift=r.augment.get('shift', 0)),
+            **how,
+        )
         say(f"teacher: {info['valid_accuracy']:.1f} % on validation, {info['test_accuracy']:.1f} % on test")
     return Teacher(str(path))
 
@@ -152,36 +251,65 @@ def recipe_task(r: Recipe, method: str, teacher, data: Splits | None, seed: int)
     torch.manual_seed(seed)
     more = {} if r.drop_path is None else dict(drop_path_rate=r.drop_path)
     student = make_model(r.student_model, r.num_classes, tuple(r.input_size), **more)
-    about = dict(data=data) if data is not None else dict(input_size=tuple(r.input_size), num_classes=r.num_classes, input_norm=None)
-    if teacher == 'random': teacher = Teacher(make_model(r.teacher_model, r.num_classes, tuple(r.input_size)), allow_untrained=True)
+    about = (
+        dict(data=data)
+        if data is not None
+        else dict(input_size=tuple(r.input_size), num_classes=r.num_classes, input_norm=None)
+    )
+    if teacher == 'random':
+        teacher = Teacher(
+            make_model(r.teacher_model, r.num_classes, tuple(r.input_size)), allow_untrained=True
+        )
     options = task_options(r, method)
-    if 'crd' in method.split('+') and data is None: (options['parts']['crd'] if '+' in method else options)['num_samples'] = r.train_images
+    if 'crd' in method.split('+') and data is None:
+        (options['parts']['crd'] if '+' in method else options)['num_samples'] = r.train_images
     return create_task(method, student, teacher, **about, **options)
 
 # %% ../nbs/83_runs.ipynb #bc7f8f2e
 def cost(
-    r: Recipe,                    # what would be run
+    r: Recipe,  # what would be run
     method: str = 'ofa',
-    device: str | None = None,    # default: CUDA, MPS or CPU
-    at_once: int | None = None,   # images a part; default the recipe's batch on each of its devices, at most 16 on a CPU
-    timed: int = 3,               # parts that are timed, after one that is not
+    device: str | None = None,  # default: CUDA, MPS or CPU
+    at_once: int
+    | None = None,  # images a part; default the recipe's batch on each of its devices, at most 16 on a CPU
+    timed: int = 3,  # parts that are timed, after one that is not
     channels_last: bool = False,  # see `fit`
-) -> dict:                        # seconds (a step), hours, memory (GB), memory_kind, at_once, images_per_second, heads and student (parameters)
+) -> dict:  # seconds (a step), hours, memory (GB), memory_kind, at_once, images_per_second, heads and student (parameters)
     "An estimate of a recipe's time and memory on this machine, from a few timed parts of a step with random weights and images."
-    device, theirs = pick_device(device), r.batch_size//r.devices
+    device, theirs = pick_device(device), r.batch_size // r.devices
     at_once = at_once or (min(theirs, 16) if device.type == 'cpu' else theirs)
     task = recipe_task(r, method, 'random', None, 0).to(device)
     task.train()
-    optimizer = create_optimizer_v2(task.trainable_module, opt=r.opt, lr=r.lr, weight_decay=r.weight_decay, **({} if r.momentum is None else dict(momentum=r.momentum)))
-    if device.type == 'cuda': torch.cuda.reset_peak_memory_stats(device)
+    optimizer = create_optimizer_v2(
+        task.trainable_module,
+        opt=r.opt,
+        lr=r.lr,
+        weight_decay=r.weight_decay,
+        **({} if r.momentum is None else dict(momentum=r.momentum)),
+    )
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
     loop = Loop(task, optimizer, None, r.clip, fit_arguments(r, device)['precision'], 1, None, channels_last)
-    x, y = torch.randn(at_once, *r.input_size, device=device), torch.randint(r.num_classes, (at_once,), device=device)
+    x, y = (
+        torch.randn(at_once, *r.input_size, device=device),
+        torch.randint(r.num_classes, (at_once,), device=device),
+    )
     took = [_timed_part(loop, x, y, i, device) for i in range(timed + 1)][1:]
-    rate, (_, total), student = at_once/statistics.median(took), steps(r), count_params(task.student)
-    weights = 4*count_params(task.trainable_module) + (count_params(task.teacher.model) if task.teacher else 0)
-    memory = torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else 4*weights
-    return dict(seconds=r.batch_size/rate, hours=total*r.batch_size/rate/3600, memory=memory/1e9, memory_kind='peak' if device.type == 'cuda' else 'weights, gradients and optimizer only',
-                at_once=at_once, images_per_second=rate, heads=count_params(task.trainable_module) - student, student=student)
+    rate, (_, total), student = at_once / statistics.median(took), steps(r), count_params(task.student)
+    weights = 4 * count_params(task.trainable_module) + (
+        count_params(task.teacher.model) if task.teacher else 0
+    )
+    memory = torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else 4 * weights
+    return dict(
+        seconds=r.batch_size / rate,
+        hours=total * r.batch_size / rate / 3600,
+        memory=memory / 1e9,
+        memory_kind='peak' if device.type == 'cuda' else 'weights, gradients and optimizer only',
+        at_once=at_once,
+        images_per_second=rate,
+        heads=count_params(task.trainable_module) - student,
+        student=student,
+    )
 
 # %% ../nbs/83_runs.ipynb #27a34e2c
 def _timed_part(loop: Loop, x, y, i: int, device) -> float:
@@ -189,24 +317,31 @@ def _timed_part(loop: Loop, x, y, i: int, device) -> float:
     start = time.perf_counter()
     loop.forward(Batch(x, y, torch.arange(len(x), device=x.device)), 0, i)
     loop.update()
-    if device.type == 'cuda': torch.cuda.synchronize(device)
-    if device.type == 'mps': torch.mps.synchronize()
+    if device.type == 'cuda':
+        torch.cuda.synchronize(device)
+    if device.type == 'mps':
+        torch.mps.synchronize()
     return time.perf_counter() - start
+
 
 def cost_text(r: Recipe, c: dict, device: torch.device) -> str:
     "An estimate in words."
-    span = f"{c['hours']:.1f} hours" if c['hours'] >= 1 else f"{c['hours']*60:.1f} minutes"
-    return (f"estimate on {device.type}: {c['images_per_second']:.0f} images a second in parts of {c['at_once']}, {c['seconds']:.3g} s a step, {span} in all "
-            f"(without reading and testing); memory {c['memory']:.2f} GB ({c['memory_kind']}); student {c['student']/1e6:.2f} M parameters, training-only heads {c['heads']/1e6:.2f} M")
+    span = f"{c['hours']:.1f} hours" if c['hours'] >= 1 else f"{c['hours'] * 60:.1f} minutes"
+    return (
+        f"estimate on {device.type}: {c['images_per_second']:.0f} images a second in parts of {c['at_once']}, {c['seconds']:.3g} s a step, {span} in all "
+        f"(without reading and testing); memory {c['memory']:.2f} GB ({c['memory_kind']}); student {c['student'] / 1e6:.2f} M parameters, training-only heads {c['heads'] / 1e6:.2f} M"
+    )
 
 # %% ../nbs/83_runs.ipynb #1650ae78
 @dataclass
 class Trained:
     "What a recipe's run left: its task, the history, the files."
+
     task: DistillationTask
     history: list
     test_accuracy: float
     folder: Path
+
 
 def dry_run(r: Recipe, method: str = 'ofa', device: str | None = None, at_once: int | None = None) -> str:
     "Every setting with its origin, the arguments that it becomes, the steps, and an estimate from a few timed parts."
@@ -217,10 +352,13 @@ def dry_run(r: Recipe, method: str = 'ofa', device: str | None = None, at_once: 
     lines += [f'warning: {w}' for w in unfollowed(r)]
     return '\n'.join([*lines, cost_text(r, c, device)])
 
+
 def unfollowed(r: Recipe) -> list[str]:
     "What a recipe asks for and a run of it here does not do."
-    out = ['label_loss: the recipe trains labels with binary cross-entropy; this package with cross-entropy']*(r.label_loss == 'bce')
-    return out + ['amp: the authors trained in fp16, this run in bf16 on CUDA and in fp32 elsewhere']*r.amp
+    out = [
+        'label_loss: the recipe trains labels with binary cross-entropy; this package with cross-entropy'
+    ] * (r.label_loss == 'bce')
+    return out + ['amp: the authors trained in fp16, this run in bf16 on CUDA and in fp32 elsewhere'] * r.amp
 
 # %% ../nbs/83_runs.ipynb #e2adb91c
 def _needs_teacher(method: str) -> bool:
@@ -229,32 +367,54 @@ def _needs_teacher(method: str) -> bool:
 
 # %% ../nbs/83_runs.ipynb #07aa7c4f
 def run_recipe(
-    r: Recipe,                        # see `recipe`
-    out: str | Path,                  # the run's folder
-    method: str = 'ofa',              # a name in the recipe's methods, or several joined by +
+    r: Recipe,  # see `recipe`
+    out: str | Path,  # the run's folder
+    method: str = 'ofa',  # a name in the recipe's methods, or several joined by +
     *,
-    seed: int = 0,                    # initialisation and order
-    view_seed: int = 0,               # the views
-    data=None,                        # a folder, see `recipe_data`, or a `Splits`
-    teacher: str | Path | None = None,   # a file of `save_model`
-    at_once: int | None = None,       # images that go through a device together
-    resume: bool = False,             # go on from the newest checkpoint in `out`
-    workers: int = 4, say=print,      # processes that read; who is told about the teacher
-    **how,                            # device, channels_last, compile, save_seconds, progress, on_epoch: see `fit`
+    seed: int = 0,  # initialisation and order
+    view_seed: int = 0,  # the views
+    data=None,  # a folder, see `recipe_data`, or a `Splits`
+    teacher: str | Path | None = None,  # a file of `save_model`
+    at_once: int | None = None,  # images that go through a device together
+    resume: bool = False,  # go on from the newest checkpoint in `out`
+    workers: int = 4,
+    say=print,  # processes that read; who is told about the teacher
+    **how,  # device, channels_last, compile, save_seconds, progress, on_epoch: see `fit`
 ) -> Trained:
     "Train a recipe's student; everything ends in one folder."
     out, device, first = Path(out), pick_device(how.get('device')), place()[0] == 0
-    if (out/'student.safetensors').exists(): raise ValueError(f'out: {out} holds a finished run (student.safetensors); choose another folder, or remove it')
+    if (out / 'student.safetensors').exists():
+        raise ValueError(
+            f'out: {out} holds a finished run (student.safetensors); choose another folder, or remove it'
+        )
     options, settings = task_options(r, method), fit_arguments(r, device, at_once)
-    for w in unfollowed(r) if first else (): say(f'note: {w}')
+    for w in unfollowed(r) if first else ():
+        say(f'note: {w}')
     data = data if isinstance(data, Splits) else recipe_data(r, data, workers)
-    taught = recipe_teacher(r, data, out, teacher, say, **{k: how[k] for k in ('device', 'progress') if k in how}) if _needs_teacher(method) else None
+    taught = (
+        recipe_teacher(r, data, out, teacher, say, **{k: how[k] for k in ('device', 'progress') if k in how})
+        if _needs_teacher(method)
+        else None
+    )
     task = recipe_task(r, method, taught, data, seed)
     history = fit(task, data, **settings, seed=seed, view_seed=view_seed, out=out, resume=resume, **how)
     test = accuracy(task.student, data.test, data.norm)
-    result = dict(recipe=r.name, settings=r.settings, method=method, seed=seed, view_seed=view_seed, task=options, fit=settings, data=repr(data),
-                  fingerprint=data.train.fingerprint, epochs=len(history), valid_accuracy=history[-1]['valid_accuracy'], test_accuracy=test, seconds=history[-1]['seconds'])
+    result = dict(
+        recipe=r.name,
+        settings=r.settings,
+        method=method,
+        seed=seed,
+        view_seed=view_seed,
+        task=options,
+        fit=settings,
+        data=repr(data),
+        fingerprint=data.train.fingerprint,
+        epochs=len(history),
+        valid_accuracy=history[-1]['valid_accuracy'],
+        test_accuracy=test,
+        seconds=history[-1]['seconds'],
+    )
     if first:
-        write_atomically(out/'run.json', json.dumps(plain(result), indent=1))
-        save_model(task.student, out/'student.safetensors', data.input_size, data.norm, data.classes)
+        write_atomically(out / 'run.json', json.dumps(plain(result), indent=1))
+        save_model(task.student, out / 'student.safetensors', data.input_size, data.norm, data.classes)
     return Trained(task, history, test, out)

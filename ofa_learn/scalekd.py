@@ -17,100 +17,139 @@ from .models import as_map
 # %% ../nbs/74_scalekd.ipynb #8dbb22f6
 VIEWS = ('direct', 'alternative')
 
+
 def _unit_features(x: torch.Tensor, view: str) -> torch.Tensor:
     "Features of length 1 over the channels, in at least float32; the alternative view loses each channel's mean first."
     x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    if view == 'alternative': x = x - x.mean((2, 3), keepdim=True)          # = DCT, DC set to zero, inverse DCT
-    return x*(x.square().sum(1, keepdim=True) + 1e-12).rsqrt()
+    if view == 'alternative':
+        x = x - x.mean((2, 3), keepdim=True)  # = DCT, DC set to zero, inverse DCT
+    return x * (x.square().sum(1, keepdim=True) + 1e-12).rsqrt()
+
 
 def dfm_loss(
-    student: torch.Tensor,   # (B, C, H, W), projected to the teacher's width and grid
-    teacher: torch.Tensor,   # (B, C, H, W)
-    view: str = 'direct',    # 'direct' (as they are) or 'alternative' (without the DC term)
-) -> torch.Tensor:           # scalar, a sum over positions and channels
+    student: torch.Tensor,  # (B, C, H, W), projected to the teacher's width and grid
+    teacher: torch.Tensor,  # (B, C, H, W)
+    view: str = 'direct',  # 'direct' (as they are) or 'alternative' (without the DC term)
+) -> torch.Tensor:  # scalar, a sum over positions and channels
     "Squared error of channel-normalised features, summed and divided by B (Fan et al., 2024, dual-view feature mimicking)."
-    if view not in VIEWS: raise ValueError(f'view: expected one of {", ".join(VIEWS)}, got {view!r}')
+    if view not in VIEWS:
+        raise ValueError(f'view: expected one of {", ".join(VIEWS)}, got {view!r}')
     if student.ndim != 4 or student.shape != teacher.shape:
-        raise ValueError(f'student, teacher: expected two maps of one shape (B, C, H, W), got {tuple(student.shape)} and {tuple(teacher.shape)}')
-    return (_unit_features(student, view) - _unit_features(teacher, view)).square().sum()/len(student)
+        raise ValueError(
+            f'student, teacher: expected two maps of one shape (B, C, H, W), got {tuple(student.shape)} and {tuple(teacher.shape)}'
+        )
+    return (_unit_features(student, view) - _unit_features(teacher, view)).square().sum() / len(student)
 
 # %% ../nbs/74_scalekd.ipynb #1617b61b
 def default_heads(width: int) -> int:
     "The largest number of heads of 64 channels or more that divides `width`."
-    return max((h for h in range(1, width//64 + 1) if width % h == 0), default=1)
+    return max((h for h in range(1, width // 64 + 1) if width % h == 0), default=1)
 
 # %% ../nbs/74_scalekd.ipynb #c9723666
 class CAP(nn.Module):
     "Cross-attention projector: a student's map → the teacher's width and grid (Fan et al., 2024)."
-    def __init__(self,
-        student_width: int,            # C_s
-        width: int,                    # C_t
-        grid: tuple[int, int],         # (h, w) of the teacher's map
-        heads: int | None = None,      # of the attention; default `default_heads(width)`
-        s: float = 5.,                 # what the logits are multiplied by, beside 1/sqrt(d_head)
+
+    def __init__(
+        self,
+        student_width: int,  # C_s
+        width: int,  # C_t
+        grid: tuple[int, int],  # (h, w) of the teacher's map
+        heads: int | None = None,  # of the attention; default `default_heads(width)`
+        s: float = 5.0,  # what the logits are multiplied by, beside 1/sqrt(d_head)
         learned_queries: bool = True,  # False: queries are given with each call
     ):
         super().__init__()
         heads = default_heads(width) if heads is None else heads
-        if heads < 1 or width % heads: raise ValueError(f'heads: expected a number that divides the teacher\'s width {width}, got {heads}')
-        if not s > 0: raise ValueError(f's: expected a number > 0, got {s}')
-        self.grid, self.heads, self.scale = tuple(grid), heads, s/(width//heads)**.5
-        n = grid[0]*grid[1]
-        self.conv = nn.Sequential(nn.Conv2d(student_width, student_width, 3, padding=1), nn.BatchNorm2d(student_width), nn.ReLU())
-        self.positions = nn.Parameter(.02*torch.randn(n, student_width))
+        if heads < 1 or width % heads:
+            raise ValueError(
+                f'heads: expected a number that divides the teacher\'s width {width}, got {heads}'
+            )
+        if not s > 0:
+            raise ValueError(f's: expected a number > 0, got {s}')
+        self.grid, self.heads, self.scale = tuple(grid), heads, s / (width // heads) ** 0.5
+        n = grid[0] * grid[1]
+        self.conv = nn.Sequential(
+            nn.Conv2d(student_width, student_width, 3, padding=1), nn.BatchNorm2d(student_width), nn.ReLU()
+        )
+        self.positions = nn.Parameter(0.02 * torch.randn(n, student_width))
         self.queries = nn.Parameter(torch.randn(n, width)) if learned_queries else None
-        self.query_conv = nn.Linear(width, width)                          # on tokens, a 1×1 convolution is a linear layer
-        self.q, self.k, self.v = nn.Linear(width, width), nn.Linear(student_width, width), nn.Linear(student_width, width)
+        self.query_conv = nn.Linear(width, width)  # on tokens, a 1×1 convolution is a linear layer
+        self.q, self.k, self.v = (
+            nn.Linear(width, width),
+            nn.Linear(student_width, width),
+            nn.Linear(student_width, width),
+        )
         self.out, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
-        self.ffn = nn.Sequential(nn.Linear(width, 4*width), nn.ReLU(), nn.Linear(4*width, width))
+        self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
 
     def forward(self, x: torch.Tensor, query: torch.Tensor | None = None) -> torch.Tensor:
         "(B, C_s, H, W), and the queries' map (B, C_t, h, w) unless they are learned → (B, C_t, h, w)"
         if (query is None) == (self.queries is None):
-            raise ValueError(f'query: expected {"none, the queries are learned" if query is not None else "a map, there are no learned queries"}')
-        if x.shape[2:] != self.grid: x = F.interpolate(x, self.grid, mode='bilinear', align_corners=False)
-        tokens = self.conv(x).flatten(2).mT + self.positions               # (B, N, C_s)
+            raise ValueError(
+                f'query: expected {"none, the queries are learned" if query is not None else "a map, there are no learned queries"}'
+            )
+        if x.shape[2:] != self.grid:
+            x = F.interpolate(x, self.grid, mode='bilinear', align_corners=False)
+        tokens = self.conv(x).flatten(2).mT + self.positions  # (B, N, C_s)
         query = self.queries[None] if query is None else query.flatten(2).mT
-        q = self.q(self.query_conv(query).relu()).expand(len(x), -1, -1)   # (B, N, C_t)
-        q, k, v = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, self.k(tokens), self.v(tokens)))
-        a = F.scaled_dot_product_attention(q, k, v, scale=self.scale)      # (B, heads, N, d_head)
+        q = self.q(self.query_conv(query).relu()).expand(len(x), -1, -1)  # (B, N, C_t)
+        q, k, v = (
+            t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (q, self.k(tokens), self.v(tokens))
+        )
+        a = F.scaled_dot_product_attention(q, k, v, scale=self.scale)  # (B, heads, N, d_head)
         y = self.norm(self.out(a.transpose(1, 2).flatten(2)))
         return (y + self.ffn(y)).mT.unflatten(2, self.grid)
 
 # %% ../nbs/74_scalekd.ipynb #35f29dc9
 LAYOUTS = ('BCHW', 'BHWC', 'BNC')
 
+
 def to_layout(feature, layout: str) -> torch.Tensor:
     "A map (B, C, H, W), or a pair of it and prefix tokens (B, P, C), in one of `LAYOUTS`; only tokens can hold a prefix."
     x, prefix = feature if isinstance(feature, (tuple, list)) else (feature, None)
-    if layout == 'BCHW': return x
-    if layout == 'BHWC': return x.permute(0, 2, 3, 1).contiguous()
+    if layout == 'BCHW':
+        return x
+    if layout == 'BHWC':
+        return x.permute(0, 2, 3, 1).contiguous()
     return x.flatten(2).mT.contiguous() if prefix is None else torch.cat([prefix, x.flatten(2).mT], 1)
+
 
 def to_map(x: torch.Tensor, layout: str, prefix: int, grid: tuple[int, int]) -> torch.Tensor:
     "Back to (B, C, H, W), without the prefix tokens."
-    if layout == 'BCHW': return x
+    if layout == 'BCHW':
+        return x
     return x.permute(0, 3, 1, 2) if layout == 'BHWC' else x[:, prefix:].mT.unflatten(2, grid)
+
 
 def _layout_of(x, feature) -> str | None:
     "The layout in which `x` is the tapped `feature`, or None."
     prefixed = isinstance(feature, (tuple, list))
     for layout in LAYOUTS[2:] if prefixed else LAYOUTS:
         y = to_layout(feature, layout)
-        if x.shape == y.shape and x.dtype == y.dtype and torch.equal(x, y): return layout
+        if x.shape == y.shape and x.dtype == y.dtype and torch.equal(x, y):
+            return layout
 
 # %% ../nbs/74_scalekd.ipynb #cf6ba6aa
 def _recorded(teacher: Teacher, images: torch.Tensor):
     "The teacher's tapped features for `images`, and its modules' calls in the order of their end: (name, module, arguments, options, output)."
     calls = []
+
     def hook(name):
         def note(module, args, kwargs, out):
-            if args and torch.is_tensor(args[0]) and torch.is_tensor(out): calls.append((name, module, args, kwargs, out))
+            if args and torch.is_tensor(args[0]) and torch.is_tensor(out):
+                calls.append((name, module, args, kwargs, out))
+
         return note
-    handles = [m.register_forward_hook(hook(n), with_kwargs=True) for n, m in teacher.model.named_modules() if n]
-    try: return teacher(images, ('maps',)).maps, calls
+
+    handles = [
+        m.register_forward_hook(hook(n), with_kwargs=True) for n, m in teacher.model.named_modules() if n
+    ]
+    try:
+        return teacher(images, ('maps',)).maps, calls
     finally:
-        for h in handles: h.remove()
+        for h in handles:
+            h.remove()
+
 
 def _chain(calls: list, before, after) -> list:
     "The fewest calls, each fed with the output of the one before, that lead from the features `before` to the features `after`; [] for none."
@@ -120,8 +159,10 @@ def _chain(calls: list, before, after) -> list:
         longer = []
         for path in paths:
             out = path[-1][4]
-            if out is ends[-1]: return path
-            if id(out) in seen: continue
+            if out is ends[-1]:
+                return path
+            if id(out) in seen:
+                continue
             seen.add(id(out))
             longer += [path + [c] for c in reversed(calls) if c[2][0] is out]
         paths = longer
@@ -130,75 +171,111 @@ def _chain(calls: list, before, after) -> list:
 # %% ../nbs/74_scalekd.ipynb #dc6e1a27
 class LastStage:
     "The teacher's own frozen modules from the features of its last stage but one to those of its last, run on maps (Fan et al., 2024, TPP)."
+
     def __init__(self, calls: list, layouts: tuple[str, str], prefix: int, grid: tuple[int, int]):
         self.names, self.modules = [c[0] for c in calls], [c[1] for c in calls]
-        self.extras = [(c[2][1:], c[3]) for c in calls]                       # what the modules got besides the features
+        self.extras = [(c[2][1:], c[3]) for c in calls]  # what the modules got besides the features
         self.layouts, self.prefix, self.grid = layouts, prefix, grid
 
-    def __deepcopy__(self, memo): return self                                 # a copy of the heads keeps this teacher
+    def __deepcopy__(self, memo):
+        return self  # a copy of the heads keeps this teacher
 
     def _on(self, device: torch.device) -> list:
         "The extra arguments, moved once."
         move = lambda a: a.to(device) if torch.is_tensor(a) else a
-        if any(torch.is_tensor(a) and a.device != device for args, kw in self.extras for a in (*args, *kw.values())):
-            self.extras = [(tuple(map(move, args)), {k: move(a) for k, a in kw.items()}) for args, kw in self.extras]
+        if any(
+            torch.is_tensor(a) and a.device != device
+            for args, kw in self.extras
+            for a in (*args, *kw.values())
+        ):
+            self.extras = [
+                (tuple(map(move, args)), {k: move(a) for k, a in kw.items()}) for args, kw in self.extras
+            ]
         return self.extras
 
     def __call__(self, x) -> torch.Tensor:
         "(B, C, h, w), alone or with prefix tokens (B, P, C) → (B, C', h', w'); without them they are the mean over positions."
         for m in self.modules:
-            if any(c.training for c in m.modules()): m.eval()
-        if self.prefix and torch.is_tensor(x): x = x, x.mean((2, 3))[:, None].expand(-1, self.prefix, -1)
+            if any(c.training for c in m.modules()):
+                m.eval()
+        if self.prefix and torch.is_tensor(x):
+            x = x, x.mean((2, 3))[:, None].expand(-1, self.prefix, -1)
         x = to_layout(x, self.layouts[0])
-        for m, (args, kwargs) in zip(self.modules, self._on(x.device)): x = m(x, *args, **kwargs)
+        for m, (args, kwargs) in zip(self.modules, self._on(x.device)):
+            x = m(x, *args, **kwargs)
         return to_map(x, self.layouts[1], self.prefix, self.grid)
 
-    def has_attention(self) -> bool: return any('Attention' in type(c).__name__ for m in self.modules for c in m.modules())
+    def has_attention(self) -> bool:
+        return any('Attention' in type(c).__name__ for m in self.modules for c in m.modules())
 
 # %% ../nbs/74_scalekd.ipynb #28a360bc
 def _reproduces(stage: LastStage, teacher: Teacher, images: torch.Tensor) -> bool:
     "Whether the piece, run on the teacher's own features before its last stage, gives those after it."
     maps = teacher(images, ('maps',)).maps
-    want, tolerance = as_map(maps[-1]), 1e-3 if images.dtype in (torch.float32, torch.float64) else .05
+    want, tolerance = as_map(maps[-1]), 1e-3 if images.dtype in (torch.float32, torch.float64) else 0.05
     try:
-        with torch.no_grad(): got = stage(maps[-2])
-    except (RuntimeError, ValueError, TypeError, AssertionError): return False
-    return got.shape == want.shape and bool((got - want).abs().max() <= tolerance*want.abs().max())
+        with torch.no_grad():
+            got = stage(maps[-2])
+    except (RuntimeError, ValueError, TypeError, AssertionError):
+        return False
+    return got.shape == want.shape and bool((got - want).abs().max() <= tolerance * want.abs().max())
+
 
 def find_last_stage(
-    teacher: Teacher,                     # with taps
-    input_size: tuple[int, int, int],     # (C, H, W) of its images
+    teacher: Teacher,  # with taps
+    input_size: tuple[int, int, int],  # (C, H, W) of its images
 ) -> LastStage:
     "The modules between the teacher's last two taps, found by watching one forward and checked on other images."
     taps, who = teacher.find_taps(input_size), type(teacher.model).__name__
-    if taps is None or len(taps.stages) < 2: raise ValueError(f'teacher: expected two stages or more, {who} has {0 if taps is None else len(taps.stages)}')
+    if taps is None or len(taps.stages) < 2:
+        raise ValueError(
+            f'teacher: expected two stages or more, {who} has {0 if taps is None else len(taps.stages)}'
+        )
     (a, b), like = taps.stages[-2:], next(teacher.parameters())
     images = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0)).to(like)
     (*_, before, after), calls = _recorded(teacher, images[:2])
     if path := _chain(calls, before, after):
-        stage = LastStage(path, (_layout_of(path[0][2][0], before), _layout_of(path[-1][4], after)), taps.prefix, (b.height, b.width))
-        if _reproduces(stage, teacher, torch.cat([images[2:], torch.zeros_like(images[:1])])): return stage
+        stage = LastStage(
+            path,
+            (_layout_of(path[0][2][0], before), _layout_of(path[-1][4], after)),
+            taps.prefix,
+            (b.height, b.width),
+        )
+        if _reproduces(stage, teacher, torch.cat([images[2:], torch.zeros_like(images[:1])])):
+            return stage
     tried = f'every chain of its {len(calls)} module calls'
-    if path: tried = f'the chain {", ".join(stage.names)}, which does not give its stage-{b.number} features'
-    raise ValueError(f'teacher: found no part of {who} that leads from its stage {a.number} ({a.channels} × {a.height} × {a.width}) to its stage {b.number} '
-                     f'({b.channels} × {b.height} × {b.width}); tried {tried}, as maps {LAYOUTS[0]}, {LAYOUTS[1]} and tokens {LAYOUTS[2]}. Teachers that '
-                     'work: ViT, DeiT, BEiT, EVA, Swin, PVT, XCiT, MLP-Mixer, ResMLP, ConvNeXt, ResNet, RegNet, MobileNet, EfficientNet')
+    if path:
+        tried = f'the chain {", ".join(stage.names)}, which does not give its stage-{b.number} features'
+    raise ValueError(
+        f'teacher: found no part of {who} that leads from its stage {a.number} ({a.channels} × {a.height} × {a.width}) to its stage {b.number} '
+        f'({b.channels} × {b.height} × {b.width}); tried {tried}, as maps {LAYOUTS[0]}, {LAYOUTS[1]} and tokens {LAYOUTS[2]}. Teachers that '
+        'work: ViT, DeiT, BEiT, EVA, Swin, PVT, XCiT, MLP-Mixer, ResMLP, ConvNeXt, ResNet, RegNet, MobileNet, EfficientNet'
+    )
 
 # %% ../nbs/74_scalekd.ipynb #d65f6f1f
 class Projectors(nn.Module):
     "Both views' projectors around the teacher's frozen last stage (Fan et al., 2024)."
-    def __init__(self,
-        student,                                  # `Taps`: where the student is tapped; its last two stages are used
-        teacher,                                  # `Taps`: the teacher's
-        last_stage,                               # maps of the teacher's stage 3 → maps of its stage 4
-        heads: tuple[int, int] | None = None,     # attention heads of the projectors to stages 3 and 4
-        s: float = 5.,                            # sharpens the attention
+
+    def __init__(
+        self,
+        student,  # `Taps`: where the student is tapped; its last two stages are used
+        teacher,  # `Taps`: the teacher's
+        last_stage,  # maps of the teacher's stage 3 → maps of its stage 4
+        heads: tuple[int, int] | None = None,  # attention heads of the projectors to stages 3 and 4
+        s: float = 5.0,  # sharpens the attention
     ):
         super().__init__()
         (s3, s4), (t3, t4), (h3, h4) = student.stages[-2:], teacher.stages[-2:], heads or (None, None)
-        self.last_stage = last_stage              # no nn.Module, so none of its weights is ours
-        self.stage3 = nn.ModuleDict({v: CAP(s3.channels, t3.channels, (t3.height, t3.width), h3, s) for v in VIEWS})
-        self.stage4 = nn.ModuleDict({v: CAP(s4.channels, t4.channels, (t4.height, t4.width), h4, s, learned_queries=False) for v in VIEWS})
+        self.last_stage = last_stage  # no nn.Module, so none of its weights is ours
+        self.stage3 = nn.ModuleDict(
+            {v: CAP(s3.channels, t3.channels, (t3.height, t3.width), h3, s) for v in VIEWS}
+        )
+        self.stage4 = nn.ModuleDict(
+            {
+                v: CAP(s4.channels, t4.channels, (t4.height, t4.width), h4, s, learned_queries=False)
+                for v in VIEWS
+            }
+        )
 
     def forward(self, features, answers) -> dict:
         "The student's last two stages → for each view the proxy and the projected stage 4, both (B, C_t, h, w)."
@@ -207,50 +284,86 @@ class Projectors(nn.Module):
         return {v: (p, self.stage4[v](after, p)) for v, p in proxies.items()}
 
 # %% ../nbs/74_scalekd.ipynb #2aeafebd
-SCALEKD_SETTINGS = dict(own=dict(label_weight=.5, kd_weight=.5, temperature=1., direct_weight=.08, alternative_weight=.06, s=5.))
+SCALEKD_SETTINGS = dict(
+    own=dict(
+        label_weight=0.5, kd_weight=0.5, temperature=1.0, direct_weight=0.08, alternative_weight=0.06, s=5.0
+    )
+)
+
 
 def soft_ce_loss(
-    student: torch.Tensor,     # logits (B, K)
-    teacher: torch.Tensor,     # logits (B, K)
-    temperature: float = 1.,   # T
-) -> torch.Tensor:             # scalar, the mean over the batch
+    student: torch.Tensor,  # logits (B, K)
+    teacher: torch.Tensor,  # logits (B, K)
+    temperature: float = 1.0,  # T
+) -> torch.Tensor:  # scalar, the mean over the batch
     "T² times the cross-entropy of the student's softened probabilities under the teacher's."
     p, q = (z.float() if z.dtype in (torch.float16, torch.bfloat16) else z for z in (teacher, student))
-    return temperature**2*F.cross_entropy(q/temperature, (p/temperature).softmax(-1))
+    return temperature**2 * F.cross_entropy(q / temperature, (p / temperature).softmax(-1))
 
 # %% ../nbs/74_scalekd.ipynb #5316c59b
 @register('scalekd')
 class ScaleKD(DistillationTask):
     "ScaleKD (Fan et al., 2024): cross-attention projectors, two views, and the teacher's frozen last stage on the student's path."
+
     needs, taps_needed, paper, status = ('logits', 'maps'), True, 'Fan et al., 2024', 'paper'
-    def __init__(self, student, teacher=None, *, setting: str = 'own', label_weight: float | None = None, kd_weight: float | None = None,
-                 temperature: float | None = None, direct_weight: float | None = None, alternative_weight: float | None = None,
-                 s: float | None = None, heads: tuple[int, int] | None = None, **options):
-        self.chosen = choose(SCALEKD_SETTINGS, setting, label_weight=label_weight, kd_weight=kd_weight, temperature=temperature,
-                             direct_weight=direct_weight, alternative_weight=alternative_weight, s=s)
-        if not self.chosen['temperature'] > 0: raise ValueError(f'temperature: expected a number > 0, got {temperature}')
-        if heads is not None and (isinstance(heads, int) or len(heads) != 2): raise ValueError(f'heads: expected two numbers, for stages 3 and 4, got {heads}')
+
+    def __init__(
+        self,
+        student,
+        teacher=None,
+        *,
+        setting: str = 'own',
+        label_weight: float | None = None,
+        kd_weight: float | None = None,
+        temperature: float | None = None,
+        direct_weight: float | None = None,
+        alternative_weight: float | None = None,
+        s: float | None = None,
+        heads: tuple[int, int] | None = None,
+        **options,
+    ):
+        self.chosen = choose(
+            SCALEKD_SETTINGS,
+            setting,
+            label_weight=label_weight,
+            kd_weight=kd_weight,
+            temperature=temperature,
+            direct_weight=direct_weight,
+            alternative_weight=alternative_weight,
+            s=s,
+        )
+        if not self.chosen['temperature'] > 0:
+            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
+        if heads is not None and (isinstance(heads, int) or len(heads) != 2):
+            raise ValueError(f'heads: expected two numbers, for stages 3 and 4, got {heads}')
         self.attention_heads = heads
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
         own, taps = self.student_taps, self.teacher.taps
-        if len(own.stages) < 2: raise ValueError(f'student: ScaleKD needs two stages or more, it has {len(own.stages)}')
+        if len(own.stages) < 2:
+            raise ValueError(f'student: ScaleKD needs two stages or more, it has {len(own.stages)}')
         last_stage, t4 = find_last_stage(self.teacher, self.input_size), taps.stages[-1]
         self.stages = tuple(s.number for s in own.stages[-2:])
         is_transformer = taps.kind == 'tokens' and last_stage.has_attention()
-        notes = {"the proxy comes from a last stage that is not a token transformer's": not is_transformer,
-                 "the teacher's prefix tokens are the mean of the projected tokens": taps.prefix > 0}
+        notes = {
+            "the proxy comes from a last stage that is not a token transformer's": not is_transformer,
+            "the teacher's prefix tokens are the mean of the projected tokens": taps.prefix > 0,
+        }
         self.adapted = tuple(n for n, is_so in notes.items() if is_so)
         self.status = 'adapted' if self.adapted else 'paper'
-        self.view_weights = {v: self.chosen[f'{v}_weight']*49/(t4.height*t4.width) for v in VIEWS}   # set for 49 positions
+        self.view_weights = {
+            v: self.chosen[f'{v}_weight'] * 49 / (t4.height * t4.width) for v in VIEWS
+        }  # set for 49 positions
         return Projectors(own, taps, last_stage, self.attention_heads, self.chosen['s'])
 
     def losses(self, student, heads, teacher, target):
         w, after = self.chosen, as_map(teacher.maps[-1])
-        parts = dict(ce=w['label_weight']*F.cross_entropy(student.logits, target),
-                     kd=w['kd_weight']*soft_ce_loss(student.logits, teacher.logits, w['temperature']))
+        parts = dict(
+            ce=w['label_weight'] * F.cross_entropy(student.logits, target),
+            kd=w['kd_weight'] * soft_ce_loss(student.logits, teacher.logits, w['temperature']),
+        )
         for v, (proxy, projected) in heads.items():
-            parts[f'tpp_{v}'] = self.view_weights[v]*dfm_loss(proxy, after, v)
-            parts[f'cap_{v}'] = self.view_weights[v]*dfm_loss(projected, after, v)
+            parts[f'tpp_{v}'] = self.view_weights[v] * dfm_loss(proxy, after, v)
+            parts[f'cap_{v}'] = self.view_weights[v] * dfm_loss(projected, after, v)
         return parts

@@ -38,71 +38,113 @@ from .training import accuracy, fit, pick_device
 # %% ../nbs/86_sweeps.ipynb #9e7b30d9
 FAMILIES = dict(cnn='micro_resnet', vit='micro_vit', mlp='micro_mixer')
 
+
 def pair_models(pair: str) -> tuple[str, str]:
     "'cnn-vit' or 'resnet18-micro_vit' → the timm names of teacher and student."
     parts = pair.split('-')
-    if len(parts) != 2: raise ValueError(f"pair: expected teacher-student, such as 'cnn-vit' or 'resnet18-micro_vit', got {pair!r}")
+    if len(parts) != 2:
+        raise ValueError(
+            f"pair: expected teacher-student, such as 'cnn-vit' or 'resnet18-micro_vit', got {pair!r}"
+        )
     return tuple(check_model_name(FAMILIES.get(p, p)) for p in parts)
+
 
 @dataclass(frozen=True)
 class Sweep:
     "What to run: every pair × method × choice of options × seed."
-    pairs: tuple = ('cnn-vit',)                # teacher-student
-    methods: tuple = ('labels', 'kd', 'ofa')   # as `create_task` knows them, also joined by +
-    grid: dict = field(default_factory=dict)   # option → value, or list of values
-    seeds: int | tuple = 3                     # how many, or which
-    data: str = 'digits'                       # see `load_splits`
-    data_options: dict = field(default_factory=dict)   # of `load_splits`, such as size, or root
+
+    pairs: tuple = ('cnn-vit',)  # teacher-student
+    methods: tuple = ('labels', 'kd', 'ofa')  # as `create_task` knows them, also joined by +
+    grid: dict = field(default_factory=dict)  # option → value, or list of values
+    seeds: int | tuple = 3  # how many, or which
+    data: str = 'digits'  # see `load_splits`
+    data_options: dict = field(default_factory=dict)  # of `load_splits`, such as size, or root
     parts: dict = field(default_factory=dict)  # of `load_splits`: train, valid, test
-    split_seed: int = 0                        # which images are in which part
-    view_seed: int = 0                         # what the views look like
-    augment: Augment = Augment(shift=1)        # what a view may change
-    teachers: dict = field(default_factory=dict)       # teacher's name → a file of `save_model`, or 'pretrained': timm's published weights; the others are trained
-    teaching: dict = field(default_factory=lambda: dict(epochs=40, lr=5e-3, seed=0))   # of `fit`, for those
-    imports: tuple = ()                        # modules that register methods of your own
+    split_seed: int = 0  # which images are in which part
+    view_seed: int = 0  # what the views look like
+    augment: Augment = Augment(shift=1)  # what a view may change
+    teachers: dict = field(
+        default_factory=dict
+    )  # teacher's name → a file of `save_model`, or 'pretrained': timm's published weights; the others are trained
+    teaching: dict = field(default_factory=lambda: dict(epochs=40, lr=5e-3, seed=0))  # of `fit`, for those
+    imports: tuple = ()  # modules that register methods of your own
 
     def __post_init__(self):
         for name in ('pairs', 'methods', 'imports'):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        if isinstance(self.augment, dict): object.__setattr__(self, 'augment', Augment(**self.augment))
+        if isinstance(self.augment, dict):
+            object.__setattr__(self, 'augment', Augment(**self.augment))
         seeds = range(self.seeds) if isinstance(self.seeds, int) else self.seeds
         object.__setattr__(self, 'seeds', tuple(seeds))
-        if not self.seeds or not self.pairs or not self.methods: raise ValueError('plan: expected at least one pair, one method and one seed')
-        for m in self.imports: importlib.import_module(m)
-        for p in self.pairs: pair_models(p)
+        if not self.seeds or not self.pairs or not self.methods:
+            raise ValueError('plan: expected at least one pair, one method and one seed')
+        for m in self.imports:
+            importlib.import_module(m)
+        for p in self.pairs:
+            pair_models(p)
         _check_grid(self)
 
-    def __reduce__(self): return Sweep, tuple(getattr(self, f.name) for f in fields(self))    # another process imports the modules too
-    def load(self) -> Splits: return _load(json.dumps([self.data, self.data_options, self.parts, self.split_seed]))
+    def __reduce__(self):
+        return Sweep, tuple(
+            getattr(self, f.name) for f in fields(self)
+        )  # another process imports the modules too
+
+    def load(self) -> Splits:
+        return _load(json.dumps([self.data, self.data_options, self.parts, self.split_seed]))
 
 # %% ../nbs/86_sweeps.ipynb #f182f9fa
-BUILT = {'student', 'teacher', 'data', 'input_size', 'input_norm', 'num_classes', 'device'}     # arguments of tasks, and of `fit`, that no grid sets
+BUILT = {
+    'student',
+    'teacher',
+    'data',
+    'input_size',
+    'input_norm',
+    'num_classes',
+    'device',
+}  # arguments of tasks, and of `fit`, that no grid sets
 RUNNING = {'seed', 'view_seed', 'augment', 'device', 'progress', 'on_epoch', 'out', 'resume'}
 PLAIN = (type(None), bool, int, float, str, tuple, list, dict)
 
+
 def _defaults(fn, without: set) -> dict:
     "A function's arguments that have a plain default, with it."
-    return {n: p.default for n, p in inspect.signature(fn).parameters.items() if n not in without and isinstance(p.default, PLAIN)}
+    return {
+        n: p.default
+        for n, p in inspect.signature(fn).parameters.items()
+        if n not in without and isinstance(p.default, PLAIN)
+    }
 
-def _base() -> dict: return _defaults(DistillationTask.__init__, BUILT)
+
+def _base() -> dict:
+    return _defaults(DistillationTask.__init__, BUILT)
+
 
 def _own(method: str) -> dict:
     "A method's own options with their defaults."
-    if method not in all_methods(): create_task(method, None)                 # says which there are
+    if method not in all_methods():
+        create_task(method, None)  # says which there are
     out = {}
     for cls in reversed(all_methods()[method].__mro__):
-        if '__init__' in vars(cls) and issubclass(cls, DistillationTask): out |= _defaults(cls.__init__, BUILT | set(_base()))
+        if '__init__' in vars(cls) and issubclass(cls, DistillationTask):
+            out |= _defaults(cls.__init__, BUILT | set(_base()))
     return out
+
 
 def method_options(method: str) -> dict:
     "All options of a method with their defaults; several joined by + have the options of each, and weights."
     parts = method.split('+')
-    return {k: v for p in parts for k, v in _own(p).items()} | (dict(weights=None) if len(parts) > 1 else {}) | _base()
+    return (
+        {k: v for p in parts for k, v in _own(p).items()}
+        | (dict(weights=None) if len(parts) > 1 else {})
+        | _base()
+    )
+
 
 def fit_options() -> dict:
     "The settings of `fit` with their defaults."
     return _defaults(fit, RUNNING)
+
 
 def method_needs(method: str) -> tuple:
     "What a method needs of the teacher."
@@ -115,15 +157,22 @@ def _check_grid(plan: Sweep) -> None:
     parts = {p: _own(p) | _base() for m in plan.methods for p in m.split('+')}
     names = set(fit_options()) | {k for o in known.values() for k in o}
     odd = set(plan.teaching) - set(fit_options()) - {'seed'}
-    if odd: raise ValueError(f'teaching: fit has no {", ".join(sorted(odd))}; it has {", ".join(fit_options())}')
+    if odd:
+        raise ValueError(f'teaching: fit has no {", ".join(sorted(odd))}; it has {", ".join(fit_options())}')
     for name, values in plan.grid.items():
         scope, _, option = name.rpartition('.')
         if option not in ((known | parts).get(scope, {}) if scope else names):
-            near = difflib.get_close_matches(option, names, 3, .5)
-            raise ValueError(f'grid: no option {name!r} of fit or of {", ".join(plan.methods)}' + (f'; did you mean {" or ".join(near)}?' if near else ''))
-        if values in ([], ()): raise ValueError(f'grid: {name} has no values')
-        try: json.dumps(values)
-        except TypeError as e: raise ValueError(f'grid: {name} must be plain values, as JSON keeps them ({e})') from e
+            near = difflib.get_close_matches(option, names, 3, 0.5)
+            raise ValueError(
+                f'grid: no option {name!r} of fit or of {", ".join(plan.methods)}'
+                + (f'; did you mean {" or ".join(near)}?' if near else '')
+            )
+        if values in ([], ()):
+            raise ValueError(f'grid: {name} has no values')
+        try:
+            json.dumps(values)
+        except TypeError as e:
+            raise ValueError(f'grid: {name} must be plain values, as JSON keeps them ({e})') from e
 
 # %% ../nbs/86_sweeps.ipynb #8aa26da4
 @lru_cache(2)
@@ -132,102 +181,192 @@ def _load(text: str) -> Splits:
     source, options, parts, seed = json.loads(text)
     return load_splits(source, split_seed=seed, **options, **parts)
 
+
 def save_plan(plan: Sweep, path: str | Path) -> Path:
     "A plan as a JSON file."
     return write_atomically(path, json.dumps(asdict(plan), indent=1))
 
-def recording_path(name: str) -> Path: return Path(ofa_learn.__file__).parent/'static'/'recorded'/f'{name}.json'
+
+def recording_path(name: str) -> Path:
+    return Path(ofa_learn.__file__).parent / 'static' / 'recorded' / f'{name}.json'
+
 
 def load_plan(path: str | Path) -> Sweep:
     "The plan of a JSON file, or of recorded:NAME; a `ValueError` names a field that plans do not have."
     file = recording_path(str(path)[9:]) if str(path).startswith('recorded:') else Path(path)
-    if not file.is_file(): raise ValueError(f'plan: no file {path}')
-    try: found = json.loads(file.read_bytes())
-    except ValueError as e: raise ValueError(f'{path}: not JSON ({e})') from e
-    if isinstance(found, dict) and found.get('kind') == 'recording': found = found.get('plan')
-    unknown = set(found) - {f.name for f in fields(Sweep)} if isinstance(found, dict) else {type(found).__name__}
-    if unknown: raise ValueError(f'{path}: a plan has no {", ".join(sorted(unknown))}; it has {", ".join(f.name for f in fields(Sweep))}')
+    if not file.is_file():
+        raise ValueError(f'plan: no file {path}')
+    try:
+        found = json.loads(file.read_bytes())
+    except ValueError as e:
+        raise ValueError(f'{path}: not JSON ({e})') from e
+    if isinstance(found, dict) and found.get('kind') == 'recording':
+        found = found.get('plan')
+    unknown = (
+        set(found) - {f.name for f in fields(Sweep)} if isinstance(found, dict) else {type(found).__name__}
+    )
+    if unknown:
+        raise ValueError(
+            f'{path}: a plan has no {", ".join(sorted(unknown))}; it has {", ".join(f.name for f in fields(Sweep))}'
+        )
     return Sweep(**found)
 
 # %% ../nbs/86_sweeps.ipynb #894f6c96
 def digest(value) -> str:
     "12 hex digits of a plain value; 1 and 1.0 are the same, the order of keys does not matter."
+
     def same(v):
-        if isinstance(v, dict): return {str(k): same(w) for k, w in v.items()}
-        if isinstance(v, (list, tuple)): return [same(w) for w in v]
+        if isinstance(v, dict):
+            return {str(k): same(w) for k, w in v.items()}
+        if isinstance(v, (list, tuple)):
+            return [same(w) for w in v]
         return int(v) if isinstance(v, float) and v.is_integer() else v
+
     return hashlib.sha256(json.dumps(same(plain(value)), sort_keys=True).encode()).hexdigest()[:12]
+
 
 def _task_options(method: str, chosen: dict, full: bool) -> dict:
     "The arguments of `create_task` for one choice; `full` adds the defaults."
+
     def take(options, scope):
-        own = {k: chosen[f'{scope}.{k}'] if f'{scope}.{k}' in chosen else chosen.get(k, d) for k, d in options.items()}
+        own = {
+            k: chosen[f'{scope}.{k}'] if f'{scope}.{k}' in chosen else chosen.get(k, d)
+            for k, d in options.items()
+        }
         return own if full else {k: v for k, v in own.items() if k in chosen or f'{scope}.{k}' in chosen}
-    if '+' not in method: return take(_own(method) | _base(), method)
-    return dict(parts={p: take(_own(p), p) for p in method.split('+')}) | take(dict(weights=None) | _base(), method)
+
+    if '+' not in method:
+        return take(_own(method) | _base(), method)
+    return dict(parts={p: take(_own(p), p) for p in method.split('+')}) | take(
+        dict(weights=None) | _base(), method
+    )
+
 
 def _choices(plan: Sweep, method: str) -> list[dict]:
     "The product over the options that this method has."
     has = set(method_options(method)) | set(fit_options())
-    names = [n for n in plan.grid if (n in has if '.' not in n else n.rpartition('.')[0] in (method, *method.split('+')))]
-    return [dict(zip(names, values)) for values in product(*(plan.grid[n] if isinstance(plan.grid[n], (list, tuple)) else [plan.grid[n]] for n in names))]
+    names = [
+        n
+        for n in plan.grid
+        if (n in has if '.' not in n else n.rpartition('.')[0] in (method, *method.split('+')))
+    ]
+    return [
+        dict(zip(names, values))
+        for values in product(
+            *(plan.grid[n] if isinstance(plan.grid[n], (list, tuple)) else [plan.grid[n]] for n in names)
+        )
+    ]
 
 # %% ../nbs/86_sweeps.ipynb #f86ab84b
 @lru_cache(16)
-def _file_hash(path: str, *_) -> str: return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+def _file_hash(path: str, *_) -> str:
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
 
 def teacher_identity(plan: Sweep, name: str) -> dict:
     "What a teacher depends on: its file's content, where its weights are published, or how it is trained here."
     given = plan.teachers.get(name)
-    if given == 'pretrained': return dict(name=name, pretrained=(cfg := get_pretrained_cfg(name)) and (cfg.url or cfg.hf_hub_id))
+    if given == 'pretrained':
+        return dict(name=name, pretrained=(cfg := get_pretrained_cfg(name)) and (cfg.url or cfg.hf_hub_id))
     if given:
         file = Path(given)
-        if not file.is_file(): raise ValueError(f'teachers: {name!r} should be in {file}, and there is no such file')
+        if not file.is_file():
+            raise ValueError(f'teachers: {name!r} should be in {file}, and there is no such file')
         return dict(name=name, file=_file_hash(str(file), file.stat().st_mtime_ns, file.stat().st_size))
-    return dict(name=name, teaching=fit_options() | dict(seed=0) | plan.teaching, train=plan.load().train.fingerprint, norm=plan.load().norm,
-                augment=asdict(plan.augment), view_seed=plan.view_seed)
+    return dict(
+        name=name,
+        teaching=fit_options() | dict(seed=0) | plan.teaching,
+        train=plan.load().train.fingerprint,
+        norm=plan.load().norm,
+        augment=asdict(plan.augment),
+        view_seed=plan.view_seed,
+    )
+
 
 def runs(
     plan: Sweep,
-) -> list[dict]:   # name, pair, method, seed, options (of the task, as given), fit (as given), setting (all, defaults included)
+) -> list[
+    dict
+]:  # name, pair, method, seed, options (of the task, as given), fit (as given), setting (all, defaults included)
     "Every run of a plan, once."
     data, out = plan.load(), {}
-    about = {p: getattr(data, p).fingerprint for p in ('train', 'valid', 'test')} | dict(norm=data.norm, split_seed=plan.split_seed, view_seed=plan.view_seed)
+    about = {p: getattr(data, p).fingerprint for p in ('train', 'valid', 'test')} | dict(
+        norm=data.norm, split_seed=plan.split_seed, view_seed=plan.view_seed
+    )
     for pair, method in product(plan.pairs, plan.methods):
         teacher, student = pair_models(pair)
         taught = teacher_identity(plan, teacher) if method_needs(method) else None
         for chosen, seed in product(_choices(plan, method), plan.seeds):
             given = {k: chosen[k] for k in fit_options() if k in chosen}
-            setting = plain(dict(augment=asdict(plan.augment)) | fit_options() | given | _task_options(method, chosen, True))
+            setting = plain(
+                dict(augment=asdict(plan.augment))
+                | fit_options()
+                | given
+                | _task_options(method, chosen, True)
+            )
             name = f'{pair}_{method}_{seed}_{digest([pair, method, student, seed, setting, about, taught])}'
-            out[name] = dict(name=name, pair=pair, method=method, seed=seed, options=_task_options(method, chosen, False), fit=given, setting=setting)
+            out[name] = dict(
+                name=name,
+                pair=pair,
+                method=method,
+                seed=seed,
+                options=_task_options(method, chosen, False),
+                fit=given,
+                setting=setting,
+            )
     return list(out.values())
 
 # %% ../nbs/86_sweeps.ipynb #a6dc4e0a
 def ready_teacher(plan: Sweep, name: str, out: str | Path, device: str | None = None) -> tuple[Path, dict]:
     "The teacher's file and what is known of it; trained first where it is not there."
-    data, made = plan.load(), Path(out)/'teachers'/f'{name}_{digest(teacher_identity(plan, name))}.safetensors'
-    given, about = plan.teachers.get(name), made.with_name(f'{made.stem}_{digest([data.valid.fingerprint, data.test.fingerprint, data.norm])}.json')     # how good it is depends on these
+    data, made = (
+        plan.load(),
+        Path(out) / 'teachers' / f'{name}_{digest(teacher_identity(plan, name))}.safetensors',
+    )
+    given, about = (
+        plan.teachers.get(name),
+        made.with_name(
+            f'{made.stem}_{digest([data.valid.fingerprint, data.test.fingerprint, data.norm])}.json'
+        ),
+    )  # how good it is depends on these
     file = made if given in (None, 'pretrained') else Path(given)
-    if about.exists() and file.exists(): return file, json.loads(about.read_bytes())
+    if about.exists() and file.exists():
+        return file, json.loads(about.read_bytes())
     made.parent.mkdir(parents=True, exist_ok=True)
     info, how = None, dict(augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
-    if not file.exists(): info = published(name, data, file) if given else teach(name, data, file, **teacher_identity(plan, name)['teaching'], **how)
+    if not file.exists():
+        info = (
+            published(name, data, file)
+            if given
+            else teach(name, data, file, **teacher_identity(plan, name)['teaching'], **how)
+        )
     teacher = Teacher(str(file))
-    info = (info or described(teacher.model, name, data, Norm(*teacher.norm) if teacher.norm else data.norm)) | dict(weights=weights_hash(teacher.model))
+    info = (
+        info or described(teacher.model, name, data, Norm(*teacher.norm) if teacher.norm else data.norm)
+    ) | dict(weights=weights_hash(teacher.model))
     write_atomically(about, json.dumps(info, indent=1))
     return file, info
+
 
 def cacheable(method: str) -> bool:
     "Whether a cache can stand in for the teacher of a method."
     return bool(method_needs(method)) and set(method_needs(method)) <= {'logits', 'pooled'}
 
+
 def ready_cache(plan: Sweep, teacher: Teacher, out: str | Path, batch_size: int, epochs: int) -> TeacherCache:
     "The teacher's answers for all methods of a plan, up to an epoch; asked for first where they are not there."
-    needs = ['logits'] + ['pooled']*any('pooled' in method_needs(m) for m in plan.methods if cacheable(m))
+    needs = ['logits'] + ['pooled'] * any('pooled' in method_needs(m) for m in plan.methods if cacheable(m))
     data, size = plan.load(), min(batch_size, len(plan.load().train))
     key = cache_key(teacher, data, plan.augment, plan.view_seed, size, needs)
-    cache = TeacherCache(Path(out)/'caches'/digest(key), teacher, data, augment=plan.augment, view_seed=plan.view_seed, batch_size=size, needs=needs)
+    cache = TeacherCache(
+        Path(out) / 'caches' / digest(key),
+        teacher,
+        data,
+        augment=plan.augment,
+        view_seed=plan.view_seed,
+        batch_size=size,
+        needs=needs,
+    )
     return cache.build(epochs, progress=False)
 
 # %% ../nbs/86_sweeps.ipynb #e6d669c2
@@ -237,68 +376,139 @@ def source_commit() -> str | None:
     here = Path(ofa_learn.__file__).parent
     git = lambda *words: subprocess.run(['git', '-C', here, *words], capture_output=True, text=True)
     try:
-        if git('ls-files', '--error-unmatch', '__init__.py').returncode: return None
-        return git('rev-parse', 'HEAD').stdout.strip() + '+'*bool(git('status', '--porcelain', '--untracked-files=no').stdout.strip())
-    except OSError: return None                                         # no git here
+        if git('ls-files', '--error-unmatch', '__init__.py').returncode:
+            return None
+        return git('rev-parse', 'HEAD').stdout.strip() + '+' * bool(
+            git('status', '--porcelain', '--untracked-files=no').stdout.strip()
+        )
+    except OSError:
+        return None  # no git here
+
 
 @contextmanager
 def one_thread():
     "Within: one PyTorch thread, as in every process of a sweep."
     before = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: yield
-    finally: torch.set_num_threads(before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
 
 def surroundings(device: torch.device) -> dict:
     "The fields of a record that say where it was made."
-    versions = dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__, ofa_learn=ofa_learn.__version__)
+    versions = dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        timm=timm.__version__,
+        ofa_learn=ofa_learn.__version__,
+    )
     machine = dict(system=platform.system(), processor=platform.machine(), cores=os.cpu_count())
-    return dict(device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type, threads=torch.get_num_threads(), versions=versions,
-                commit=source_commit(), machine=machine)
+    return dict(
+        device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
+        threads=torch.get_num_threads(),
+        versions=versions,
+        commit=source_commit(),
+        machine=machine,
+    )
 
 # %% ../nbs/86_sweeps.ipynb #e705ce64
 def run_one(
-    plan: Sweep,                 # the plan that the run is of
-    run: dict,                   # one of `runs(plan)`
-    out: str | Path,             # where teachers and caches are
-    cache: bool = True,          # recall the teacher's answers where the method allows it
-    device: str | None = None,   # see `fit`
-) -> dict:                       # its record
+    plan: Sweep,  # the plan that the run is of
+    run: dict,  # one of `runs(plan)`
+    out: str | Path,  # where teachers and caches are
+    cache: bool = True,  # recall the teacher's answers where the method allows it
+    device: str | None = None,  # see `fit`
+) -> dict:  # its record
     "Train and test one student as the run says."
-    data, device, (teacher_name, student), teacher, info = plan.load(), pick_device(device), pair_models(run['pair']), None, None
+    data, device, (teacher_name, student), teacher, info = (
+        plan.load(),
+        pick_device(device),
+        pair_models(run['pair']),
+        None,
+        None,
+    )
     if method_needs(run['method']):
         file, info = ready_teacher(plan, teacher_name, out, device)
         teacher = Teacher(str(file)).to(device)
     recall = cache and cacheable(run['method'])
-    kept = ready_cache(plan, teacher, out, run['setting']['batch_size'], run['setting']['epochs']) if recall else None
+    kept = (
+        ready_cache(plan, teacher, out, run['setting']['batch_size'], run['setting']['epochs'])
+        if recall
+        else None
+    )
     torch.manual_seed(run['seed'])
     task = create_task(run['method'], student, teacher, data=data, **run['options'])
-    if recall: cached(task, kept)
-    history = fit(task, data, **run['fit'], seed=run['seed'], augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
-    return check_record(plain(dict(
-        schema=1, kind='run', run=run['name'], pair=run['pair'], method=run['method'], setting=run['setting'], seed=run['seed'], split_seed=plan.split_seed,
-        view_seed=plan.view_seed, teacher=info, student=dict(name=student, params=count_params(task.student)), epochs=run['setting']['epochs'],
-        data=dict(name=data.train.name, fingerprint=data.train.fingerprint, train=len(data.train), valid=len(data.valid), test=len(data.test)),
-        history=history, valid_accuracy=history[-1]['valid_accuracy'], test_accuracy=accuracy(task.student, data.test, data.norm),
-        seconds=history[-1]['seconds'], cached=recall, **surroundings(device))))
+    if recall:
+        cached(task, kept)
+    history = fit(
+        task,
+        data,
+        **run['fit'],
+        seed=run['seed'],
+        augment=plan.augment,
+        view_seed=plan.view_seed,
+        device=device,
+        progress=False,
+    )
+    return check_record(
+        plain(
+            dict(
+                schema=1,
+                kind='run',
+                run=run['name'],
+                pair=run['pair'],
+                method=run['method'],
+                setting=run['setting'],
+                seed=run['seed'],
+                split_seed=plan.split_seed,
+                view_seed=plan.view_seed,
+                teacher=info,
+                student=dict(name=student, params=count_params(task.student)),
+                epochs=run['setting']['epochs'],
+                data=dict(
+                    name=data.train.name,
+                    fingerprint=data.train.fingerprint,
+                    train=len(data.train),
+                    valid=len(data.valid),
+                    test=len(data.test),
+                ),
+                history=history,
+                valid_accuracy=history[-1]['valid_accuracy'],
+                test_accuracy=accuracy(task.student, data.test, data.norm),
+                seconds=history[-1]['seconds'],
+                cached=recall,
+                **surroundings(device),
+            )
+        )
+    )
 
 # %% ../nbs/86_sweeps.ipynb #c52d46e3
 def _begin() -> None:
     "In a new process: one thread, and an end when the parent ends, however that ends."
     torch.set_num_threads(1)
+
     def watch():
         connection.wait([parent_process().sentinel])
         os._exit(1)
+
     threading.Thread(target=watch, daemon=True).start()
+
 
 def _attempt(fn, item: tuple) -> tuple:
     "A call's result and None, or None and its traceback."
-    try: return fn(*item), None
-    except Exception: return None, traceback.format_exc()
+    try:
+        return fn(*item), None
+    except Exception:
+        return None, traceback.format_exc()
+
 
 def _each(fn, items: list[tuple], jobs: int):
     "(item, result, error) as they come; an item whose process dies is tried again alone before it is given up."
-    if jobs == 0: yield from ((i, *_attempt(fn, i)) for i in items); return
+    if jobs == 0:
+        yield from ((i, *_attempt(fn, i)) for i in items)
+        return
     todo, suspects = deque(items), deque()
     while todo or suspects:
         queue, n = (suspects, 1) if suspects else (todo, min(jobs, len(todo)))
@@ -307,158 +517,263 @@ def _each(fn, items: list[tuple], jobs: int):
             while queue or flying:
                 while queue and len(flying) < n:
                     flying[pool.submit(_attempt, fn, queue[0])] = queue[0]
-                    queue.popleft()                                     # only now: a broken pool takes nothing
+                    queue.popleft()  # only now: a broken pool takes nothing
                 for f in wait(flying, return_when=FIRST_COMPLETED).done:
                     result = f.result()
                     yield flying.pop(f), *result
         except BrokenProcessPool:
-            if n > 1: suspects.extend(flying.values())
-            else: yield from ((i, None, 'its process died; was there memory enough?') for i in flying.values())
-        finally: pool.shutdown(wait=False, cancel_futures=True)
+            if n > 1:
+                suspects.extend(flying.values())
+            else:
+                yield from ((i, None, 'its process died; was there memory enough?') for i in flying.values())
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/86_sweeps.ipynb #2708652c
-def record_path(out: str | Path, name: str) -> Path: return Path(out)/'runs'/f'{name}.json'
+def record_path(out: str | Path, name: str) -> Path:
+    return Path(out) / 'runs' / f'{name}.json'
+
 
 def finished(out: str | Path, name: str) -> dict | None:
     "A run's record, or None where it is still to be done."
     path = record_path(out, name)
-    if not path.exists(): return None
-    try: return load_record(path)
-    except ValueError as e: warnings.warn(f'{e}; this run is done again', stacklevel=2)
+    if not path.exists():
+        return None
+    try:
+        return load_record(path)
+    except ValueError as e:
+        warnings.warn(f'{e}; this run is done again', stacklevel=2)
+
 
 def _pick(plan: Sweep, only: str | None) -> list[dict]:
     "The runs of a plan, or the one whose name starts with `only` or ends with it."
     all_ = runs(plan)
-    if only is None: return all_
+    if only is None:
+        return all_
     found = [r for r in all_ if r['name'].startswith(only) or r['name'].endswith(only)]
-    if len(found) != 1: raise ValueError(f'only: expected the name or the hash of one run, got {only!r}, which {len(found)} of {len(all_)} have')
+    if len(found) != 1:
+        raise ValueError(
+            f'only: expected the name or the hash of one run, got {only!r}, which {len(found)} of {len(all_)} have'
+        )
     return found
 
+
 def _teach(plan: Sweep, name: str, out, device) -> None:
-    with one_thread(): ready_teacher(plan, name, out, device)
+    with one_thread():
+        ready_teacher(plan, name, out, device)
+
 
 def _keep(plan: Sweep, name: str, out, device, batch_size: int, epochs: int) -> None:
-    with one_thread(): ready_cache(plan, Teacher(str(ready_teacher(plan, name, out, device)[0])).to(pick_device(device)), out, batch_size, epochs)
+    with one_thread():
+        ready_cache(
+            plan,
+            Teacher(str(ready_teacher(plan, name, out, device)[0])).to(pick_device(device)),
+            out,
+            batch_size,
+            epochs,
+        )
+
 
 def _work(plan: Sweep, run: dict, out, cache: bool, device) -> None:
     with one_thread():
-        if not finished(out, run['name']): save_record(run_one(plan, run, out, cache, device), record_path(out, run['name']))
+        if not finished(out, run['name']):
+            save_record(run_one(plan, run, out, cache, device), record_path(out, run['name']))
 
 # %% ../nbs/86_sweeps.ipynb #3bb18c6a
-def make_ready(plan: Sweep, todo: list[dict], out: str | Path, jobs: int = 2, cache: bool = True, device: str | None = None) -> dict[str, str]:
+def make_ready(
+    plan: Sweep,
+    todo: list[dict],
+    out: str | Path,
+    jobs: int = 2,
+    cache: bool = True,
+    device: str | None = None,
+) -> dict[str, str]:
     "Train the teachers of these runs and fill their caches; returns what went wrong by the teacher's name."
     taught, wrong = [r for r in todo if method_needs(r['method'])], {}
     name = lambda r: pair_models(r['pair'])[0]
     items = [(plan, n, out, device) for n in dict.fromkeys(map(name, taught))]
-    for (_, n, *_), _, error in _each(_teach, items, jobs*(len(items) > 1)):             # a single one needs no process of its own
-        if error: wrong[n] = error
+    for (_, n, *_), _, error in _each(
+        _teach, items, jobs * (len(items) > 1)
+    ):  # a single one needs no process of its own
+        if error:
+            wrong[n] = error
     longest = {}
     for r in taught if cache else ():
         at = name(r), r['setting']['batch_size']
-        if cacheable(r['method']) and at[0] not in wrong: longest[at] = max(longest.get(at, 0), r['setting']['epochs'])
+        if cacheable(r['method']) and at[0] not in wrong:
+            longest[at] = max(longest.get(at, 0), r['setting']['epochs'])
     items = [(plan, n, out, device, b, e) for (n, b), e in longest.items()]
-    for (_, n, *_), _, error in _each(_keep, items, jobs*(len(items) > 1)):
-        if error: wrong[n] = error
+    for (_, n, *_), _, error in _each(_keep, items, jobs * (len(items) > 1)):
+        if error:
+            wrong[n] = error
     return wrong
 
 # %% ../nbs/86_sweeps.ipynb #7dea510f
 def sweep(
-    plan: Sweep,                 # what to run
-    out: str | Path,             # where teachers, caches and records are kept
-    jobs: int = 2,               # processes of one thread each; 0 works in this one
-    cache: bool = True,          # ask each teacher once, where the method allows it
-    device: str | None = None,   # default: CUDA, MPS or CPU, in this order
-    only: str | None = None,     # the name or hash of a single run
-    progress: bool = True,       # a bar
-) -> list[dict]:                 # the records of all finished runs of the plan
+    plan: Sweep,  # what to run
+    out: str | Path,  # where teachers, caches and records are kept
+    jobs: int = 2,  # processes of one thread each; 0 works in this one
+    cache: bool = True,  # ask each teacher once, where the method allows it
+    device: str | None = None,  # default: CUDA, MPS or CPU, in this order
+    only: str | None = None,  # the name or hash of a single run
+    progress: bool = True,  # a bar
+) -> list[dict]:  # the records of all finished runs of the plan
     "Do every run of a plan that has no record yet; runs that fail are named in a warning and kept under `failed`."
-    if not isinstance(jobs, int) or jobs < 0: raise ValueError(f'jobs: expected an integer from 0, got {jobs!r}')
+    if not isinstance(jobs, int) or jobs < 0:
+        raise ValueError(f'jobs: expected an integer from 0, got {jobs!r}')
     picked = _pick(plan, only)
     todo = [r for r in picked if not finished(out, r['name'])]
     wrong = make_ready(plan, todo, out, jobs, cache, device) if todo else {}
     blame = lambda r: wrong.get(pair_models(r['pair'])[0]) if method_needs(r['method']) else None
     failed = {r['name']: blame(r) for r in todo if blame(r)}
-    with tqdm(total=len(picked), initial=len(picked) - len(todo) + len(failed), disable=not progress, desc='sweep', unit='run') as bar:
-        for (_, run, *_), _, error in _each(_work, [(plan, r, out, cache, device) for r in todo if not blame(r)], jobs):
-            if error: failed[run['name']] = error
-            bar.update(); bar.set_postfix_str(run['name'].rpartition('_')[0] + (f', {len(failed)} failed' if failed else ''))
-    for r in todo: (Path(out)/'failed'/f"{r['name']}.txt").unlink(missing_ok=True)
+    with tqdm(
+        total=len(picked),
+        initial=len(picked) - len(todo) + len(failed),
+        disable=not progress,
+        desc='sweep',
+        unit='run',
+    ) as bar:
+        for (_, run, *_), _, error in _each(
+            _work, [(plan, r, out, cache, device) for r in todo if not blame(r)], jobs
+        ):
+            if error:
+                failed[run['name']] = error
+            bar.update()
+            bar.set_postfix_str(
+                run['name'].rpartition('_')[0] + (f', {len(failed)} failed' if failed else '')
+            )
+    for r in todo:
+        (Path(out) / 'failed' / f"{r['name']}.txt").unlink(missing_ok=True)
     for name, error in failed.items():
-        write_atomically(Path(out)/'failed'/f'{name}.txt', error)
+        write_atomically(Path(out) / 'failed' / f'{name}.txt', error)
         warnings.warn(f'failed: {name}: {error.strip().splitlines()[-1]}', stacklevel=2)
     return [r for r in (finished(out, p['name']) for p in picked) if r]
 
 # %% ../nbs/86_sweeps.ipynb #730708d9
 def _flat(setting: dict, at: str = '') -> dict:
     "A nested setting by dotted names."
-    return {k: v for n, w in setting.items() for k, v in (_flat(w, f'{at}{n}.') if isinstance(w, dict) else {at + n: w}).items()}
+    return {
+        k: v
+        for n, w in setting.items()
+        for k, v in (_flat(w, f'{at}{n}.') if isinstance(w, dict) else {at + n: w}).items()
+    }
+
 
 def varied(
-    records: list[dict],   # of `sweep` or `load_records`
-) -> dict[str, list]:      # method → the settings by which its runs differ
+    records: list[dict],  # of `sweep` or `load_records`
+) -> dict[str, list]:  # method → the settings by which its runs differ
     "What a sweep was over."
     out = {}
     for m in dict.fromkeys(r['method'] for r in records):
         own = [_flat(r['setting']) for r in records if r['method'] == m]
-        out[m] = [k for k in dict.fromkeys(k for s in own for k in s) if len({json.dumps(s.get(k)) for s in own}) > 1]
+        out[m] = [
+            k
+            for k in dict.fromkeys(k for s in own for k in s)
+            if len({json.dumps(s.get(k)) for s in own}) > 1
+        ]
     return out
+
 
 def named(records: list[dict]) -> list[dict]:
     "The records with the settings that vary in the method's name, ready for `results`."
     differ = varied(records)
-    said = lambda r: ''.join(f' {k}={json.dumps(_flat(r["setting"]).get(k))}'.replace('"', '') for k in differ[r['method']])
+    said = lambda r: ''.join(
+        f' {k}={json.dumps(_flat(r["setting"]).get(k))}'.replace('"', '') for k in differ[r['method']]
+    )
     return [r | dict(method=r['method'] + said(r)) for r in records]
 
 # %% ../nbs/86_sweeps.ipynb #a63143c4
 def over(
-    records: list[dict],         # of one pair
-    option: str = 'gamma',       # a setting that is a number
-    title: str | None = None,    # what is shown
+    records: list[dict],  # of one pair
+    option: str = 'gamma',  # a setting that is a number
+    title: str | None = None,  # what is shown
     caption: str = 'Every dot is a run, a line joins the means. Level lines are methods without this setting. Click a name to hide it, twice to see it alone.',
-):                               # a plotly Figure
+):  # a plotly Figure
     "Final test accuracy over a setting: a line for each method that has it, a level for each that has not."
     import plotly.graph_objects as go
     from ofa_learn.figures import method_style, plain as escaped, styled
+
     pairs = sorted({r['pair'] for r in records})
-    if len(pairs) != 1: raise ValueError(f'records: expected runs of one pair, got {", ".join(pairs) or "none"}')
-    meant = lambda k: option in (k, k.rpartition('.')[2])                   # a joined method has it in its part
+    if len(pairs) != 1:
+        raise ValueError(f'records: expected runs of one pair, got {", ".join(pairs) or "none"}')
+    meant = lambda k: option in (k, k.rpartition('.')[2])  # a joined method has it in its part
     value = lambda r: next((v for k, v in _flat(r['setting']).items() if meant(k)), None)
-    fig, span, series = go.Figure(), sorted({v for v in map(value, records) if isinstance(v, (int, float))}), {}
-    if not span: raise ValueError(f'option: no run has a number for {option!r}')
+    fig, span, series = (
+        go.Figure(),
+        sorted({v for v in map(value, records) if isinstance(v, (int, float))}),
+        {},
+    )
+    if not span:
+        raise ValueError(f'option: no run has a number for {option!r}')
     without = lambda r: r | dict(setting={k: v for k, v in _flat(r['setting']).items() if not meant(k)})
-    for r, n in zip(records, named([without(r) for r in records])): series.setdefault(n['method'], []).append(r)
+    for r, n in zip(records, named([without(r) for r in records])):
+        series.setdefault(n['method'], []).append(r)
     for name, own in series.items():
-        label, colour, dash = method_style(f"ofa_{own[0]['setting']['form']}" if own[0]['method'] == 'ofa' else own[0]['method'])
-        label = escaped(label + name[len(own[0]['method']):])
-        at = {x: [r['test_accuracy'] for r in own if value(r) in (None, x)] for x in span}      # a method without the setting is at every x
+        label, colour, dash = method_style(
+            f"ofa_{own[0]['setting']['form']}" if own[0]['method'] == 'ofa' else own[0]['method']
+        )
+        label = escaped(label + name[len(own[0]['method']) :])
+        at = {
+            x: [r['test_accuracy'] for r in own if value(r) in (None, x)] for x in span
+        }  # a method without the setting is at every x
         at = {x: v for x, v in at.items() if v}
-        means, line = [sum(v)/len(v) for v in at.values()], dict(color=colour, width=2.5, dash=dash)
+        means, line = [sum(v) / len(v) for v in at.values()], dict(color=colour, width=2.5, dash=dash)
         fig.add_scatter(x=list(at), y=means, name=label, mode='lines', line=line, legendgroup=label)
-        if value(own[0]) is None: continue
-        fig.add_scatter(x=[x for x, v in at.items() for _ in v], y=[a for v in at.values() for a in v], mode='markers', marker=dict(color=colour, size=9),
-                        name=label, legendgroup=label, showlegend=False, hovertemplate=f'{option} %{{x}}: %{{y:.1f}} %<extra>{label}</extra>')
-    return styled(fig, title or f'Test accuracy over {option}, {pairs[0]}', 'γ' if option == 'gamma' else escaped(option), 'test accuracy (%)', caption)
+        if value(own[0]) is None:
+            continue
+        fig.add_scatter(
+            x=[x for x, v in at.items() for _ in v],
+            y=[a for v in at.values() for a in v],
+            mode='markers',
+            marker=dict(color=colour, size=9),
+            name=label,
+            legendgroup=label,
+            showlegend=False,
+            hovertemplate=f'{option} %{{x}}: %{{y:.1f}} %<extra>{label}</extra>',
+        )
+    return styled(
+        fig,
+        title or f'Test accuracy over {option}, {pairs[0]}',
+        'γ' if option == 'gamma' else escaped(option),
+        'test accuracy (%)',
+        caption,
+    )
 
 # %% ../nbs/86_sweeps.ipynb #2be1c25b
 def commands(
-    plan: Sweep,                          # what to run
-    out: str | Path,                      # a folder that all jobs see
-    program: str = 'ofa-learn sweep',     # what starts `sweep_command`
-    device: str | None = None,            # handed on
+    plan: Sweep,  # what to run
+    out: str | Path,  # a folder that all jobs see
+    program: str = 'ofa-learn sweep',  # what starts `sweep_command`
+    device: str | None = None,  # handed on
 ) -> list[str]:
     "One shell command a run, for a job array; the plan is written to `out`."
-    file = save_plan(plan, Path(out)/f'plan_{digest(asdict(plan))}.json')
-    words = [*shlex.split(program), '--plan', str(file), '--out', str(out), '--jobs', '0', *(['--device', device] if device else [])]
+    file = save_plan(plan, Path(out) / f'plan_{digest(asdict(plan))}.json')
+    words = [
+        *shlex.split(program),
+        '--plan',
+        str(file),
+        '--out',
+        str(out),
+        '--jobs',
+        '0',
+        *(['--device', device] if device else []),
+    ]
     return [shlex.join([*words, '--only', r['name']]) for r in runs(plan)]
+
 
 def parse_grid(text: str) -> dict:
     "'gamma=1,1.4 form=paper,released stages=[1,4],[4]' → a list of values for each option."
     out = {}
     for word in text.split():
         name, equals, values = word.partition('=')
-        if not (name and equals and values): raise ValueError(f"grid: expected option=value,value …, such as 'gamma=1,1.4 form=paper', got {word!r}")
-        try: out[name] = list(ast.literal_eval(f'[{values}]'))
-        except (ValueError, SyntaxError): out[name] = values.split(',')     # names such as paper,released
+        if not (name and equals and values):
+            raise ValueError(
+                f"grid: expected option=value,value …, such as 'gamma=1,1.4 form=paper', got {word!r}"
+            )
+        try:
+            out[name] = list(ast.literal_eval(f'[{values}]'))
+        except (ValueError, SyntaxError):
+            out[name] = values.split(',')  # names such as paper,released
     return out
 
 # %% ../nbs/86_sweeps.ipynb #22845a3c
@@ -469,7 +784,8 @@ def _report(done: list[dict], out: str) -> None:
     _say(f'{len(done)} runs in {out}/runs')
 
 # %% ../nbs/86_sweeps.ipynb #f27ab87e
-_say = print                                                            # `print` is an option below
+_say = print  # `print` is an option below
+
 
 def sweep_command(
     plan: str = None,  # a JSON file with a plan, or recorded:NAME, instead of the options down to seeds
@@ -489,13 +805,21 @@ def sweep_command(
 ):
     "Compare methods and settings in many runs, which can be stopped and continued"
     parts = {} if train is None else dict(train=train)
-    todo = load_plan(plan) if plan else Sweep(pairs.split(','), methods.split(','), parse_grid(grid), seeds, data, parts=parts)
-    if print: return _say('\n'.join(commands(todo, out, device=device)))
+    todo = (
+        load_plan(plan)
+        if plan
+        else Sweep(pairs.split(','), methods.split(','), parse_grid(grid), seeds, data, parts=parts)
+    )
+    if print:
+        return _say('\n'.join(commands(todo, out, device=device)))
     if prepare:
         wrong = make_ready(todo, runs(todo), out, jobs, not loop, device)
-        if wrong: raise ValueError('; '.join(f'{n}: {e.strip().splitlines()[-1]}' for n, e in wrong.items()))
+        if wrong:
+            raise ValueError('; '.join(f'{n}: {e.strip().splitlines()[-1]}' for n, e in wrong.items()))
         return _say(f'{out}: ready')
     done = sweep(todo, out, jobs, not loop, device, only)
     n = 1 if only else len(runs(todo))
-    if done: _report(done, out)
-    if len(done) < n: raise ValueError(f'{n - len(done)} of {n} runs failed; {out}/failed says why')
+    if done:
+        _report(done, out)
+    if len(done) < n:
+        raise ValueError(f'{n - len(done)} of {n} runs failed; {out}/failed says why')

@@ -23,7 +23,16 @@ from timm.scheduler import create_scheduler_v2
 from tqdm.auto import tqdm
 
 from .atomic import write_atomically
-from .checkpoints import Stopped, differences, newest, plain, random_state, save_checkpoint, set_random_state, stoppable
+from ofa_learn.checkpoints import (
+    Stopped,
+    differences,
+    newest,
+    plain,
+    random_state,
+    save_checkpoint,
+    set_random_state,
+    stoppable,
+)
 from .data import Augment, Batches, ImageData, Norm, Splits
 from .distill import DistillationTask, create_task, same_norm, unwrapped
 from .models import count_params, evaluating
@@ -31,150 +40,233 @@ from .models import count_params, evaluating
 # %% ../nbs/80_training.ipynb #4f4e7693
 def pick_device(device: str | None = None) -> torch.device:
     "The device asked for, else CUDA, else Apple's MPS, else the CPU."
-    if device is not None: return torch.device(device)
-    if torch.cuda.is_available(): return torch.device('cuda', torch.cuda.current_device())
+    if device is not None:
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device('cuda', torch.cuda.current_device())
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
+
 def predict(
-    model: nn.Module,            # gives logits
-    part: ImageData,             # the images
-    norm: Norm,                  # how it expects them normalised
-    batch_size: int = 500,       # images a batch
-) -> torch.Tensor:               # (N, K) logits, in the order of the part
+    model: nn.Module,  # gives logits
+    part: ImageData,  # the images
+    norm: Norm,  # how it expects them normalised
+    batch_size: int = 500,  # images a batch
+) -> torch.Tensor:  # (N, K) logits, in the order of the part
     "Logits of every image of a part, as it is, in eval mode; the model's mode is put back."
     device = next(model.parameters()).device
-    with evaluating(model): return torch.cat([model(b.input) for b in part.batches(norm, batch_size, device=device).plain()])
+    with evaluating(model):
+        return torch.cat([model(b.input) for b in part.batches(norm, batch_size, device=device).plain()])
 
 # %% ../nbs/80_training.ipynb #47e5710e
 def place() -> tuple[int, int]:
     "This process's number and how many there are: (0, 1) without torchrun."
-    return (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    return (
+        (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
+    )
+
 
 def summed(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     "The sum over all processes, on the CPU."
-    if place()[1] == 1: return values
+    if place()[1] == 1:
+        return values
     values = values.to(device)
     dist.all_reduce(values)
     return values.cpu()
 
+
 def accuracy(
-    model: nn.Module,            # gives logits
-    part: ImageData,             # images and labels
-    norm: Norm,                  # how it expects them normalised
+    model: nn.Module,  # gives logits
+    part: ImageData,  # images and labels
+    norm: Norm,  # how it expects them normalised
 ) -> float:
     "Top-1 accuracy in percent; under torchrun each process looks at its share, every image once."
     rank, world = place()
-    mine, device = part.take(torch.arange(rank, len(part), world)) if world > 1 else part, next(model.parameters()).device
+    mine, device = (
+        part.take(torch.arange(rank, len(part), world)) if world > 1 else part,
+        next(model.parameters()).device,
+    )
     with evaluating(model):
-        hits = torch.stack([(model(b.input).argmax(1) == b.target).sum() for b in mine.batches(norm, 500, device=device).plain()]).sum()
-    return summed(hits.double().cpu()[None], device)[0].item()/len(part)*100
+        hits = torch.stack(
+            [
+                (model(b.input).argmax(1) == b.target).sum()
+                for b in mine.batches(norm, 500, device=device).plain()
+            ]
+        ).sum()
+    return summed(hits.double().cpu()[None], device)[0].item() / len(part) * 100
 
 # %% ../nbs/80_training.ipynb #2e19104e
 class NotFinite(RuntimeError):
     "A part of the loss became NaN or infinite; the message names epoch, step and part."
 
+
 class Watch:
     "Running sums of the loss's parts, and the first step at which each was not finite, kept on the device."
+
     def __init__(self, device: torch.device, every: int | None = None):
         self.device, self.every = device, every or (1 if device.type == 'cpu' else 50)
 
     def start(self, epoch: int, names: list[str]) -> None:
         self.epoch, self.names, self.step = epoch, names, 0
-        self.sums, self.bad = torch.zeros(len(names), device=self.device), torch.full((len(names),), -1, device=self.device)
+        self.sums, self.bad = (
+            torch.zeros(len(names), device=self.device),
+            torch.full((len(names),), -1, device=self.device),
+        )
 
     def add(self, values: list[torch.Tensor]) -> None:
         "One step's values, in the order of the names."
         v = torch.stack([x.detach().float() for x in values])
         self.bad = torch.where((self.bad < 0) & ~v.isfinite(), self.step, self.bad)
         self.sums, self.step = self.sums + v, self.step + 1
-        if self.step % self.every == 0: self.check()
+        if self.step % self.every == 0:
+            self.check()
 
     def check(self) -> None:
         bad = self.bad.tolist()
         found = [(s, n) for s, n in zip(bad, self.names) if s >= 0]
-        if found: raise NotFinite(f'the loss is not finite: {", ".join(sorted(n for s, n in found if s == min(found)[0]))} at epoch {self.epoch}, '
-                                  f'step {min(found)[0]}. Lower the learning rate, clip the gradient, or look at the batch')
+        if found:
+            raise NotFinite(
+                f'the loss is not finite: {", ".join(sorted(n for s, n in found if s == min(found)[0]))} at epoch {self.epoch}, '
+                f'step {min(found)[0]}. Lower the learning rate, clip the gradient, or look at the batch'
+            )
 
     def means(self) -> dict[str, float]:
         "Means over the steps, and over the processes under torchrun."
         self.check()
-        return dict(zip(self.names, (summed(self.sums/max(self.step, 1), self.device)/place()[1]).tolist()))
+        return dict(
+            zip(self.names, (summed(self.sums / max(self.step, 1), self.device) / place()[1]).tolist())
+        )
 
-    def state(self) -> dict: return dict(epoch=self.epoch, names=list(self.names), step=self.step, sums=self.sums, bad=self.bad)
+    def state(self) -> dict:
+        return dict(epoch=self.epoch, names=list(self.names), step=self.step, sums=self.sums, bad=self.bad)
+
     def load(self, state: dict) -> None:
         self.__dict__.update(state, sums=state['sums'].to(self.device), bad=state['bad'].to(self.device))
 
 # %% ../nbs/80_training.ipynb #b85fff42
 def _check_fits(task: DistillationTask, data: Splits) -> None:
     "The data must be what the task was built for, and the task must have something to train."
-    if not any(p.requires_grad for p in task.trainable_module.parameters()): raise ValueError('task: nothing in it can be trained; was its student made a teacher since? That freezes it')
-    if tuple(task.input_size) != tuple(data.input_size): raise ValueError(f'data: images of {data.input_size}, but the task was built for {task.input_size}')
-    if task.num_classes != data.num_classes: raise ValueError(f'data: {data.num_classes} classes, but the student has {task.num_classes}')
+    if not any(p.requires_grad for p in task.trainable_module.parameters()):
+        raise ValueError(
+            'task: nothing in it can be trained; was its student made a teacher since? That freezes it'
+        )
+    if tuple(task.input_size) != tuple(data.input_size):
+        raise ValueError(f'data: images of {data.input_size}, but the task was built for {task.input_size}')
+    if task.num_classes != data.num_classes:
+        raise ValueError(f'data: {data.num_classes} classes, but the student has {task.num_classes}')
     if task.input_norm is None:
-        if task.teacher is not None and task.teacher.norm is not None: raise ValueError('input_norm: the teacher has a norm of its own; build the task with data=')
+        if task.teacher is not None and task.teacher.norm is not None:
+            raise ValueError('input_norm: the teacher has a norm of its own; build the task with data=')
         return
-    if not same_norm(task.input_norm, data.norm): raise ValueError(f'data: normalised by {tuple(data.norm)}, but student and teacher were set up for {tuple(task.input_norm)}')
+    if not same_norm(task.input_norm, data.norm):
+        raise ValueError(
+            f'data: normalised by {tuple(data.norm)}, but student and teacher were set up for {tuple(task.input_norm)}'
+        )
+
 
 def _optimizer(task, s: dict, steps: int):
     "timm's optimizer over student and heads, and timm's schedule, counted in steps, by the settings of `fit`."
-    optimizer = create_optimizer_v2(task.trainable_module, opt=s['opt'], lr=s['lr'], weight_decay=s['weight_decay'], momentum=s['momentum'])
-    scheduler, _ = create_scheduler_v2(optimizer, sched=s['sched'], num_epochs=s['epochs'], warmup_epochs=min(s['warmup_epochs'], max(s['epochs'] - 1, 0)),
-                                       warmup_lr=s['lr']/100 if s['warmup_lr'] is None else s['warmup_lr'], min_lr=s['min_lr'], decay_epochs=s['decay_epochs'],
-                                       step_on_epochs=False, updates_per_epoch=steps)
+    optimizer = create_optimizer_v2(
+        task.trainable_module,
+        opt=s['opt'],
+        lr=s['lr'],
+        weight_decay=s['weight_decay'],
+        momentum=s['momentum'],
+    )
+    scheduler, _ = create_scheduler_v2(
+        optimizer,
+        sched=s['sched'],
+        num_epochs=s['epochs'],
+        warmup_epochs=min(s['warmup_epochs'], max(s['epochs'] - 1, 0)),
+        warmup_lr=s['lr'] / 100 if s['warmup_lr'] is None else s['warmup_lr'],
+        min_lr=s['min_lr'],
+        decay_epochs=s['decay_epochs'],
+        step_on_epochs=False,
+        updates_per_epoch=steps,
+    )
     return optimizer, scheduler
 
 # %% ../nbs/80_training.ipynb #bcdae8c0
 class Mix:
     "timm's mixup and cutmix, a pure function of (seed, epoch, step); targets become probabilities."
-    def __init__(self, mixup: float, cutmix: float, num_classes: int, batch_size: int, seed: int = 0):
-        if min(mixup, cutmix) < 0: raise ValueError(f'mixup, cutmix: expected numbers ≥ 0, got {mixup} and {cutmix}')
-        if batch_size % 2: raise ValueError(f'batch_size: mixing pairs the images of a batch, so it must be even, got {batch_size}')
-        self.mixup, self.seed = Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0., num_classes=num_classes), seed
 
-    def __call__(self, x: torch.Tensor, y: torch.Tensor, epoch: int, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __init__(self, mixup: float, cutmix: float, num_classes: int, batch_size: int, seed: int = 0):
+        if min(mixup, cutmix) < 0:
+            raise ValueError(f'mixup, cutmix: expected numbers ≥ 0, got {mixup} and {cutmix}')
+        if batch_size % 2:
+            raise ValueError(
+                f'batch_size: mixing pairs the images of a batch, so it must be even, got {batch_size}'
+            )
+        self.mixup, self.seed = (
+            Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=num_classes),
+            seed,
+        )
+
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor, epoch: int, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         old = np.random.get_state()
         np.random.seed([self.seed, epoch, step])
-        try: return self.mixup(x.clone(), y)
-        finally: np.random.set_state(old)
+        try:
+            return self.mixup(x.clone(), y)
+        finally:
+            np.random.set_state(old)
 
 # %% ../nbs/80_training.ipynb #0d26301c
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
+
 @dataclass
 class Loop:
     "What turns batches into updates, and all of it that a checkpoint keeps."
+
     task: DistillationTask
     optimizer: torch.optim.Optimizer
     scheduler: object = None
-    clip: float | None = 5.
+    clip: float | None = 5.0
     precision: str = 'fp32'
-    accumulate: int = 1            # batches an update
+    accumulate: int = 1  # batches an update
     mix: Mix | None = None
     channels_last: bool = False
+
     def __post_init__(self):
-        if self.precision not in PRECISIONS: raise ValueError(f'precision: expected one of {", ".join(PRECISIONS)}, got {self.precision!r}')
-        if self.accumulate < 1: raise ValueError(f'accumulate: expected at least 1 batch an update, got {self.accumulate}')
+        if self.precision not in PRECISIONS:
+            raise ValueError(f'precision: expected one of {", ".join(PRECISIONS)}, got {self.precision!r}')
+        if self.accumulate < 1:
+            raise ValueError(f'accumulate: expected at least 1 batch an update, got {self.accumulate}')
         self.device = next(unwrapped(self.task.trainable_module).parameters()).device
-        self.scaler, self.watch = torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16'), Watch(self.device)
-        self.clipped = self.task.get_clip_parameters()            # once: to walk the modules at every step takes time
+        self.scaler, self.watch = (
+            torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16'),
+            Watch(self.device),
+        )
+        self.clipped = self.task.get_clip_parameters()  # once: to walk the modules at every step takes time
 
     def forward(self, batch, epoch: int, step: int) -> None:
         "Loss and gradients of one batch, added to those that are there."
-        x, y = (batch.input, batch.target) if self.mix is None else self.mix(batch.input, batch.target, epoch, step)
-        if self.channels_last: x = x.contiguous(memory_format=torch.channels_last)
+        x, y = (
+            (batch.input, batch.target)
+            if self.mix is None
+            else self.mix(batch.input, batch.target, epoch, step)
+        )
+        if self.channels_last:
+            x = x.contiguous(memory_format=torch.channels_last)
         kind = PRECISIONS[self.precision]
-        with torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None): out = self.task(x, y, index=batch.index)
+        with torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None):
+            out = self.task(x, y, index=batch.index)
         names = [k for k in out if k != 'output']
-        if step == 0: self.watch.start(epoch, names + ['accuracy'])
-        hits = (out['output'].detach().argmax(1) == batch.target).float().mean()*100
+        if step == 0:
+            self.watch.start(epoch, names + ['accuracy'])
+        hits = (out['output'].detach().argmax(1) == batch.target).float().mean() * 100
         self.watch.add([out[n] for n in names] + [hits])
-        self.scaler.scale(out['loss']/self.accumulate).backward()
+        self.scaler.scale(out['loss'] / self.accumulate).backward()
 
     def update(self) -> None:
         "One step of the optimizer with the gradients that have gathered."
         self.scaler.unscale_(self.optimizer)
-        if self.clip is not None: nn.utils.clip_grad_norm_(self.clipped, self.clip)
-        self.scaler.step(self.optimizer); self.scaler.update()
+        if self.clip is not None:
+            nn.utils.clip_grad_norm_(self.clipped, self.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         self.task.update_ema()
 
@@ -182,67 +274,79 @@ class Loop:
 def loop_state(loop: Loop) -> dict:
     "Weights of student and heads, their average, optimizer, scaler, generators and running sums."
     ema = loop.task.get_trainable_module(ema=True)
-    return dict(weights=unwrapped(loop.task.trainable_module).state_dict(), ema=None if ema is None else ema.module.state_dict(),
-                optimizer=loop.optimizer.state_dict(), scaler=loop.scaler.state_dict(), random=random_state(), watch=loop.watch.state())
+    return dict(
+        weights=unwrapped(loop.task.trainable_module).state_dict(),
+        ema=None if ema is None else ema.module.state_dict(),
+        optimizer=loop.optimizer.state_dict(),
+        scaler=loop.scaler.state_dict(),
+        random=random_state(),
+        watch=loop.watch.state(),
+    )
+
 
 def load_loop_state(loop: Loop, state: dict) -> None:
     "Put back what `loop_state` gave."
     unwrapped(loop.task.trainable_module).load_state_dict(state['weights'])
-    if state['ema'] is not None: loop.task.get_trainable_module(ema=True).module.load_state_dict(state['ema'])
+    if state['ema'] is not None:
+        loop.task.get_trainable_module(ema=True).module.load_state_dict(state['ema'])
     loop.optimizer.load_state_dict(state['optimizer'])
-    if state['scaler']: loop.scaler.load_state_dict(state['scaler'])
+    if state['scaler']:
+        loop.scaler.load_state_dict(state['scaler'])
     loop.watch.load(state['watch'])
     set_random_state(state['random'])
 
 # %% ../nbs/80_training.ipynb #af839880
 def train_epoch(
-    loop: Loop,                                   # from `fit`, or your own
-    batches: Batches,                             # the training images
-    epoch: int,                                   # from 0
-    start: int = 0,                               # batches that are done already
-    after: Callable[[int], None] | None = None,   # called after every update with the number of batches done
-) -> dict:                                        # means of the loss, its parts and the accuracy on the views
+    loop: Loop,  # from `fit`, or your own
+    batches: Batches,  # the training images
+    epoch: int,  # from 0
+    start: int = 0,  # batches that are done already
+    after: Callable[[int], None] | None = None,  # called after every update with the number of batches done
+) -> dict:  # means of the loss, its parts and the accuracy on the views
     "One pass over the training images."
     n, task = len(batches), loop.task
-    updates = -(-n//loop.accumulate)
-    task.epoch = epoch                                            # for losses that warm up
+    updates = -(-n // loop.accumulate)
+    task.epoch = epoch  # for losses that warm up
     task.train()
     for step, batch in enumerate(batches.epoch(epoch, start), start):
-        if loop.scheduler is not None and step % loop.accumulate == 0: loop.scheduler.step_update(epoch*updates + step//loop.accumulate)
+        if loop.scheduler is not None and step % loop.accumulate == 0:
+            loop.scheduler.step_update(epoch * updates + step // loop.accumulate)
         loop.forward(batch, epoch, step)
         if (step + 1) % loop.accumulate == 0 or step + 1 == n:
             loop.update()
-            if after is not None: after(step + 1)
+            if after is not None:
+                after(step + 1)
     return loop.watch.means()
 
 # %% ../nbs/80_training.ipynb #f9efbaf8
 def fit(
-    task: DistillationTask,        # from `create_task`
-    data: Splits,                  # trains on .train, looks at .valid
-    epochs: int = 100,             # passes over the training images
+    task: DistillationTask,  # from `create_task`
+    data: Splits,  # trains on .train, looks at .valid
+    epochs: int = 100,  # passes over the training images
     *,
-    batch_size: int = 50,          # images a batch, over all processes
-    opt: str = 'adamw',            # any of timm's optimizers
-    lr: float = 2e-3,              # peak learning rate
-    weight_decay: float = .05,     # not on biases, norms, positions and class tokens
-    sched: str = 'cosine',         # any of timm's schedules
-    momentum: float = .9,          # of optimizers that have one, such as SGD
-    warmup_epochs: int = 5,        # of linear warm-up
+    batch_size: int = 50,  # images a batch, over all processes
+    opt: str = 'adamw',  # any of timm's optimizers
+    lr: float = 2e-3,  # peak learning rate
+    weight_decay: float = 0.05,  # not on biases, norms, positions and class tokens
+    sched: str = 'cosine',  # any of timm's schedules
+    momentum: float = 0.9,  # of optimizers that have one, such as SGD
+    warmup_epochs: int = 5,  # of linear warm-up
     warmup_lr: float | None = None,  # where that begins; default a hundredth of lr
-    decay_epochs: int = 30,        # between the steps of the step schedule
-    min_lr: float = 1e-5,          # where the schedule ends
-    clip: float | None = 5.,       # the gradient's norm is cut to this (Hao et al., 2023: 5); None leaves it
+    decay_epochs: int = 30,  # between the steps of the step schedule
+    min_lr: float = 1e-5,  # where the schedule ends
+    clip: float | None = 5.0,  # the gradient's norm is cut to this (Hao et al., 2023: 5); None leaves it
     augment: Augment = Augment(),  # the views
-    mixup: float = 0., cutmix: float = 0.,   # α of both
-    precision: str = 'fp32',       # or 'bf16', 'fp16'
-    accumulate: int = 1,           # batches an update
-    ema: float | None = None,      # decay of a moving average of the weights, such as .999
-    seed: int = 0,                 # order of the images and dropout
-    view_seed: int = 0,            # the views
-    out: str | Path | None = None,   # a folder for checkpoints and history
-    resume: bool = False,          # go on from the newest checkpoint in `out`
-    **how,                         # device, channels_last, compile, save_seconds, eval_every, progress, on_epoch, on_step: see `_Run`
-) -> list[dict]:                   # a row an epoch: epoch, seconds, loss, parts, train_accuracy, valid_accuracy, lr
+    mixup: float = 0.0,
+    cutmix: float = 0.0,  # α of both
+    precision: str = 'fp32',  # or 'bf16', 'fp16'
+    accumulate: int = 1,  # batches an update
+    ema: float | None = None,  # decay of a moving average of the weights, such as .999
+    seed: int = 0,  # order of the images and dropout
+    view_seed: int = 0,  # the views
+    out: str | Path | None = None,  # a folder for checkpoints and history
+    resume: bool = False,  # go on from the newest checkpoint in `out`
+    **how,  # device, channels_last, compile, save_seconds, eval_every, progress, on_epoch, on_step: see `_Run`
+) -> list[dict]:  # a row an epoch: epoch, seconds, loss, parts, train_accuracy, valid_accuracy, lr
     "Train a task; returns its history. The student is `task.student`, as it is after the last epoch."
     setting = {k: v for k, v in locals().items() if k not in ('task', 'data', 'out', 'resume', 'how')}
     return _Run(task, data, setting, out, resume, **how).train()
@@ -250,75 +354,116 @@ def fit(
 # %% ../nbs/80_training.ipynb #f35e76e2
 def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
     "The loop that the settings ask for."
-    mix = Mix(s['mixup'], s['cutmix'], task.num_classes, batches.batch_size//batches.shard[1], s['view_seed']) if s['mixup'] or s['cutmix'] else None
-    optimizer, scheduler = _optimizer(task, s, -(-len(batches)//max(s['accumulate'], 1)))
+    mix = (
+        Mix(s['mixup'], s['cutmix'], task.num_classes, batches.batch_size // batches.shard[1], s['view_seed'])
+        if s['mixup'] or s['cutmix']
+        else None
+    )
+    optimizer, scheduler = _optimizer(task, s, -(-len(batches) // max(s['accumulate'], 1)))
     return Loop(task, optimizer, scheduler, s['clip'], s['precision'], s['accumulate'], mix, channels_last)
 
 # %% ../nbs/80_training.ipynb #88d8e124
 @dataclass
 class _Run:
     "One call of `fit`."
+
     task: DistillationTask
     data: Splits
     setting: dict
     out: Path | None = None
     resume: bool = False
-    device: str | None = None      # default: CUDA, MPS or CPU, in this order
-    channels_last: bool = False    # memory format of maps, faster for CNNs on GPUs
-    compile: bool = False          # torch.compile student, heads and teacher
-    save_seconds: float = 300.     # between checkpoints within an epoch
-    eval_every: int = 1            # epochs between looks at the validation part; the last is always looked at
-    progress: bool = True          # a bar
+    device: str | None = None  # default: CUDA, MPS or CPU, in this order
+    channels_last: bool = False  # memory format of maps, faster for CNNs on GPUs
+    compile: bool = False  # torch.compile student, heads and teacher
+    save_seconds: float = 300.0  # between checkpoints within an epoch
+    eval_every: int = 1  # epochs between looks at the validation part; the last is always looked at
+    progress: bool = True  # a bar
     on_epoch: Callable[[dict], None] | None = None  # called with each row of the history
-    on_step: Callable[[float], None] | None = None  # called after each update with the epochs done, such as 2.5; what it raises ends the run
+    on_step: Callable[[float], None] | None = (
+        None  # called after each update with the epochs done, such as 2.5; what it raises ends the run
+    )
 
     def __post_init__(self):
         s, d, task = self.setting, self.data, self.task
-        if not isinstance(s['epochs'], int) or s['epochs'] < 1: raise ValueError(f"epochs: expected an integer from 1, got {s['epochs']!r}")
-        if self.resume and self.out is None: raise ValueError('resume: say with out= which folder holds the checkpoint')
+        if not isinstance(s['epochs'], int) or s['epochs'] < 1:
+            raise ValueError(f"epochs: expected an integer from 1, got {s['epochs']!r}")
+        if self.resume and self.out is None:
+            raise ValueError('resume: say with out= which folder holds the checkpoint')
         _check_fits(task, d)
         self.device, (self.rank, self.world) = pick_device(self.device), place()
         task.to(self.device)
-        if self.channels_last: task.to(memory_format=torch.channels_last)
+        if self.channels_last:
+            task.to(memory_format=torch.channels_last)
         torch.manual_seed(s['seed'])
-        self.batches = d.train.batches(d.norm, s['batch_size'], augment=s['augment'], seed=s['seed'], view_seed=s['view_seed'], device=self.device, shard=(self.rank, self.world))
+        self.batches = d.train.batches(
+            d.norm,
+            s['batch_size'],
+            augment=s['augment'],
+            seed=s['seed'],
+            view_seed=s['view_seed'],
+            device=self.device,
+            shard=(self.rank, self.world),
+        )
         self.loop = _loop(task, self.batches, s, self.channels_last)
-        if s['ema'] is not None: task.setup_ema(decay=s['ema'])
-        self.setting = plain(s | dict(method=task.name, data=d.train.fingerprint, student=type(task.student).__name__, params=count_params(task.trainable_module),
-                                      augment=asdict(s['augment'])))
-        self.history, self.seconds, self.best, self.epoch, self.start = [], 0., -1., 0, 0
-        if self.out is not None: self.out = Path(self.out); _restore(self)
+        if s['ema'] is not None:
+            task.setup_ema(decay=s['ema'])
+        self.setting = plain(
+            s
+            | dict(
+                method=task.name,
+                data=d.train.fingerprint,
+                student=type(task.student).__name__,
+                params=count_params(task.trainable_module),
+                augment=asdict(s['augment']),
+            )
+        )
+        self.history, self.seconds, self.best, self.epoch, self.start = [], 0.0, -1.0, 0, 0
+        if self.out is not None:
+            self.out = Path(self.out)
+            _restore(self)
 
-    def train(self) -> list[dict]: return _train(self)
+    def train(self) -> list[dict]:
+        return _train(self)
 
 # %% ../nbs/80_training.ipynb #8666fa39
 def _restore(run: _Run) -> None:
     "Go on from the newest checkpoint, or refuse to write over one that was not meant."
-    state = newest(run.out/'last.pt')
-    if state is None: return
-    if not run.resume: raise ValueError(f'out: {run.out} holds a run already (epoch {state["epoch"]}); give resume=True to go on, or another folder')
-    if differ := differences(state['setting'], run.setting): raise ValueError(f'resume: {run.out} holds another run; {"; ".join(differ)}')
+    state = newest(run.out / 'last.pt')
+    if state is None:
+        return
+    if not run.resume:
+        raise ValueError(
+            f'out: {run.out} holds a run already (epoch {state["epoch"]}); give resume=True to go on, or another folder'
+        )
+    if differ := differences(state['setting'], run.setting):
+        raise ValueError(f'resume: {run.out} holds another run; {"; ".join(differ)}')
     load_loop_state(run.loop, state['loop'])
-    for k in ('history', 'seconds', 'best', 'epoch', 'start'): setattr(run, k, state[k])
+    for k in ('history', 'seconds', 'best', 'epoch', 'start'):
+        setattr(run, k, state[k])
+
 
 def _save(run: _Run, name: str = 'last.pt') -> None:
     "Write a checkpoint and the history; the first process only."
-    if run.out is None or run.rank: return
+    if run.out is None or run.rank:
+        return
     kept = {k: getattr(run, k) for k in ('setting', 'history', 'seconds', 'best', 'epoch', 'start')}
-    save_checkpoint(kept | dict(loop=loop_state(run.loop)), run.out/name, previous=name == 'last.pt')
-    if run.history: _write_history(run.history, run.out/'history.csv')
+    save_checkpoint(kept | dict(loop=loop_state(run.loop)), run.out / name, previous=name == 'last.pt')
+    if run.history:
+        _write_history(run.history, run.out / 'history.csv')
 
 # %% ../nbs/80_training.ipynb #6fe77493
 def _flat(row: dict) -> dict:
     "A row of the history with its parts beside the rest."
     return {k: v for k, v in row.items() if k != 'parts'} | {f'part.{k}': v for k, v in row['parts'].items()}
 
+
 def _write_history(history: list[dict], path: Path) -> None:
     "The history as a table, whole or absent."
     flat = [_flat(row) for row in history]
     text = io.StringIO()
     table = csv.DictWriter(text, list(dict.fromkeys(k for row in flat for k in row)), lineterminator='\n')
-    table.writeheader(); table.writerows(flat)
+    table.writeheader()
+    table.writerows(flat)
     write_atomically(path, text.getvalue())
 
 # %% ../nbs/80_training.ipynb #d6c8e797
@@ -329,29 +474,46 @@ def _board(run: _Run):
         yield lambda row: None
         return
     from torch.utils.tensorboard import SummaryWriter
-    writer = SummaryWriter(str(run.out/'tensorboard'), purge_step=run.epoch + 1)
+
+    writer = SummaryWriter(str(run.out / 'tensorboard'), purge_step=run.epoch + 1)
+
     def show(row):
         for k, v in _flat(row).items():
-            if v is not None and k != 'epoch': writer.add_scalar(k.replace('part.', 'parts/'), v, row['epoch'])
-    try: yield show
-    finally: writer.close()
+            if v is not None and k != 'epoch':
+                writer.add_scalar(k.replace('part.', 'parts/'), v, row['epoch'])
+
+    try:
+        yield show
+    finally:
+        writer.close()
 
 # %% ../nbs/80_training.ipynb #d5813115
 def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
     "What `train_epoch` calls after each update."
+
     def after(done: int) -> None:
         if run.on_step is not None:
             before = time.perf_counter()
-            run.on_step(run.epoch + done/len(run.batches))
-            clock['start'] += time.perf_counter() - before                    # a pause is no training
-        if done == len(run.batches): return                                   # the epoch's end saves anyway
+            run.on_step(run.epoch + done / len(run.batches))
+            clock['start'] += time.perf_counter() - before  # a pause is no training
+        if done == len(run.batches):
+            return  # the epoch's end saves anyway
         asked = bool(summed(torch.tensor([float(bool(stop))]), run.device)[0])
-        if not asked and time.perf_counter() - clock['saved'] < run.save_seconds: return
+        if not asked and time.perf_counter() - clock['saved'] < run.save_seconds:
+            return
         run.start, clock['saved'] = done, time.perf_counter()
         run.seconds, clock['start'] = run.seconds + clock['saved'] - clock['start'], clock['saved']
         _save(run)
-        if asked: raise Stopped(f'stopped in epoch {run.epoch + 1} after {done} of {len(run.batches)} batches; ' +
-                                ('nothing was saved (no out= folder)' if run.out is None else f'{run.out} holds everything, resume=True goes on'))
+        if asked:
+            raise Stopped(
+                f'stopped in epoch {run.epoch + 1} after {done} of {len(run.batches)} batches; '
+                + (
+                    'nothing was saved (no out= folder)'
+                    if run.out is None
+                    else f'{run.out} holds everything, resume=True goes on'
+                )
+            )
+
     return after
 
 # %% ../nbs/80_training.ipynb #f191414f
@@ -359,37 +521,67 @@ def _row(run: _Run, means: dict) -> dict:
     "One line of the history."
     look = (run.epoch + 1) % run.eval_every == 0 or run.epoch + 1 == run.setting['epochs']
     seen = lambda model: accuracy(model, run.data.valid, run.data.norm) if look else None
-    row = dict(epoch=run.epoch + 1, seconds=round(run.seconds, 3), loss=means.pop('loss'), train_accuracy=means.pop('accuracy'), parts=means,
-               valid_accuracy=seen(run.task.student), lr=run.loop.optimizer.param_groups[0]['lr'])
+    row = dict(
+        epoch=run.epoch + 1,
+        seconds=round(run.seconds, 3),
+        loss=means.pop('loss'),
+        train_accuracy=means.pop('accuracy'),
+        parts=means,
+        valid_accuracy=seen(run.task.student),
+        lr=run.loop.optimizer.param_groups[0]['lr'],
+    )
     return row | (dict(ema_accuracy=seen(run.task.get_eval_model(ema=True))) if run.task.has_ema() else {})
+
 
 @contextmanager
 def _wrapped(run: _Run):
     "Within: the module is shared between the processes and compiled, as the run asks; afterwards it is itself again, and holds on to no group of processes."
     task, plain = run.task, run.task.trainable_module
-    if run.world > 1: task.prepare_distributed(device_ids=[run.device] if run.device.type == 'cuda' else None)
-    if run.compile: task.compile()
-    try: yield
-    finally: task.trainable_module = plain
+    if run.world > 1:
+        task.prepare_distributed(device_ids=[run.device] if run.device.type == 'cuda' else None)
+    if run.compile:
+        task.compile()
+    try:
+        yield
+    finally:
+        task.trainable_module = plain
 
 # %% ../nbs/80_training.ipynb #eb4f35e5
 def _train(run: _Run) -> list[dict]:
     "The epochs of `fit`; `seconds` counts training only, not looking."
-    epochs, images = run.setting['epochs'], len(run.batches)*run.batches.batch_size
-    bar = tqdm(total=epochs, initial=run.epoch, disable=not run.progress or run.rank > 0, desc=run.task.name, unit='epoch', leave=False)
+    epochs, images = run.setting['epochs'], len(run.batches) * run.batches.batch_size
+    bar = tqdm(
+        total=epochs,
+        initial=run.epoch,
+        disable=not run.progress or run.rank > 0,
+        desc=run.task.name,
+        unit='epoch',
+        leave=False,
+    )
     with _wrapped(run), stoppable() as stop, bar, _board(run) as show:
         while run.epoch < epochs:
             clock = dict(start=time.perf_counter(), saved=time.perf_counter())
-            means = train_epoch(run.loop, run.batches, run.epoch, run.start, _between(run, stop, clock))   # reading the means waits for the device
+            means = train_epoch(
+                run.loop, run.batches, run.epoch, run.start, _between(run, stop, clock)
+            )  # reading the means waits for the device
             took = time.perf_counter() - clock['start']
             run.seconds += took
             row = _row(run, means)
-            run.history.append(row); show(row)
-            run.epoch, run.start, better = run.epoch + 1, 0, (row['valid_accuracy'] or -1.) > run.best
-            if better: run.best = row['valid_accuracy']; _save(run, 'best.pt')
+            run.history.append(row)
+            show(row)
+            run.epoch, run.start, better = run.epoch + 1, 0, (row['valid_accuracy'] or -1.0) > run.best
+            if better:
+                run.best = row['valid_accuracy']
+                _save(run, 'best.pt')
             _save(run)
-            bar.update(); bar.set_postfix(loss=f'{row["loss"]:.3f}', valid=f'{row["valid_accuracy"] or float("nan"):.1f}', images=f'{images/took:.0f}/s')
-            if run.on_epoch is not None: run.on_epoch(row)
+            bar.update()
+            bar.set_postfix(
+                loss=f'{row["loss"]:.3f}',
+                valid=f'{row["valid_accuracy"] or float("nan"):.1f}',
+                images=f'{images / took:.0f}/s',
+            )
+            if run.on_epoch is not None:
+                run.on_epoch(row)
     return run.history
 
 # %% ../nbs/80_training.ipynb #fde533a4
@@ -400,44 +592,59 @@ def distributed(backend: str | None = None):
         yield
         return
     cuda = torch.cuda.is_available()
-    if cuda: torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
+    if cuda:
+        torch.cuda.set_device(int(os.environ.get('LOCAL_RANK', 0)))
     dist.init_process_group(backend or ('nccl' if cuda else 'gloo'))
     try:
         yield
-        dist.barrier()                                  # no process leaves while another still listens
+        dist.barrier()  # no process leaves while another still listens
     finally:
-        gc.collect()                                    # cycles that hold the group would keep its threads alive into the interpreter's end
+        gc.collect()  # cycles that hold the group would keep its threads alive into the interpreter's end
         dist.destroy_process_group()
 
 # %% ../nbs/80_training.ipynb #15df48b2
 @dataclass
 class Run:
     "A finished training: the task with its student, and everything that a record of it holds."
+
     task: DistillationTask = field(repr=False)
     history: list = field(repr=False)
-    valid_accuracy: float      # percent, last epoch
-    test_accuracy: float       # percent, last epoch
-    seconds: float             # of training
-    setting: dict              # every argument
+    valid_accuracy: float  # percent, last epoch
+    test_accuracy: float  # percent, last epoch
+    seconds: float  # of training
+    setting: dict  # every argument
 
     @property
-    def student(self) -> nn.Module: return self.task.student
+    def student(self) -> nn.Module:
+        return self.task.student
+
 
 def distill(
-    method: str,                   # a name in `METHODS`
-    student: str,                  # a timm name
-    teacher,                       # a `Teacher`, a trained module or file, or None for methods without one
-    data: Splits,                  # see `fit`
-    epochs: int = 100,             # see `fit`
+    method: str,  # a name in `METHODS`
+    student: str,  # a timm name
+    teacher,  # a `Teacher`, a trained module or file, or None for methods without one
+    data: Splits,  # see `fit`
+    epochs: int = 100,  # see `fit`
     *,
-    seed: int = 0,                 # initialisation and order
-    options: dict | None = None,   # the method's own options, such as gamma
-    **fit_options,                 # see `fit`
+    seed: int = 0,  # initialisation and order
+    options: dict | None = None,  # the method's own options, such as gamma
+    **fit_options,  # see `fit`
 ) -> Run:
     "Build the task, train it, test the last epoch's student once."
     torch.manual_seed(seed)
     task = create_task(method, student, teacher, data=data, **(options or {}))
     history = fit(task, data, epochs, seed=seed, **fit_options)
     test = accuracy(task.student, data.test, data.norm)
-    plain = {k: asdict(v) if isinstance(v, Augment) else v for k, v in fit_options.items() if k not in ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')}
-    return Run(task, history, history[-1]['valid_accuracy'], test, history[-1]['seconds'], dict(epochs=epochs, **plain, **(options or {})))
+    plain = {
+        k: asdict(v) if isinstance(v, Augment) else v
+        for k, v in fit_options.items()
+        if k not in ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')
+    }
+    return Run(
+        task,
+        history,
+        history[-1]['valid_accuracy'],
+        test,
+        history[-1]['seconds'],
+        dict(epochs=epochs, **plain, **(options or {})),
+    )

@@ -15,72 +15,127 @@ from pathlib import Path
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from .figures import cka_heatmap, cka_panels, cka_profile, class_bars, curves, digit_strip, loss_parts, method_style, paired_dots, plain, target_weighting
+from ofa_learn.figures import (
+    cka_heatmap,
+    cka_panels,
+    cka_profile,
+    class_bars,
+    curves,
+    digit_strip,
+    loss_parts,
+    method_style,
+    paired_dots,
+    plain,
+    target_weighting,
+)
 from .records import results, table_cells, table_html, write_atomically
 
 # %% ../nbs/92_twins.ipynb #9e2b7922
 def gamma_numbers(
-    probs: list[float],   # (K,) the teacher's probabilities of one image
-    label: int,           # its true class, 0 to K-1
-    gamma: float,         # γ ≥ 1
-) -> dict:                # paper, released: (K,) weights; target_paper, target_released: of the true class; dark_paper, dark_released: of all others
+    probs: list[float],  # (K,) the teacher's probabilities of one image
+    label: int,  # its true class, 0 to K-1
+    gamma: float,  # γ ≥ 1
+) -> dict:  # paper, released: (K,) weights; target_paper, target_released: of the true class; dark_paper, dark_released: of all others
     "The weight of every class in both forms (Hao et al., 2023, Eq. 6, and the released code)."
-    if not 0 <= label < len(probs): raise ValueError(f'label: expected a class from 0 to {len(probs) - 1}, got {label}')
-    if not gamma >= 1: raise ValueError(f'gamma: expected at least 1, got {gamma}')
-    paper = [(1 + p)**gamma if c == label else p for c, p in enumerate(probs)]
-    released = [(1 + p)**gamma - 1 if c == label else p**gamma for c, p in enumerate(probs)]
+    if not 0 <= label < len(probs):
+        raise ValueError(f'label: expected a class from 0 to {len(probs) - 1}, got {label}')
+    if not gamma >= 1:
+        raise ValueError(f'gamma: expected at least 1, got {gamma}')
+    paper = [(1 + p) ** gamma if c == label else p for c, p in enumerate(probs)]
+    released = [(1 + p) ** gamma - 1 if c == label else p**gamma for c, p in enumerate(probs)]
     dark = lambda w: sum(v for c, v in enumerate(w) if c != label)
-    return dict(paper=paper, released=released, target_paper=paper[label], target_released=released[label], dark_paper=dark(paper), dark_released=dark(released))
+    return dict(
+        paper=paper,
+        released=released,
+        target_paper=paper[label],
+        target_released=released[label],
+        dark_paper=dark(paper),
+        dark_released=dark(released),
+    )
+
 
 def gamma_sentence(n: dict) -> str:
     "The numbers of `gamma_numbers` in words; the page says the same."
-    return (f"True class: weight {n['target_paper']:.3f} in the paper’s form, {n['target_released']:.3f} in the released one. "
-            f"All wrong classes together: {n['dark_paper']:.4f} in the paper’s form, {n['dark_released']:.4f} in the released one.")
+    return (
+        f"True class: weight {n['target_paper']:.3f} in the paper’s form, {n['target_released']:.3f} in the released one. "
+        f"All wrong classes together: {n['dark_paper']:.4f} in the paper’s form, {n['dark_released']:.4f} in the released one."
+    )
 
 # %% ../nbs/92_twins.ipynb #9956b59c
-TWIN = 'application/vnd.ofa-learn.twin+html'   # a widget's output holds its twin under this type, for pages without a kernel
+TWIN = 'application/vnd.ofa-learn.twin+html'  # a widget's output holds its twin under this type, for pages without a kernel
+
 
 def embed_json(state) -> str:
     "JSON that is safe inside a script element; a `ValueError` where a number is not finite."
     return json.dumps(state, ensure_ascii=False, allow_nan=False).replace('<', '\\u003c')
 
+
 def figure_html(
     fig: go.Figure,
     caption: str | None = None,  # an instruction to the reader; the figure's own when left out
-) -> str:                        # a <figure> that twins.js draws
+) -> str:  # a <figure> that twins.js draws
     "A figure and its caption as an HTML fragment."
-    state, caption = json.loads(fig.to_json()), caption if caption is not None else (fig.layout.meta or {}).get('caption', '')
-    return (f'<figure class="ofa-twin" data-twin="plot"><script type="application/json">{embed_json(state)}</script>'
-            f'<figcaption>{html.escape(caption)}</figcaption></figure>')
+    state, caption = (
+        json.loads(fig.to_json()),
+        caption if caption is not None else (fig.layout.meta or {}).get('caption', ''),
+    )
+    return (
+        f'<figure class="ofa-twin" data-twin="plot"><script type="application/json">{embed_json(state)}</script>'
+        f'<figcaption>{html.escape(caption)}</figcaption></figure>'
+    )
 
 # %% ../nbs/92_twins.ipynb #815d097a
 def check_digit(d: dict, i: int, classes: int) -> None:
     "A `ValueError` that names what is wrong with the i-th image, its label or the teacher's probabilities."
     image, probs = d['image'], d['probs']
-    if not image or len({len(row) for row in image}) != 1 or not all(isinstance(v, int) and 0 <= v <= 255 for row in image for v in row):
+    if (
+        not image
+        or len({len(row) for row in image}) != 1
+        or not all(isinstance(v, int) and 0 <= v <= 255 for row in image for v in row)
+    ):
         raise ValueError(f'digits.{i}.image: expected rows of one length with whole numbers from 0 to 255')
-    if len(probs) != classes or not all(0 <= p <= 1 for p in probs) or not math.isclose(sum(probs), 1, abs_tol=1e-3):
-        raise ValueError(f'digits.{i}.probs: expected {classes} probabilities that sum to 1, got {len(probs)} that sum to {sum(probs):.4g}')
-    if not 0 <= d['label'] < classes: raise ValueError(f"digits.{i}.label: expected a class from 0 to {classes - 1}, got {d['label']}")
+    if (
+        len(probs) != classes
+        or not all(0 <= p <= 1 for p in probs)
+        or not math.isclose(sum(probs), 1, abs_tol=1e-3)
+    ):
+        raise ValueError(
+            f'digits.{i}.probs: expected {classes} probabilities that sum to 1, got {len(probs)} that sum to {sum(probs):.4g}'
+        )
+    if not 0 <= d['label'] < classes:
+        raise ValueError(f"digits.{i}.label: expected a class from 0 to {classes - 1}, got {d['label']}")
 
-GAMMA_CAPTION = ('Slide γ (the arrow keys work) and pick images, from those the teacher gets wrong to those it is sure of. Watch the wrong classes: the paper’s form '
-                 'leaves them as the teacher has them, the released one shrinks them. For an image that the teacher gets wrong, γ hardly changes the target.')
+
+GAMMA_CAPTION = (
+    'Slide γ (the arrow keys work) and pick images, from those the teacher gets wrong to those it is sure of. Watch the wrong classes: the paper’s form '
+    'leaves them as the teacher has them, the released one shrinks them. For an image that the teacher gets wrong, γ hardly changes the target.'
+)
+
 
 def gamma_twin(
-    digits: list[dict],                # each: image (rows of 0–255, 255 is ink), label, probs ((K,), the teacher's)
+    digits: list[dict],  # each: image (rows of 0–255, 255 is ink), label, probs ((K,), the teacher's)
     classes: list[str] | None = None,  # the K classes' names; their numbers when left out
-    gamma: float = 1.4,                # where the slider starts, 1 to 4
-) -> str:                              # a <figure> that twins.js brings to life
+    gamma: float = 1.4,  # where the slider starts, 1 to 4
+) -> str:  # a <figure> that twins.js brings to life
     "The γ slider over real images: target weighting and class weights, without a kernel."
-    if not digits: raise ValueError('digits: expected at least one image')
+    if not digits:
+        raise ValueError('digits: expected at least one image')
     classes = [str(c) for c in (range(len(digits[0]['probs'])) if classes is None else classes)]
-    for i, d in enumerate(digits): check_digit(d, i, len(classes))
+    for i, d in enumerate(digits):
+        check_digit(d, i, len(classes))
     label, probs = digits[0]['label'], digits[0]['probs']
     first = [target_weighting(gamma, probs[label]), class_bars(probs, label, gamma, classes)]
-    state = dict(gamma=gamma, classes=classes, names=[plain(c) for c in classes], figures=[json.loads(f.to_json()) for f in first],
-                 digits=[{k: d[k] for k in ('image', 'label', 'probs')} for d in digits])
-    return (f'<figure class="ofa-twin" data-twin="gamma"><script type="application/json">{embed_json(state)}</script><p class="numbers" role="status">'
-            f'{html.escape(gamma_sentence(gamma_numbers(probs, label, gamma)))}</p><figcaption>{GAMMA_CAPTION}</figcaption></figure>')
+    state = dict(
+        gamma=gamma,
+        classes=classes,
+        names=[plain(c) for c in classes],
+        figures=[json.loads(f.to_json()) for f in first],
+        digits=[{k: d[k] for k in ('image', 'label', 'probs')} for d in digits],
+    )
+    return (
+        f'<figure class="ofa-twin" data-twin="gamma"><script type="application/json">{embed_json(state)}</script><p class="numbers" role="status">'
+        f'{html.escape(gamma_sentence(gamma_numbers(probs, label, gamma)))}</p><figcaption>{GAMMA_CAPTION}</figcaption></figure>'
+    )
 
 # %% ../nbs/92_twins.ipynb #3bb25b23
 STYLE = '''
@@ -103,126 +158,257 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .25rem 1rem; } 
 @media (max-width: 30rem) { dl { display: block; } dd { margin-bottom: .5rem; } }
 '''
 
+
 def page(title: str, body: str, scripts: str = '') -> str:
     "A whole HTML page with the course's look; `body` and `scripts` are HTML already."
-    return (f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<title>{html.escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style>{scripts}</head><body><main>{body}</main></body></html>')
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{html.escape(title)}</title><link rel="icon" href="data:,"><style>{STYLE}</style>{scripts}</head><body><main>{body}</main></body></html>'
+    )
+
 
 def static(*names: str) -> str:
     "Files of the folder `ofa_learn/static` as text, one after the other."
-    return '\n'.join((files('ofa_learn')/'static'/n).read_text(encoding='utf-8') for n in names)
+    return '\n'.join((files('ofa_learn') / 'static' / n).read_text(encoding='utf-8') for n in names)
+
 
 def write_page(path: str | Path, title: str, body: str) -> Path:
     "Write a page whose twins come to life: plotly.js and the twins' code stand in the file."
-    own = f'(function () {{\n{static("shared.js", "twins.js")}\n}})();'                # one scope: no name of ours reaches the page
-    return write_atomically(path, page(title, body, f'<script>{get_plotlyjs()}</script><script>{own}</script>'))
+    own = f'(function () {{\n{static("shared.js", "twins.js")}\n}})();'  # one scope: no name of ours reaches the page
+    return write_atomically(
+        path, page(title, body, f'<script>{get_plotlyjs()}</script><script>{own}</script>')
+    )
 
 # %% ../nbs/92_twins.ipynb #95bbf9e8
-SAYS = {'better': 'better, by more than twice the standard error', 'worse': 'worse, by more than twice the standard error',
-        'within noise': 'within noise: not told apart', 'too few': 'too few runs to tell'}
+SAYS = {
+    'better': 'better, by more than twice the standard error',
+    'worse': 'worse, by more than twice the standard error',
+    'within noise': 'within noise: not told apart',
+    'too few': 'too few runs to tell',
+}
+
 
 def headline(rows: list[dict]) -> str:
     "What the rows of one pair say about OFA against the baseline, in words; the rows without a teacher stand beside it."
     said, name = [], lambda r: method_style(r['method'])[0]
     for r in rows:
-        if not r['method'].startswith('ofa') or r['difference'] is None: continue
-        runs = f"{r['pairs']} paired run" + 's'*(r['pairs'] != 1)
-        said.append(f"{name(r)}: {r['mean']:.1f} % on test, {r['difference']:+.1f} points against {method_style(r['baseline'])[0]} in {runs} ({SAYS[r['verdict']]}).")
-    if not said: said = ['No OFA run has a baseline run of the same seeds beside it, so nothing is compared.']
-    alone = [f"{name(r)} {r['mean']:.1f} %" for r in rows if r['method'] in ('labels', 'labels_long', 'deep_supervision')]
-    if alone: said.append(f'Without a teacher: {"; ".join(alone)}.')
-    if len(rows) > 1: said.append('The highest mean here: {0}.'.format(name(max(rows, key=lambda r: r['mean']))))
+        if not r['method'].startswith('ofa') or r['difference'] is None:
+            continue
+        runs = f"{r['pairs']} paired run" + 's' * (r['pairs'] != 1)
+        said.append(
+            f"{name(r)}: {r['mean']:.1f} % on test, {r['difference']:+.1f} points against {method_style(r['baseline'])[0]} in {runs} ({SAYS[r['verdict']]})."
+        )
+    if not said:
+        said = ['No OFA run has a baseline run of the same seeds beside it, so nothing is compared.']
+    alone = [
+        f"{name(r)} {r['mean']:.1f} %"
+        for r in rows
+        if r['method'] in ('labels', 'labels_long', 'deep_supervision')
+    ]
+    if alone:
+        said.append(f'Without a teacher: {"; ".join(alone)}.')
+    if len(rows) > 1:
+        said.append('The highest mean here: {0}.'.format(name(max(rows, key=lambda r: r['mean']))))
     return ' '.join(said)
 
 # %% ../nbs/92_twins.ipynb #cfeef14a
 def facts(records: list[dict]) -> list[tuple[str, str]]:
     "What was run, as (term, description), read off the records."
     each = lambda f: '; '.join(dict.fromkeys(str(f(r)) for r in records if f(r) is not None))
-    data = lambda r: f"{r['data']['name']}: {r['data']['train']} train, {r['data']['valid']} validation, {r['data']['test']} test images"
-    teacher = lambda r: r['teacher'] and (f"{r['teacher']['name']}, {r['teacher']['params']/1e6:.2f} M parameters, {r['teacher']['valid_accuracy']:.1f} % on validation, "
-                                          f"{r['teacher']['test_accuracy']:.1f} % on test")
-    out = [('Data', each(data)), ('Split', f"split seed {each(lambda r: r['split_seed'])}, view seed {each(lambda r: r['view_seed'])}"),
-           ('Runs', f"{len(records)}, seeds {', '.join(map(str, sorted({r['seed'] for r in records})))}"), ('Teacher', each(teacher)),
-           ('Student', each(lambda r: f"{r['student']['name']}, {r['student']['params']/1e6:.2f} M parameters")),
-           ('Epochs', '; '.join(dict.fromkeys(f"{r['epochs']}" + (f" ({method_style('labels_long')[0]})" if r['method'] == 'labels_long' else '') for r in records))),
-           ('Machine', f"{each(lambda r: r['device'])}, {each(lambda r: r['threads'])} thread(s) a run, {sum(r['seconds'] for r in records):.0f} s of training in all"),
-           ('Versions', each(lambda r: ', '.join(f'{k} {v}' for k, v in r['versions'].items())))]
+    data = lambda r: (
+        f"{r['data']['name']}: {r['data']['train']} train, {r['data']['valid']} validation, {r['data']['test']} test images"
+    )
+    teacher = lambda r: (
+        r['teacher']
+        and (
+            f"{r['teacher']['name']}, {r['teacher']['params'] / 1e6:.2f} M parameters, {r['teacher']['valid_accuracy']:.1f} % on validation, "
+            f"{r['teacher']['test_accuracy']:.1f} % on test"
+        )
+    )
+    out = [
+        ('Data', each(data)),
+        (
+            'Split',
+            f"split seed {each(lambda r: r['split_seed'])}, view seed {each(lambda r: r['view_seed'])}",
+        ),
+        ('Runs', f"{len(records)}, seeds {', '.join(map(str, sorted({r['seed'] for r in records})))}"),
+        ('Teacher', each(teacher)),
+        (
+            'Student',
+            each(lambda r: f"{r['student']['name']}, {r['student']['params'] / 1e6:.2f} M parameters"),
+        ),
+        (
+            'Epochs',
+            '; '.join(
+                dict.fromkeys(
+                    f"{r['epochs']}"
+                    + (f" ({method_style('labels_long')[0]})" if r['method'] == 'labels_long' else '')
+                    for r in records
+                )
+            ),
+        ),
+        (
+            'Machine',
+            f"{each(lambda r: r['device'])}, {each(lambda r: r['threads'])} thread(s) a run, {sum(r['seconds'] for r in records):.0f} s of training in all",
+        ),
+        ('Versions', each(lambda r: ', '.join(f'{k} {v}' for k, v in r['versions'].items()))),
+    ]
     return [(term, text) for term, text in out if text]
 
 # %% ../nbs/92_twins.ipynb #aa6f163d
 def comparison(records: list[dict]) -> str:
     "Curves and dots of one pair's runs, as HTML."
     by_method, seen = {}, lambda r: [h for h in r['history'] if h.get('valid_accuracy') is not None]
-    for r in records: by_method.setdefault(r['method'], []).append(r)
-    lines = {m: [([h['epoch'] for h in seen(r)], [h['valid_accuracy'] for h in seen(r)]) for r in rs] for m, rs in by_method.items() if all(map(seen, rs))}
+    for r in records:
+        by_method.setdefault(r['method'], []).append(r)
+    lines = {
+        m: [([h['epoch'] for h in seen(r)], [h['valid_accuracy'] for h in seen(r)]) for r in rs]
+        for m, rs in by_method.items()
+        if all(map(seen, rs))
+    }
     dots = [dict(method=r['method'], seed=r['seed'], accuracy=r['test_accuracy']) for r in records]
-    return (figure_html(curves(lines, 'Accuracy on the validation part', 'validation accuracy (%)')) if lines else '') + figure_html(paired_dots(dots))
+    return (
+        figure_html(curves(lines, 'Accuracy on the validation part', 'validation accuracy (%)'))
+        if lines
+        else ''
+    ) + figure_html(paired_dots(dots))
+
 
 def loss_section(cards: list[dict], classes: list[str]) -> str:
     "The images and the stacked parts of their losses, as HTML."
     names = [f"{i}: {classes[c['label']]}" for i, c in enumerate(cards, 1)]
-    strip = digit_strip([c['image'] for c in cards], names, title='The images', caption='Number and true class. Read each image yourself before you judge the teacher.')
-    bars = loss_parts([c['terms'] for c in cards], names, 'The parts of each image’s loss',
-                      'Point at a block for its size; click a name to take that part out. Where γ’s part is tall, the teacher is sure and the student is not.')
+    strip = digit_strip(
+        [c['image'] for c in cards],
+        names,
+        title='The images',
+        caption='Number and true class. Read each image yourself before you judge the teacher.',
+    )
+    bars = loss_parts(
+        [c['terms'] for c in cards],
+        names,
+        'The parts of each image’s loss',
+        'Point at a block for its size; click a name to take that part out. Where γ’s part is tall, the teacher is sure and the student is not.',
+    )
     return figure_html(strip) + figure_html(bars)
 
-TABLE_CAPTION = ('Test accuracy after the last epoch in percent: mean ± sample standard deviation over seeds (number of runs). Differences are in points and paired: runs '
-                 'with the same split, views and seed. “Within noise”: within twice the standard error of the mean difference.')
-READING = ('A difference counts only in pairs: each method’s run against the baseline’s run with the same seed, the same images and the same first weights.',
-           'The verdict is a coarse sieve: with three seeds nearly one null effect in five passes it. The spread is over seeds on one split; another split would add its own.',
-           'Deep supervision trains OFA’s exits with the labels alone. What OFA gains beyond that row, it gains from the teacher.',
-           'Compare at equal epochs and at equal time: OFA’s exits cost time, and “labels alone, at OFA’s time” spends it on plain training.')
+
+TABLE_CAPTION = (
+    'Test accuracy after the last epoch in percent: mean ± sample standard deviation over seeds (number of runs). Differences are in points and paired: runs '
+    'with the same split, views and seed. “Within noise”: within twice the standard error of the mean difference.'
+)
+READING = (
+    'A difference counts only in pairs: each method’s run against the baseline’s run with the same seed, the same images and the same first weights.',
+    'The verdict is a coarse sieve: with three seeds nearly one null effect in five passes it. The spread is over seeds on one split; another split would add its own.',
+    'Deep supervision trains OFA’s exits with the labels alone. What OFA gains beyond that row, it gains from the teacher.',
+    'Compare at equal epochs and at equal time: OFA’s exits cost time, and “labels alone, at OFA’s time” spends it on plain training.',
+)
 
 # %% ../nbs/92_twins.ipynb #02e7a84f
 def report(
-    records: list[dict],                # the runs, as `check_record` passes them
-    digits: list[dict],                 # for the γ slider: image (rows of 0–255), label, probs ((K,), the teacher's)
-    parts: list[dict],                  # label, image and terms ({name: nats}) each; or for each of `digits` its terms alone
-    path: str | Path,                   # the file to write
+    records: list[dict],  # the runs, as `check_record` passes them
+    digits: list[dict],  # for the γ slider: image (rows of 0–255), label, probs ((K,), the teacher's)
+    parts: list[dict],  # label, image and terms ({name: nats}) each; or for each of `digits` its terms alone
+    path: str | Path,  # the file to write
     *,
-    title: str,                         # the page's heading
-    notes: list[str] = (),              # what else to know, one sentence each
-    classes: list[str] | None = None,   # the classes' names; those of the records, or numbers, when left out
-) -> Path:                              # the file
+    title: str,  # the page's heading
+    notes: list[str] = (),  # what else to know, one sentence each
+    classes: list[str] | None = None,  # the classes' names; those of the records, or numbers, when left out
+) -> Path:  # the file
     "One self-contained HTML file: result in words, table, curves, runs, the loss of real images, and the γ slider."
-    if not records: raise ValueError('records: expected at least one run')
-    if len(parts) != len(digits) and not all('terms' in p for p in parts): raise ValueError(f'parts: expected {len(digits)}, one for each digit, got {len(parts)}')
+    if not records:
+        raise ValueError('records: expected at least one run')
+    if len(parts) != len(digits) and not all('terms' in p for p in parts):
+        raise ValueError(f'parts: expected {len(digits)}, one for each digit, got {len(parts)}')
     named = records[0]['data'].get('classes')
-    classes = [str(c) for c in (classes or (named if isinstance(named, list) else range(len(digits[0]['probs']))))]
+    classes = [
+        str(c) for c in (classes or (named if isinstance(named, list) else range(len(digits[0]['probs']))))
+    ]
     cards = [p if 'terms' in p else dict(digits[i], terms=p) for i, p in enumerate(parts)]
     rows, esc = results(records), html.escape
-    pairs, bullets = list(dict.fromkeys(r['pair'] for r in records)), lambda items: '<ul>' + ''.join(f'<li>{esc(t)}</li>' for t in items) + '</ul>'
-    of = lambda pair: f'<strong>{esc(pair)}.</strong> '*(len(pairs) > 1)
-    body = [f'<h1>{esc(title)}</h1>', *(f'<p class="lead">{of(p)}{esc(headline([r for r in rows if r["pair"] == p]))}</p>' for p in pairs), bullets(notes) if notes else '',
-            '<h2>The table</h2>', table_html(table_cells(rows, lambda m: method_style(m)[0]), TABLE_CAPTION),
-            '<h2>What was run</h2><dl>', *(f'<dt>{esc(t)}</dt><dd>{esc(d)}</dd>' for t, d in facts(records)), '</dl>',
-            *(f'<h2>How they got there{": " + esc(p) if len(pairs) > 1 else ""}</h2>' + comparison([r for r in records if r['pair'] == p]) for p in pairs),
-            *(['<h2>Where the loss of an image comes from</h2>', loss_section(cards, classes)] if cards else []),
-            '<h2>Slide γ</h2>', gamma_twin(digits, classes), '<h2>How to read this</h2>', bullets(READING)]
+    pairs, bullets = (
+        list(dict.fromkeys(r['pair'] for r in records)),
+        lambda items: '<ul>' + ''.join(f'<li>{esc(t)}</li>' for t in items) + '</ul>',
+    )
+    of = lambda pair: f'<strong>{esc(pair)}.</strong> ' * (len(pairs) > 1)
+    body = [
+        f'<h1>{esc(title)}</h1>',
+        *(f'<p class="lead">{of(p)}{esc(headline([r for r in rows if r["pair"] == p]))}</p>' for p in pairs),
+        bullets(notes) if notes else '',
+        '<h2>The table</h2>',
+        table_html(table_cells(rows, lambda m: method_style(m)[0]), TABLE_CAPTION),
+        '<h2>What was run</h2><dl>',
+        *(f'<dt>{esc(t)}</dt><dd>{esc(d)}</dd>' for t, d in facts(records)),
+        '</dl>',
+        *(
+            f'<h2>How they got there{": " + esc(p) if len(pairs) > 1 else ""}</h2>'
+            + comparison([r for r in records if r['pair'] == p])
+            for p in pairs
+        ),
+        *(['<h2>Where the loss of an image comes from</h2>', loss_section(cards, classes)] if cards else []),
+        '<h2>Slide γ</h2>',
+        gamma_twin(digits, classes),
+        '<h2>How to read this</h2>',
+        bullets(READING),
+    ]
     return write_page(path, title, '\n'.join(body))
 
 # %% ../nbs/92_twins.ipynb #84b1f459
-CKA_READING = ('CKA compares which images two layers find alike. 1: the same ones; 0: nothing in common. It is not changed by rotating or scaling all features.',
-               'A network beside itself has a diagonal of exactly 1, whatever it has learned. It is shown to give the others a scale.',
-               'Early layers of any two networks look alike because both still see the image. Compare with untrained networks before you read learning into a number.',
-               'A few large directions, or two images far from the others that are alike, can decide the number alone.')
+CKA_READING = (
+    'CKA compares which images two layers find alike. 1: the same ones; 0: nothing in common. It is not changed by rotating or scaling all features.',
+    'A network beside itself has a diagonal of exactly 1, whatever it has learned. It is shown to give the others a scale.',
+    'Early layers of any two networks look alike because both still see the image. Compare with untrained networks before you read learning into a number.',
+    'A few large directions, or two images far from the others that are alike, can decide the number alone.',
+)
+
 
 def cka_page(
-    results: dict,              # {(name, name): Similarity} of every pair, as `cka_all` gives it
-    path: str | Path,           # the file to write
+    results: dict,  # {(name, name): Similarity} of every pair, as `cka_all` gives it
+    path: str | Path,  # the file to write
     title: str = 'CKA of every layer with every layer',
-    facts: list[tuple[str, str]] = (),   # what was compared, as (term, description)
-) -> Path:                      # the file
+    facts: list[tuple[str, str]] = (),  # what was compared, as (term, description)
+) -> Path:  # the file
     "One self-contained HTML file: all pairs at a glance, profiles over depth, and a map for each pair of networks."
     names, esc = list(dict.fromkeys(a for a, _ in results)), html.escape
-    if not names: raise ValueError('results: expected at least one pair')
-    across = [(a, b) for i, a in enumerate(names) for b in names[i + 1:]]
-    grid = [(f'{a} and {b}' if a != b else f'{a} with itself', s.matrix, s.rows, s.columns) for a, b in [(n, n) for n in names] + across for s in [results[a, b]]]
-    maps = [cka_heatmap(s.matrix, s.rows, s.columns, f'{a} and {b}', f'layer of {b}', f'layer of {a}') for a, b in across or [(names[0],)*2] for s in [results[a, b]]]
-    body = [f'<h1>{esc(title)}</h1>', '<dl>', *(f'<dt>{esc(t)}</dt><dd>{esc(d)}</dd>' for t, d in facts), '</dl>']
+    if not names:
+        raise ValueError('results: expected at least one pair')
+    across = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    grid = [
+        (f'{a} and {b}' if a != b else f'{a} with itself', s.matrix, s.rows, s.columns)
+        for a, b in [(n, n) for n in names] + across
+        for s in [results[a, b]]
+    ]
+    maps = [
+        cka_heatmap(s.matrix, s.rows, s.columns, f'{a} and {b}', f'layer of {b}', f'layer of {a}')
+        for a, b in across or [(names[0],) * 2]
+        for s in [results[a, b]]
+    ]
+    body = [
+        f'<h1>{esc(title)}</h1>',
+        '<dl>',
+        *(f'<dt>{esc(t)}</dt><dd>{esc(d)}</dd>' for t, d in facts),
+        '</dl>',
+    ]
     if across:
         lines = {f'{a} and {b}': results[a, b].profile() for a, b in across}
-        body += ['<h2>All pairs</h2>', figure_html(cka_panels(grid, 'First each network with itself, then with the others', 'Dark: alike. The lower left holds the first layers of both. Point at a field for its layers.', min(len(names), 3))),
-                 '<h2>At like depths</h2>', figure_html(cka_profile(lines))]
-    body += ['<h2>Layer by layer</h2>', *map(figure_html, maps), '<h2>How to read this</h2>', '<ul>', *(f'<li>{esc(t)}</li>' for t in CKA_READING), '</ul>']
+        body += [
+            '<h2>All pairs</h2>',
+            figure_html(
+                cka_panels(
+                    grid,
+                    'First each network with itself, then with the others',
+                    'Dark: alike. The lower left holds the first layers of both. Point at a field for its layers.',
+                    min(len(names), 3),
+                )
+            ),
+            '<h2>At like depths</h2>',
+            figure_html(cka_profile(lines)),
+        ]
+    body += [
+        '<h2>Layer by layer</h2>',
+        *map(figure_html, maps),
+        '<h2>How to read this</h2>',
+        '<ul>',
+        *(f'<li>{esc(t)}</li>' for t in CKA_READING),
+        '</ul>',
+    ]
     return write_page(path, title, '\n'.join(body))

@@ -19,7 +19,16 @@ import torch.nn.functional as F
 from plotly.offline import get_plotlyjs
 
 from .data import ImageData, Norm
-from .figures import METHOD_COLOURS, PALETTE, class_bars, digit_strip, loss_parts, plain, styled, target_weighting
+from ofa_learn.figures import (
+    METHOD_COLOURS,
+    PALETTE,
+    class_bars,
+    digit_strip,
+    loss_parts,
+    plain,
+    styled,
+    target_weighting,
+)
 from .losses import binomial, class_weights, dark_mass, decompose
 from .records import table_html, table_text
 from .training import predict
@@ -31,118 +40,190 @@ try:
     import ipywidgets as W
     import traitlets as tr
 except ImportError as e:
-    raise ImportError(f'ofa_learn.widgets needs {e.name}, which is not installed: pip install ipywidgets anywidget (both come with pip install ofa-learn)') from e
+    raise ImportError(
+        f'ofa_learn.widgets needs {e.name}, which is not installed: pip install ipywidgets anywidget (both come with pip install ofa-learn)'
+    ) from e
 
 # %% ../nbs/90_widgets.ipynb #9dc8c6dd
 def spread(
-    sure: torch.Tensor,   # (N,) the teacher's probability of each image's true class
-    n: int = 8,           # how many
-) -> list[int]:           # their numbers
+    sure: torch.Tensor,  # (N,) the teacher's probability of each image's true class
+    n: int = 8,  # how many
+) -> list[int]:  # their numbers
     "Images from the surest to the most wrong, as evenly spaced in the teacher's probability as they come."
-    if not 1 <= n <= len(sure): raise ValueError(f'n: expected 1 to {len(sure)}, the number of images, got {n}')
+    if not 1 <= n <= len(sure):
+        raise ValueError(f'n: expected 1 to {len(sure)}, the number of images, got {n}')
     left, out = sure.double().clone(), []
     for goal in torch.linspace(float(sure.max()), float(sure.min()), n).tolist():
         out.append(int((left - goal).abs().argmin()))
-        left[out[-1]] = math.inf                                         # each image once
+        left[out[-1]] = math.inf  # each image once
     return sorted(out, key=lambda i: -float(sure[i]))
 
+
 def teacher_cards(
-    teacher: nn.Module,   # trained; gives logits
-    part: ImageData,      # where the images come from
-    norm: Norm,           # how the teacher expects them normalised
-    n: int = 8,           # how many
-) -> list[dict]:          # a card each: image (rows of 0–255, 255 is ink), label, logits ((K,), the teacher's)
+    teacher: nn.Module,  # trained; gives logits
+    part: ImageData,  # where the images come from
+    norm: Norm,  # how the teacher expects them normalised
+    n: int = 8,  # how many
+) -> list[dict]:  # a card each: image (rows of 0–255, 255 is ink), label, logits ((K,), the teacher's)
     "Images from the one that the teacher is surest of to its worst mistake, each with its logits."
     logits = predict(teacher, part, norm).double().cpu()
     at = spread(logits.softmax(-1).gather(1, part.labels.cpu()[:, None])[:, 0], n)
-    grey = part.images.cpu()[at].double().mean(1, keepdim=True)          # (n, 1, H, W)
-    if max(grey.shape[-2:]) > 32: grey = F.adaptive_avg_pool2d(grey, 32)
-    return [dict(image=i[0].round().int().tolist(), label=int(part.labels[k]), logits=logits[k].tolist()) for i, k in zip(grey, at)]
+    grey = part.images.cpu()[at].double().mean(1, keepdim=True)  # (n, 1, H, W)
+    if max(grey.shape[-2:]) > 32:
+        grey = F.adaptive_avg_pool2d(grey, 32)
+    return [
+        dict(image=i[0].round().int().tolist(), label=int(part.labels[k]), logits=logits[k].tolist())
+        for i, k in zip(grey, at)
+    ]
 
 # %% ../nbs/90_widgets.ipynb #3f4057b8
 def percent(p: float) -> str:
     "A probability in percent; no 100 % for .9996, no 0 % for .0004."
-    return '<1 %' if 0 < p < .005 else '>99 %' if .995 < p < 1 else f'{100*p:.0f} %'
+    return '<1 %' if 0 < p < 0.005 else '>99 %' if 0.995 < p < 1 else f'{100 * p:.0f} %'
+
 
 def probs_of(
-    card: dict,                # with logits (K,)
-    temperature: float = 1.,   # T > 0
-) -> list[float]:              # (K,)
+    card: dict,  # with logits (K,)
+    temperature: float = 1.0,  # T > 0
+) -> list[float]:  # (K,)
     "The teacher's probabilities softmax(z/T) of one card."
-    return (torch.tensor(card['logits'], dtype=torch.float64)/temperature).softmax(-1).tolist()
+    return (torch.tensor(card['logits'], dtype=torch.float64) / temperature).softmax(-1).tolist()
+
 
 def check_cards(
-    cards: list[dict],                 # image, label, logits each
+    cards: list[dict],  # image, label, logits each
     classes: list[str] | None = None,  # the K classes' names; their numbers when left out
-) -> list[str]:                        # the names
+) -> list[str]:  # the names
     "The classes' names; a `ValueError` that names what is wrong with a card."
-    if not cards: raise ValueError('cards: expected at least one image, got none')
+    if not cards:
+        raise ValueError('cards: expected at least one image, got none')
     for i, c in enumerate(cards):
-        if missing := {'image', 'label', 'logits'} - set(c): raise ValueError(f'cards.{i}: expected image, label and logits, {", ".join(sorted(missing))} missing')
-        if not all(map(math.isfinite, c['logits'])): raise ValueError(f'cards.{i}.logits: expected finite numbers, got {c["logits"]}')
+        if missing := {'image', 'label', 'logits'} - set(c):
+            raise ValueError(
+                f'cards.{i}: expected image, label and logits, {", ".join(sorted(missing))} missing'
+            )
+        if not all(map(math.isfinite, c['logits'])):
+            raise ValueError(f'cards.{i}.logits: expected finite numbers, got {c["logits"]}')
     names = [str(c) for c in (range(len(cards[0]['logits'])) if classes is None else classes)]
-    for i, c in enumerate(cards): check_digit(dict(c, probs=probs_of(c)), i, len(names))
+    for i, c in enumerate(cards):
+        check_digit(dict(c, probs=probs_of(c)), i, len(names))
     return names
 
 # %% ../nbs/90_widgets.ipynb #77eb2596
 LOSSES = dict(kd='KD (γ = 1)', paper='OFA, paper’s form', released='OFA, released form')
 
+
 def gamma_state(
-    card: dict,                # one image's label and teacher's logits
-    gamma: float,              # γ ≥ 1
-    temperature: float = 1.,   # T > 0
-) -> dict:                     # probs (K,), p; for kd, paper, released: weights (K,), and target, dark, share by form
+    card: dict,  # one image's label and teacher's logits
+    gamma: float,  # γ ≥ 1
+    temperature: float = 1.0,  # T > 0
+) -> dict:  # probs (K,), p; for kd, paper, released: weights (K,), and target, dark, share by form
     "Every class's weight in KD and in both forms of OFA (Hao et al., 2023, Eqs. 5 and 6, and their released code)."
     p, y = torch.tensor([probs_of(card, temperature)], dtype=torch.float64), torch.tensor([card['label']])
-    forms = dict(kd=(1., 'paper'), paper=(gamma, 'paper'), released=(gamma, 'released'))
+    forms = dict(kd=(1.0, 'paper'), paper=(gamma, 'paper'), released=(gamma, 'released'))
     weights = {k: class_weights(p, y, *f)[0].tolist() for k, f in forms.items()}
     dark = {k: dark_mass(p, y, *f).item() for k, f in forms.items()}
-    return dict(gamma=gamma, temperature=temperature, label=card['label'], probs=p[0].tolist(), p=p[0, card['label']].item(), dark=dark, **weights,
-                target={k: w[card['label']] for k, w in weights.items()}, share={k: d/dark['kd'] if dark['kd'] > 0 else 1. for k, d in dark.items()})
+    return dict(
+        gamma=gamma,
+        temperature=temperature,
+        label=card['label'],
+        probs=p[0].tolist(),
+        p=p[0, card['label']].item(),
+        dark=dark,
+        **weights,
+        target={k: w[card['label']] for k, w in weights.items()},
+        share={k: d / dark['kd'] if dark['kd'] > 0 else 1.0 for k, d in dark.items()},
+    )
+
 
 def gamma_rows(
-    s: dict,               # of `gamma_state`
-    classes: list[str],    # the classes' names
-) -> list[list[str]]:      # cells, the header first
+    s: dict,  # of `gamma_state`
+    classes: list[str],  # the classes' names
+) -> list[list[str]]:  # cells, the header first
     "The numbers of `gamma_state` as a table: a row for each loss."
     rival = max((c for c in range(len(s['probs'])) if c != s['label']), key=lambda c: s['probs'][c])
-    head = ['loss', f'weight of the true class, {classes[s["label"]]}', f'of the next, {classes[rival]}', 'of all wrong ones', 'dark knowledge kept']
-    return [head] + [[name, f"{s['target'][k]:.3f}", f'{s[k][rival]:.4f}', f"{s['dark'][k]:.4f}", f"{100*s['share'][k]:.0f} %"] for k, name in LOSSES.items()]
+    head = [
+        'loss',
+        f'weight of the true class, {classes[s["label"]]}',
+        f'of the next, {classes[rival]}',
+        'of all wrong ones',
+        'dark knowledge kept',
+    ]
+    return [head] + [
+        [
+            name,
+            f"{s['target'][k]:.3f}",
+            f'{s[k][rival]:.4f}',
+            f"{s['dark'][k]:.4f}",
+            f"{100 * s['share'][k]:.0f} %",
+        ]
+        for k, name in LOSSES.items()
+    ]
 
 # %% ../nbs/90_widgets.ipynb #f0f852da
-TERMS = 4   # of the series, shown apart
+TERMS = 4  # of the series, shown apart
+
 
 def anatomy_state(
-    student_logits: list[float],   # (K,)
-    card: dict,                    # one image's label and teacher's logits
-    gamma: float,                  # γ ≥ 1
-    temperature: float = 1.,       # T > 0
-) -> dict:                         # p, ce, dark, kd (Eq. 5), ofa (6), ofa2 (8), weights and rest of the series (7), gradients (K,)
+    student_logits: list[float],  # (K,)
+    card: dict,  # one image's label and teacher's logits
+    gamma: float,  # γ ≥ 1
+    temperature: float = 1.0,  # T > 0
+) -> dict:  # p, ce, dark, kd (Eq. 5), ofa (6), ofa2 (8), weights and rest of the series (7), gradients (K,)
     "One image's loss by Eqs. 5 to 8, and its gradient with respect to the student's logits (Hao et al., 2023)."
     z_s, z_t = (torch.tensor([z], dtype=torch.float64) for z in (student_logits, card['logits']))
-    y, (p_s, p_t) = torch.tensor([card['label']]), ((z/temperature).softmax(-1) for z in (z_s, z_t))
-    parts, two = (decompose(z_s, z_t, y, gamma=g, temperature=temperature, n=TERMS) for g in (gamma, 2.))
+    y, (p_s, p_t) = torch.tensor([card['label']]), ((z / temperature).softmax(-1) for z in (z_s, z_t))
+    parts, two = (decompose(z_s, z_t, y, gamma=g, temperature=temperature, n=TERMS) for g in (gamma, 2.0))
     p, n = p_t[0, card['label']].item(), min(TERMS, int(gamma)) if gamma == int(gamma) else TERMS
-    weights = [c*p**k for k, c in enumerate(binomial(gamma, n), 1)] + [0.]*(TERMS - n)
+    weights = [c * p**k for k, c in enumerate(binomial(gamma, n), 1)] + [0.0] * (TERMS - n)
+
     def gradient(g):
         w = class_weights(p_t, y, g)
-        return ((w.sum()*p_s - w)/temperature)[0].tolist()
+        return ((w.sum() * p_s - w) / temperature)[0].tolist()
+
     numbers = dict(ce=parts.cross_entropy, dark=parts.non_target, kd=parts.kd, ofa=parts.ofa, ofa2=two.ofa)
-    return dict(gamma=gamma, temperature=temperature, label=card['label'], p=p, **{k: v.item() for k, v in numbers.items()}, weights=weights,
-                rest=(1 + p)**gamma - 1 - sum(weights), target=(1 + p)**gamma, gradient=dict(kd=gradient(1.), paper=gradient(gamma)), p_s=p_s[0].tolist())
+    return dict(
+        gamma=gamma,
+        temperature=temperature,
+        label=card['label'],
+        p=p,
+        **{k: v.item() for k, v in numbers.items()},
+        weights=weights,
+        rest=(1 + p) ** gamma - 1 - sum(weights),
+        target=(1 + p) ** gamma,
+        gradient=dict(kd=gradient(1.0), paper=gradient(gamma)),
+        p_s=p_s[0].tolist(),
+    )
 
 # %% ../nbs/90_widgets.ipynb #eb38e11c
 def formulas(
-    s: dict,                       # of `anatomy_state`
-) -> list[tuple[str, str, str]]:   # (equation, in symbols, in numbers)
+    s: dict,  # of `anatomy_state`
+) -> list[tuple[str, str, str]]:  # (equation, in symbols, in numbers)
     "Eqs. 5 to 8 with the current numbers in them; pᵗ and pˢ are the probabilities of the true class."
     n = lambda v: f'{v:.3f}'.replace('-', '−')
     p, ce, dark = n(s['p']), n(s['ce']), n(s['dark'])
-    series = ' + '.join([n(w) for w in s['weights'] if w] + [n(s['rest'])]*(abs(s['rest']) > 5e-4)).replace('+ −', '− ')
-    return [('Eq. 5', '−log pˢ − pᵗ log pˢ − Σ pᵗ_c log pˢ_c', f'{ce} + {p} · {ce} + {dark} = {n(s["kd"])}'),
-            ('Eq. 6', '−(1 + pᵗ)^γ log pˢ − Σ pᵗ_c log pˢ_c', f'(1 + {p})^{s["gamma"]:g} · {ce} + {dark} = {n(s["ofa"])}'),
-            ('Eq. 7', 'Eq. 5 − (Σ_k C(γ,k) (pᵗ)^k − pᵗ) log pˢ', f'{n(s["kd"])} + ({series} − {p}) · {ce} = {n(s["ofa"])}'),
-            ('Eq. 8, γ = 2', 'Eq. 5 − (pᵗ + (pᵗ)²) log pˢ', f'{n(s["kd"])} + ({p} + {n(s["p"]**2)}) · {ce} = {n(s["ofa2"])}')]
+    series = ' + '.join([n(w) for w in s['weights'] if w] + [n(s['rest'])] * (abs(s['rest']) > 5e-4)).replace(
+        '+ −', '− '
+    )
+    return [
+        ('Eq. 5', '−log pˢ − pᵗ log pˢ − Σ pᵗ_c log pˢ_c', f'{ce} + {p} · {ce} + {dark} = {n(s["kd"])}'),
+        (
+            'Eq. 6',
+            '−(1 + pᵗ)^γ log pˢ − Σ pᵗ_c log pˢ_c',
+            f'(1 + {p})^{s["gamma"]:g} · {ce} + {dark} = {n(s["ofa"])}',
+        ),
+        (
+            'Eq. 7',
+            'Eq. 5 − (Σ_k C(γ,k) (pᵗ)^k − pᵗ) log pˢ',
+            f'{n(s["kd"])} + ({series} − {p}) · {ce} = {n(s["ofa"])}',
+        ),
+        (
+            'Eq. 8, γ = 2',
+            'Eq. 5 − (pᵗ + (pᵗ)²) log pˢ',
+            f'{n(s["kd"])} + ({p} + {n(s["p"] ** 2)}) · {ce} = {n(s["ofa2"])}',
+        ),
+    ]
+
 
 def formulas_text(s: dict) -> str:
     "The formulas as lines of text: equation and numbers."
@@ -151,42 +232,84 @@ def formulas_text(s: dict) -> str:
 # %% ../nbs/90_widgets.ipynb #6a3246bc
 PARTS = ('dark knowledge', 'labels: CE', 'k = 1', 'k = 2', 'k = 3', 'k = 4', 'k ≥ 5', 'true class, whole')
 
+
 def stepped(*values: float) -> float:
     "The smallest power of 2 above all values, with a tenth to spare."
-    return 2.**math.ceil(math.log2(max(1.1*max(values), .1)))
+    return 2.0 ** math.ceil(math.log2(max(1.1 * max(values), 0.1)))
+
 
 def stacks(
-    s: dict,                     # of `anatomy_state`
-) -> dict[str, dict[str, float]]:   # for each equation its parts in nats
+    s: dict,  # of `anatomy_state`
+) -> dict[str, dict[str, float]]:  # for each equation its parts in nats
     "The loss by each of Eqs. 5 to 8 as parts that add up to it."
-    ce, p, none = s['ce'], s['p'], dict.fromkeys(PARTS, 0.) | {'dark knowledge': s['dark']}
+    ce, p, none = s['ce'], s['p'], dict.fromkeys(PARTS, 0.0) | {'dark knowledge': s['dark']}
     own = none | {'labels: CE': ce}
-    return {'Eq. 5, KD': own | {'k = 1': p*ce}, 'Eq. 6, OFA': none | {'true class, whole': s['target']*ce},
-            'Eq. 7, series': own | {f'k = {k}': w*ce for k, w in enumerate(s['weights'], 1)} | {'k ≥ 5': s['rest']*ce},
-            'Eq. 8, γ = 2': own | {'k = 1': 2*p*ce, 'k = 2': p*p*ce}}
+    return {
+        'Eq. 5, KD': own | {'k = 1': p * ce},
+        'Eq. 6, OFA': none | {'true class, whole': s['target'] * ce},
+        'Eq. 7, series': own
+        | {f'k = {k}': w * ce for k, w in enumerate(s['weights'], 1)}
+        | {'k ≥ 5': s['rest'] * ce},
+        'Eq. 8, γ = 2': own | {'k = 1': 2 * p * ce, 'k = 2': p * p * ce},
+    }
+
 
 def anatomy_figure(s: dict) -> go.Figure:
     "Eqs. 5 to 8 as stacked bars with their totals."
     bars = stacks(s)
     totals = [sum(b.values()) for b in bars.values()]
-    fig = loss_parts(list(bars.values()), list(bars), f'One image’s loss at γ = {s["gamma"]:g}', 'Slide γ to 2: the last three bars become equal. At 1.4 one term hangs below zero.')
+    fig = loss_parts(
+        list(bars.values()),
+        list(bars),
+        f'One image’s loss at γ = {s["gamma"]:g}',
+        'Slide γ to 2: the last three bars become equal. At 1.4 one term hangs below zero.',
+    )
     fig.data[-1].marker.color = PALETTE['grey']
-    fig.add_scatter(x=list(bars), y=totals, text=[f'{t:.3f}' for t in totals], mode='markers+text', textposition='top center', name='total', cliponaxis=False,
-                    marker=dict(symbol='line-ew', size=34, line=dict(width=3, color='#000000')), hovertemplate='%{x}: %{y:.3f} nats<extra>total</extra>')
+    fig.add_scatter(
+        x=list(bars),
+        y=totals,
+        text=[f'{t:.3f}' for t in totals],
+        mode='markers+text',
+        textposition='top center',
+        name='total',
+        cliponaxis=False,
+        marker=dict(symbol='line-ew', size=34, line=dict(width=3, color='#000000')),
+        hovertemplate='%{x}: %{y:.3f} nats<extra>total</extra>',
+    )
     low = min(sum(v for v in b.values() if v < 0) for b in bars.values())
     top = stepped(*(sum(v for v in b.values() if v > 0) for b in bars.values()))
-    return fig.update_xaxes(title_text='equation').update_yaxes(range=[-stepped(-low)/2 if low < -1e-9 else 0, top])
+    return fig.update_xaxes(title_text='equation').update_yaxes(
+        range=[-stepped(-low) / 2 if low < -1e-9 else 0, top]
+    )
 
 # %% ../nbs/90_widgets.ipynb #327d1d58
 def gradient_figure(s: dict, classes: list[str]) -> go.Figure:
     "The gradient of KD and of OFA with respect to each of the student's logits."
     names = [plain(c) + (' (true)' if i == s['label'] else '') for i, c in enumerate(classes)]
-    lines = (('kd', 'KD (γ = 1)', METHOD_COLOURS['kd']), ('paper', 'OFA, paper’s form', METHOD_COLOURS['ofa_paper']))
-    fig = go.Figure([go.Bar(x=names, y=s['gradient'][k], name=name, marker=dict(color=colour, line=dict(color='#1a1a1a', width=.5)),
-                            hovertemplate='logit of class %{x}: %{y:.4f}<extra>' + name + '</extra>') for k, name, colour in lines])
+    lines = (
+        ('kd', 'KD (γ = 1)', METHOD_COLOURS['kd']),
+        ('paper', 'OFA, paper’s form', METHOD_COLOURS['ofa_paper']),
+    )
+    fig = go.Figure(
+        [
+            go.Bar(
+                x=names,
+                y=s['gradient'][k],
+                name=name,
+                marker=dict(color=colour, line=dict(color='#1a1a1a', width=0.5)),
+                hovertemplate='logit of class %{x}: %{y:.4f}<extra>' + name + '</extra>',
+            )
+            for k, name, colour in lines
+        ]
+    )
     top = stepped(*(abs(g) for k, *_ in lines for g in s['gradient'][k]))
-    styled(fig, f'What the student feels at γ = {s["gamma"]:g}', 'the student’s logit of class', '∂L/∂zˢ',
-           'Below zero: training raises this logit. Set the student’s sliders so that all bars vanish: what are its probabilities then?')
+    styled(
+        fig,
+        f'What the student feels at γ = {s["gamma"]:g}',
+        'the student’s logit of class',
+        '∂L/∂zˢ',
+        'Below zero: training raises this logit. Set the student’s sliders so that all bars vanish: what are its probabilities then?',
+    )
     return fig.update_xaxes(type='category').update_yaxes(range=[-top, top])
 
 # %% ../nbs/90_widgets.ipynb #ed98836c
@@ -201,44 +324,55 @@ CSS = '''
 .ofa-strip input:focus-visible + canvas, .ofa-range input:focus-visible { outline: 3px solid #D55E00; outline-offset: 2px; }
 '''
 
+
 class Slider(anywidget.AnyWidget):
     "A number with its name, moved by mouse or keys."
+
     _esm, _css = SOURCE, CSS
-    value, min, max, step = (tr.Float(v).tag(sync=True) for v in (0., 0., 1., .1))
+    value, min, max, step = (tr.Float(v).tag(sync=True) for v in (0.0, 0.0, 1.0, 0.1))
     description = tr.Unicode('').tag(sync=True)
 
     @tr.validate('value')
     def _in_range(self, proposal):
         if not self.min <= proposal['value'] <= self.max:
-            raise ValueError(f'{self.description}: expected a number from {self.min:g} to {self.max:g}, got {proposal["value"]:g}')
-        return round(proposal['value'], 9)                               # 2, and not 2.0000000000000004: an integer γ ends the series
+            raise ValueError(
+                f'{self.description}: expected a number from {self.min:g} to {self.max:g}, got {proposal["value"]:g}'
+            )
+        return round(proposal['value'], 9)  # 2, and not 2.0000000000000004: an integer γ ends the series
+
 
 class Strip(anywidget.AnyWidget):
     "Images in a row, one of them picked."
+
     _esm, _css = SOURCE, CSS
     value, description = tr.Int(0).tag(sync=True), tr.Unicode('').tag(sync=True)
     images, names = tr.List().tag(sync=True), tr.List().tag(sync=True)
 
     @tr.validate('value')
     def _is_there(self, proposal):
-        if not 0 <= proposal['value'] < len(self.images): raise ValueError(f'digit: expected 0 to {len(self.images) - 1}, got {proposal["value"]}')
+        if not 0 <= proposal['value'] < len(self.images):
+            raise ValueError(f'digit: expected 0 to {len(self.images) - 1}, got {proposal["value"]}')
         return proposal['value']
 
 # %% ../nbs/90_widgets.ipynb #ac95ce39
 class Engine(W.Widget):
     "The installed plotly.js, sent to a page once, however many figures it shows."
+
     code, one = tr.Bytes().tag(sync=True), None
 
     @classmethod
     def get(cls) -> 'Engine':
         "The one of this process; a new one after `Widget.close_all()`."
-        if cls.one is None or cls.one.comm is None: cls.one = cls(code=get_plotlyjs().encode())
+        if cls.one is None or cls.one.comm is None:
+            cls.one = cls(code=get_plotlyjs().encode())
         return cls.one
+
 
 class Plot(anywidget.AnyWidget):
     "A figure on the page, as wide as there is room, that others can replace; `data` and `layout` are those of the figure shown."
+
     _esm = static('shared.js', 'plot.js')
-    traces, look = tr.List().tag(sync=True), tr.Dict().tag(sync=True)      # its data and layout as JSON
+    traces, look = tr.List().tag(sync=True), tr.Dict().tag(sync=True)  # its data and layout as JSON
     engine = tr.Instance(Engine).tag(sync=True, **W.widget_serialization)
 
     def __init__(self, figure: go.Figure):
@@ -248,12 +382,17 @@ class Plot(anywidget.AnyWidget):
     def show(self, figure: go.Figure) -> None:
         "Draw a figure in the place of the one before, in one message; what is the same is not sent."
         self.figure, new = figure, json.loads(figure.to_json())
-        with self.hold_sync(): self.traces, self.look = new['data'], new['layout'] | dict(autotypenumbers='strict')
+        with self.hold_sync():
+            self.traces, self.look = new['data'], new['layout'] | dict(autotypenumbers='strict')
 
     @property
-    def data(self): return self.figure.data
+    def data(self):
+        return self.figure.data
+
     @property
-    def layout(self): return self.figure.layout
+    def layout(self):
+        return self.figure.layout
+
     @property
     def stored(self) -> dict:
         "The figure as a notebook stores it."
@@ -264,34 +403,49 @@ def live(figure: go.Figure) -> Plot:
     "A figure that can follow others and takes the width that it gets."
     return Plot(figure)
 
+
 def follow(
-    shown: Plot,      # changed in place
-    new: go.Figure,   # what it shows from now on
+    shown: Plot,  # changed in place
+    new: go.Figure,  # what it shows from now on
 ) -> None:
     "Let a shown figure show another; the reader's zoom and hidden traces stay."
     shown.show(new)
 
+
 def beside(*parts: tuple[W.Widget, int]) -> W.HBox:
     "Widgets, each with its least width in pixels, side by side where there is room, else under one another."
-    return W.HBox([W.VBox([p], layout=dict(flex=f'1 1 {least}px', min_width='0')) for p, least in parts], layout=dict(flex_flow='row wrap', overflow='hidden'))
+    return W.HBox(
+        [W.VBox([p], layout=dict(flex=f'1 1 {least}px', min_width='0')) for p, least in parts],
+        layout=dict(flex_flow='row wrap', overflow='hidden'),
+    )
 
 # %% ../nbs/90_widgets.ipynb #36c3f37b
 class Explorer(W.VBox):
     "Digits, γ and T, and one path from any control to all that is shown; subclasses define `state`, `draw` and `text`."
+
     caption = ''
 
-    def __init__(self, cards, classes=None, gamma=1.4, temperature=1.):
+    def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0):
         super().__init__()
         self.cards, self.classes = cards, check_cards(cards, classes)
-        self.gamma = Slider(description='γ', min=1, max=4, step=.1, value=gamma)
-        self.temperature = Slider(description='temperature T', min=1, max=8, step=.5, value=temperature)
+        self.gamma = Slider(description='γ', min=1, max=4, step=0.1, value=gamma)
+        self.temperature = Slider(description='temperature T', min=1, max=8, step=0.5, value=temperature)
         names = [f"{self.classes[c['label']]}: {percent(probs_of(c)[c['label']])}" for c in cards]
-        self.digit = Strip(description='A digit, its true class, and how sure the teacher is of that class', images=[c['image'] for c in cards], names=names)
-        self.words, self.hint = W.HTML(), W.HTML(f'<p style="line-height:1.4; margin:4px 0"><b>Try:</b> {html.escape(self.caption)}</p>')
-        for control in (self.gamma, self.temperature, self.digit): control.observe(self.redraw, 'value')
+        self.digit = Strip(
+            description='A digit, its true class, and how sure the teacher is of that class',
+            images=[c['image'] for c in cards],
+            names=names,
+        )
+        self.words, self.hint = (
+            W.HTML(),
+            W.HTML(f'<p style="line-height:1.4; margin:4px 0"><b>Try:</b> {html.escape(self.caption)}</p>'),
+        )
+        for control in (self.gamma, self.temperature, self.digit):
+            control.observe(self.redraw, 'value')
 
     @property
-    def card(self) -> dict: return self.cards[self.digit.value]
+    def card(self) -> dict:
+        return self.cards[self.digit.value]
 
     def show(self):
         "Make the figures, the first time."
@@ -303,37 +457,65 @@ class Explorer(W.VBox):
     def redraw(self, change=None):
         "Everything anew from the controls' values."
         self.numbers = self.state()
-        for shown, new in zip(self.figures, self.draw(self.numbers)): follow(shown, new)
+        for shown, new in zip(self.figures, self.draw(self.numbers)):
+            follow(shown, new)
         self.words.value = self.html()
 
     def _repr_mimebundle_(self, **kwargs):
-        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | {'text/plain': self.text(), TWIN: self.stored_twin()}
+        return (
+            super()._repr_mimebundle_(**kwargs)
+            | self.fig.stored
+            | {'text/plain': self.text(), TWIN: self.stored_twin()}
+        )
 
-    def stored_twin(self) -> str: return self.twin()                     # in the notebook, for pages made from it
+    def stored_twin(self) -> str:
+        return self.twin()  # in the notebook, for pages made from it
 
-    def _write(self, path, title, body): return write_page(path, title, f'<h1>{html.escape(title)}</h1>{body}')
+    def _write(self, path, title, body):
+        return write_page(path, title, f'<h1>{html.escape(title)}</h1>{body}')
 
 # %% ../nbs/90_widgets.ipynb #d6ee428c
 class GammaExplorer(Explorer):
     "Slide γ and T over real digits: each class's weight in KD and in both forms of OFA (Hao et al., 2023, Eq. 6)."
-    caption = ('Pick the surest digit and slide γ from 1 to 4: its dot climbs. Pick the last digit and slide again: hardly anything moves, γ trusts a label only where the '
-               'teacher agrees. Then watch orange among the wrong classes: the released form silences the dark knowledge that the paper’s form keeps. Raise T to wake more of it.')
 
-    def __init__(self, cards, classes=None, gamma=1.4, temperature=1.):
+    caption = (
+        'Pick the surest digit and slide γ from 1 to 4: its dot climbs. Pick the last digit and slide again: hardly anything moves, γ trusts a label only where the '
+        'teacher agrees. Then watch orange among the wrong classes: the released form silences the dark knowledge that the paper’s form keeps. Raise T to wake more of it.'
+    )
+
+    def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0):
         super().__init__(cards, classes, gamma, temperature)
         self.show()
         self.bars = self.figures[1]
-        self.children = [self.hint, self.gamma, self.temperature, self.digit, beside(*((f, 430) for f in self.figures)), self.words]
+        self.children = [
+            self.hint,
+            self.gamma,
+            self.temperature,
+            self.digit,
+            beside(*((f, 430) for f in self.figures)),
+            self.words,
+        ]
 
-    def state(self): return gamma_state(self.card, self.gamma.value, self.temperature.value)
+    def state(self):
+        return gamma_state(self.card, self.gamma.value, self.temperature.value)
 
     def draw(self, s):
-        top = 1.05*(4 if s['gamma'] <= 2 else 8 if s['gamma'] <= 3 else 16)              # in jumps, as in the twin
-        return [target_weighting(s['gamma'], s['p']).update_layout(height=300).update_yaxes(range=[-.02*top, top]),
-                class_bars(s['probs'], s['label'], s['gamma'], self.classes).update_layout(height=300)]
+        top = 1.05 * (4 if s['gamma'] <= 2 else 8 if s['gamma'] <= 3 else 16)  # in jumps, as in the twin
+        return [
+            target_weighting(s['gamma'], s['p'])
+            .update_layout(height=300)
+            .update_yaxes(range=[-0.02 * top, top]),
+            class_bars(s['probs'], s['label'], s['gamma'], self.classes).update_layout(height=300),
+        ]
 
-    def html(self): return table_html(gamma_rows(self.numbers, self.classes), f'At γ = {self.gamma.value:g} and T = {self.temperature.value:g}.')
-    def text(self): return table_text(gamma_rows(self.numbers, self.classes))
+    def html(self):
+        return table_html(
+            gamma_rows(self.numbers, self.classes),
+            f'At γ = {self.gamma.value:g} and T = {self.temperature.value:g}.',
+        )
+
+    def text(self):
+        return table_text(gamma_rows(self.numbers, self.classes))
 
     def twin(self) -> str:
         "The γ slider and the digits for a page without a kernel, at the current temperature."
@@ -342,91 +524,165 @@ class GammaExplorer(Explorer):
         note = f'<p>The teacher’s probabilities at temperature {T:g}. On this page γ and the digit move; the temperature is fixed.</p>'
         return note + gamma_twin(digits, self.classes, self.gamma.value)
 
-    def to_html(self, path: str | Path) -> Path: return self._write(path, 'Slide γ', self.twin())
+    def to_html(self, path: str | Path) -> Path:
+        return self._write(path, 'Slide γ', self.twin())
 
 # %% ../nbs/90_widgets.ipynb #212db54c
-GAMMAS = [round(1 + i/10, 1) for i in range(31)]
+GAMMAS = [round(1 + i / 10, 1) for i in range(31)]
+
 
 def steps_twin(
-    figures: list[list[go.Figure]],   # for each γ of `GAMMAS` its figures
-    texts: list[str],                 # for each γ what to say
-    gamma: float,                     # where the slider starts
-    caption: str,                     # an instruction to the reader
-) -> str:                             # a <figure> that twins.js brings to life
+    figures: list[list[go.Figure]],  # for each γ of `GAMMAS` its figures
+    texts: list[str],  # for each γ what to say
+    gamma: float,  # where the slider starts
+    caption: str,  # an instruction to the reader
+) -> str:  # a <figure> that twins.js brings to life
     "A γ slider over precomputed figures, without a kernel."
-    if not len(figures) == len(texts) == len(GAMMAS): raise ValueError(f'figures: expected {len(GAMMAS)}, one for each γ, and as many texts, got {len(figures)} and {len(texts)}')
+    if not len(figures) == len(texts) == len(GAMMAS):
+        raise ValueError(
+            f'figures: expected {len(GAMMAS)}, one for each γ, and as many texts, got {len(figures)} and {len(texts)}'
+        )
     values = lambda t: {k: list(t[k]) for k in ('y', 'text') if t[k] is not None}
-    change = lambda f: dict(title=f.layout.title.text, range=list(f.layout.yaxis.range), traces=[values(t) for t in f.data])
+    change = lambda f: dict(
+        title=f.layout.title.text, range=list(f.layout.yaxis.range), traces=[values(t) for t in f.data]
+    )
     start = min(range(len(GAMMAS)), key=lambda i: abs(GAMMAS[i] - gamma))
-    state = dict(gamma=GAMMAS[start], figures=[json.loads(f.to_json()) for f in figures[start]], steps=[dict(text=t, figures=[change(f) for f in fs]) for t, fs in zip(texts, figures)])
-    return (f'<figure class="ofa-twin" data-twin="steps"><script type="application/json">{embed_json(state)}</script><p class="numbers" style="white-space: pre-line" role="status">'
-            f'{html.escape(texts[start])}</p><figcaption>{html.escape(caption)}</figcaption></figure>')
+    state = dict(
+        gamma=GAMMAS[start],
+        figures=[json.loads(f.to_json()) for f in figures[start]],
+        steps=[dict(text=t, figures=[change(f) for f in fs]) for t, fs in zip(texts, figures)],
+    )
+    return (
+        f'<figure class="ofa-twin" data-twin="steps"><script type="application/json">{embed_json(state)}</script><p class="numbers" style="white-space: pre-line" role="status">'
+        f'{html.escape(texts[start])}</p><figcaption>{html.escape(caption)}</figcaption></figure>'
+    )
+
 
 def three_classes(
-    card: dict,       # label and the teacher's logits (K,), K ≥ 3
-) -> list[int]:       # the true class, then the teacher's two favourites among the wrong ones
+    card: dict,  # label and the teacher's logits (K,), K ≥ 3
+) -> list[int]:  # the true class, then the teacher's two favourites among the wrong ones
     "The classes that a reader moves."
-    wrong = sorted((c for c in range(len(card['logits'])) if c != card['label']), key=lambda c: -card['logits'][c])
+    wrong = sorted(
+        (c for c in range(len(card['logits'])) if c != card['label']), key=lambda c: -card['logits'][c]
+    )
     return [card['label'], *wrong[:2]]
 
 # %% ../nbs/90_widgets.ipynb #e6d4f02a
 class LossAnatomy(Explorer):
     "Eqs. 5 to 8 for one digit and one student, as bars that add up, formulas with their numbers, and the gradient (Hao et al., 2023)."
-    caption = ('Slide γ to 2 and compare the last three bars, then to 1.4 and look below zero. Raise the student’s logit of the true class: which blocks shrink, which one grows? '
-               'Last, try to make all gradients vanish with the three sliders.')
 
-    def __init__(self, cards, classes=None, gamma=2., temperature=1., student_logits=None):
+    caption = (
+        'Slide γ to 2 and compare the last three bars, then to 1.4 and look below zero. Raise the student’s logit of the true class: which blocks shrink, which one grows? '
+        'Last, try to make all gradients vanish with the three sliders.'
+    )
+
+    def __init__(self, cards, classes=None, gamma=2.0, temperature=1.0, student_logits=None):
         super().__init__(cards, classes, gamma, temperature)
         k = len(self.classes)
-        if k < 3: raise ValueError(f'cards: expected at least 3 classes, got {k}')
-        self.student = [[0.]*k for _ in cards] if student_logits is None else torch.as_tensor(student_logits).double().tolist()
-        if [len(z) for z in self.student] != [k]*len(cards): raise ValueError(f'student_logits: expected ({len(cards)}, {k}), a row for each card')
-        far = max([10., *(abs(v) for z in self.student for v in z)])
-        if not math.isfinite(far): raise ValueError('student_logits: expected finite numbers')
-        self.z = [Slider(min=-math.ceil(far), max=math.ceil(far), step=.1, value=0) for _ in range(3)]
+        if k < 3:
+            raise ValueError(f'cards: expected at least 3 classes, got {k}')
+        self.student = (
+            [[0.0] * k for _ in cards]
+            if student_logits is None
+            else torch.as_tensor(student_logits).double().tolist()
+        )
+        if [len(z) for z in self.student] != [k] * len(cards):
+            raise ValueError(f'student_logits: expected ({len(cards)}, {k}), a row for each card')
+        far = max([10.0, *(abs(v) for z in self.student for v in z)])
+        if not math.isfinite(far):
+            raise ValueError('student_logits: expected finite numbers')
+        self.z = [Slider(min=-math.ceil(far), max=math.ceil(far), step=0.1, value=0) for _ in range(3)]
         self.load()
-        for slider in self.z: slider.observe(self.moved, 'value')
+        for slider in self.z:
+            slider.observe(self.moved, 'value')
         self.show()
         self.gradient = self.figures[1]
-        self.children = [self.hint, self.gamma, self.temperature, self.digit, *self.z, beside((self.fig, 400), (self.words, 280)), self.gradient]
+        self.children = [
+            self.hint,
+            self.gamma,
+            self.temperature,
+            self.digit,
+            *self.z,
+            beside((self.fig, 400), (self.words, 280)),
+            self.gradient,
+        ]
 
     def load(self):
         "The sliders take the names and values of the digit's three classes."
         self.loading = True
         for i, (slider, c) in enumerate(zip(self.z, three_classes(self.card))):
-            slider.description, slider.value = f'student’s logit of {self.classes[c]}' + (' (true)' if i == 0 else ''), self.student[self.digit.value][c]
+            slider.description, slider.value = (
+                f'student’s logit of {self.classes[c]}' + (' (true)' if i == 0 else ''),
+                self.student[self.digit.value][c],
+            )
         self.loading = False
 
     def moved(self, change):
-        if self.loading: return
-        for slider, c in zip(self.z, three_classes(self.card)): self.student[self.digit.value][c] = slider.value
+        if self.loading:
+            return
+        for slider, c in zip(self.z, three_classes(self.card)):
+            self.student[self.digit.value][c] = slider.value
         super().redraw()
 
     def redraw(self, change=None):
-        if change and change['owner'] is self.digit: self.load()
+        if change and change['owner'] is self.digit:
+            self.load()
         super().redraw()
 
-    def state(self): return anatomy_state(self.student[self.digit.value], self.card, self.gamma.value, self.temperature.value)
-    def draw(self, s): return [anatomy_figure(s).update_layout(height=400), gradient_figure(s, self.classes).update_layout(height=320)]
-    def text(self): return formulas_text(self.numbers)
-    def html(self): return formulas_html(self.numbers)
-    def twin(self) -> str: return anatomy_twin(self)
-    def to_html(self, path: str | Path) -> Path: return self._write(path, 'The loss taken apart', self.twin())
+    def state(self):
+        return anatomy_state(
+            self.student[self.digit.value], self.card, self.gamma.value, self.temperature.value
+        )
+
+    def draw(self, s):
+        return [
+            anatomy_figure(s).update_layout(height=400),
+            gradient_figure(s, self.classes).update_layout(height=320),
+        ]
+
+    def text(self):
+        return formulas_text(self.numbers)
+
+    def html(self):
+        return formulas_html(self.numbers)
+
+    def twin(self) -> str:
+        return anatomy_twin(self)
+
+    def to_html(self, path: str | Path) -> Path:
+        return self._write(path, 'The loss taken apart', self.twin())
 
 # %% ../nbs/90_widgets.ipynb #7bbe794f
 def formulas_html(s: dict) -> str:
     "The formulas as HTML, a paragraph an equation: symbols, then numbers."
-    line = lambda name, symbols, numbers: (f'<p style="margin:.5rem 0 0; line-height:1.45; font-variant-numeric:tabular-nums"><b>{html.escape(name)}</b>: {html.escape(symbols)}<br>'
-                                           f'{html.escape(numbers)}</p>')
+    line = lambda name, symbols, numbers: (
+        f'<p style="margin:.5rem 0 0; line-height:1.45; font-variant-numeric:tabular-nums"><b>{html.escape(name)}</b>: {html.escape(symbols)}<br>'
+        f'{html.escape(numbers)}</p>'
+    )
     said = f'pᵗ = {s["p"]:.3f}, pˢ = {s["p_s"][s["label"]]:.3f}: teacher’s and student’s probability of the true class at T = {s["temperature"]:g}.'
     return f'<div role="status">{"".join(line(*f) for f in formulas(s))}<p style="margin:.5rem 0 0; line-height:1.45">{html.escape(said)}</p></div>'
+
 
 def anatomy_twin(w) -> str:
     "The body of a `LossAnatomy`'s page: its digit, and a γ slider over its bars and gradients."
     states = [anatomy_state(w.student[w.digit.value], w.card, g, w.temperature.value) for g in GAMMAS]
     p, name = w.numbers['p'], w.classes[w.card['label']]
-    strip = digit_strip([w.card['image']], [name], title='The image', caption=f'Its true class is {name}; the teacher gives that {p:.3f} at temperature {w.temperature.value:g}.')
+    strip = digit_strip(
+        [w.card['image']],
+        [name],
+        title='The image',
+        caption=f'Its true class is {name}; the teacher gives that {p:.3f} at temperature {w.temperature.value:g}.',
+    )
     student = ', '.join(f'{w.classes[c]}: {v:g}' for c, v in enumerate(w.student[w.digit.value]))
     note = f'<p>The student’s logits: {html.escape(student)}. On this page only γ moves.</p>'
-    return figure_html(strip) + note + steps_twin([w.draw(s) for s in states], [formulas_text(s) for s in states], w.gamma.value, 'Slide γ (the arrow keys work). '
-                                                  'At 2 the last three bars are equal; between whole numbers one block may hang below zero.')
+    return (
+        figure_html(strip)
+        + note
+        + steps_twin(
+            [w.draw(s) for s in states],
+            [formulas_text(s) for s in states],
+            w.gamma.value,
+            'Slide γ (the arrow keys work). '
+            'At 2 the last three bars are equal; between whole numbers one block may hang below zero.',
+        )
+    )

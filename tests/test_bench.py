@@ -1,4 +1,5 @@
 """Every benchmark runs in a tiny size, compares the same work, and reports rows. No test asserts a time."""
+
 import json
 
 import pytest
@@ -7,14 +8,26 @@ import torch.nn as nn
 
 from ofa_learn import bench_training
 from ofa_learn.bench import LOSSES, bench_loss, bench_methods, loss_inputs, loss_step, loss_work, peak_growth
-from ofa_learn.bench_training import BENCHMARKS, CASES, bench, bench_gpu, bench_loading, bench_step, bench_sweep, forward_flops, largest_difference, sized_teacher
+from ofa_learn.bench_training import (
+    BENCHMARKS,
+    CASES,
+    bench,
+    bench_gpu,
+    bench_loading,
+    bench_step,
+    bench_sweep,
+    forward_flops,
+    largest_difference,
+    sized_teacher,
+)
 from ofa_learn.cli import main
 from ofa_learn.data import digits, split
 from ofa_learn.distill import Teacher, all_methods, create_task
 from ofa_learn.models import load_model
 
 
-def quiet(line): pass
+def quiet(line):
+    pass
 
 
 def check(result):
@@ -27,8 +40,10 @@ def check(result):
 
 def test_every_benchmark_is_listed_once():
     assert list(BENCHMARKS) == ['cka', 'loss', 'methods', 'step', 'loading', 'sweep', 'gpu']
-    with pytest.raises(ValueError, match='expected one of cka, loss'): bench('nothing')
-    with pytest.raises(ValueError, match='steps: the benchmark loss has no such option'): bench('loss', steps=3)
+    with pytest.raises(ValueError, match='expected one of cka, loss'):
+        bench('nothing')
+    with pytest.raises(ValueError, match='steps: the benchmark loss has no such option'):
+        bench('loss', steps=3)
 
 
 def test_loss_versions_agree():
@@ -42,19 +57,23 @@ def test_loss_inputs_are_the_same_for_all():
     assert isinstance(a, list) and torch.equal(torch.stack(a), b) and torch.equal(t, u) and torch.equal(y, z)
     for which in LOSSES:
         losses, gradients = loss_step(which, *loss_inputs(which, 6, 4))
-        assert losses.shape == (5,) and sum(g.numel() for g in gradients) == 5*6*4
+        assert losses.shape == (5,) and sum(g.numel() for g in gradients) == 5 * 6 * 4
 
 
 def test_the_papers_form_holds_the_label_too():
     "At γ = 1 and T = 1 it is the released form and the labels' cross-entropy."
     z, t, y = loss_inputs('paper', 6, 4)
-    paper, released = (loss_step(w, z, t, y, gamma=1.)[0] for w in ('paper', 'released'))
-    assert torch.allclose(paper, released + torch.stack([nn.functional.cross_entropy(h, y) for h in z.detach()]))
+    paper, released = (loss_step(w, z, t, y, gamma=1.0)[0] for w in ('paper', 'released'))
+    assert torch.allclose(
+        paper, released + torch.stack([nn.functional.cross_entropy(h, y) for h in z.detach()])
+    )
 
 
 def test_loss_memory_is_read_over_the_inputs():
-    make, work = (peak_growth(loss_work, ('plain', 8, 100, True), ('plain', 2048, 400, step)) for step in (False, True))
-    assert 15 < make < 40                       # six arrays of 3.1 MiB
+    make, work = (
+        peak_growth(loss_work, ('plain', 8, 100, True), ('plain', 2048, 400, step)) for step in (False, True)
+    )
+    assert 15 < make < 40  # six arrays of 3.1 MiB
     assert work > make
 
 
@@ -72,45 +91,54 @@ def test_the_two_loops_train_the_same_student():
 def test_largest_difference_sees_buffers():
     a, b = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
     assert largest_difference(a, b) == 0
-    b.running_mean += .5
-    assert largest_difference(a, b) == .5
+    b.running_mean += 0.5
+    assert largest_difference(a, b) == 0.5
 
 
 def test_loading_gives_the_same_pixels():
     small = check(bench_loading(quick=True, say=quiet))
-    assert small['difference'] < 1e-5 and small['images'] == 256 and set(small['rate']) == {'resident', 'none', 'two'}
+    assert (
+        small['difference'] < 1e-5
+        and small['images'] == 256
+        and set(small['rate']) == {'resident', 'none', 'two'}
+    )
 
 
 def test_sized_teacher_has_the_multiple_that_it_says(tmp_path):
     data = split(digits(), train=50, valid=50, test=50)
     for times in (4, 1):
         file, have = sized_teacher(times, 'micro_vit', data, tmp_path)
-        assert abs(have/times - 1) < .2
+        assert abs(have / times - 1) < 0.2
         task = create_task('ofa', 'micro_vit', Teacher(load_model(file)[0]), data=data)
         teacher, own = forward_flops(task, torch.zeros(5, *data.input_size))
-        assert teacher/own == pytest.approx(have)                               # also for another batch
+        assert teacher / own == pytest.approx(have)  # also for another batch
 
 
 def test_sweeps_from_cache_and_loop_are_equal_to_the_bit():
     small = check(bench_sweep(quick=True, say=quiet))
-    assert [(small[c]['equal'], small[c]['runs']) for c in CASES] == [(2, 2)]*3 and len(small['rows']) == 6
+    assert [(small[c]['equal'], small[c]['runs']) for c in CASES] == [(2, 2)] * 3 and len(small['rows']) == 6
 
 
 def test_gpu_parts_run_on_the_cpu():
     small = check(bench_gpu(device='cpu', quick=True, say=quiet))
     assert len(small['measured']) == 9 and {r['method'] for r in small['measured']} == {'labels', 'kd', 'ofa'}
-    assert small['machine']['device'] == 'cpu' and all('memory not measured' in text for _, text in small['rows'])
+    assert small['machine']['device'] == 'cpu' and all(
+        'memory not measured' in text for _, text in small['rows']
+    )
 
 
 def test_without_a_gpu_it_says_what_it_would_measure(monkeypatch):
     monkeypatch.setattr(bench_training.torch.cuda, 'is_available', lambda: False)
-    (name, what), = check(bench_gpu(say=quiet))['rows']
+    ((name, what),) = check(bench_gpu(say=quiet))['rows']
     assert 'no GPU here' in name and 'swin_tiny_patch4_window7_224 → resnet18' in what and 'compiled' in what
 
 
 def test_command_line(tmp_path, capsys):
-    file = tmp_path/'loss.json'
+    file = tmp_path / 'loss.json'
     assert main(['bench', 'loss', '--quick', '--out', str(file)]) == 0
     assert 'largest difference' in capsys.readouterr().out and json.loads(file.read_bytes())['images'] == 64
-    assert main(['bench', 'loss', '--images', '3']) == 2 and 'images: the benchmark loss has no such option' in capsys.readouterr().err
+    assert (
+        main(['bench', 'loss', '--images', '3']) == 2
+        and 'images: the benchmark loss has no such option' in capsys.readouterr().err
+    )
     assert main(['bench', 'speed']) == 2 and 'sweep, gpu' in capsys.readouterr().err

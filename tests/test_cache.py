@@ -1,4 +1,5 @@
 """A teacher's kept answers: equal to the bit, refused where they are another's, noticed where they are broken."""
+
 import os, subprocess, sys, warnings
 from dataclasses import replace
 
@@ -12,15 +13,15 @@ from ofa_learn.distill import METHODS, DistillationTask, Teacher, create_task, r
 from ofa_learn.models import make_model
 from ofa_learn.training import fit
 
-DATA = split(digits(), train=130)                    # 50 + 50 + 30: the last batch is short
-SHIFT, ALL = Augment(shift=1), Augment(shift=1, flip=True, turn=10., zoom=.1, erase=.5)
+DATA = split(digits(), train=130)  # 50 + 50 + 30: the last batch is short
+SHIFT, ALL = Augment(shift=1), Augment(shift=1, flip=True, turn=10.0, zoom=0.1, erase=0.5)
 NEEDS = ('logits', 'pooled')
 
 
 def teacher(name='micro_resnet', seed=0, **options):
     torch.manual_seed(seed)
     model = make_model(name)
-    model.train()(torch.randn(64, 1, 8, 8))          # batch norm that has seen something
+    model.train()(torch.randn(64, 1, 8, 8))  # batch norm that has seen something
     return Teacher(model, **options)
 
 
@@ -29,14 +30,15 @@ def methods():
     "Methods registered in a test are forgotten after it."
     before = dict(METHODS)
     yield
-    METHODS.clear(); METHODS.update(before)
+    METHODS.clear()
+    METHODS.update(before)
 
 
 @pytest.mark.parametrize('name', ['micro_resnet', 'micro_vit', 'micro_mixer'])
 @pytest.mark.parametrize('augment', [SHIFT, ALL, Augment()])
 @pytest.mark.parametrize('size', [50, 13, 500])
 def test_equal_to_the_teacher(name, augment, size, tmp_path):
-    t = teacher(name, norm=((.4,), (.3,)))           # renormalised on the way
+    t = teacher(name, norm=((0.4,), (0.3,)))  # renormalised on the way
     cache = TeacherCache(tmp_path, t, DATA, augment=augment, batch_size=size, needs=NEEDS, view_seed=3)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -45,8 +47,12 @@ def test_equal_to_the_teacher(name, augment, size, tmp_path):
     for seed, epoch in ((0, 0), (1, 1), (2, 1)):
         for b in Batches(DATA.train, DATA.norm, size, augment, seed, 3).epoch(epoch):
             kept, asked = cache(epoch, b.index, NEEDS, b.input), t(cache.renormalise(b.input), NEEDS)
-            assert torch.equal(kept.logits, asked.logits) and torch.equal(kept.pooled, asked.pooled) and kept.maps is None
-            assert torch.equal(kept.logits, t(cache.renormalise(b.input)).logits)      # and to the plain forward
+            assert (
+                torch.equal(kept.logits, asked.logits)
+                and torch.equal(kept.pooled, asked.pooled)
+                and kept.maps is None
+            )
+            assert torch.equal(kept.logits, t(cache.renormalise(b.input)).logits)  # and to the plain forward
             assert kept.logits.is_contiguous() and kept.pooled.is_contiguous()
 
 
@@ -55,10 +61,25 @@ def student(method, t, cache=None, seed=0, **options):
     torch.manual_seed(seed)
     calls, hook = [], t.register_forward_pre_hook(lambda *_: calls.append(1))
     task = create_task(method, 'micro_vit', t, data=DATA)
-    if cache is not None: assert cached(task, cache) is task
-    history = fit(task, DATA, 2, seed=seed, device='cpu', progress=False, eval_every=2, opt='adamw', **(dict(augment=SHIFT) | options))
+    if cache is not None:
+        assert cached(task, cache) is task
+    history = fit(
+        task,
+        DATA,
+        2,
+        seed=seed,
+        device='cpu',
+        progress=False,
+        eval_every=2,
+        opt='adamw',
+        **(dict(augment=SHIFT) | options),
+    )
     hook.remove()
-    return {**task.trainable_module.state_dict()}, [(r['loss'], r['parts'], r['valid_accuracy']) for r in history], len(calls)
+    return (
+        {**task.trainable_module.state_dict()},
+        [(r['loss'], r['parts'], r['valid_accuracy']) for r in history],
+        len(calls),
+    )
 
 
 def check_same(method, t, cache, seeds=(0, 1)):
@@ -72,31 +93,47 @@ def check_same(method, t, cache, seeds=(0, 1)):
 
 @pytest.mark.parametrize('method', ['kd', 'ofa', 'ofa+kd', 'rsd'])
 def test_the_same_student(method, tmp_path):
-    if method == 'rsd': pytest.importorskip('ofa_learn.rsd')
+    if method == 'rsd':
+        pytest.importorskip('ofa_learn.rsd')
     t = teacher()
     needs = NEEDS if method == 'rsd' else ('logits',)
-    a, b = check_same(method, t, TeacherCache(tmp_path, t, DATA, augment=SHIFT, needs=needs).build(2, progress=False))
-    assert any(not torch.equal(a[k], b[k]) for k in a)            # one cache, another student for another seed
+    a, b = check_same(
+        method, t, TeacherCache(tmp_path, t, DATA, augment=SHIFT, needs=needs).build(2, progress=False)
+    )
+    assert any(not torch.equal(a[k], b[k]) for k in a)  # one cache, another student for another seed
 
 
 def test_pooled_features(methods, tmp_path):
     @register('pooled_mse')
     class PooledMSE(DistillationTask):
         "The student's pooled features, mapped to the teacher's."
+
         needs, taps_needed, stages = ('pooled',), True, ()
+
         def build_heads(self):
             class Head(torch.nn.Linear):
-                def forward(self, features, answers): return super().forward(features.pooled)
+                def forward(self, features, answers):
+                    return super().forward(features.pooled)
+
             return Head(self.student_taps.width, self.teacher.taps.width)
+
         def losses(self, student, heads, teacher, target):
             return dict(ce=F.cross_entropy(student.logits, target), hint=F.mse_loss(heads, teacher.pooled))
+
     t = teacher()
-    check_same('pooled_mse', t, TeacherCache(tmp_path/'a', t, DATA, augment=SHIFT, needs=NEEDS).build(2, progress=False), [0])
-    small = TeacherCache(tmp_path/'b', t, DATA, augment=SHIFT)
+    check_same(
+        'pooled_mse',
+        t,
+        TeacherCache(tmp_path / 'a', t, DATA, augment=SHIFT, needs=NEEDS).build(2, progress=False),
+        [0],
+    )
+    small = TeacherCache(tmp_path / 'b', t, DATA, augment=SHIFT)
     task = create_task('pooled_mse', 'micro_vit', t, data=DATA)
-    with pytest.raises(ValueError, match="needs pooled, the cache keeps logits"): cached(task, small)
+    with pytest.raises(ValueError, match="needs pooled, the cache keeps logits"):
+        cached(task, small)
     task.needs = ('maps',)
-    with pytest.raises(ValueError, match='feature maps, which are too large'): cached(task, small)
+    with pytest.raises(ValueError, match='feature maps, which are too large'):
+        cached(task, small)
     labels = create_task('labels', 'micro_vit', data=DATA)
     assert cached(labels, small).answers.__func__ is DistillationTask.answers
 
@@ -105,57 +142,93 @@ def test_stale_keys_are_named(tmp_path):
     t = teacher()
     TeacherCache(tmp_path, t, DATA, augment=SHIFT)
     one = next(iter(t.model.parameters()))
-    def stale(t=t, data=DATA, augment=SHIFT, **options): return lambda: TeacherCache(tmp_path, t, data, augment=augment, **options)
+
+    def stale(t=t, data=DATA, augment=SHIFT, **options):
+        return lambda: TeacherCache(tmp_path, t, data, augment=augment, **options)
+
     other, pixels, ids = teacher(seed=1), DATA.train.images.clone(), DATA.train.ids + 1
     pixels[0, 0, 0, 0] += 1
-    for make, what in [(stale(other), r'teacher\.weights: \w{16} → \w{16}'),
-                       (stale(teacher('micro_vit')), 'teacher.model: MicroResNet → VisionTransformer'),
-                       (stale(teacher(norm=((.1,), (.2,)))), 'teacher.norm'), (stale(augment=Augment(shift=1, flip=True)), 'augment.flip: False → True'),
-                       (stale(view_seed=1), 'view_seed: 0 → 1'), (stale(batch_size=40), 'batch_size: 50 → 40'), (stale(needs=NEEDS), 'needs'),
-                       (stale(data=replace(DATA, train=replace(DATA.train, images=pixels))), 'data.train'),
-                       (stale(data=replace(DATA, train=replace(DATA.train, ids=ids))), 'data.ids'),
-                       (stale(data=replace(DATA, norm=Norm((.5,), (.5,)))), 'data.norm')]:
-        with pytest.raises(ValueError, match=what): make()
-    stale()()                                                     # the same is welcome
-    with torch.no_grad(): one.view(-1)[0] += 1e-6
-    with pytest.raises(ValueError, match='teacher.weights'): stale()()
-    (tmp_path/'key.json').write_text('{"for')
-    with pytest.raises(ValueError, match='key.json: not readable'): stale()()
+    for make, what in [
+        (stale(other), r'teacher\.weights: \w{16} → \w{16}'),
+        (stale(teacher('micro_vit')), 'teacher.model: MicroResNet → VisionTransformer'),
+        (stale(teacher(norm=((0.1,), (0.2,)))), 'teacher.norm'),
+        (stale(augment=Augment(shift=1, flip=True)), 'augment.flip: False → True'),
+        (stale(view_seed=1), 'view_seed: 0 → 1'),
+        (stale(batch_size=40), 'batch_size: 50 → 40'),
+        (stale(needs=NEEDS), 'needs'),
+        (stale(data=replace(DATA, train=replace(DATA.train, images=pixels))), 'data.train'),
+        (stale(data=replace(DATA, train=replace(DATA.train, ids=ids))), 'data.ids'),
+        (stale(data=replace(DATA, norm=Norm((0.5,), (0.5,)))), 'data.norm'),
+    ]:
+        with pytest.raises(ValueError, match=what):
+            make()
+    stale()()  # the same is welcome
+    with torch.no_grad():
+        one.view(-1)[0] += 1e-6
+    with pytest.raises(ValueError, match='teacher.weights'):
+        stale()()
+    (tmp_path / 'key.json').write_text('{"for')
+    with pytest.raises(ValueError, match='key.json: not readable'):
+        stale()()
 
 
 def test_a_foreign_teacher_or_norm(tmp_path):
     cache = TeacherCache(tmp_path, teacher(), DATA, augment=SHIFT)
-    with pytest.raises(ValueError, match='other weights'): cached(create_task('kd', 'micro_vit', teacher(seed=1), data=DATA), cache)
-    with pytest.raises(ValueError, match='normalised by'): cached(create_task('kd', 'micro_vit', teacher(), data=replace(DATA, norm=Norm((.5,), (.5,)))), cache)
-    assert weights_hash(teacher().model) == weights_hash(teacher().model) != weights_hash(teacher(seed=1).model)
-    cached(create_task('kd', 'micro_vit', teacher(), data=DATA), cache)            # the same weights, another object
+    with pytest.raises(ValueError, match='other weights'):
+        cached(create_task('kd', 'micro_vit', teacher(seed=1), data=DATA), cache)
+    with pytest.raises(ValueError, match='normalised by'):
+        cached(
+            create_task('kd', 'micro_vit', teacher(), data=replace(DATA, norm=Norm((0.5,), (0.5,)))), cache
+        )
+    assert (
+        weights_hash(teacher().model) == weights_hash(teacher().model) != weights_hash(teacher(seed=1).model)
+    )
+    cached(create_task('kd', 'micro_vit', teacher(), data=DATA), cache)  # the same weights, another object
 
 
-@pytest.mark.parametrize('wrong', [dict(view_seed=1), dict(augment=Augment()), dict(augment=replace(SHIFT, flip=True)), dict(augment=Augment(shift=2))])
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        dict(view_seed=1),
+        dict(augment=Augment()),
+        dict(augment=replace(SHIFT, flip=True)),
+        dict(augment=Augment(shift=2)),
+    ],
+)
 def test_other_views_are_noticed(wrong, tmp_path):
     t = teacher()
     cache = TeacherCache(tmp_path, t, DATA, augment=SHIFT).build(2, progress=False)
-    with pytest.raises(ValueError, match='^input: not the images'): student('kd', t, cache, **wrong)
+    with pytest.raises(ValueError, match='^input: not the images'):
+        student('kd', t, cache, **wrong)
 
 
 def test_mixed_images_and_missing_rows(tmp_path):
     t = teacher()
-    task = cached(create_task('kd', 'micro_vit', t, data=DATA), TeacherCache(tmp_path, t, DATA, augment=SHIFT).build(1, progress=False))
+    task = cached(
+        create_task('kd', 'micro_vit', t, data=DATA),
+        TeacherCache(tmp_path, t, DATA, augment=SHIFT).build(1, progress=False),
+    )
     b = next(iter(Batches(DATA.train, DATA.norm, 50, SHIFT).epoch(0)))
     assert task(b.input, b.target, index=b.index)['loss'].isfinite()
-    assert task(b.input.bfloat16().float(), b.target, index=b.index)['loss'].isfinite()    # rounded as under autocast
-    with pytest.raises(ValueError, match='^index: kept answers'): task(b.input, b.target)
-    with pytest.raises(ValueError, match='mixup'): task(.8*b.input + .2*b.input.flip(0), b.target, index=b.index)
-    with pytest.raises(ValueError, match='not the images'): task(b.input, b.target, index=b.index.flip(0))
+    assert task(b.input.bfloat16().float(), b.target, index=b.index)[
+        'loss'
+    ].isfinite()  # rounded as under autocast
+    with pytest.raises(ValueError, match='^index: kept answers'):
+        task(b.input, b.target)
+    with pytest.raises(ValueError, match='mixup'):
+        task(0.8 * b.input + 0.2 * b.input.flip(0), b.target, index=b.index)
+    with pytest.raises(ValueError, match='not the images'):
+        task(b.input, b.target, index=b.index.flip(0))
     task.epoch = 1
-    with pytest.raises(ValueError, match=r'^epoch: no answers to epoch 1.*missing; call build\(2\)'): task(b.input, b.target, index=b.index)
+    with pytest.raises(ValueError, match=r'^epoch: no answers to epoch 1.*missing; call build\(2\)'):
+        task(b.input, b.target, index=b.index)
 
 
 def test_marks_tell_images_apart():
     x = DATA.norm(DATA.train.images)
     m = marks(x)
     assert same_marks(m, marks(x.bfloat16()), 64) and marks(x.to(memory_format=torch.channels_last)).equal(m)
-    assert (m[:, None] - m[None]).abs().fill_diagonal_(9).lt(.02*8).float().mean() < .02
+    assert (m[:, None] - m[None]).abs().fill_diagonal_(9).lt(0.02 * 8).float().mean() < 0.02
 
 
 def test_truncated_files_are_noticed(tmp_path):
@@ -164,14 +237,27 @@ def test_truncated_files_are_noticed(tmp_path):
     cache = make().build(2, progress=False)
     whole, path = cache.path(1).read_bytes(), cache.path(1)
     other = b'\x93NUMPY'
-    for broken in (b'', whole[:5], whole[:100], whole[:128], whole[:-1], whole[:len(whole)//2], b'x'*len(whole), other + whole[6:20]):
+    for broken in (
+        b'',
+        whole[:5],
+        whole[:100],
+        whole[:128],
+        whole[:-1],
+        whole[: len(whole) // 2],
+        b'x' * len(whole),
+        other + whole[6:20],
+    ):
         path.write_bytes(broken)
-        with pytest.raises(ValueError, match=r'epoch_0001.npy is not whole'): make()(1, torch.arange(5))
-        with pytest.warns(UserWarning, match='asked again'): make().build(2, progress=False)
+        with pytest.raises(ValueError, match=r'epoch_0001.npy is not whole'):
+            make()(1, torch.arange(5))
+        with pytest.warns(UserWarning, match='asked again'):
+            make().build(2, progress=False)
         assert path.read_bytes() == whole
     import numpy as np
+
     np.save(path, np.zeros((3, 3), np.float32))
-    with pytest.raises(ValueError, match=r'of shape \(3, 3\) instead'): make()(1, torch.arange(3))
+    with pytest.raises(ValueError, match=r'of shape \(3, 3\) instead'):
+        make()(1, torch.arange(3))
 
 
 KILLED = '''
@@ -190,7 +276,9 @@ cache.build(5, progress=False)
 
 
 def test_killed_while_building(tmp_path):
-    done = subprocess.run([sys.executable, '-c', KILLED, tmp_path, os.path.dirname(__file__)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, '-c', KILLED, tmp_path, os.path.dirname(__file__)], capture_output=True, text=True
+    )
     assert done.returncode == 9, done.stderr[-2000:]
     there = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob('epoch_*')}
     assert set(there) == {'epoch_0000.npy', 'epoch_0001.npy'} and list(tmp_path.glob('.*.tmp'))
@@ -198,24 +286,34 @@ def test_killed_while_building(tmp_path):
     t, calls = teacher(), []
     t.register_forward_pre_hook(lambda *_: calls.append(1))
     cache = TeacherCache(tmp_path, t, DATA, augment=SHIFT).build(5, progress=False)
-    assert len(calls) == 3*3 + 1                                  # three epochs of three batches, and one to compare
+    assert len(calls) == 3 * 3 + 1  # three epochs of three batches, and one to compare
     assert there.items() <= {p.name: p.stat().st_mtime_ns for p in tmp_path.glob('epoch_*')}.items()
-    assert not list(tmp_path.glob('.*.tmp'))                      # an old one is cleared away
-    assert [cache.compare(e, batches=2) for e in range(5)] == [0.]*5
+    assert not list(tmp_path.glob('.*.tmp'))  # an old one is cleared away
+    assert [cache.compare(e, batches=2) for e in range(5)] == [0.0] * 5
 
 
 def test_a_full_disk(tmp_path, monkeypatch):
     import shutil
+
     cache = TeacherCache(tmp_path, teacher(), DATA, augment=SHIFT).build(1, progress=False)
-    def full(*_): raise OSError(28, 'No space left on device')
+
+    def full(*_):
+        raise OSError(28, 'No space left on device')
+
     with monkeypatch.context() as m:
         m.setattr(os, 'fsync', full)
-        with pytest.raises(OSError, match='No space'): cache.build(2, progress=False)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ['epoch_0000.npy', 'key.json'] and cache.compare(0) == 0
+        with pytest.raises(OSError, match='No space'):
+            cache.build(2, progress=False)
+    assert (
+        sorted(p.name for p in tmp_path.iterdir()) == ['epoch_0000.npy', 'key.json'] and cache.compare(0) == 0
+    )
     with monkeypatch.context() as m:
         m.setattr(shutil, 'disk_usage', lambda _: type('Usage', (), dict(free=10)))
-        with pytest.raises(ValueError, match='GB are free'): cache.build(2, progress=False)
+        with pytest.raises(ValueError, match='GB are free'):
+            cache.build(2, progress=False)
     for bad in (0, 1.5, None):
-        with pytest.raises(ValueError, match='^epochs: expected an integer'): cache.build(bad)
-    (tmp_path/'key.json').unlink()
-    with pytest.raises(ValueError, match='no key.json'): TeacherCache(tmp_path, teacher(), DATA, augment=SHIFT)
+        with pytest.raises(ValueError, match='^epochs: expected an integer'):
+            cache.build(bad)
+    (tmp_path / 'key.json').unlink()
+    with pytest.raises(ValueError, match='no key.json'):
+        TeacherCache(tmp_path, teacher(), DATA, augment=SHIFT)

@@ -1,4 +1,5 @@
 """Exported students answer as before: in timm's layout, with other families, and in ONNX Runtime."""
+
 import json
 
 import pytest
@@ -19,34 +20,58 @@ def test_student_of_a_task_loads_with_timm_and_answers_to_the_bit(tmp_path, meth
     torch.manual_seed(0)
     task = create_task(method, student, Teacher(make_model('micro_resnet')), **ONE)
     size = {} if student == 'micro_resnet' else dict(img_size=8)
-    folder = export_student(task.student, tmp_path/'out', (1, 8, 8), ((.3,), (.4,)), list('abcdefghij'), **size)
+    folder = export_student(
+        task.student, tmp_path / 'out', (1, 8, 8), ((0.3,), (0.4,)), list('abcdefghij'), **size
+    )
     x = torch.randn(5, 1, 8, 8)
-    with torch.no_grad(): want = task.student.eval()(x)
-    for again in (timm.create_model(f'local-dir:{folder}', pretrained=True), timm.create_model(student, checkpoint_path=str(folder/'model.safetensors'), in_chans=1, num_classes=10, **size)):
-        with torch.no_grad(): assert torch.equal(again.eval()(x), want)
-    config = json.loads((folder/'config.json').read_text())
-    assert config['label_names'][2] == 'c' and config['pretrained_cfg']['mean'] == [.3] and config['pretrained_cfg']['input_size'] == [1, 8, 8]
+    with torch.no_grad():
+        want = task.student.eval()(x)
+    for again in (
+        timm.create_model(f'local-dir:{folder}', pretrained=True),
+        timm.create_model(
+            student, checkpoint_path=str(folder / 'model.safetensors'), in_chans=1, num_classes=10, **size
+        ),
+    ):
+        with torch.no_grad():
+            assert torch.equal(again.eval()(x), want)
+    config = json.loads((folder / 'config.json').read_text())
+    assert (
+        config['label_names'][2] == 'c'
+        and config['pretrained_cfg']['mean'] == [0.3]
+        and config['pretrained_cfg']['input_size'] == [1, 8, 8]
+    )
 
 
 def test_nothing_is_written_over_or_half_written(tmp_path, monkeypatch):
     import ofa_learn.export as module
+
     net = make_model('micro_resnet')
-    folder = export_student(net, tmp_path/'out', (1, 8, 8))
-    before = (folder/'model.safetensors').read_bytes()
-    with pytest.raises(ValueError, match='nothing was written'): export_student(net, folder, (1, 8, 8))
-    def broken(*args, **kwargs): raise OSError(28, 'No space left on device')
+    folder = export_student(net, tmp_path / 'out', (1, 8, 8))
+    before = (folder / 'model.safetensors').read_bytes()
+    with pytest.raises(ValueError, match='nothing was written'):
+        export_student(net, folder, (1, 8, 8))
+
+    def broken(*args, **kwargs):
+        raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(module, 'save_for_hf', broken)
-    with pytest.raises(OSError): export_student(net, tmp_path/'other', (1, 8, 8))
-    assert [p.name for p in tmp_path.iterdir()] == ['out'] and (folder/'model.safetensors').read_bytes() == before
-    with pytest.raises(ValueError, match='no timm model'): export_student(nn.Flatten(), tmp_path/'x', (1, 8, 8))
+    with pytest.raises(OSError):
+        export_student(net, tmp_path / 'other', (1, 8, 8))
+    assert [p.name for p in tmp_path.iterdir()] == ['out'] and (
+        folder / 'model.safetensors'
+    ).read_bytes() == before
+    with pytest.raises(ValueError, match='no timm model'):
+        export_student(nn.Flatten(), tmp_path / 'x', (1, 8, 8))
 
 
 def test_onnx_answers_as_pytorch(tmp_path):
     pytest.importorskip('onnxruntime', reason='needs ofa-learn[onnx]')
     pytest.importorskip('onnxscript', reason='needs ofa-learn[onnx]')
     net = make_model('micro_vit')
-    assert export_onnx(net, tmp_path/'s.onnx', (1, 8, 8)) < 1e-4
+    assert export_onnx(net, tmp_path / 's.onnx', (1, 8, 8)) < 1e-4
     assert [p.name for p in tmp_path.iterdir()] == ['s.onnx'] and net.training
-    with pytest.raises(ValueError, match='ending in .onnx'): export_onnx(net, tmp_path/'s.bin', (1, 8, 8))
-    with pytest.raises(ValueError, match='differ by'): export_onnx(net, tmp_path/'t.onnx', (1, 8, 8), tolerance=-1.)
+    with pytest.raises(ValueError, match='ending in .onnx'):
+        export_onnx(net, tmp_path / 's.bin', (1, 8, 8))
+    with pytest.raises(ValueError, match='differ by'):
+        export_onnx(net, tmp_path / 't.onnx', (1, 8, 8), tolerance=-1.0)
     assert [p.name for p in tmp_path.iterdir()] == ['s.onnx']

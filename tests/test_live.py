@@ -1,4 +1,5 @@
 """A training in a thread, without a browser: the same numbers as `distill`, pause, continue, stop, γ moved, exceptions, a second run, and no thread left."""
+
 import importlib, json, re, sys, threading
 
 import pytest
@@ -7,13 +8,21 @@ import torch.nn as nn
 
 from ofa_learn.data import digits, split
 from ofa_learn.distill import Teacher, create_task
-from ofa_learn.live import LiveDistill, Runner, accuracy_figure, label_marks, loss_figure, numbers_text, status_text
+from ofa_learn.live import (
+    LiveDistill,
+    Runner,
+    accuracy_figure,
+    label_marks,
+    loss_figure,
+    numbers_text,
+    status_text,
+)
 from ofa_learn.models import make_model
 from ofa_learn.training import distill, fit
 
 DATA = split(digits(), train=100)
 HOW = dict(lr=3e-3, batch_size=25, device='cpu')
-SOON = 60    # seconds, for what takes a moment
+SOON = 60  # seconds, for what takes a moment
 
 
 @pytest.fixture(scope='module')
@@ -25,18 +34,22 @@ def teacher():
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    if Runner.going is not None: Runner.going.stop()
+    if Runner.going is not None:
+        Runner.going.stop()
     assert not [t for t in threading.enumerate() if t.name == 'ofa-learn live']
 
 
-def untimed(rows): return [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
+def untimed(rows):
+    return [{k: v for k, v in row.items() if k != 'seconds'} for row in rows]
 
 
 def runner(teacher, epochs=4, changed=lambda run: None, seed=0, **options):
     "A runner whose `changed` is given the runner."
+
     def make(gamma):
         torch.manual_seed(seed)
         return create_task('ofa', 'micro_vit', teacher, data=DATA, gamma=gamma)
+
     run = Runner(make, DATA, epochs, seed=seed, **HOW | options)
     run.changed = lambda: changed(run)
     return run
@@ -50,32 +63,52 @@ def when(happens):
 
 # The runner
 
+
 def test_left_alone_it_is_distill(teacher):
     run = runner(teacher)
     before = torch.random.get_rng_state()
     run.build()
-    assert torch.equal(torch.random.get_rng_state(), before)                 # building leaves the notebook's random numbers alone
+    assert torch.equal(
+        torch.random.get_rng_state(), before
+    )  # building leaves the notebook's random numbers alone
     run.start()
     assert run.wait(SOON)
     want = distill('ofa', 'micro_vit', teacher, DATA, 4, options=dict(gamma=1.4), progress=False, **HOW)
-    assert untimed(run.rows) == untimed(want.history) and run.test == want.test_accuracy and run.status == 'done' and run.error is None
-    assert all(torch.equal(a, b) for a, b in zip(run.task.student.state_dict().values(), want.student.state_dict().values()))
-    run.start()                                                              # again, with a new student
-    assert run.wait(SOON) and untimed(run.rows) == untimed(want.history) and run.marks == [(0., 1.4)]
+    assert (
+        untimed(run.rows) == untimed(want.history)
+        and run.test == want.test_accuracy
+        and run.status == 'done'
+        and run.error is None
+    )
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(run.task.student.state_dict().values(), want.student.state_dict().values())
+    )
+    run.start()  # again, with a new student
+    assert run.wait(SOON) and untimed(run.rows) == untimed(want.history) and run.marks == [(0.0, 1.4)]
 
 
 def test_gamma_counts_from_the_next_step(teacher):
-    def later(run): run.gamma = 3. if len(run.rows) >= 2 else 1.4
-    run = runner(teacher, changed=later)
-    run.start(); run.wait()
-    assert run.marks == [(0., 1.4), (2.25, 3.)]                              # 4 updates an epoch; the first one after the second row is done when it is asked
+    def later(run):
+        run.gamma = 3.0 if len(run.rows) >= 2 else 1.4
 
-    def by_hand(done): task.gamma = 3. if done >= 2.25 else 1.4
+    run = runner(teacher, changed=later)
+    run.start()
+    run.wait()
+    assert run.marks == [
+        (0.0, 1.4),
+        (2.25, 3.0),
+    ]  # 4 updates an epoch; the first one after the second row is done when it is asked
+
+    def by_hand(done):
+        task.gamma = 3.0 if done >= 2.25 else 1.4
+
     torch.manual_seed(0)
     task = create_task('ofa', 'micro_vit', teacher, data=DATA, gamma=1.4)
     assert untimed(fit(task, DATA, 4, seed=0, progress=False, on_step=by_hand, **HOW)) == untimed(run.rows)
     alone = runner(teacher)
-    alone.start(); alone.wait()
+    alone.start()
+    alone.wait()
     assert untimed(alone.rows[:2]) == untimed(run.rows[:2]) and alone.rows[2]['loss'] < run.rows[2]['loss']
 
 
@@ -88,56 +121,70 @@ def test_pause_stands_still_and_loses_nothing(teacher):
     run.pause()
     assert asleep.wait(SOON)
     still = run.now()
-    assert not run.wait(.3) and run.now() == still and still['status'] == 'paused'
+    assert not run.wait(0.3) and run.now() == still and still['status'] == 'paused'
     run.resume()
     assert run.wait(SOON) and run.status == 'done'
     alone = runner(teacher)
-    alone.start(); alone.wait()
+    alone.start()
+    alone.wait()
     assert untimed(run.rows) == untimed(alone.rows) and run.test == alone.test
 
 
 def test_gamma_moved_in_a_pause_is_marked_where_it_is_taken_up(teacher):
     asleep, slept = when(lambda run: run.status == 'paused')
+
     def changed(run):
-        if len(run.rows) == 1 and run.status == 'running': run.pause()
+        if len(run.rows) == 1 and run.status == 'running':
+            run.pause()
         slept(run)
+
     run = runner(teacher, 3, changed=changed)
     run.start()
     assert asleep.wait(SOON)
-    run.changed, run.gamma = lambda: None, 2.
-    assert run.now()['marks'] == [(0., 1.4)]                                 # nothing has been trained with it yet
+    run.changed, run.gamma = lambda: None, 2.0
+    assert run.now()['marks'] == [(0.0, 1.4)]  # nothing has been trained with it yet
     run.resume()
-    assert run.wait(SOON) and run.marks == [(0., 1.4), (1.25, 2.)] and run.task.gamma == 2.
+    assert run.wait(SOON) and run.marks == [(0.0, 1.4), (1.25, 2.0)] and run.task.gamma == 2.0
 
 
 @pytest.mark.parametrize('paused', [False, True])
 def test_stop_leaves_no_thread(teacher, paused):
     ready, seen = when(lambda run: run.rows and (run.status == 'paused' or not paused))
+
     def changed(run):
-        if paused and run.rows and run.status == 'running': run.pause()
+        if paused and run.rows and run.status == 'running':
+            run.pause()
         seen(run)
+
     run = runner(teacher, 100_000, changed=changed)
     run.start()
     assert ready.wait(SOON)
     run.stop()
     assert run.status == 'stopped' and not run.thread.is_alive() and run.test is None and run.error is None
     rows = len(run.rows)
-    assert not run.wait(.1) or len(run.rows) == rows
-    run.stop()                                                               # twice does no harm
+    assert not run.wait(0.1) or len(run.rows) == rows
+    run.stop()  # twice does no harm
 
 
 def test_an_exception_is_kept(teacher):
     run = runner(teacher, lr=1e30, warmup_epochs=0, clip=None)
-    run.start(); run.wait()
-    assert run.status == 'failed' and 'the loss is not finite' in numbers_text(run.now()) and numbers_text(run.now()).startswith('NotFinite: ')
+    run.start()
+    run.wait()
+    assert (
+        run.status == 'failed'
+        and 'the loss is not finite' in numbers_text(run.now())
+        and numbers_text(run.now()).startswith('NotFinite: ')
+    )
     run.fit_options |= dict(lr=3e-3)
-    run.start(); run.wait()
-    assert run.status == 'done' and run.error is None                        # what failed can be started again
+    run.start()
+    run.wait()
+    assert run.status == 'done' and run.error is None  # what failed can be started again
 
 
 def test_a_wrong_gamma_ends_the_run_and_says_so(teacher):
-    run = runner(teacher, changed=lambda run: setattr(run, 'gamma', .5) if run.rows else None)
-    run.start(); run.wait()
+    run = runner(teacher, changed=lambda run: setattr(run, 'gamma', 0.5) if run.rows else None)
+    run.start()
+    run.wait()
     assert run.status == 'failed' and 'gamma' in numbers_text(run.now())
 
 
@@ -154,34 +201,69 @@ def test_one_trains_at_a_time(teacher):
 def test_the_notebooks_threads_stay(teacher):
     before = torch.get_num_threads()
     run = runner(teacher, 1)
-    run.start(); run.wait()
+    run.start()
+    run.wait()
     assert torch.get_num_threads() == before
 
 
 # The hook in `fit`
 
+
 def test_on_step_is_told_the_epochs_done():
     seen = []
     torch.manual_seed(0)
-    history = fit(create_task('labels', 'micro_vit', data=DATA), DATA, 2, on_step=seen.append, accumulate=2, progress=False, **HOW | dict(batch_size=20))
-    assert seen == pytest.approx([.4, .8, 1., 1.4, 1.8, 2.]) and len(history) == 2
+    history = fit(
+        create_task('labels', 'micro_vit', data=DATA),
+        DATA,
+        2,
+        on_step=seen.append,
+        accumulate=2,
+        progress=False,
+        **HOW | dict(batch_size=20),
+    )
+    assert seen == pytest.approx([0.4, 0.8, 1.0, 1.4, 1.8, 2.0]) and len(history) == 2
 
 
 # Figures and words
 
-def made_up(rows=3, marks=((0., 1.4),), **more):
-    row = lambda e: dict(epoch=e, loss=10/e, parts=dict(final=2/e, exit_1=4/e, exit_2=4/e), valid_accuracy=50. + e if e != 2 else None)
-    return dict(status='done', epochs=40, gamma=1.4, error=None, test=None, rows=[row(e) for e in range(1, rows + 1)], marks=list(marks)) | more
+
+def made_up(rows=3, marks=((0.0, 1.4),), **more):
+    row = lambda e: dict(
+        epoch=e,
+        loss=10 / e,
+        parts=dict(final=2 / e, exit_1=4 / e, exit_2=4 / e),
+        valid_accuracy=50.0 + e if e != 2 else None,
+    )
+    return (
+        dict(
+            status='done',
+            epochs=40,
+            gamma=1.4,
+            error=None,
+            test=None,
+            rows=[row(e) for e in range(1, rows + 1)],
+            marks=list(marks),
+        )
+        | more
+    )
 
 
 def test_figures_show_the_rows_and_the_marks():
-    now = made_up(marks=[(0., 1.4), (3., 1.5), (3.5, 1.6), (20., 4.)])
+    now = made_up(marks=[(0.0, 1.4), (3.0, 1.5), (3.5, 1.6), (20.0, 4.0)])
     loss, seen = loss_figure(now), accuracy_figure(now)
-    assert [(t.name, list(t.x), list(t.y)) for t in loss.data][0] == ('sum', [1, 2, 3], [10, 5, 10/3])
-    assert [t.name for t in loss.data] == ['sum', 'final logits', 'exit 1', 'exit 2'] and len({t.line.color for t in loss.data}) == 4
-    assert list(seen.data[0].x) == [1, 3] and list(seen.data[0].y) == [51, 53] and tuple(seen.layout.yaxis.range) == (0, 100)   # an epoch without a look has no point
+    assert [(t.name, list(t.x), list(t.y)) for t in loss.data][0] == ('sum', [1, 2, 3], [10, 5, 10 / 3])
+    assert [t.name for t in loss.data] == ['sum', 'final logits', 'exit 1', 'exit 2'] and len(
+        {t.line.color for t in loss.data}
+    ) == 4
+    assert (
+        list(seen.data[0].x) == [1, 3]
+        and list(seen.data[0].y) == [51, 53]
+        and tuple(seen.layout.yaxis.range) == (0, 100)
+    )  # an epoch without a look has no point
     for f in (loss, seen):
-        assert [s.x0 for s in f.layout.shapes] == [0, 3, 3.5, 20] and [a.text for a in f.layout.annotations] == ['γ = 1.4', 'γ = 1.6', 'γ = 4']
+        assert [s.x0 for s in f.layout.shapes] == [0, 3, 3.5, 20] and [
+            a.text for a in f.layout.annotations
+        ] == ['γ = 1.4', 'γ = 1.6', 'γ = 4']
         assert f.layout.meta['caption'] and f.layout.title.text and f.layout.xaxis.range[1] >= 40
     empty = loss_figure(made_up(0))
     assert not empty.data[0].x and tuple(empty.layout.yaxis.range) == (0, 1)
@@ -189,37 +271,78 @@ def test_figures_show_the_rows_and_the_marks():
 
 def test_words():
     assert status_text(made_up(0, status='ready')).startswith('Ready.')
-    assert status_text(made_up(marks=[(0., 1.4), (2.5, 4.)])) == 'Done. γ was moved: γ = 4 from epoch 2.50 on.'
-    assert numbers_text(made_up(test=61.)) == '3 of 40 epochs, loss 3.333, validation accuracy 53.0 %, test accuracy 61.0 %'
-    assert label_marks([], 40) == [] and label_marks([(0., 1.), (.1, 2.)], 40) == [(0., 1., ''), (.1, 2., 'γ = 2')]
+    assert (
+        status_text(made_up(marks=[(0.0, 1.4), (2.5, 4.0)])) == 'Done. γ was moved: γ = 4 from epoch 2.50 on.'
+    )
+    assert (
+        numbers_text(made_up(test=61.0))
+        == '3 of 40 epochs, loss 3.333, validation accuracy 53.0 %, test accuracy 61.0 %'
+    )
+    assert label_marks([], 40) == [] and label_marks([(0.0, 1.0), (0.1, 2.0)], 40) == [
+        (0.0, 1.0, ''),
+        (0.1, 2.0, 'γ = 2'),
+    ]
 
 
 # The widget
 
+
 def test_buttons_and_curves(teacher, tmp_path):
     w = LiveDistill('micro_vit', teacher, DATA, 4, **HOW)
-    assert w.buttons.names == ['Start', 'Stop'] and w.buttons.enabled == [True, False] and 'press Start' in w.words.value
+    assert (
+        w.buttons.names == ['Start', 'Stop']
+        and w.buttons.enabled == [True, False]
+        and 'press Start' in w.words.value
+    )
     asleep, shown = threading.Event(), w.run.changed
+
     def changed():
-        if len(w.run.rows) == 2 and w.run.status == 'running' and not asleep.is_set(): w.run.pause()
+        if len(w.run.rows) == 2 and w.run.status == 'running' and not asleep.is_set():
+            w.run.pause()
         shown()
-        if w.run.status == 'paused': asleep.set()
+        if w.run.status == 'paused':
+            asleep.set()
+
     w.run.changed = changed
     w.press('Start')
     assert asleep.wait(SOON)
-    assert w.buttons.names == ['Continue', 'Stop'] and w.buttons.enabled == [True, True] and 'Paused' in w.words.value
+    assert (
+        w.buttons.names == ['Continue', 'Stop']
+        and w.buttons.enabled == [True, True]
+        and 'Paused' in w.words.value
+    )
     assert list(w.fig.data[0].y) == [r['loss'] for r in w.run.rows] and len(w.run.rows) == 2
     w.gamma.value = 2.5
-    w.press('Start')                                                         # a second press that came late
+    w.press('Start')  # a second press that came late
     assert w.run.status == 'paused'
     w.press('Continue')
     assert w.run.wait(SOON)
-    assert w.buttons.names == ['Start again', 'Stop'] and w.buttons.enabled == [True, False] and w.run.marks == [(0., 1.4), (2.25, 2.5)]
-    assert list(w.figures[1].data[0].y) == [r['valid_accuracy'] for r in w.run.rows] and [a.text for a in w.fig.layout.annotations][-1] == 'γ = 2.5'
+    assert (
+        w.buttons.names == ['Start again', 'Stop']
+        and w.buttons.enabled == [True, False]
+        and w.run.marks == [(0.0, 1.4), (2.25, 2.5)]
+    )
+    assert (
+        list(w.figures[1].data[0].y) == [r['valid_accuracy'] for r in w.run.rows]
+        and [a.text for a in w.fig.layout.annotations][-1] == 'γ = 2.5'
+    )
     kept = w._repr_mimebundle_()
-    assert kept['text/plain'] == w.text() and '4 of 4 epochs' in w.text() and len(kept['application/vnd.plotly.v1+json']['data']) == len(w.fig.data)
-    states = [json.loads(t) for t in re.findall(r'<script type="application/json">(.*?)</script>', w.to_html(tmp_path/'page.html').read_text(encoding='utf-8'), re.S)]
-    assert [[t.get('y') for t in s['data']] for s in states] == [[list(t.y) for t in f.data] for f in w.figures]       # the twin has the widget's numbers
+    assert (
+        kept['text/plain'] == w.text()
+        and '4 of 4 epochs' in w.text()
+        and len(kept['application/vnd.plotly.v1+json']['data']) == len(w.fig.data)
+    )
+    states = [
+        json.loads(t)
+        for t in re.findall(
+            r'<script type="application/json">(.*?)</script>',
+            w.to_html(tmp_path / 'page.html').read_text(encoding='utf-8'),
+            re.S,
+        )
+    ]
+    assert [[t.get('y') for t in s['data']] for s in states] == [
+        [list(t.y) for t in f.data] for f in w.figures
+    ]  # the twin has the widget's numbers
     w.press('Start again')
     w.press('Stop')
     assert w.run.status in ('stopped', 'done') and w.buttons.enabled[1] is False
@@ -235,7 +358,13 @@ def test_an_exception_appears(teacher):
     w = LiveDistill('micro_vit', teacher, DATA, 3, **HOW | dict(lr=1e30, warmup_epochs=0, clip=None))
     w.press('Start')
     w.run.wait()
-    assert all(part in w.words.value for part in ('NotFinite', 'the loss is not finite', 'role=alert', 'Traceback')) and w.buttons.names[0] == 'Start again'
+    assert (
+        all(
+            part in w.words.value
+            for part in ('NotFinite', 'the loss is not finite', 'role=alert', 'Traceback')
+        )
+        and w.buttons.names[0] == 'Start again'
+    )
     assert 'NotFinite' in w.text()
 
 
@@ -252,26 +381,52 @@ def test_closing_stops(teacher):
 
 # Errors
 
-@pytest.mark.parametrize('change, error, message', [
-    (dict(teacher=lambda: Teacher(nn.Sequential(nn.Flatten(), nn.Linear(DATA.input_size[0]*DATA.input_size[1]*DATA.input_size[2], 9)))), ValueError,
-     'teacher: it has 9 classes, the student 10'),
-    (dict(student=lambda: make_model('micro_vit')), TypeError, 'student: expected a timm name'),
-    (dict(gamma=lambda: .5), ValueError, 'expected a number from 1 to 4, got 0.5'), (dict(epochs=lambda: 0), ValueError, 'epochs: expected an integer from 1, got 0'),
-    (dict(options=lambda: dict(form='other')), ValueError, 'form'), (dict(teacher=lambda: None), ValueError, 'teacher')])
+
+@pytest.mark.parametrize(
+    'change, error, message',
+    [
+        (
+            dict(
+                teacher=lambda: Teacher(
+                    nn.Sequential(
+                        nn.Flatten(),
+                        nn.Linear(DATA.input_size[0] * DATA.input_size[1] * DATA.input_size[2], 9),
+                    )
+                )
+            ),
+            ValueError,
+            'teacher: it has 9 classes, the student 10',
+        ),
+        (dict(student=lambda: make_model('micro_vit')), TypeError, 'student: expected a timm name'),
+        (dict(gamma=lambda: 0.5), ValueError, 'expected a number from 1 to 4, got 0.5'),
+        (dict(epochs=lambda: 0), ValueError, 'epochs: expected an integer from 1, got 0'),
+        (dict(options=lambda: dict(form='other')), ValueError, 'form'),
+        (dict(teacher=lambda: None), ValueError, 'teacher'),
+    ],
+)
 def test_refused(teacher, change, error, message):
-    with pytest.raises(error, match=message): LiveDistill(**dict(student='micro_vit', teacher=teacher, data=DATA) | {k: make() for k, make in change.items()})
+    with pytest.raises(error, match=message):
+        LiveDistill(
+            **dict(student='micro_vit', teacher=teacher, data=DATA)
+            | {k: make() for k, make in change.items()}
+        )
 
 
 def test_no_page_of_nothing(teacher, tmp_path):
-    with pytest.raises(ValueError, match='nothing has been trained yet'): LiveDistill('micro_vit', teacher, DATA).to_html(tmp_path/'page.html')
+    with pytest.raises(ValueError, match='nothing has been trained yet'):
+        LiveDistill('micro_vit', teacher, DATA).to_html(tmp_path / 'page.html')
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('name', ['ipywidgets', 'anywidget'])
 def test_what_is_missing_is_named(monkeypatch, name):
     import ofa_learn, ofa_learn.live, ofa_learn.widgets
+
     for module in ('live', 'widgets'):
         monkeypatch.delitem(sys.modules, f'ofa_learn.{module}')
-        monkeypatch.setattr(ofa_learn, module, getattr(ofa_learn, module))   # put back at the end
+        monkeypatch.setattr(ofa_learn, module, getattr(ofa_learn, module))  # put back at the end
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(ImportError, match=f'needs {name}, which is not installed: pip install ipywidgets anywidget'): importlib.import_module('ofa_learn.live')
+    with pytest.raises(
+        ImportError, match=f'needs {name}, which is not installed: pip install ipywidgets anywidget'
+    ):
+        importlib.import_module('ofa_learn.live')

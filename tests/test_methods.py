@@ -1,4 +1,5 @@
 """Every method on every pair: formulas written apart, limits, half precision, one step, learning, combination, state, and what is refused."""
+
 import itertools, os, warnings
 
 import numpy as np
@@ -21,13 +22,17 @@ from ofa_learn.training import fit
 
 DATA = split(digits(), train=100)
 few = settings(max_examples=20, deadline=None)
-soft = lambda v: np.exp(v - v.max())/np.exp(v - v.max()).sum()
+soft = lambda v: np.exp(v - v.max()) / np.exp(v - v.max()).sum()
 MICRO = ('micro_resnet', 'micro_vit', 'micro_mixer')
 ALL = sorted(all_methods())
 
 
-def logits(seed, b=6, k=5, scale=3.): return torch.randn(b, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)*scale
-def classes(seed, b=6, k=5): return torch.randint(k, (b,), generator=torch.Generator().manual_seed(seed))
+def logits(seed, b=6, k=5, scale=3.0):
+    return torch.randn(b, k, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) * scale
+
+
+def classes(seed, b=6, k=5):
+    return torch.randint(k, (b,), generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(autouse=True)
@@ -38,38 +43,44 @@ def no_noise():
 
 
 @few
-@given(st.integers(0, 999), st.sampled_from((1., 2., 4.)))
+@given(st.integers(0, 999), st.sampled_from((1.0, 2.0, 4.0)))
 def test_dkd_is_kd_taken_apart(seed, T):
     s, t, y = logits(seed), logits(seed + 1), classes(seed)
     tckd, nckd = dkd_parts(s, t, y, T)
-    p = (t/T).softmax(1).gather(1, y[:, None])[:, 0]
-    torch.testing.assert_close(T*T*(tckd + (1 - p)*nckd), kd_loss(s, t, temperature=T, reduction='none'))
+    p = (t / T).softmax(1).gather(1, y[:, None])[:, 0]
+    torch.testing.assert_close(
+        T * T * (tckd + (1 - p) * nckd), kd_loss(s, t, temperature=T, reduction='none')
+    )
     assert dkd_loss(t, t, y).item() == pytest.approx(0, abs=1e-12)
     shift = torch.randn(6, 1, dtype=torch.float64)
     torch.testing.assert_close(dkd_loss(s + shift, t, y, temperature=T), dkd_loss(s, t, y, temperature=T))
 
 
 def test_dkd_by_hand():
-    s, t, y, T = logits(0), logits(1), classes(2), 4.
-    total = 0.
+    s, t, y, T = logits(0), logits(1), classes(2), 4.0
+    total = 0.0
     for i in range(6):
-        p, q, rest = soft(s[i].numpy()/T), soft(t[i].numpy()/T), [k for k in range(5) if k != y[i]]
-        total += q[y[i]]*np.log(q[y[i]]/p[y[i]]) + (1 - q[y[i]])*np.log((1 - q[y[i]])/(1 - p[y[i]]))
-        a, b = q[rest]/q[rest].sum(), p[rest]/p[rest].sum()
-        total += 8*(a*np.log(a/b)).sum()
-    assert dkd_loss(s, t, y).item() == pytest.approx(16*total/6, rel=1e-9)
+        p, q, rest = soft(s[i].numpy() / T), soft(t[i].numpy() / T), [k for k in range(5) if k != y[i]]
+        total += q[y[i]] * np.log(q[y[i]] / p[y[i]]) + (1 - q[y[i]]) * np.log((1 - q[y[i]]) / (1 - p[y[i]]))
+        a, b = q[rest] / q[rest].sum(), p[rest] / p[rest].sum()
+        total += 8 * (a * np.log(a / b)).sum()
+    assert dkd_loss(s, t, y).item() == pytest.approx(16 * total / 6, rel=1e-9)
 
 
 @few
-@given(st.integers(0, 999), st.floats(.05, 1), st.floats(0, .5))
+@given(st.integers(0, 999), st.floats(0.05, 1), st.floats(0, 0.5))
 def test_dist_by_hand_and_blind_to_affine_maps(seed, a, b):
     s, t = logits(seed), logits(seed + 1)
     ps, pt = (np.stack([soft(r) for r in z.numpy()]) for z in (s, t))
-    by_hand = np.mean([1 - np.corrcoef(ps[i], pt[i])[0, 1] for i in range(6)]) + np.mean([1 - np.corrcoef(ps[:, k], pt[:, k])[0, 1] for k in range(5)])
+    by_hand = np.mean([1 - np.corrcoef(ps[i], pt[i])[0, 1] for i in range(6)]) + np.mean(
+        [1 - np.corrcoef(ps[:, k], pt[:, k])[0, 1] for k in range(5)]
+    )
     assert dist_loss(s, t).item() == pytest.approx(by_hand, abs=1e-6)
-    near = torch.log((a*t.softmax(1) + b)/(a + 5*b))
+    near = torch.log((a * t.softmax(1) + b) / (a + 5 * b))
     assert dist_loss(near, t).item() == pytest.approx(0, abs=1e-6)
-    assert dist_loss(s, t, beta=2., gamma=0.).item() == pytest.approx(2*np.mean([1 - np.corrcoef(ps[i], pt[i])[0, 1] for i in range(6)]), abs=1e-6)
+    assert dist_loss(s, t, beta=2.0, gamma=0.0).item() == pytest.approx(
+        2 * np.mean([1 - np.corrcoef(ps[i], pt[i])[0, 1] for i in range(6)]), abs=1e-6
+    )
 
 
 @few
@@ -77,34 +88,49 @@ def test_dist_by_hand_and_blind_to_affine_maps(seed, a, b):
 def test_rsd_by_hand(seed, kappa):
     s, t = logits(seed, 9, 4), logits(seed + 1, 9, 4)
     P = np.corrcoef(t.T.numpy(), s.T.numpy())[:4, 4:]
-    by_hand = ((np.diag(P) - 1)**2).sum() + kappa*((P**2).sum() - (np.diag(P)**2).sum())
-    assert rsd_loss(s, t, kappa).item() == pytest.approx(by_hand, rel=1e-3, abs=1e-4)           # 1e-5 stands beside the deviation
-    torch.testing.assert_close(rsd_loss(5*s + 3, t, kappa), rsd_loss(s, t, kappa), atol=1e-3, rtol=1e-3)
+    by_hand = ((np.diag(P) - 1) ** 2).sum() + kappa * ((P**2).sum() - (np.diag(P) ** 2).sum())
+    assert rsd_loss(s, t, kappa).item() == pytest.approx(
+        by_hand, rel=1e-3, abs=1e-4
+    )  # 1e-5 stands beside the deviation
+    torch.testing.assert_close(rsd_loss(5 * s + 3, t, kappa), rsd_loss(s, t, kappa), atol=1e-3, rtol=1e-3)
 
 
 def test_rsd_is_zero_for_orthogonal_features_and_has_low_rank_in_small_batches():
-    q = torch.linalg.qr(torch.cat([torch.ones(16, 1, dtype=torch.float64), torch.randn(16, 8, dtype=torch.float64)], 1))[0][:, 1:]
+    q = torch.linalg.qr(
+        torch.cat([torch.ones(16, 1, dtype=torch.float64), torch.randn(16, 8, dtype=torch.float64)], 1)
+    )[0][:, 1:]
     assert rsd_loss(q, q).item() == pytest.approx(0, abs=1e-6)
     x = torch.randn(6, 10, dtype=torch.float64)
     assert torch.linalg.matrix_rank(correlations(x, x), atol=1e-6) == 5
 
 
 def test_hcd_parts_by_hand():
-    z, s, y = torch.stack([torch.stack([logits(10*e + j) for j in range(3)]) for e in range(2)]), logits(99), classes(0)
-    want = 0.
+    z, s, y = (
+        torch.stack([torch.stack([logits(10 * e + j) for j in range(3)]) for e in range(2)]),
+        logits(99),
+        classes(0),
+    )
+    want = 0.0
     for e in range(2):
         cosines = []
         for b in range(6):
             v = [np.delete(z[e, j, b].numpy(), y[b]) for j in range(3)]
-            cosines += [max(v[i] @ v[j]/np.linalg.norm(v[i])/np.linalg.norm(v[j]) - .2, 0)**2 for i in range(3) for j in range(3) if i != j]
+            cosines += [
+                max(v[i] @ v[j] / np.linalg.norm(v[i]) / np.linalg.norm(v[j]) - 0.2, 0) ** 2
+                for i in range(3)
+                for j in range(3)
+                if i != j
+            ]
         want += np.mean(cosines)
-    assert orthogonality_loss(z, y, .2).item() == pytest.approx(want, rel=1e-9)
+    assert orthogonality_loss(z, y, 0.2).item() == pytest.approx(want, rel=1e-9)
     leaf = z.clone().requires_grad_()
-    orthogonality_loss(leaf, y, 0.).backward()
+    orthogonality_loss(leaf, y, 0.0).backward()
     assert leaf.grad.gather(-1, y[:, None].expand(2, 3, 6, 1)).abs().max() == 0 and leaf.grad.abs().max() > 0
-    changed = z.scatter(-1, y[:, None].expand(2, 3, 6, 1), 123.)
+    changed = z.scatter(-1, y[:, None].expand(2, 3, 6, 1), 123.0)
     torch.testing.assert_close(orthogonality_loss(changed, y), orthogonality_loss(z, y))
-    torch.testing.assert_close(mutual_kl(z, s), torch.stack([torch.stack([kd_loss(s, j) for j in e]) for e in z]))
+    torch.testing.assert_close(
+        mutual_kl(z, s), torch.stack([torch.stack([kd_loss(s, j) for j in e]) for e in z])
+    )
     mutual_kl(leaf, s).sum().backward()
     before = leaf.grad.clone()
     mutual_kl(leaf, s.clone().requires_grad_(), detach=True).sum().backward()
@@ -115,17 +141,23 @@ def test_hcd_parts_by_hand():
 def test_losses_of_halves_are_finite_float32(dtype):
     s, t, y = logits(0).to(dtype).requires_grad_(), logits(1).to(dtype), classes(0)
     wide, other = torch.randn(8, 6).to(dtype).requires_grad_(), torch.randn(8, 6).to(dtype)
-    for loss in (dkd_loss(s, t, y), dist_loss(s, t), rsd_loss(wide, other), orthogonality_loss(torch.stack([s, s*2]), y), mutual_kl(t[None], s).sum()):
+    for loss in (
+        dkd_loss(s, t, y),
+        dist_loss(s, t),
+        rsd_loss(wide, other),
+        orthogonality_loss(torch.stack([s, s * 2]), y),
+        mutual_kl(t[None], s).sum(),
+    ):
         assert loss.dtype == torch.float32 and loss.isfinite()
         loss.backward()
     assert s.grad.isfinite().all() and wide.grad.isfinite().all()
 
 
 def test_extreme_logits_and_constant_batches():
-    for s in (torch.zeros(4, 5), torch.full((4, 5), 1e4), logits(0, 4).float()*1e4):
+    for s in (torch.zeros(4, 5), torch.full((4, 5), 1e4), logits(0, 4).float() * 1e4):
         leaf = s.clone().requires_grad_()
         for loss in (dkd_loss, lambda a, b, y: dist_loss(a, b)):
-            g, = torch.autograd.grad(loss(leaf, logits(1, 4).float()*1e3, classes(0, 4)), leaf)
+            (g,) = torch.autograd.grad(loss(leaf, logits(1, 4).float() * 1e3, classes(0, 4)), leaf)
             assert g.isfinite().all()
 
 
@@ -148,15 +180,20 @@ def test_every_method_on_every_pair(method, teacher, student):
     assert all(p.grad.isfinite().all() for p in task.trainable_module.parameters() if p.grad is not None)
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in task.student.parameters())
     assert all(torch.equal(v, task.teacher.state_dict()[k]) for k, v in before.items())
-    assert task.teacher is None or not any(p.grad is not None or p.requires_grad for p in task.teacher.parameters())
+    assert task.teacher is None or not any(
+        p.grad is not None or p.requires_grad for p in task.teacher.parameters()
+    )
 
 
 @pytest.mark.parametrize('method', ALL)
 def test_every_method_under_bf16_autocast(method):
     torch.manual_seed(0)
     task = create_task(method, 'micro_vit', make_model('micro_resnet'), data=DATA).train()
-    with torch.autocast('cpu', torch.bfloat16): out = step(task)
-    assert out['loss'].isfinite() and all(p.grad.isfinite().all() for p in task.trainable_module.parameters() if p.grad is not None)
+    with torch.autocast('cpu', torch.bfloat16):
+        out = step(task)
+    assert out['loss'].isfinite() and all(
+        p.grad.isfinite().all() for p in task.trainable_module.parameters() if p.grad is not None
+    )
 
 
 @pytest.fixture(scope='module')
@@ -166,13 +203,27 @@ def teachers():
     for name, epochs in (('micro_resnet', 12), ('micro_vit', 25), ('micro_mixer', 25)):
         torch.manual_seed(0)
         task = create_task('labels', name, data=DATA)
-        fit(task, DATA, epochs, lr=8e-3, opt='muon', augment=Augment(shift=1), eval_every=epochs, device='cpu', progress=False)
+        fit(
+            task,
+            DATA,
+            epochs,
+            lr=8e-3,
+            opt='muon',
+            augment=Augment(shift=1),
+            eval_every=epochs,
+            device='cpu',
+            progress=False,
+        )
         out[name] = task.student
     return out
 
 
 ACROSS = list(PAIRS.values())
-GRID = [(m, *pair) for m in ALL for pair in itertools.product(MICRO, MICRO)] if os.environ.get('OFA_LEARN_FULL') else [(m, *ACROSS[i % 6]) for i, m in enumerate(ALL)]
+GRID = (
+    [(m, *pair) for m in ALL for pair in itertools.product(MICRO, MICRO)]
+    if os.environ.get('OFA_LEARN_FULL')
+    else [(m, *ACROSS[i % 6]) for i, m in enumerate(ALL)]
+)
 
 
 @pytest.mark.parametrize('method, teacher, student', GRID)
@@ -180,9 +231,21 @@ def test_every_method_learns(method, teacher, student, teachers):
     "The loss falls and the student is far above chance: each method on one pair of families in turn, with OFA_LEARN_FULL=1 on all nine."
     torch.manual_seed(0)
     task = create_task(method, student, teachers[teacher], data=DATA)
-    history = fit(task, DATA, 50, lr=8e-3, opt='muon', augment=Augment(shift=1), eval_every=50, device='cpu', progress=False)
+    history = fit(
+        task,
+        DATA,
+        50,
+        lr=8e-3,
+        opt='muon',
+        augment=Augment(shift=1),
+        eval_every=50,
+        device='cpu',
+        progress=False,
+    )
     assert history[-1]['valid_accuracy'] > 40, history[-1]
-    kept = lambda row: row['parts'].get('ce', row['loss'])                 # a loss that warms up may grow; what the labels ask for falls
+    kept = lambda row: row['parts'].get(
+        'ce', row['loss']
+    )  # a loss that warms up may grow; what the labels ask for falls
     assert kept(history[-1]) < kept(history[0])
 
 
@@ -198,40 +261,82 @@ def test_state_is_saved_and_put_back(method):
     other.trainable_module.load_state_dict(task.trainable_module.state_dict())
     other.load_task_state(task.get_task_state())
     task.eval(), other.eval()
-    torch.manual_seed(5); a = step(task)['loss']
-    torch.manual_seed(5); b = step(other)['loss']
+    torch.manual_seed(5)
+    a = step(task)['loss']
+    torch.manual_seed(5)
+    b = step(other)['loss']
     assert torch.equal(a, b)
 
 
 def test_combination_weights_parts_and_counts_the_labels_once():
     torch.manual_seed(0)
-    task = create_task('ofa+rsd+kd', 'micro_vit', make_model('micro_resnet'), data=DATA, weights=(1, 2, .5), parts=dict(kd=dict(setting='ofa_paper'), ofa=dict(stages=(4,))))
+    task = create_task(
+        'ofa+rsd+kd',
+        'micro_vit',
+        make_model('micro_resnet'),
+        data=DATA,
+        weights=(1, 2, 0.5),
+        parts=dict(kd=dict(setting='ofa_paper'), ofa=dict(stages=(4,))),
+    )
     out = step(task)
     assert {k for k in out if k not in ('loss', 'output')} == {'ofa_final', 'ofa_exit_4', 'rsd_rsd', 'kd_kd'}
     alone = create_task('rsd', task.student, task.teacher, data=DATA)
     alone.trainable_module.heads.load_state_dict(task.trainable_module.heads.heads['rsd'].state_dict())
     task.eval(), alone.eval()
-    assert step(task)['rsd_rsd'].item() == pytest.approx(2*step(alone)['rsd'].item(), rel=1e-4)
+    assert step(task)['rsd_rsd'].item() == pytest.approx(2 * step(alone)['rsd'].item(), rel=1e-4)
     assert task.name == 'ofa+rsd+kd' and type(task.student).__name__ == 'VisionTransformer'
 
 
-@pytest.mark.parametrize('call, says', [
-    (lambda t: create_task('rsd', 'micro_vit', nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data=DATA), 'these methods would work: deep_supervision, dist, dkd, kd, labels, ofa'),
-    (lambda t: create_task('rds', 'micro_vit', t, data=DATA), 'did you mean'),
-    (lambda t: create_task('dkd', make_model('micro_vit', 2), make_model('micro_resnet', 2), input_size=(1, 8, 8), num_classes=2), 'at least 3 classes'),
-    (lambda t: create_task('hcd', make_model('micro_vit', 2), make_model('micro_resnet', 2), input_size=(1, 8, 8), num_classes=2), 'at least 3 classes'),
-    (lambda t: create_task('dkd', 'micro_vit', t, data=DATA, setting='his'), 'expected one of own, ofa_paper'),
-    (lambda t: create_task('ofa+ofa', 'micro_vit', t, data=DATA), 'different methods'),
-    (lambda t: create_task('ofa+', 'micro_vit', t, data=DATA), 'method: expected one of'),
-    (lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, weights=(1, 0)), 'numbers > 0'),
-    (lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, parts=dict(rsd={})), 'expected options for ofa, kd, got rsd'),
-    (lambda t: create_task('rsd', 'micro_vit', t, data=DATA, weight=0), 'weight'),
-    (lambda t: step(create_task('kd', 'micro_vit', t, data=DATA), 1), 'at least two images'),
-    (lambda t: Plan(methods=('rsd', 'nothing')), 'got nothing'),
-    (lambda t: choose(dict(a={}), 'b'), "expected one of a, got 'b'"),
-])
+@pytest.mark.parametrize(
+    'call, says',
+    [
+        (
+            lambda t: create_task(
+                'rsd', 'micro_vit', nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data=DATA
+            ),
+            'these methods would work: deep_supervision, dist, dkd, kd, labels, ofa',
+        ),
+        (lambda t: create_task('rds', 'micro_vit', t, data=DATA), 'did you mean'),
+        (
+            lambda t: create_task(
+                'dkd',
+                make_model('micro_vit', 2),
+                make_model('micro_resnet', 2),
+                input_size=(1, 8, 8),
+                num_classes=2,
+            ),
+            'at least 3 classes',
+        ),
+        (
+            lambda t: create_task(
+                'hcd',
+                make_model('micro_vit', 2),
+                make_model('micro_resnet', 2),
+                input_size=(1, 8, 8),
+                num_classes=2,
+            ),
+            'at least 3 classes',
+        ),
+        (
+            lambda t: create_task('dkd', 'micro_vit', t, data=DATA, setting='his'),
+            'expected one of own, ofa_paper',
+        ),
+        (lambda t: create_task('ofa+ofa', 'micro_vit', t, data=DATA), 'different methods'),
+        (lambda t: create_task('ofa+', 'micro_vit', t, data=DATA), 'method: expected one of'),
+        (lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, weights=(1, 0)), 'numbers > 0'),
+        (
+            lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, parts=dict(rsd={})),
+            'expected options for ofa, kd, got rsd',
+        ),
+        (lambda t: create_task('rsd', 'micro_vit', t, data=DATA, weight=0), 'weight'),
+        (lambda t: step(create_task('kd', 'micro_vit', t, data=DATA), 1), 'at least two images'),
+        (lambda t: Plan(methods=('rsd', 'nothing')), 'got nothing'),
+        (lambda t: choose(dict(a={}), 'b'), "expected one of a, got 'b'"),
+    ],
+)
 def test_bad_input(call, says):
-    with pytest.raises(ValueError, match=says): call(make_model('micro_resnet'))
+    with pytest.raises(ValueError, match=says):
+        call(make_model('micro_resnet'))
 
 
 def test_every_built_in_name_exists_and_says_what_it_is():
@@ -239,9 +344,15 @@ def test_every_built_in_name_exists_and_says_what_it_is():
     assert set(BUILT_IN) <= set(methods) and {'labels', 'deep_supervision', 'ofa'} <= set(methods)
     for name in (*BUILT_IN, 'ofa', 'labels', 'deep_supervision'):
         c = methods[name]
-        assert c.status in ('paper', 'adapted', 'reconstructed', 'control') and (c.paper or name == 'labels') and set(c.needs) <= {'logits', 'pooled', 'maps'}, name
+        assert (
+            c.status in ('paper', 'adapted', 'reconstructed', 'control')
+            and (c.paper or name == 'labels')
+            and set(c.needs) <= {'logits', 'pooled', 'maps'}
+        ), name
     plan = Plan(methods=more_methods())
-    assert {'ofa_paper', 'rsd', 'crd', 'ofa+fitnet'} <= set(rows(plan)) and len(rows(plan)) == len(set(rows(plan)))
+    assert {'ofa_paper', 'rsd', 'crd', 'ofa+fitnet'} <= set(rows(plan)) and len(rows(plan)) == len(
+        set(rows(plan))
+    )
 
 
 def test_methods_command(capsys):
@@ -253,8 +364,9 @@ def test_methods_command(capsys):
 def test_ramp_rises_to_one():
     task = create_task('dkd', 'micro_vit', make_model('micro_resnet'), data=DATA)
     seen = []
-    for task.epoch in (0, 9, 19, 50): seen.append(task.ramp(20))
-    assert seen == [.05, .5, 1., 1.] and task.ramp(0) == 1.
+    for task.epoch in (0, 9, 19, 50):
+        seen.append(task.ramp(20))
+    assert seen == [0.05, 0.5, 1.0, 1.0] and task.ramp(0) == 1.0
 
 
 def test_teacher_object_is_shared_not_copied():
@@ -270,29 +382,51 @@ def test_labels_count_once_whatever_the_order():
     for names in ('ofa+fitnet', 'fitnet+ofa', 'fitnet+kd', 'kd+fitnet'):
         torch.manual_seed(0)
         parts[names] = create_task(names, 'micro_vit', make_model('micro_resnet'), data=DATA)(x, y)
-    for names in ('ofa+fitnet', 'fitnet+ofa'): assert not [k for k in parts[names] if k.endswith('_ce')] and 'ofa_final' in parts[names]
-    for names in ('fitnet+kd', 'kd+fitnet'): assert [k for k in parts[names] if k.endswith('_ce')] == [f'{names.split("+")[0]}_ce']
+    for names in ('ofa+fitnet', 'fitnet+ofa'):
+        assert not [k for k in parts[names] if k.endswith('_ce')] and 'ofa_final' in parts[names]
+    for names in ('fitnet+kd', 'kd+fitnet'):
+        assert [k for k in parts[names] if k.endswith('_ce')] == [f'{names.split("+")[0]}_ce']
     torch.manual_seed(0)
-    released = create_task('fitnet+ofa', 'micro_vit', make_model('micro_resnet'), data=DATA, parts=dict(ofa=dict(form='released')))(x, y)
+    released = create_task(
+        'fitnet+ofa',
+        'micro_vit',
+        make_model('micro_resnet'),
+        data=DATA,
+        parts=dict(ofa=dict(form='released')),
+    )(x, y)
     assert [k for k in released if k.endswith('_ce')] == ['fitnet_ce']
 
 
 def test_soft_labels_as_the_released_code_takes_them():
-    x, y = torch.randn(4, 1, 8, 8), torch.eye(10)[[0, 1, 2, 3]]*.6 + torch.eye(10)[[5, 6, 7, 8]]*.4
+    x, y = torch.randn(4, 1, 8, 8), torch.eye(10)[[0, 1, 2, 3]] * 0.6 + torch.eye(10)[[5, 6, 7, 8]] * 0.4
     finals = {}
     for soft in ('mixture', 'hard'):
         torch.manual_seed(0)
-        task = create_task('ofa', 'micro_vit', make_model('micro_resnet'), data=DATA, form='released', gamma=1.5, soft=soft).eval()
+        task = create_task(
+            'ofa', 'micro_vit', make_model('micro_resnet'), data=DATA, form='released', gamma=1.5, soft=soft
+        ).eval()
         finals[soft] = task(x, y)['final'].item()
         finals['of the larger label'] = task(x, y.argmax(1))['final'].item()
-    assert finals['hard'] == pytest.approx(finals['of the larger label'], rel=1e-5) and abs(finals['mixture'] - finals['hard']) > 1e-3
-    with pytest.raises(ValueError, match='soft: expected one of mixture, hard'): create_task('ofa', 'micro_vit', make_model('micro_resnet'), data=DATA, soft='medium')
+    assert (
+        finals['hard'] == pytest.approx(finals['of the larger label'], rel=1e-5)
+        and abs(finals['mixture'] - finals['hard']) > 1e-3
+    )
+    with pytest.raises(ValueError, match='soft: expected one of mixture, hard'):
+        create_task('ofa', 'micro_vit', make_model('micro_resnet'), data=DATA, soft='medium')
 
 
 def test_published_weights_bring_their_normalisation(monkeypatch):
     from ofa_learn.distill import published_norm
+
     model = make_model('resnet18', 1000, (3, 64, 64))
-    assert published_norm(model, 3) == ((.485, .456, .406), (.229, .224, .225)) and published_norm(model, 1) is None and published_norm(torch.nn.Linear(2, 2), 3) is None
+    assert (
+        published_norm(model, 3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        and published_norm(model, 1) is None
+        and published_norm(torch.nn.Linear(2, 2), 3) is None
+    )
     monkeypatch.setattr('ofa_learn.distill.make_model', lambda name, k, size, pretrained: model)
     assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True).norm == published_norm(model, 3)
-    assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True, norm=((0.,)*3, (1.,)*3)).norm == ((0.,)*3, (1.,)*3)
+    assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True, norm=((0.0,) * 3, (1.0,) * 3)).norm == (
+        (0.0,) * 3,
+        (1.0,) * 3,
+    )

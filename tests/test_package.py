@@ -1,4 +1,5 @@
 """What `pip install ofa-learn` gives: sdist, wheel from the sdist, and the wheel in an environment of its own."""
+
 import os, subprocess, sys, tarfile, venv, zipfile
 from importlib.metadata import requires, version
 from pathlib import Path
@@ -44,12 +45,18 @@ def wheel(copy, tmp_path_factory):  # noqa: F811
 
 def test_contents(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    static = {f'ofa_learn/static/{n}.js' for n in ('shared', 'controls', 'plot', 'twins')} | {'ofa_learn/static/recorded/gamma.json'}
+    static = {f'ofa_learn/static/{n}.js' for n in ('shared', 'controls', 'plot', 'twins')} | {
+        'ofa_learn/static/recorded/gamma.json'
+    }
     assert {'ofa_learn/py.typed', 'ofa_learn/losses.py'} | static <= set(names)
     assert not [n for n in names if n.startswith(('tests/', 'nbs/', 'tools/'))]
-    assert 'ofa-learn = ofa_learn.cli:main' in zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
+    assert (
+        'ofa-learn = ofa_learn.cli:main'
+        in zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
+    )
     sdist = tarfile.open(next(wheel.parent.glob('*.tar.gz'))).getnames()
-    for f in ('settings.ini', 'README.md', 'LICENSE', *static): assert any(n.endswith(f) for n in sdist), f
+    for f in ('settings.ini', 'README.md', 'LICENSE', *static):
+        assert any(n.endswith(f) for n in sdist), f
 
 
 @pytest.fixture(scope='module')
@@ -57,12 +64,16 @@ def installed(wheel, tmp_path_factory):
     "A fresh environment with the wheel and the newest fastcore, which sees the other requirements where they are installed already."
     home = tmp_path_factory.mktemp('env')
     venv.create(home, with_pip=True)
-    py = home/'bin'/'python'
+    py = home / 'bin' / 'python'
     site = Path(python(py, '-c', 'import site; print(site.getsitepackages()[0])').strip())
     outer = Path(python(sys.executable, '-c', 'import site; print(site.getsitepackages()[0])').strip())
     python(py, '-m', 'pip', 'install', '-q', '--no-deps', wheel)
-    newest = subprocess.run([py, '-m', 'pip', 'install', '-q', '--no-deps', '--upgrade', 'fastcore'], capture_output=True, text=True)
-    (site/'outer.pth').write_text(f'{outer}\n')                      # behind the environment's own packages
+    newest = subprocess.run(
+        [py, '-m', 'pip', 'install', '-q', '--no-deps', '--upgrade', 'fastcore'],
+        capture_output=True,
+        text=True,
+    )
+    (site / 'outer.pth').write_text(f'{outer}\n')  # behind the environment's own packages
     return py, newest
 
 
@@ -70,8 +81,11 @@ def test_installed_wheel_distills(installed, tmp_path):
     installed, newest = installed
     where = python(installed, '-c', SMALL, cwd=tmp_path).strip()
     assert where.startswith(str(installed.parent.parent)), where
-    assert 'demo' in python(installed.parent/'ofa-learn', '--help', cwd=tmp_path)
-    if newest.returncode and 'OFA_LEARN_REQUIRE_BROWSER' not in os.environ: pytest.skip('the wheel works; the newest fastcore could not be downloaded, so it works beside the installed one')
+    assert 'demo' in python(installed.parent / 'ofa-learn', '--help', cwd=tmp_path)
+    if newest.returncode and 'OFA_LEARN_REQUIRE_BROWSER' not in os.environ:
+        pytest.skip(
+            'the wheel works; the newest fastcore could not be downloaded, so it works beside the installed one'
+        )
     assert newest.returncode == 0, newest.stderr[-2000:]
     there = python(installed, '-c', 'import fastcore; print(fastcore.__version__)', cwd=tmp_path).strip()
     assert Version(there) >= Version(version('fastcore'))
@@ -79,11 +93,20 @@ def test_installed_wheel_distills(installed, tmp_path):
 
 def test_requirements_are_met_and_readable():
     for r in map(Requirement, requires('ofa-learn')):
-        if r.marker is None or r.marker.evaluate(): assert r.specifier.contains(version(r.name), prereleases=True), r
-    assert {'torch', 'timm', 'jupyterlab', 'ipywidgets', 'plotly', 'fastcore'} <= {Requirement(r).name for r in requires('ofa-learn')}
+        if r.marker is None or r.marker.evaluate():
+            assert r.specifier.contains(version(r.name), prereleases=True), r
+    assert {'torch', 'timm', 'jupyterlab', 'ipywidgets', 'plotly', 'fastcore'} <= {
+        Requirement(r).name for r in requires('ofa-learn')
+    }
 
 
 def test_import_of_losses_is_light(tmp_path):
-    heavy = python(sys.executable, '-c', "import sys, ofa_learn.losses; print([m for m in ('timm', 'torchvision', 'plotly', 'sklearn', 'IPython', 'jupyterlab', "
-                   "'ipywidgets', 'fastcore', 'pandas') if m in sys.modules])", cwd=tmp_path, env=os.environ | {'PYTHONPATH': str(ROOT)})
+    heavy = python(
+        sys.executable,
+        '-c',
+        "import sys, ofa_learn.losses; print([m for m in ('timm', 'torchvision', 'plotly', 'sklearn', 'IPython', 'jupyterlab', "
+        "'ipywidgets', 'fastcore', 'pandas') if m in sys.modules])",
+        cwd=tmp_path,
+        env=os.environ | {'PYTHONPATH': str(ROOT)},
+    )
     assert heavy.strip() == '[]'

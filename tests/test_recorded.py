@@ -1,4 +1,5 @@
 """Recorded sweeps: packed small, read back as records, refused when damaged, and made again by the command they name."""
+
 import json, subprocess, sys, warnings
 from dataclasses import replace
 
@@ -7,10 +8,33 @@ import torch
 
 from ofa_learn.recorded import contents, load_recording, pack, place, recorded, recordings, regenerate
 from ofa_learn.records import check_record, results
-from ofa_learn.sweeps import Sweep, digest, load_plan, named, recording_path, runs, save_plan, sweep, sweep_command
+from ofa_learn.sweeps import (
+    Sweep,
+    digest,
+    load_plan,
+    named,
+    recording_path,
+    runs,
+    save_plan,
+    sweep,
+    sweep_command,
+)
 
-PLAN = Sweep(pairs=('cnn-vit',), methods=('labels', 'kd', 'ofa', 'ofa+fitnet'), seeds=2, parts=dict(train=50, valid=60, test=60), teaching=dict(epochs=2, lr=5e-3, opt='muon'),
-             grid={'epochs': 2, 'opt': 'muon', 'lr': 8e-3, 'kd.temperature': 2., 'gamma': [1., 2.], 'stages': [[4], None]})
+PLAN = Sweep(
+    pairs=('cnn-vit',),
+    methods=('labels', 'kd', 'ofa', 'ofa+fitnet'),
+    seeds=2,
+    parts=dict(train=50, valid=60, test=60),
+    teaching=dict(epochs=2, lr=5e-3, opt='muon'),
+    grid={
+        'epochs': 2,
+        'opt': 'muon',
+        'lr': 8e-3,
+        'kd.temperature': 2.0,
+        'gamma': [1.0, 2.0],
+        'stages': [[4], None],
+    },
+)
 
 
 @pytest.fixture(scope='module')
@@ -20,21 +44,29 @@ def packed(tmp_path_factory):
     torch.set_num_threads(1)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
-        done = sweep(PLAN, home/'out', jobs=0, device='cpu', progress=False)
-    return home/'out', done, pack(home/'out', home/'tiny.json', save_plan(PLAN, home/'plan.json'))
+        done = sweep(PLAN, home / 'out', jobs=0, device='cpu', progress=False)
+    return home / 'out', done, pack(home / 'out', home / 'tiny.json', save_plan(PLAN, home / 'plan.json'))
 
 
 def test_records_come_back(packed):
     _, done, file = packed
     again = load_recording(file)
-    assert [r['run'] for r in again] == [r['run'] for r in done] == [r['name'] for r in runs(PLAN)]          # in the plan's order
+    assert (
+        [r['run'] for r in again] == [r['run'] for r in done] == [r['name'] for r in runs(PLAN)]
+    )  # in the plan's order
     for a, b in zip(map(check_record, again), done):
-        assert {k: v for k, v in a.items() if k not in ('history', 'test_accuracy', 'valid_accuracy')} == \
-               {k: v for k, v in b.items() if k not in ('history', 'test_accuracy', 'valid_accuracy')}
-        assert digest(a['setting']) == digest(b['setting'])                                                  # true stays true, 1.0 a number
-        assert [h['valid_accuracy'] for h in a['history']] == [round(h['valid_accuracy'], 2) for h in b['history']]
-        assert a['history'][-1]['parts'] == pytest.approx(b['history'][-1]['parts'], abs=1e-4) and a['history'][-1]['seconds'] == b['history'][-1]['seconds']
-        assert abs(a['test_accuracy'] - b['test_accuracy']) <= .005
+        assert {k: v for k, v in a.items() if k not in ('history', 'test_accuracy', 'valid_accuracy')} == {
+            k: v for k, v in b.items() if k not in ('history', 'test_accuracy', 'valid_accuracy')
+        }
+        assert digest(a['setting']) == digest(b['setting'])  # true stays true, 1.0 a number
+        assert [h['valid_accuracy'] for h in a['history']] == [
+            round(h['valid_accuracy'], 2) for h in b['history']
+        ]
+        assert (
+            a['history'][-1]['parts'] == pytest.approx(b['history'][-1]['parts'], abs=1e-4)
+            and a['history'][-1]['seconds'] == b['history'][-1]['seconds']
+        )
+        assert abs(a['test_accuracy'] - b['test_accuracy']) <= 0.005
 
 
 def test_tables_and_paired_differences_are_equal(packed):
@@ -42,78 +74,113 @@ def test_tables_and_paired_differences_are_equal(packed):
     base = next(r['method'] for r in named(done) if r['method'].startswith('kd'))
     for a, b in zip(results(named(load_recording(file)), base), results(named(done), base), strict=True):
         assert a.keys() == b.keys()
-        for k in a: assert a[k] == pytest.approx(b[k], abs=.01) if isinstance(b[k], float) else a[k] == b[k], k
+        for k in a:
+            assert a[k] == pytest.approx(b[k], abs=0.01) if isinstance(b[k], float) else a[k] == b[k], k
 
 
 def test_the_file_is_small_and_stable(packed, tmp_path):
     out, done, file = packed
     text = file.read_text(encoding='utf-8')
-    assert len(text) < sum(p.stat().st_size for p in (out/'runs').iterdir())/3 and str(out) not in text
-    assert len(text.splitlines()) == len(done) + 3                                                           # a line a run
-    assert pack(out, tmp_path/'again.json', PLAN).read_text(encoding='utf-8') == text
-    single = tmp_path/'one'/'runs'
+    assert len(text) < sum(p.stat().st_size for p in (out / 'runs').iterdir()) / 3 and str(out) not in text
+    assert len(text.splitlines()) == len(done) + 3  # a line a run
+    assert pack(out, tmp_path / 'again.json', PLAN).read_text(encoding='utf-8') == text
+    single = tmp_path / 'one' / 'runs'
     single.mkdir(parents=True)
-    (single/'r.json').write_text(json.dumps(done[0]))
-    with pytest.warns(UserWarning, match='1 of the 2 runs'): one = pack(tmp_path/'one', tmp_path/'one.json', replace(PLAN, methods=('labels',), grid=dict(epochs=2, opt='muon', lr=8e-3)))
+    (single / 'r.json').write_text(json.dumps(done[0]))
+    with pytest.warns(UserWarning, match='1 of the 2 runs'):
+        one = pack(
+            tmp_path / 'one',
+            tmp_path / 'one.json',
+            replace(PLAN, methods=('labels',), grid=dict(epochs=2, opt='muon', lr=8e-3)),
+        )
     assert load_recording(one)[0]['run'] == done[0]['run']
 
 
 def test_the_plan_inside_does_the_same_runs(packed, capsys):
     _, done, file = packed
     assert load_plan(file) == PLAN and [r['name'] for r in runs(load_plan(file))] == [r['run'] for r in done]
-    sweep_command(str(file), print=True, out=str(file.parent/'jobs'))
+    sweep_command(str(file), print=True, out=str(file.parent / 'jobs'))
     assert len(capsys.readouterr().out.splitlines()) == len(done)
 
 
 def test_runs_of_other_plans_are_refused(packed, tmp_path):
     out, done, _ = packed
-    for plan, said in ((replace(PLAN, seeds=1), 'seed is 1 and the plan has 0'), (replace(PLAN, methods=('labels', 'kd', 'ofa')), "'ofa.fitnet'"),
-                       (replace(PLAN, grid=PLAN.grid | dict(gamma=1.)), 'gamma is 2.0'), (replace(PLAN, pairs=('vit-cnn',)), "pair is 'cnn-vit'"),
-                       (replace(PLAN, grid=PLAN.grid | {'kd.temperature': 3.}), 'kd.temperature is 2.0')):
-        with pytest.raises(ValueError, match=said): pack(out, tmp_path/'x.json', plan)
-    assert not (tmp_path/'x.json').exists() and place(PLAN, done[0]) < place(PLAN, done[-1])
-    with pytest.raises(ValueError, match='ofa-learn sweep --plan'): pack(tmp_path, tmp_path/'x.json', PLAN)
-    with pytest.raises(ValueError, match='ofa-learn sweep --plan'): pack(tmp_path/'nowhere', tmp_path/'x.json', PLAN)
+    for plan, said in (
+        (replace(PLAN, seeds=1), 'seed is 1 and the plan has 0'),
+        (replace(PLAN, methods=('labels', 'kd', 'ofa')), "'ofa.fitnet'"),
+        (replace(PLAN, grid=PLAN.grid | dict(gamma=1.0)), 'gamma is 2.0'),
+        (replace(PLAN, pairs=('vit-cnn',)), "pair is 'cnn-vit'"),
+        (replace(PLAN, grid=PLAN.grid | {'kd.temperature': 3.0}), 'kd.temperature is 2.0'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            pack(out, tmp_path / 'x.json', plan)
+    assert not (tmp_path / 'x.json').exists() and place(PLAN, done[0]) < place(PLAN, done[-1])
+    with pytest.raises(ValueError, match='ofa-learn sweep --plan'):
+        pack(tmp_path, tmp_path / 'x.json', PLAN)
+    with pytest.raises(ValueError, match='ofa-learn sweep --plan'):
+        pack(tmp_path / 'nowhere', tmp_path / 'x.json', PLAN)
 
 
 def test_what_is_no_record_is_named_and_left_out(packed, tmp_path):
     out, done, _ = packed
-    (tmp_path/'o'/'runs').mkdir(parents=True)
-    for i, r in enumerate(done): (tmp_path/'o'/'runs'/f'{i}.json').write_text(json.dumps(r))
-    (tmp_path/'o'/'runs'/'half.json').write_text('{"schema": 1, ')
-    (tmp_path/'o'/'runs'/'future.json').write_text(json.dumps(done[0] | dict(schema=7)))
-    with pytest.warns(UserWarning) as said: file = pack(tmp_path/'o', tmp_path/'x.json', PLAN)
-    assert len(load_recording(file)) == len(done) and len(said) == 2 and {'half.json', 'future.json'} == {str(w.message).split('/runs/')[1].split(':')[0] for w in said}
+    (tmp_path / 'o' / 'runs').mkdir(parents=True)
+    for i, r in enumerate(done):
+        (tmp_path / 'o' / 'runs' / f'{i}.json').write_text(json.dumps(r))
+    (tmp_path / 'o' / 'runs' / 'half.json').write_text('{"schema": 1, ')
+    (tmp_path / 'o' / 'runs' / 'future.json').write_text(json.dumps(done[0] | dict(schema=7)))
+    with pytest.warns(UserWarning) as said:
+        file = pack(tmp_path / 'o', tmp_path / 'x.json', PLAN)
+    assert (
+        len(load_recording(file)) == len(done)
+        and len(said) == 2
+        and {'half.json', 'future.json'} == {str(w.message).split('/runs/')[1].split(':')[0] for w in said}
+    )
 
 
 def damaged(file, tmp_path, change):
     found = json.loads(file.read_text())
     change(found)
-    (tmp_path/'d.json').write_text(json.dumps(found))
-    return tmp_path/'d.json'
+    (tmp_path / 'd.json').write_text(json.dumps(found))
+    return tmp_path / 'd.json'
 
 
-@pytest.mark.parametrize('run', [{}, 'text', None, dict(group=99), dict(group=0), dict(group='0', run='odd')], ids=str)
+@pytest.mark.parametrize(
+    'run', [{}, 'text', None, dict(group=99), dict(group=0), dict(group='0', run='odd')], ids=str
+)
 def test_a_damaged_run_is_named_and_skipped(packed, tmp_path, run):
     _, done, file = packed
     broken = damaged(file, tmp_path, lambda f: f['runs'].__setitem__(2, run))
-    with pytest.warns(UserWarning, match='d.json: skipped run (2|odd)'): assert len(load_recording(broken)) == len(done) - 1
+    with pytest.warns(UserWarning, match='d.json: skipped run (2|odd)'):
+        assert len(load_recording(broken)) == len(done) - 1
 
 
 def test_damaged_files_are_refused(packed, tmp_path):
     _, _, file = packed
-    for change, said in ((lambda f: f.update(version=2), 'version 2, expected 1'), (lambda f: f.update(kind='cka'), 'no recording'), (lambda f: f.update(runs=[]), 'without a single run')):
-        with pytest.raises(ValueError, match=said): load_recording(damaged(file, tmp_path, change))
-    (tmp_path/'half.json').write_text(file.read_text()[:300])
-    with pytest.raises(ValueError, match='half.json: not JSON'): load_recording(tmp_path/'half.json')
-    with pytest.raises(ValueError, match='half.json: not JSON'): load_plan(tmp_path/'half.json')
-    with pytest.raises(ValueError, match='no file'): load_recording(tmp_path/'none.json')
-    with pytest.raises(ValueError, match='no recording'): load_recording(save_plan(PLAN, tmp_path/'plan.json'))
+    for change, said in (
+        (lambda f: f.update(version=2), 'version 2, expected 1'),
+        (lambda f: f.update(kind='cka'), 'no recording'),
+        (lambda f: f.update(runs=[]), 'without a single run'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            load_recording(damaged(file, tmp_path, change))
+    (tmp_path / 'half.json').write_text(file.read_text()[:300])
+    with pytest.raises(ValueError, match='half.json: not JSON'):
+        load_recording(tmp_path / 'half.json')
+    with pytest.raises(ValueError, match='half.json: not JSON'):
+        load_plan(tmp_path / 'half.json')
+    with pytest.raises(ValueError, match='no file'):
+        load_recording(tmp_path / 'none.json')
+    with pytest.raises(ValueError, match='no recording'):
+        load_recording(save_plan(PLAN, tmp_path / 'plan.json'))
 
 
 def test_names_that_are_not_there():
-    with pytest.raises(ValueError, match=r"no recording 'gama', there are .*gamma.*ofa-learn sweep --plan PLAN"): recorded('gama')
-    with pytest.raises(ValueError, match='no file recorded:gama'): sweep_command('recorded:gama')
+    with pytest.raises(
+        ValueError, match=r"no recording 'gama', there are .*gamma.*ofa-learn sweep --plan PLAN"
+    ):
+        recorded('gama')
+    with pytest.raises(ValueError, match='no file recorded:gama'):
+        sweep_command('recorded:gama')
 
 
 @pytest.mark.parametrize('name', recordings())
@@ -123,18 +190,33 @@ def test_what_is_shipped(name):
         warnings.simplefilter('error')
         records = recorded(name)
     plan = load_plan(f'recorded:{name}')
-    assert [r['run'] for r in sorted(records, key=lambda r: place(plan, r))] == [r['run'] for r in records] and len({r['run'] for r in records}) == len(records)
-    assert contents(records).startswith(f"{len(records)} runs of {plan.data}") and regenerate(name) == f'ofa-learn sweep --plan recorded:{name} --out {name}'
+    assert [r['run'] for r in sorted(records, key=lambda r: place(plan, r))] == [
+        r['run'] for r in records
+    ] and len({r['run'] for r in records}) == len(records)
+    assert (
+        contents(records).startswith(f"{len(records)} runs of {plan.data}")
+        and regenerate(name) == f'ofa-learn sweep --plan recorded:{name} --out {name}'
+    )
     assert len(results(named(records), 'labels')) >= 1 and all(r['threads'] == 1 for r in records)
 
 
 def test_all_of_it_is_under_a_megabyte_and_packaged():
-    assert "'static/recorded/*.json'" in (recording_path('').parents[3]/'setup.py').read_text(encoding='utf-8')
-    assert {'gamma', 'exits'} <= set(recordings()) and sum(p.stat().st_size for p in recording_path('').parent.glob('*.json')) < 1_000_000
+    assert "'static/recorded/*.json'" in (recording_path('').parents[3] / 'setup.py').read_text(
+        encoding='utf-8'
+    )
+    assert {'gamma', 'exits'} <= set(recordings()) and sum(
+        p.stat().st_size for p in recording_path('').parent.glob('*.json')
+    ) < 1_000_000
 
 
 def test_read_without_the_sources_folder(tmp_path):
     "From any working directory, as an installed package reads it."
     code = "from ofa_learn.recorded import recorded; print(len(recorded('gamma')))"
-    done = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, env={'PYTHONPATH': str(recording_path('').parents[3]), 'OMP_NUM_THREADS': '1'})
+    done = subprocess.run(
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={'PYTHONPATH': str(recording_path('').parents[3]), 'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == 0 and int(done.stdout) >= 1, done.stderr

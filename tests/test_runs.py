@@ -1,4 +1,5 @@
 """Recipes become runs: their settings arrive, a stopped run goes on, many processes share one, and images are read while training."""
+
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -13,7 +14,20 @@ from ofa_learn.data import digits, split
 from ofa_learn.loaders import load_images, seeded
 from ofa_learn.models import load_model
 from ofa_learn.recipes import recipe, recipes
-from ofa_learn.runs import cost, cost_text, dry_run, fit_arguments, recipe_data, recipe_teacher, run_recipe, task_options, teach, teaching_data, unfollowed, view_options
+from ofa_learn.runs import (
+    cost,
+    cost_text,
+    dry_run,
+    fit_arguments,
+    recipe_data,
+    recipe_teacher,
+    run_recipe,
+    task_options,
+    teach,
+    teaching_data,
+    unfollowed,
+    view_options,
+)
 from ofa_learn.sweeps import fit_options, method_options
 
 CPU = torch.device('cpu')
@@ -25,29 +39,52 @@ def folder(tmp_path_factory):
     "200 digits as colour PNG files in ImageNet's layout."
     root, images = tmp_path_factory.mktemp('images'), digits()
     for i in range(200):
-        place = root/('train' if i < 150 else 'validation')/f'c{images.labels[i]}'
+        place = root / ('train' if i < 150 else 'validation') / f'c{images.labels[i]}'
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(images.images[i, 0].numpy()).convert('RGB').resize((40, 40)).save(place/f'{i}.png')
+        Image.fromarray(images.images[i, 0].numpy()).convert('RGB').resize((40, 40)).save(place / f'{i}.png')
     return root
 
 
 @pytest.fixture(scope='module')
 def teacher(folder, tmp_path_factory):
-    file = tmp_path_factory.mktemp('teacher')/'t.safetensors'
-    teach('micro_resnet', load_images(folder, size=32, valid=20, workers=0), file, 1, device='cpu', progress=False)
+    file = tmp_path_factory.mktemp('teacher') / 't.safetensors'
+    teach(
+        'micro_resnet',
+        load_images(folder, size=32, valid=20, workers=0),
+        file,
+        1,
+        device='cpu',
+        progress=False,
+    )
     return file
 
 
 @pytest.mark.parametrize('name', recipes())
 def test_every_recipe_becomes_arguments_that_exist(name):
     r = recipe(name)
-    for method in r.methods: assert set(task_options(r, method)) <= set(method_options(method))
+    for method in r.methods:
+        assert set(task_options(r, method)) <= set(method_options(method))
     how = fit_arguments(r, CPU)
-    assert set(how) <= set(fit_options()) | {'augment'} and how['lr'] == r.lr and how['batch_size'] == r.batch_size
-    for k in ('epochs', 'opt', 'weight_decay', 'sched', 'warmup_epochs', 'warmup_lr', 'min_lr', 'clip', 'ema'): assert how[k] == getattr(r, k), k
+    assert (
+        set(how) <= set(fit_options()) | {'augment'}
+        and how['lr'] == r.lr
+        and how['batch_size'] == r.batch_size
+    )
+    for k in (
+        'epochs',
+        'opt',
+        'weight_decay',
+        'sched',
+        'warmup_epochs',
+        'warmup_lr',
+        'min_lr',
+        'clip',
+        'ema',
+    ):
+        assert how[k] == getattr(r, k), k
     known = set(r.augment) - {'mixup', 'cutmix', 'shift'}
     assert len(set(view_options(r)) - {'re_mode'}) == len(known), f'{name}: {known} are not all followed'
-    assert fit_arguments(r, CPU, r.batch_size//r.devices)['accumulate'] == r.devices
+    assert fit_arguments(r, CPU, r.batch_size // r.devices)['accumulate'] == r.devices
     assert any('binary' in w for w in unfollowed(r)) == (r.label_loss == 'bce')
 
 
@@ -55,67 +92,166 @@ def test_a_dry_run_trains_nothing_and_says_everything(tmp_path, capsys, monkeypa
     monkeypatch.chdir(tmp_path)
     assert main(['train', '--recipe', 'laptop/mlp-cnn', '--dry-run', '--epochs', '7', '--device', 'cpu']) == 0
     text = capsys.readouterr().out
-    assert 'epochs           7' in text and 'yours' in text and 'estimate on cpu' in text and '42 in 7 epochs' in text and not list(tmp_path.iterdir())
+    assert (
+        'epochs           7' in text
+        and 'yours' in text
+        and 'estimate on cpu' in text
+        and '42 in 7 epochs' in text
+        and not list(tmp_path.iterdir())
+    )
     assert main(['train', '--recipe', 'list']) == 0 and capsys.readouterr().out.split() == recipes()
 
 
 def test_the_cost_follows_the_recipe():
     c = cost(recipe('laptop/cnn-vit'), 'kd', 'cpu', at_once=10, timed=1)
-    assert c['at_once'] == 10 and c['heads'] == 0 and c['hours'] == pytest.approx(c['seconds']*6*80/3600) and 'minutes' in cost_text(recipe('laptop/cnn-vit'), c, CPU)
+    assert (
+        c['at_once'] == 10
+        and c['heads'] == 0
+        and c['hours'] == pytest.approx(c['seconds'] * 6 * 80 / 3600)
+        and 'minutes' in cost_text(recipe('laptop/cnn-vit'), c, CPU)
+    )
 
 
 def test_a_run_stopped_by_a_signal_goes_on_to_the_same_student(tmp_path):
     r = recipe('laptop/cnn-vit', **SMALL)
-    whole = run_recipe(r, tmp_path/'whole', 'kd', device='cpu', progress=False)
+    whole = run_recipe(r, tmp_path / 'whole', 'kd', device='cpu', progress=False)
+
     def stop(row):
-        if row['epoch'] == 2: os.kill(os.getpid(), signal.SIGTERM)
-    taught = next((tmp_path/'whole').glob('teacher-*'))
-    with pytest.raises(RuntimeError, match='resume=True goes on'): run_recipe(r, tmp_path/'cut', 'kd', device='cpu', progress=False, teacher=taught, on_epoch=stop)
-    assert not (tmp_path/'cut'/'student.safetensors').exists()
-    cut = run_recipe(r, tmp_path/'cut', 'kd', device='cpu', progress=False, teacher=taught, resume=True)
-    assert (tmp_path/'cut'/'student.safetensors').read_bytes() == (tmp_path/'whole'/'student.safetensors').read_bytes()
-    assert cut.test_accuracy == whole.test_accuracy == json.loads((tmp_path/'cut'/'run.json').read_text())['test_accuracy']
+        if row['epoch'] == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    taught = next((tmp_path / 'whole').glob('teacher-*'))
+    with pytest.raises(RuntimeError, match='resume=True goes on'):
+        run_recipe(r, tmp_path / 'cut', 'kd', device='cpu', progress=False, teacher=taught, on_epoch=stop)
+    assert not (tmp_path / 'cut' / 'student.safetensors').exists()
+    cut = run_recipe(r, tmp_path / 'cut', 'kd', device='cpu', progress=False, teacher=taught, resume=True)
+    assert (tmp_path / 'cut' / 'student.safetensors').read_bytes() == (
+        tmp_path / 'whole' / 'student.safetensors'
+    ).read_bytes()
+    assert (
+        cut.test_accuracy
+        == whole.test_accuracy
+        == json.loads((tmp_path / 'cut' / 'run.json').read_text())['test_accuracy']
+    )
 
 
 def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path):
-    words = [sys.executable, '-c', 'import sys; from ofa_learn.cli import main; sys.exit(main())', 'train', '--method', 'labels', '--epochs', '2000', '--device', 'cpu', '--out', str(tmp_path/'run')]
+    words = [
+        sys.executable,
+        '-c',
+        'import sys; from ofa_learn.cli import main; sys.exit(main())',
+        'train',
+        '--method',
+        'labels',
+        '--epochs',
+        '2000',
+        '--device',
+        'cpu',
+        '--out',
+        str(tmp_path / 'run'),
+    ]
     p = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
     for _ in range(600):
-        if (tmp_path/'run'/'history.csv').exists(): break
-        time.sleep(.1)
+        if (tmp_path / 'run' / 'history.csv').exists():
+            break
+        time.sleep(0.1)
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=60)
     assert p.returncode == 130 and 'stopped in epoch' in err and 'Traceback' not in err, err[-2000:]
-    assert (tmp_path/'run'/'last.pt').exists()
+    assert (tmp_path / 'run' / 'last.pt').exists()
 
 
 def test_two_processes_run_one_recipe(tmp_path):
     data = split(digits(), train=300)
-    teach('micro_resnet', data, tmp_path/'t.safetensors', 2, device='cpu', progress=False)
-    words = ['--no-python', str(Path(sys.executable).parent/'ofa-learn'), 'train', '--epochs', '2', '--device', 'cpu', '--method', 'kd', '--teacher', str(tmp_path/'t.safetensors')]
+    teach('micro_resnet', data, tmp_path / 't.safetensors', 2, device='cpu', progress=False)
+    words = [
+        '--no-python',
+        str(Path(sys.executable).parent / 'ofa-learn'),
+        'train',
+        '--epochs',
+        '2',
+        '--device',
+        'cpu',
+        '--method',
+        'kd',
+        '--teacher',
+        str(tmp_path / 't.safetensors'),
+    ]
     env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
-    done = subprocess.run([sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', *words, '--out', str(tmp_path/'two')],
-                          capture_output=True, text=True, timeout=240, env=env)
+    done = subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--standalone',
+            '--nproc-per-node=2',
+            *words,
+            '--out',
+            str(tmp_path / 'two'),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        env=env,
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     assert done.stdout.count('% on test') == 1
-    one = run_recipe(recipe('laptop/cnn-vit', epochs=2), tmp_path/'one', 'kd', teacher=tmp_path/'t.safetensors', device='cpu', progress=False)
-    two = json.loads((tmp_path/'two'/'run.json').read_text())
-    assert two['test_accuracy'] == pytest.approx(one.test_accuracy, abs=.5)
+    one = run_recipe(
+        recipe('laptop/cnn-vit', epochs=2),
+        tmp_path / 'one',
+        'kd',
+        teacher=tmp_path / 't.safetensors',
+        device='cpu',
+        progress=False,
+    )
+    two = json.loads((tmp_path / 'two' / 'run.json').read_text())
+    assert two['test_accuracy'] == pytest.approx(one.test_accuracy, abs=0.5)
 
 
 def test_images_that_are_read_while_training_with_all_that_a_recipe_asks(folder, teacher, tmp_path):
-    r = recipe('imagenet/resnet50-deit_t', num_classes=10, train_images=135, input_size=[3, 32, 32], epochs=2, batch_size=40, devices=2, ema=.9, warmup_epochs=0)
-    assert {'re_prob', 'auto_augment'} <= set(view_options(r)) and fit_arguments(r, CPU, 20)['accumulate'] == 2
-    run = run_recipe(r, tmp_path/'run', 'kd', data=folder, teacher=teacher, at_once=20, workers=0, device='cpu', progress=False)
+    r = recipe(
+        'imagenet/resnet50-deit_t',
+        num_classes=10,
+        train_images=135,
+        input_size=[3, 32, 32],
+        epochs=2,
+        batch_size=40,
+        devices=2,
+        ema=0.9,
+        warmup_epochs=0,
+    )
+    assert {'re_prob', 'auto_augment'} <= set(view_options(r)) and fit_arguments(r, CPU, 20)[
+        'accumulate'
+    ] == 2
+    run = run_recipe(
+        r,
+        tmp_path / 'run',
+        'kd',
+        data=folder,
+        teacher=teacher,
+        at_once=20,
+        workers=0,
+        device='cpu',
+        progress=False,
+    )
     assert run.history[-1]['ema_accuracy'] is not None and run.task.label_smoothing == r.smoothing
-    model, about = load_model(tmp_path/'run'/'student.safetensors')
+    model, about = load_model(tmp_path / 'run' / 'student.safetensors')
     assert about['architecture'] == 'deit_tiny_patch16_224' and about['num_classes'] == 10
 
 
 def test_workers_do_not_change_a_view_and_a_resumed_epoch_is_the_same(folder):
-    make = lambda workers: load_images(folder, size=32, valid=20, workers=workers, views=dict(auto_augment='rand-m9-mstd0.5-inc1', re_prob=.5, re_mode='pixel')).train
+    make = lambda workers: (
+        load_images(
+            folder,
+            size=32,
+            valid=20,
+            workers=workers,
+            views=dict(auto_augment='rand-m9-mstd0.5-inc1', re_prob=0.5, re_mode='pixel'),
+        ).train
+    )
     a, b = (list(make(w).batches(loaders.IMAGENET, 30, view_seed=5).epoch(2)) for w in (0, 2))
-    for x, y in zip(a, b): assert torch.equal(x.input, y.input) and torch.equal(x.target, y.target)
+    for x, y in zip(a, b):
+        assert torch.equal(x.input, y.input) and torch.equal(x.target, y.target)
     rest = list(make(0).batches(loaders.IMAGENET, 30, view_seed=5).epoch(2, start=1))
     assert len(rest) == len(a) - 1 and torch.equal(rest[0].input, a[1].input)
     other = next(iter(make(0).batches(loaders.IMAGENET, 30, view_seed=6).epoch(2)))
@@ -130,36 +266,50 @@ def test_fingerprints_tell_parts_apart(folder):
 
 
 def test_random_numbers_go_on_after_a_view():
-    torch.manual_seed(1); expected = torch.rand(2)
     torch.manual_seed(1)
-    with seeded(3, 4): torch.rand(7)
+    expected = torch.rand(2)
+    torch.manual_seed(1)
+    with seeded(3, 4):
+        torch.rand(7)
     assert torch.equal(torch.rand(2), expected)
 
 
 def test_bad_input_is_refused_with_what_to_do(folder, tmp_path, monkeypatch):
     class Stream(IterableDataset):
-        def __iter__(self): return iter(())
+        def __iter__(self):
+            return iter(())
+
     monkeypatch.setattr(loaders, 'create_dataset', lambda *a, **k: Stream())
-    with pytest.raises(ValueError, match='is a stream without numbers'): load_images(folder, 'wds/x')
+    with pytest.raises(ValueError, match='is a stream without numbers'):
+        load_images(folder, 'wds/x')
     monkeypatch.undo()
-    with pytest.raises(ValueError, match='say with data='): recipe_data(recipe('imagenet/deit_t-resnet18'))
-    with pytest.raises(ValueError, match='ofa-learn teach'): recipe_teacher(recipe('cifar100/swin_t-resnet18'), split(digits(), train=50), tmp_path)
-    with pytest.raises(ValueError, match='divisor of 50'): fit_arguments(recipe('laptop/cnn-vit'), CPU, 20)
-    with pytest.raises(ValueError, match='settings for labels'): run_recipe(recipe('laptop/cnn-vit'), tmp_path, 'crd')
-    with pytest.raises(ValueError, match='pretrained: timm has no published weights'): teach('micro_vit', split(digits(), train=50), tmp_path/'t.safetensors', pretrained=True)
-    with pytest.raises(ValueError, match='no recipe'): main_error('train', '--recipe', 'laptop/cnn-vti')
+    with pytest.raises(ValueError, match='say with data='):
+        recipe_data(recipe('imagenet/deit_t-resnet18'))
+    with pytest.raises(ValueError, match='ofa-learn teach'):
+        recipe_teacher(recipe('cifar100/swin_t-resnet18'), split(digits(), train=50), tmp_path)
+    with pytest.raises(ValueError, match='divisor of 50'):
+        fit_arguments(recipe('laptop/cnn-vit'), CPU, 20)
+    with pytest.raises(ValueError, match='settings for labels'):
+        run_recipe(recipe('laptop/cnn-vit'), tmp_path, 'crd')
+    with pytest.raises(ValueError, match='pretrained: timm has no published weights'):
+        teach('micro_vit', split(digits(), train=50), tmp_path / 't.safetensors', pretrained=True)
+    with pytest.raises(ValueError, match='no recipe'):
+        main_error('train', '--recipe', 'laptop/cnn-vti')
     assert teaching_data(str(folder), valid=20, size=16).input_size == (3, 16, 16)
 
 
 def main_error(*words):
     "The error itself, not the line that the command prints."
     from ofa_learn.recipes import recipe as named
+
     return named(words[-1])
 
 
 def test_sizes_that_a_set_has_of_its_own_are_not_dropped_in_silence(folder):
-    with pytest.raises(ValueError, match='train, test: .* is read whole'): teaching_data(str(folder), 32, train=50)
-    with pytest.raises(ValueError, match='cifar10 is read whole'): teaching_data('cifar10', 64, test=10)
+    with pytest.raises(ValueError, match='train, test: .* is read whole'):
+        teaching_data(str(folder), 32, train=50)
+    with pytest.raises(ValueError, match='cifar10 is read whole'):
+        teaching_data('cifar10', 64, test=10)
 
 
 def test_a_joined_method_is_timed_without_data():
@@ -168,6 +318,7 @@ def test_a_joined_method_is_timed_without_data():
     assert set(methods) == {'ofa', 'crd'} and methods['ofa']['soft'] == 'hard'
     from dataclasses import replace
     from ofa_learn.runs import recipe_task
+
     tiny = replace(recipe('laptop/cnn-vit'), methods=dict(ofa={}, crd={}))
     assert recipe_task(tiny, 'ofa+crd', 'random', None, 0).name == 'ofa+crd'
 
@@ -177,4 +328,7 @@ def test_another_teaching_is_another_file(tmp_path):
     for epochs in (1, 2):
         r = recipe('laptop/cnn-vit', **SMALL | dict(teacher_epochs=epochs))
         recipe_teacher(r, data, tmp_path, say=lambda line: made.append(line), device='cpu', progress=False)
-    assert len(list(tmp_path.glob('teacher-*.safetensors'))) == 2 and sum('teaching the teacher' in m for m in made) == 2
+    assert (
+        len(list(tmp_path.glob('teacher-*.safetensors'))) == 2
+        and sum('teaching the teacher' in m for m in made) == 2
+    )

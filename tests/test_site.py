@@ -1,17 +1,31 @@
 """The docs site in a real browser, on loopback, with the network refused: pages, figures, keys, search, words for pictures, axe."""
+
 import functools, http.server, os, sys, threading
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]/'tools'))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
 from pictures import CHROMIUM_ARGS, chromium
 
 DESKTOP, PHONE = dict(width=1280, height=900), dict(width=390, height=844)
-SAMPLE = ['index.html', 'course.html', '00_data.html', '40_losses.html', '82_recipes.html', 'reference/losses.html', 'walkthroughs/10_slide_gamma.html']
-ACCESS = ['index.html', '00_data.html', 'reference/logits.html', 'walkthroughs/10_slide_gamma.html']      # text, pictures, definitions, figures that move
-WAIT = 120_000     # ms; a busy machine takes its time over plotly
+SAMPLE = [
+    'index.html',
+    'course.html',
+    '00_data.html',
+    '40_losses.html',
+    '82_recipes.html',
+    'reference/losses.html',
+    'walkthroughs/10_slide_gamma.html',
+]
+ACCESS = [
+    'index.html',
+    '00_data.html',
+    'reference/logits.html',
+    'walkthroughs/10_slide_gamma.html',
+]  # text, pictures, definitions, figures that move
+WAIT = 120_000  # ms; a busy machine takes its time over plotly
 LOOK = '''() => ({
     headings: document.querySelectorAll('h1').length, title: document.title,
     silent: [...document.images].filter(i => !i.alt.trim() && i.getAttribute('role') !== 'presentation').length,
@@ -24,12 +38,15 @@ AXE = '''async () => (await axe.run({exclude: [['.main-svg']]}, {runOnly: ['wcag
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args): pass
+    def log_message(self, *args):
+        pass
 
 
 @pytest.fixture(scope='module')
 def address(built):
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(Quiet, directory=built/'_docs'))
+    server = http.server.ThreadingHTTPServer(
+        ('127.0.0.1', 0), functools.partial(Quiet, directory=built / '_docs')
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}/'
     server.shutdown()
@@ -38,11 +55,16 @@ def address(built):
 @pytest.fixture(scope='module')
 def browser():
     if not chromium():
-        if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1': pytest.fail('no Chromium, and this run requires one')
+        if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1':
+            pytest.fail('no Chromium, and this run requires one')
         pytest.skip('no Chromium')
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=[*CHROMIUM_ARGS, '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'])
+        browser = p.chromium.launch(
+            executable_path=chromium(),
+            args=[*CHROMIUM_ARGS, '--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1'],
+        )
         yield browser
         browser.close()
 
@@ -58,39 +80,80 @@ def visit(browser, address):
             page.set_default_timeout(WAIT)
             page.on('console', lambda m: go.wrong.append(m.text) if m.type in ('error', 'warning') else None)
             page.on('pageerror', lambda e: go.wrong.append(str(e)))
-            page.on('requestfailed', lambda r: go.wrong.append(f'{r.failure}: {r.url[:80]}') if r.failure != 'net::ERR_ABORTED' else None)    # aborted: the reader went on
-            page.on('request', lambda r: None if r.url.startswith((address, 'data:', 'blob:')) else go.wrong.append(f'asked: {r.url[:80]}'))
+            page.on(
+                'requestfailed',
+                lambda r: (
+                    go.wrong.append(f'{r.failure}: {r.url[:80]}') if r.failure != 'net::ERR_ABORTED' else None
+                ),
+            )  # aborted: the reader went on
+            page.on(
+                'request',
+                lambda r: (
+                    None
+                    if r.url.startswith((address, 'data:', 'blob:'))
+                    else go.wrong.append(f'asked: {r.url[:80]}')
+                ),
+            )
         pages[key].goto(address + name)
         return pages[key]
 
     go.wrong = []
     yield go
-    for page in pages.values(): page.context.close()
+    for page in pages.values():
+        page.context.close()
 
 
 def test_every_page_opens_whole(built, visit):
-    names, wrong = sorted(p.relative_to(built/'_docs').as_posix() for p in (built/'_docs').rglob('*.html') if '_static' not in p.parts), {}
+    names, wrong = (
+        sorted(
+            p.relative_to(built / '_docs').as_posix()
+            for p in (built / '_docs').rglob('*.html')
+            if '_static' not in p.parts
+        ),
+        {},
+    )
     twins = 0
     for name in names:
         visit.wrong.clear()
         look = visit(name).evaluate(LOOK)
-        if look['twins'] != look['drawn'] or look['silent'] or look['unseen'] or look['bad'] or look['raw'] or look['headings'] != 1 or not look['title'] or visit.wrong: wrong[name] = (look, visit.wrong[:])
+        if (
+            look['twins'] != look['drawn']
+            or look['silent']
+            or look['unseen']
+            or look['bad']
+            or look['raw']
+            or look['headings'] != 1
+            or not look['title']
+            or visit.wrong
+        ):
+            wrong[name] = (look, visit.wrong[:])
         twins += look['twins']
     assert not wrong and twins > 10
 
 
-def plotted(page): return page.evaluate("[...document.querySelectorAll('figure.ofa-twin .plot')].map(p => JSON.stringify(p.data.map(t => t.y)))")
+def plotted(page):
+    return page.evaluate(
+        "[...document.querySelectorAll('figure.ofa-twin .plot')].map(p => JSON.stringify(p.data.map(t => t.y)))"
+    )
 
 
 def test_twins_move_by_keyboard(visit):
     page = visit('walkthroughs/10_slide_gamma.html')
     for kind in ('gamma', 'steps'):
         figure = page.locator(f'figure[data-twin={kind}]').first
-        slider, before, words = figure.locator('input[type=range]'), plotted(page), figure.locator('.numbers').text_content()
+        slider, before, words = (
+            figure.locator('input[type=range]'),
+            plotted(page),
+            figure.locator('.numbers').text_content(),
+        )
         start = float(slider.input_value())
         slider.focus()
-        for _ in range(3): page.keyboard.press('ArrowRight')
-        assert figure.locator('output').text_content() == f'{start + .3:.1f}' and slider.get_attribute('aria-valuetext') == f'gamma {start + .3:.1f}'
+        for _ in range(3):
+            page.keyboard.press('ArrowRight')
+        assert (
+            figure.locator('output').text_content() == f'{start + 0.3:.1f}'
+            and slider.get_attribute('aria-valuetext') == f'gamma {start + 0.3:.1f}'
+        )
         assert plotted(page) != before and figure.locator('.numbers').text_content() != words
     radio = page.locator('figure[data-twin=gamma] input[type=radio]')
     radio.first.focus()
@@ -102,7 +165,9 @@ def test_figures_fit_a_phone(visit):
     for name in SAMPLE:
         page = visit(name, PHONE)
         assert page.evaluate('document.documentElement.scrollWidth') <= PHONE['width'], name
-        wide = page.evaluate("[...document.querySelectorAll('.plot')].map(p => [p.querySelector('.main-svg').getBoundingClientRect().width, p.clientWidth])")
+        wide = page.evaluate(
+            "[...document.querySelectorAll('.plot')].map(p => [p.querySelector('.main-svg').getBoundingClientRect().width, p.clientWidth])"
+        )
         assert all(drawn <= room + 1 for drawn, room in wide), (name, wide)
     assert visit.wrong == []
 
@@ -114,16 +179,24 @@ def test_search_finds_a_function(visit):
 
 
 def test_night_is_dark(visit):
-    shade = lambda scheme: visit('index.html', scheme=scheme).evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)")
+    shade = lambda scheme: visit('index.html', scheme=scheme).evaluate(
+        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)"
+    )
     assert shade('dark') < 150 < 600 < shade('light')
 
 
 def test_axe_finds_nothing_serious(visit):
     spec = find_spec('axe_playwright_python')
-    if not spec: pytest.skip('axe-playwright-python is not installed')
-    axe, found = (Path(spec.origin).parent/'axe.min.js').read_text(encoding='utf-8'), {}
-    for name, size, scheme in [*((n, s, 'light') for n in ACCESS for s in (DESKTOP, PHONE)), ('reference/logits.html', PHONE, 'dark'), ('course.html', DESKTOP, 'dark')]:
+    if not spec:
+        pytest.skip('axe-playwright-python is not installed')
+    axe, found = (Path(spec.origin).parent / 'axe.min.js').read_text(encoding='utf-8'), {}
+    for name, size, scheme in [
+        *((n, s, 'light') for n in ACCESS for s in (DESKTOP, PHONE)),
+        ('reference/logits.html', PHONE, 'dark'),
+        ('course.html', DESKTOP, 'dark'),
+    ]:
         page = visit(name, size, scheme)
         page.evaluate(axe)
-        if bad := page.evaluate(AXE): found[name, size['width'], scheme] = bad
+        if bad := page.evaluate(AXE):
+            found[name, size['width'], scheme] = bad
     assert not found

@@ -1,4 +1,5 @@
 """Sweeps: what runs there are and how they are named, killed ones that go on, failing ones that are named, and the records."""
+
 import random, shlex, signal, subprocess, sys, time, warnings
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,22 +11,43 @@ from ofa_learn import sweeps
 from ofa_learn.data import Augment
 from ofa_learn.distill import METHODS, Teacher
 from ofa_learn.records import check_record, load_record, load_records, results
-from ofa_learn.sweeps import (Sweep, commands, digest, load_plan, method_options, named, over, pair_models, parse_grid, ready_teacher, record_path, run_one, runs,
-                              save_plan, sweep, sweep_command)
+from ofa_learn.sweeps import (
+    Sweep,
+    commands,
+    digest,
+    load_plan,
+    method_options,
+    named,
+    over,
+    pair_models,
+    parse_grid,
+    ready_teacher,
+    record_path,
+    run_one,
+    runs,
+    save_plan,
+    sweep,
+    sweep_command,
+)
 from ofa_learn.training import distill
 
 SMALL = dict(parts=dict(train=100, valid=100, test=100), teaching=dict(epochs=2, lr=5e-3, opt='muon'))
-PLAN = Sweep(seeds=2, grid=dict(epochs=2, opt='muon', lr=8e-3, gamma=[1., 2.]), **SMALL)          # 2 × (labels, kd, two OFA)
+PLAN = Sweep(
+    seeds=2, grid=dict(epochs=2, opt='muon', lr=8e-3, gamma=[1.0, 2.0]), **SMALL
+)  # 2 × (labels, kd, two OFA)
 quiet = dict(jobs=0, device='cpu', progress=False)
 
 
 def timeless(record):
     "A record without what a clock says."
     record = {k: v for k, v in record.items() if k not in ('seconds', 'cached')}
-    return record | dict(history=[{k: v for k, v in row.items() if k != 'seconds'} for row in record['history']])
+    return record | dict(
+        history=[{k: v for k, v in row.items() if k != 'seconds'} for row in record['history']]
+    )
 
 
-def by_name(records): return {r['run']: timeless(r) for r in records}
+def by_name(records):
+    return {r['run']: timeless(r) for r in records}
 
 
 @pytest.fixture(scope='module')
@@ -39,15 +61,33 @@ def whole(tmp_path_factory):
 def test_records_are_complete(whole):
     out, records = whole
     assert len(records) == 8 and [r['run'] for r in records] == [r['name'] for r in runs(PLAN)]
-    assert {p.stem for p in (out/'runs').iterdir()} == {r['run'] for r in records} and load_records(out/'runs') == sorted(records, key=lambda r: r['run'])
+    assert {p.stem for p in (out / 'runs').iterdir()} == {r['run'] for r in records} and load_records(
+        out / 'runs'
+    ) == sorted(records, key=lambda r: r['run'])
     for r in map(check_record, records):
-        assert r['setting']['lr'] == 8e-3 and r['setting']['weight_decay'] == .05 and r['setting']['augment']['shift'] == 1          # given, default, views
-        assert r['cached'] == (r['method'] != 'labels') == (r['teacher'] is not None) and r['threads'] == 1 and r['device'] == 'cpu'
-        assert len(r['history']) == 2 and {'python', 'torch', 'timm', 'ofa_learn'} <= set(r['versions']) and r['machine']['cores'] >= 1
+        assert (
+            r['setting']['lr'] == 8e-3
+            and r['setting']['weight_decay'] == 0.05
+            and r['setting']['augment']['shift'] == 1
+        )  # given, default, views
+        assert (
+            r['cached'] == (r['method'] != 'labels') == (r['teacher'] is not None)
+            and r['threads'] == 1
+            and r['device'] == 'cpu'
+        )
+        assert (
+            len(r['history']) == 2
+            and {'python', 'torch', 'timm', 'ofa_learn'} <= set(r['versions'])
+            and r['machine']['cores'] >= 1
+        )
         assert r['commit'] is None or len(r['commit'].rstrip('+')) == 40
-    assert len(list((out/'teachers').glob('*.safetensors'))) == len(list((out/'caches').iterdir())) == 1
+    assert len(list((out / 'teachers').glob('*.safetensors'))) == len(list((out / 'caches').iterdir())) == 1
     kd = [r for r in records if r['method'] == 'kd']
-    assert kd[0]['setting'] == kd[1]['setting'] and kd[0]['seed'] != kd[1]['seed'] and kd[0]['history'][0]['loss'] != kd[1]['history'][0]['loss']
+    assert (
+        kd[0]['setting'] == kd[1]['setting']
+        and kd[0]['seed'] != kd[1]['seed']
+        and kd[0]['history'][0]['loss'] != kd[1]['history'][0]['loss']
+    )
 
 
 def test_equal_to_plain_training(whole):
@@ -56,33 +96,61 @@ def test_equal_to_plain_training(whole):
     file, info = ready_teacher(PLAN, 'micro_resnet', out)
     for r in [r for r in records if r['method'] == 'kd'] + records[-1:]:
         options = {k: v for k, v in r['setting'].items() if k in ('gamma',)}
-        run = distill(r['method'], 'micro_vit', Teacher(str(file)), PLAN.load(), 2, seed=r['seed'], options=options, opt='muon',
-                      lr=8e-3, augment=PLAN.augment, device='cpu', progress=False)
-        assert run.test_accuracy == r['test_accuracy'] and [h['parts'] for h in run.history] == [h['parts'] for h in r['history']]
+        run = distill(
+            r['method'],
+            'micro_vit',
+            Teacher(str(file)),
+            PLAN.load(),
+            2,
+            seed=r['seed'],
+            options=options,
+            opt='muon',
+            lr=8e-3,
+            augment=PLAN.augment,
+            device='cpu',
+            progress=False,
+        )
+        assert run.test_accuracy == r['test_accuracy'] and [h['parts'] for h in run.history] == [
+            h['parts'] for h in r['history']
+        ]
     assert info == records[-1]['teacher']
 
 
 def test_nothing_is_repeated(whole, monkeypatch):
     out, records = whole
     before = {p: p.stat().st_mtime_ns for p in out.rglob('*')}
-    def no(*_, **__): raise AssertionError('trained again')
-    for name in ('run_one', 'ready_teacher', 'ready_cache'): monkeypatch.setattr(sweeps, name, no)
-    assert sweep(PLAN, out, **quiet) == records and {p: p.stat().st_mtime_ns for p in out.rglob('*')} == before
-    assert sweep(PLAN, out, only=records[3]['run'], **quiet) == [records[3]] == sweep(PLAN, out, only=records[3]['run'][-12:], **quiet)
+
+    def no(*_, **__):
+        raise AssertionError('trained again')
+
+    for name in ('run_one', 'ready_teacher', 'ready_cache'):
+        monkeypatch.setattr(sweeps, name, no)
+    assert (
+        sweep(PLAN, out, **quiet) == records and {p: p.stat().st_mtime_ns for p in out.rglob('*')} == before
+    )
+    assert (
+        sweep(PLAN, out, only=records[3]['run'], **quiet)
+        == [records[3]]
+        == sweep(PLAN, out, only=records[3]['run'][-12:], **quiet)
+    )
 
 
 def test_a_larger_plan_does_the_rest(whole, tmp_path, monkeypatch):
     import shutil
+
     out, records = whole
-    shutil.copytree(out, tmp_path/'o')
+    shutil.copytree(out, tmp_path / 'o')
     started, one = [], run_one
-    monkeypatch.setattr(sweeps, 'run_one', lambda plan, run, *a: started.append(run['name']) or one(plan, run, *a))
+    monkeypatch.setattr(
+        sweeps, 'run_one', lambda plan, run, *a: started.append(run['name']) or one(plan, run, *a)
+    )
     larger = replace(PLAN, grid=PLAN.grid | dict(gamma=[1, 2, 1.4]), seeds=(0, 1))
-    assert len(sweep(larger, tmp_path/'o', **quiet)) == 10 and len(started) == 2
-    assert by_name(records).items() <= by_name(load_records(tmp_path/'o'/'runs')).items()
-    broken = record_path(tmp_path/'o', started[0])
+    assert len(sweep(larger, tmp_path / 'o', **quiet)) == 10 and len(started) == 2
+    assert by_name(records).items() <= by_name(load_records(tmp_path / 'o' / 'runs')).items()
+    broken = record_path(tmp_path / 'o', started[0])
     broken.write_text(broken.read_text()[:100])
-    with pytest.warns(UserWarning, match='done again'): sweep(larger, tmp_path/'o', **quiet)
+    with pytest.warns(UserWarning, match='done again'):
+        sweep(larger, tmp_path / 'o', **quiet)
     assert len(started) == 3 and started[2] == started[0] and load_record(broken)
 
 
@@ -97,8 +165,14 @@ if __name__ == '__main__':
 
 
 def start(tmp_path, plan, jobs):
-    (tmp_path/'driver.py').write_text(DRIVER)
-    command = [sys.executable, tmp_path/'driver.py', save_plan(plan, tmp_path/'plan.json'), tmp_path/'out', str(jobs)]
+    (tmp_path / 'driver.py').write_text(DRIVER)
+    command = [
+        sys.executable,
+        tmp_path / 'driver.py',
+        save_plan(plan, tmp_path / 'plan.json'),
+        tmp_path / 'out',
+        str(jobs),
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -108,8 +182,10 @@ def children(pid):
 
 
 def alive(pid):
-    try: return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
-    except OSError: return False
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
+    except OSError:
+        return False
 
 
 def test_killed_at_any_moment(whole, tmp_path):
@@ -117,23 +193,34 @@ def test_killed_at_any_moment(whole, tmp_path):
     for jobs in (0, 0, 2):
         process = start(tmp_path, PLAN, jobs)
         assert process.stdout.readline() == 'ready\n'
-        if jobs:                                                  # wait for the workers, where this system tells
+        if jobs:  # wait for the workers, where this system tells
             end = time.time() + 30
-            while Path('/proc/self/task').exists() and len(children(process.pid)) < 2 and process.poll() is None and time.time() < end: time.sleep(.05)
+            while (
+                Path('/proc/self/task').exists()
+                and len(children(process.pid)) < 2
+                and process.poll() is None
+                and time.time() < end
+            ):
+                time.sleep(0.05)
         time.sleep(moments.append(random.uniform(0, 1.5)) or moments[-1])
         workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
         end = time.time() + 30
-        while any(map(alive, workers)) and time.time() < end: time.sleep(.1)
+        while any(map(alive, workers)) and time.time() < end:
+            time.sleep(0.1)
         assert not any(map(alive, workers)), 'a worker outlived its sweep'
         with warnings.catch_warnings():
-            warnings.simplefilter('error')                        # what is there is whole
-            there = {p: p.stat().st_mtime_ns for p in (tmp_path/'out'/'runs').glob('*.json') if load_record(p)}
-        assert done.items() <= there.items(), moments             # and what was finished is not done again
+            warnings.simplefilter('error')  # what is there is whole
+            there = {
+                p: p.stat().st_mtime_ns for p in (tmp_path / 'out' / 'runs').glob('*.json') if load_record(p)
+            }
+        assert done.items() <= there.items(), moments  # and what was finished is not done again
         done = there
-    records = sweep(PLAN, tmp_path/'out', **quiet)
-    assert done.items() <= {p: p.stat().st_mtime_ns for p in (tmp_path/'out'/'runs').glob('*.json')}.items(), moments
+    records = sweep(PLAN, tmp_path / 'out', **quiet)
+    assert (
+        done.items() <= {p: p.stat().st_mtime_ns for p in (tmp_path / 'out' / 'runs').glob('*.json')}.items()
+    ), moments
     assert by_name(records) == by_name(whole[1]), moments
 
 
@@ -162,170 +249,311 @@ if 'fails' not in METHODS:
 @pytest.fixture
 def own_methods(tmp_path, monkeypatch):
     "Methods of a user's own module, forgotten after the test."
-    (tmp_path/'sweep_methods.py').write_text(METHOD)
+    (tmp_path / 'sweep_methods.py').write_text(METHOD)
     monkeypatch.syspath_prepend(tmp_path)
     before = dict(METHODS)
     yield ('sweep_methods',)
-    METHODS.clear(); METHODS.update(before); sys.modules.pop('sweep_methods', None)
+    METHODS.clear()
+    METHODS.update(before)
+    sys.modules.pop('sweep_methods', None)
 
 
 def test_failing_and_dying_runs_are_named(own_methods, tmp_path):
-    plan = Sweep(methods=('fails', 'dies', 'labels'), seeds=1, imports=own_methods, grid=dict(epochs=1), **SMALL)
-    with pytest.warns(UserWarning) as said: records = sweep(plan, tmp_path/'o', jobs=2, device='cpu', progress=False)
+    plan = Sweep(
+        methods=('fails', 'dies', 'labels'), seeds=1, imports=own_methods, grid=dict(epochs=1), **SMALL
+    )
+    with pytest.warns(UserWarning) as said:
+        records = sweep(plan, tmp_path / 'o', jobs=2, device='cpu', progress=False)
     said = [str(w.message) for w in said if str(w.message).startswith('failed')]
     assert {r['method'] for r in records} == {'labels'}
     assert len(said) == 2 and any('cnn-vit_fails_0' in s and 'on purpose' in s for s in said)
     assert any('cnn-vit_dies_0' in s and 'its process died' in s for s in said)
-    kept = {p.name.split('_')[1]: p.read_text() for p in (tmp_path/'o'/'failed').iterdir()}
+    kept = {p.name.split('_')[1]: p.read_text() for p in (tmp_path / 'o' / 'failed').iterdir()}
     assert set(kept) == {'fails', 'dies'} and 'Traceback' in kept['fails'] and 'in losses' in kept['fails']
 
 
 def test_a_mended_run_is_no_longer_failed(own_methods, tmp_path):
     plan = Sweep(methods=('fails', 'maps'), seeds=1, imports=own_methods, grid=dict(epochs=1), **SMALL)
-    with pytest.warns(UserWarning, match='failed: cnn-vit_fails_0'): records = sweep(plan, tmp_path/'o', **quiet)
-    assert [r['method'] for r in records] == ['maps'] and not records[0]['cached'] and not (tmp_path/'o'/'caches').exists()
-    METHODS['fails'].losses = lambda self, student, heads, teacher, target: dict(ce=torch.nn.functional.cross_entropy(student.logits, target))
-    assert len(sweep(plan, tmp_path/'o', **quiet)) == 2 and not list((tmp_path/'o'/'failed').iterdir())
+    with pytest.warns(UserWarning, match='failed: cnn-vit_fails_0'):
+        records = sweep(plan, tmp_path / 'o', **quiet)
+    assert (
+        [r['method'] for r in records] == ['maps']
+        and not records[0]['cached']
+        and not (tmp_path / 'o' / 'caches').exists()
+    )
+    METHODS['fails'].losses = lambda self, student, heads, teacher, target: dict(
+        ce=torch.nn.functional.cross_entropy(student.logits, target)
+    )
+    assert len(sweep(plan, tmp_path / 'o', **quiet)) == 2 and not list((tmp_path / 'o' / 'failed').iterdir())
 
 
 def test_a_bad_teacher_takes_only_its_runs(tmp_path):
-    plan = Sweep(pairs=('cnn-vit', 'mlp-vit'), methods=('labels', 'kd'), seeds=1, grid=dict(epochs=1),
-                 teachers=dict(micro_mixer=str(tmp_path/'t.safetensors')), **SMALL)
-    with pytest.raises(ValueError, match="teachers: 'micro_mixer' should be in .*no such file"): sweep(plan, tmp_path/'o', **quiet)
-    (tmp_path/'t.safetensors').write_text('nothing')
-    with pytest.warns(UserWarning, match='failed: mlp-vit_kd_0_.*not a readable safetensors'): records = sweep(plan, tmp_path/'o', **quiet)
-    assert [(r['pair'], r['method']) for r in records] == [('cnn-vit', 'labels'), ('cnn-vit', 'kd'), ('mlp-vit', 'labels')]
+    plan = Sweep(
+        pairs=('cnn-vit', 'mlp-vit'),
+        methods=('labels', 'kd'),
+        seeds=1,
+        grid=dict(epochs=1),
+        teachers=dict(micro_mixer=str(tmp_path / 't.safetensors')),
+        **SMALL,
+    )
+    with pytest.raises(ValueError, match="teachers: 'micro_mixer' should be in .*no such file"):
+        sweep(plan, tmp_path / 'o', **quiet)
+    (tmp_path / 't.safetensors').write_text('nothing')
+    with pytest.warns(UserWarning, match='failed: mlp-vit_kd_0_.*not a readable safetensors'):
+        records = sweep(plan, tmp_path / 'o', **quiet)
+    assert [(r['pair'], r['method']) for r in records] == [
+        ('cnn-vit', 'labels'),
+        ('cnn-vit', 'kd'),
+        ('mlp-vit', 'labels'),
+    ]
 
 
 def test_a_teacher_from_a_file(whole, tmp_path):
     out, records = whole
     file, info = ready_teacher(PLAN, 'micro_resnet', out)
-    plan = replace(PLAN, methods=('kd',), grid={k: v for k, v in PLAN.grid.items() if k != 'gamma'}, teachers=dict(micro_resnet=str(file)))
+    plan = replace(
+        PLAN,
+        methods=('kd',),
+        grid={k: v for k, v in PLAN.grid.items() if k != 'gamma'},
+        teachers=dict(micro_resnet=str(file)),
+    )
     got = sweep(plan, tmp_path, **quiet)
     old = [r for r in records if r['method'] == 'kd']
-    assert [r['teacher'] for r in got] == [info]*2 and [r['test_accuracy'] for r in got] == [r['test_accuracy'] for r in old] and got[0]['run'] != old[0]['run']
-    assert not list((tmp_path/'teachers').glob('*.safetensors'))
+    assert (
+        [r['teacher'] for r in got] == [info] * 2
+        and [r['test_accuracy'] for r in got] == [r['test_accuracy'] for r in old]
+        and got[0]['run'] != old[0]['run']
+    )
+    assert not list((tmp_path / 'teachers').glob('*.safetensors'))
 
 
 def test_commands_reproduce_the_runs(whole, tmp_path):
     code = 'import sys, ofa_learn.cli as c; from ofa_learn.sweeps import sweep_command; c.COMMANDS["s"] = sweep_command; sys.exit(c.main())'
     program = shlex.join([sys.executable, '-c', code, 's'])
     plan = replace(PLAN, seeds=(1,))
-    lines = commands(plan, tmp_path/'my runs', program, device='cpu')
+    lines = commands(plan, tmp_path / 'my runs', program, device='cpu')
     assert len(lines) == len(set(lines)) == 4
-    done = subprocess.run(lines[3], shell=True, capture_output=True, text=True)             # one as the shell has it
+    done = subprocess.run(lines[3], shell=True, capture_output=True, text=True)  # one as the shell has it
     assert done.returncode == 0, done.stderr[-3000:]
-    assert '1 runs in' in done.stdout and [r['run'] for r in load_records(tmp_path/'my runs'/'runs')] == [runs(plan)[3]['name']]
-    for line in lines:                                                                      # the others without the start of a process
+    assert '1 runs in' in done.stdout and [r['run'] for r in load_records(tmp_path / 'my runs' / 'runs')] == [
+        runs(plan)[3]['name']
+    ]
+    for line in lines:  # the others without the start of a process
         words = dict(zip((w := shlex.split(line)[4:])[::2], w[1::2]))
-        sweep_command(words['--plan'], out=words['--out'], jobs=int(words['--jobs']), device=words['--device'], only=words['--only'])
-    assert by_name(load_records(tmp_path/'my runs'/'runs')) == by_name(r for r in whole[1] if r['seed'] == 1)
+        sweep_command(
+            words['--plan'],
+            out=words['--out'],
+            jobs=int(words['--jobs']),
+            device=words['--device'],
+            only=words['--only'],
+        )
+    assert by_name(load_records(tmp_path / 'my runs' / 'runs')) == by_name(
+        r for r in whole[1] if r['seed'] == 1
+    )
 
 
 def test_the_command(whole, tmp_path, capsys):
     out, records = whole
-    plan = str(save_plan(PLAN, tmp_path/'p.json'))
+    plan = str(save_plan(PLAN, tmp_path / 'p.json'))
     sweep_command(plan, out=str(out), jobs=0, device='cpu')
     said = capsys.readouterr().out
     assert 'ofa gamma=2.0' in said and 'difference to kd' in said and '8 runs in' in said
-    sweep_command(plan, out=str(tmp_path/'o'), print=True)
-    assert capsys.readouterr().out.count('ofa-learn sweep --plan') == 8 and [p.suffix for p in (tmp_path/'o').iterdir()] == ['.json']
-    options = dict(methods='kd', grid='epochs=1', train=100, seeds=1, out=str(tmp_path/'o'), jobs=0, device='cpu')
-    with pytest.warns(UserWarning, match='failed'), pytest.raises(ValueError, match='1 of 1 runs failed; .*failed says why'):
+    sweep_command(plan, out=str(tmp_path / 'o'), print=True)
+    assert capsys.readouterr().out.count('ofa-learn sweep --plan') == 8 and [
+        p.suffix for p in (tmp_path / 'o').iterdir()
+    ] == ['.json']
+    options = dict(
+        methods='kd', grid='epochs=1', train=100, seeds=1, out=str(tmp_path / 'o'), jobs=0, device='cpu'
+    )
+    with (
+        pytest.warns(UserWarning, match='failed'),
+        pytest.raises(ValueError, match='1 of 1 runs failed; .*failed says why'),
+    ):
         sweep_command(**options | dict(grid='epochs=0'))
     from fastcore.script import anno_parser
-    parsed = vars(anno_parser(sweep_command, prog='sweep').parse_args(shlex.split('--grid "gamma=1,2 form=paper" --jobs 3 --print --methods ofa')))
-    assert (parsed['grid'], parsed['jobs'], parsed['print'], parsed['methods'], parsed['loop']) == ('gamma=1,2 form=paper', 3, True, 'ofa', False)
+
+    parsed = vars(
+        anno_parser(sweep_command, prog='sweep').parse_args(
+            shlex.split('--grid "gamma=1,2 form=paper" --jobs 3 --print --methods ofa')
+        )
+    )
+    assert (parsed['grid'], parsed['jobs'], parsed['print'], parsed['methods'], parsed['loop']) == (
+        'gamma=1,2 form=paper',
+        3,
+        True,
+        'ofa',
+        False,
+    )
 
 
 def test_options_go_where_they_belong():
     names = lambda plan: [r['name'] for r in runs(plan)]
     base = Sweep(seeds=1, **SMALL)
     by = lambda plan: {r['method']: r for r in runs(plan)}
-    r = by(replace(base, grid={'gamma': 1.1, 'temperature': 2., 'kd.temperature': 4., 'lr': .1, 'label_smoothing': .1}))
-    assert r['labels']['options'] == dict(label_smoothing=.1) and r['labels']['fit'] == dict(lr=.1)
-    assert r['kd']['options'] == dict(temperature=4., label_smoothing=.1) and r['ofa']['options'] == dict(gamma=1.1, temperature=2., label_smoothing=.1)
+    r = by(
+        replace(
+            base,
+            grid={'gamma': 1.1, 'temperature': 2.0, 'kd.temperature': 4.0, 'lr': 0.1, 'label_smoothing': 0.1},
+        )
+    )
+    assert r['labels']['options'] == dict(label_smoothing=0.1) and r['labels']['fit'] == dict(lr=0.1)
+    assert r['kd']['options'] == dict(temperature=4.0, label_smoothing=0.1) and r['ofa']['options'] == dict(
+        gamma=1.1, temperature=2.0, label_smoothing=0.1
+    )
     assert r['ofa']['setting']['form'] == 'paper' and r['ofa']['setting']['epochs'] == 100
-    assert names(base) == names(replace(base, grid=dict(gamma=1.4, form='paper', epochs=100.)))            # defaults given are defaults
+    assert names(base) == names(
+        replace(base, grid=dict(gamma=1.4, form='paper', epochs=100.0))
+    )  # defaults given are defaults
     assert names(base) != names(replace(base, grid=dict(batch_size=51)))
-    for change in (dict(view_seed=1), dict(split_seed=1), dict(augment=Augment()), dict(parts=dict(train=101, valid=100, test=100))):
+    for change in (
+        dict(view_seed=1),
+        dict(split_seed=1),
+        dict(augment=Augment()),
+        dict(parts=dict(train=101, valid=100, test=100)),
+    ):
         assert not set(names(base)) & set(names(replace(base, **change))), change
     taught = set(names(base)) & set(names(replace(base, teaching=dict(epochs=3))))
-    assert len(taught) == 1 and 'labels' in taught.pop()          # labels alone do not depend on the teacher
-    both = by(replace(base, methods='ofa+kd', grid=dict(weights=[[1., .5]], gamma=2.)))['ofa+kd']['options']
-    assert both == dict(parts=dict(ofa=dict(gamma=2.), kd={}), weights=[1., .5])
-    assert len(runs(replace(base, grid=dict(form=['paper', 'released'], stages=[[1], [4]], gamma=[1, 2, 1.])))) == 2 + 2*2*2    # 1 and 1.0 are one
+    assert len(taught) == 1 and 'labels' in taught.pop()  # labels alone do not depend on the teacher
+    both = by(replace(base, methods='ofa+kd', grid=dict(weights=[[1.0, 0.5]], gamma=2.0)))['ofa+kd'][
+        'options'
+    ]
+    assert both == dict(parts=dict(ofa=dict(gamma=2.0), kd={}), weights=[1.0, 0.5])
+    assert (
+        len(runs(replace(base, grid=dict(form=['paper', 'released'], stages=[[1], [4]], gamma=[1, 2, 1.0]))))
+        == 2 + 2 * 2 * 2
+    )  # 1 and 1.0 are one
 
 
-@pytest.mark.parametrize('bad, message', [
-    (dict(grid=dict(gama=1)), "no option 'gama' of fit or of labels, kd, ofa; did you mean gamma"), (dict(grid={'kd.gamma': 1}), "no option 'kd.gamma'"),
-    (dict(grid={'dkdd.gamma': 1}), "no option 'dkdd.gamma'"), (dict(grid=dict(seed=[1])), "no option 'seed'"), (dict(grid=dict(lr=[])), 'lr has no values'),
-    (dict(grid=dict(lr=[torch.zeros(1)])), 'lr must be plain values'), (dict(methods='odf'), 'did you mean'),
-    (dict(teaching=dict(lrr=1)), 'fit has no lrr; it has epochs'), (dict(pairs='cnn'), 'expected teacher-student'),
-    (dict(pairs='cnn-nothing'), "timm has no 'nothing'"), (dict(seeds=0), 'at least one'), (dict(methods=()), 'at least one')])
+@pytest.mark.parametrize(
+    'bad, message',
+    [
+        (dict(grid=dict(gama=1)), "no option 'gama' of fit or of labels, kd, ofa; did you mean gamma"),
+        (dict(grid={'kd.gamma': 1}), "no option 'kd.gamma'"),
+        (dict(grid={'dkdd.gamma': 1}), "no option 'dkdd.gamma'"),
+        (dict(grid=dict(seed=[1])), "no option 'seed'"),
+        (dict(grid=dict(lr=[])), 'lr has no values'),
+        (dict(grid=dict(lr=[torch.zeros(1)])), 'lr must be plain values'),
+        (dict(methods='odf'), 'did you mean'),
+        (dict(teaching=dict(lrr=1)), 'fit has no lrr; it has epochs'),
+        (dict(pairs='cnn'), 'expected teacher-student'),
+        (dict(pairs='cnn-nothing'), "timm has no 'nothing'"),
+        (dict(seeds=0), 'at least one'),
+        (dict(methods=()), 'at least one'),
+    ],
+)
 def test_bad_plans(bad, message):
-    with pytest.raises(ValueError, match=message): Sweep(**bad)
+    with pytest.raises(ValueError, match=message):
+        Sweep(**bad)
 
 
 def test_plans_as_files(tmp_path):
     plan = replace(PLAN, pairs='vit-cnn', seeds=(3, 5), augment=Augment(shift=1, flip=True))
-    assert load_plan(save_plan(plan, tmp_path/'p.json')) == plan and asdict(plan)['seeds'] == (3, 5)
-    (tmp_path/'q.json').write_text('{"pairs": "cnn-vit", "epochs": 3}')
-    with pytest.raises(ValueError, match='a plan has no epochs; it has pairs, methods, grid'): load_plan(tmp_path/'q.json')
+    assert load_plan(save_plan(plan, tmp_path / 'p.json')) == plan and asdict(plan)['seeds'] == (3, 5)
+    (tmp_path / 'q.json').write_text('{"pairs": "cnn-vit", "epochs": 3}')
+    with pytest.raises(ValueError, match='a plan has no epochs; it has pairs, methods, grid'):
+        load_plan(tmp_path / 'q.json')
     for text in ('{', '[]', '3'):
-        (tmp_path/'q.json').write_text(text)
-        with pytest.raises(ValueError, match='q.json'): load_plan(tmp_path/'q.json')
-    with pytest.raises(ValueError, match='no file'): load_plan(tmp_path/'none.json')
+        (tmp_path / 'q.json').write_text(text)
+        with pytest.raises(ValueError, match='q.json'):
+            load_plan(tmp_path / 'q.json')
+    with pytest.raises(ValueError, match='no file'):
+        load_plan(tmp_path / 'none.json')
 
 
 def test_small_pieces(whole):
-    assert pair_models('mlp-resnet18') == ('micro_mixer', 'resnet18') and digest(dict(a=1, b=[2.])) == digest(dict(b=(2,), a=1.)) != digest(dict(a=True, b=[2]))
-    assert parse_grid(' lr=.1,1e-3 opt=sgd,adamw clip=None ') == dict(lr=[.1, 1e-3], opt=['sgd', 'adamw'], clip=[None])
+    assert pair_models('mlp-resnet18') == ('micro_mixer', 'resnet18') and digest(
+        dict(a=1, b=[2.0])
+    ) == digest(dict(b=(2,), a=1.0)) != digest(dict(a=True, b=[2]))
+    assert parse_grid(' lr=.1,1e-3 opt=sgd,adamw clip=None ') == dict(
+        lr=[0.1, 1e-3], opt=['sgd', 'adamw'], clip=[None]
+    )
     for bad in ('lr', 'lr=', '=3'):
-        with pytest.raises(ValueError, match='option=value'): parse_grid(bad)
-    assert {'gamma', 'weights', 'temperature', 'label_smoothing'} <= set(method_options('ofa+kd')) and 'device' not in method_options('kd')
-    with pytest.raises(ValueError, match='which 2 of 8 have'): sweep(PLAN, whole[0], only='cnn-vit_kd', **quiet)
+        with pytest.raises(ValueError, match='option=value'):
+            parse_grid(bad)
+    assert {'gamma', 'weights', 'temperature', 'label_smoothing'} <= set(
+        method_options('ofa+kd')
+    ) and 'device' not in method_options('kd')
+    with pytest.raises(ValueError, match='which 2 of 8 have'):
+        sweep(PLAN, whole[0], only='cnn-vit_kd', **quiet)
     for jobs in (-1, 1.5):
-        with pytest.raises(ValueError, match='jobs: expected'): sweep(PLAN, whole[0], jobs=jobs)
+        with pytest.raises(ValueError, match='jobs: expected'):
+            sweep(PLAN, whole[0], jobs=jobs)
 
 
 def test_tables_and_the_figure(whole):
     records = whole[1]
-    with pytest.raises(ValueError, match='has two runs of seed 0'): results(records)
+    with pytest.raises(ValueError, match='has two runs of seed 0'):
+        results(records)
     rows = results(named(records))
-    assert [(r['method'], r['n']) for r in rows] == [('labels', 2), ('kd', 2), ('ofa gamma=1.0', 2), ('ofa gamma=2.0', 2)]
+    assert [(r['method'], r['n']) for r in rows] == [
+        ('labels', 2),
+        ('kd', 2),
+        ('ofa gamma=1.0', 2),
+        ('ofa gamma=2.0', 2),
+    ]
     assert all(r['pairs'] == 2 for r in rows if r['method'] != 'kd')
     fig = over(records)
     lines = {t.name: (list(t.x), list(t.y)) for t in fig.data if t.mode == 'lines'}
     means = {r['method']: r['mean'] for r in rows}
-    assert [v for n, v in lines.items() if n.startswith('OFA')] == [([1., 2.], [means['ofa gamma=1.0'], means['ofa gamma=2.0']])]
-    assert ([1., 2.], [means['labels']]*2) in lines.values() and sum(len(t.x) for t in fig.data if t.mode == 'markers') == 4
-    with pytest.raises(ValueError, match='runs of one pair'): over(records + [records[0] | dict(pair='other')])
-    with pytest.raises(ValueError, match="'tempo'"): over(records, 'tempo')
+    assert [v for n, v in lines.items() if n.startswith('OFA')] == [
+        ([1.0, 2.0], [means['ofa gamma=1.0'], means['ofa gamma=2.0']])
+    ]
+    assert ([1.0, 2.0], [means['labels']] * 2) in lines.values() and sum(
+        len(t.x) for t in fig.data if t.mode == 'markers'
+    ) == 4
+    with pytest.raises(ValueError, match='runs of one pair'):
+        over(records + [records[0] | dict(pair='other')])
+    with pytest.raises(ValueError, match="'tempo'"):
+        over(records, 'tempo')
 
 
 def test_tuples_are_lists_as_in_a_file(tmp_path):
     "A plan that is kept as JSON, for a cluster, has the runs that it had."
-    plan = Sweep(methods='ofa', seeds=1, grid=dict(gamma=(1., 1.4), stages=[(1, 4), [4]]), parts=dict(train=100, valid=50, test=50))
-    again = load_plan(save_plan(plan, tmp_path/'plan.json'))
+    plan = Sweep(
+        methods='ofa',
+        seeds=1,
+        grid=dict(gamma=(1.0, 1.4), stages=[(1, 4), [4]]),
+        parts=dict(train=100, valid=50, test=50),
+    )
+    again = load_plan(save_plan(plan, tmp_path / 'plan.json'))
     assert len(runs(plan)) == 4 and [r['name'] for r in runs(again)] == [r['name'] for r in runs(plan)]
-    with pytest.raises(ValueError, match='gamma has no values'): Sweep(methods='ofa', grid=dict(gamma=()))
+    with pytest.raises(ValueError, match='gamma has no values'):
+        Sweep(methods='ofa', grid=dict(gamma=()))
 
 
 def test_over_finds_a_setting_inside_a_joined_method():
-    record = lambda method, setting, accuracy: dict(pair='cnn-vit', method=method, seed=0, setting=setting, test_accuracy=accuracy)
-    made = [record('kd', dict(temperature=1.), 80.)] + [record('ofa+kd', dict(parts=dict(ofa=dict(gamma=g, form='paper'), kd=dict(temperature=1.))), 80. + g) for g in (1., 2.)]
+    record = lambda method, setting, accuracy: dict(
+        pair='cnn-vit', method=method, seed=0, setting=setting, test_accuracy=accuracy
+    )
+    made = [record('kd', dict(temperature=1.0), 80.0)] + [
+        record(
+            'ofa+kd', dict(parts=dict(ofa=dict(gamma=g, form='paper'), kd=dict(temperature=1.0))), 80.0 + g
+        )
+        for g in (1.0, 2.0)
+    ]
     lines = {t.name: (list(t.x), list(t.y)) for t in over(made).data if t.mode == 'lines'}
-    assert lines['OFA + KD'] == ([1., 2.], [81., 82.]) and lines['KD'] == ([1., 2.], [80., 80.])
+    assert lines['OFA + KD'] == ([1.0, 2.0], [81.0, 82.0]) and lines['KD'] == ([1.0, 2.0], [80.0, 80.0])
 
 
 def test_a_teacher_is_described_for_the_images_at_hand(tmp_path):
     "The same file of weights, other test images: its accuracies are those of these images."
     from dataclasses import replace
     from ofa_learn.sweeps import ready_teacher
-    plan = Sweep(methods='kd', seeds=1, parts=dict(train=60, valid=50, test=50), teaching=dict(epochs=2, lr=5e-3))
+
+    plan = Sweep(
+        methods='kd', seeds=1, parts=dict(train=60, valid=50, test=50), teaching=dict(epochs=2, lr=5e-3)
+    )
     other = replace(plan, parts=dict(train=60, valid=50, test=400))
-    (file, one), (_, again), (same, two) = (ready_teacher(p, 'micro_resnet', tmp_path, 'cpu') for p in (plan, plan, other))
-    assert one == again and one['weights'] == ready_teacher(plan, 'micro_resnet', tmp_path, 'cpu')[1]['weights']
-    given = [ready_teacher(replace(p, teachers=dict(micro_resnet=str(file))), 'micro_resnet', tmp_path, 'cpu')[1] for p in (plan, other)]
-    assert given[0]['weights'] == given[1]['weights'] and given[0]['test_accuracy'] != given[1]['test_accuracy']
+    (file, one), (_, again), (same, two) = (
+        ready_teacher(p, 'micro_resnet', tmp_path, 'cpu') for p in (plan, plan, other)
+    )
+    assert (
+        one == again and one['weights'] == ready_teacher(plan, 'micro_resnet', tmp_path, 'cpu')[1]['weights']
+    )
+    given = [
+        ready_teacher(replace(p, teachers=dict(micro_resnet=str(file))), 'micro_resnet', tmp_path, 'cpu')[1]
+        for p in (plan, other)
+    ]
+    assert (
+        given[0]['weights'] == given[1]['weights'] and given[0]['test_accuracy'] != given[1]['test_accuracy']
+    )

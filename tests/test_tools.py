@@ -1,4 +1,5 @@
 """The project's tools: README.md without Quarto, notebooks made ready, pictures of figures."""
+
 import base64, os, subprocess, sys
 from pathlib import Path
 
@@ -8,36 +9,45 @@ from nbclient.exceptions import CellExecutionError
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT/'tools'))
+sys.path.insert(0, str(ROOT / 'tools'))
 import pictures, prepare, readme
 
 FIGURE = {'data': [{'type': 'bar', 'x': ['a', 'b'], 'y': [1, 2]}], 'layout': {'width': 320, 'height': 240}}
 
 
-def figure_cell(): return new_code_cell('fig', outputs=[new_output('display_data', {pictures.PLOTLY: FIGURE, 'text/plain': 'Figure'})])
+def figure_cell():
+    return new_code_cell(
+        'fig', outputs=[new_output('display_data', {pictures.PLOTLY: FIGURE, 'text/plain': 'Figure'})]
+    )
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     "An index alone, for tools/readme.py."
-    cells = [new_markdown_cell('# T\n\n> S\n\n[a](40_losses.ipynb) [c](https://example.org/x)'), new_code_cell('#| hide\nsecret()'),
-             new_code_cell('#| eval: false\nshown()'), new_code_cell('print(1)', outputs=[new_output('stream', text='1\n')])]
-    (tmp_path/'nbs').mkdir()
-    nbformat.write(new_notebook(cells=cells), tmp_path/'nbs/index.ipynb')
+    cells = [
+        new_markdown_cell('# T\n\n> S\n\n[a](40_losses.ipynb) [c](https://example.org/x)'),
+        new_code_cell('#| hide\nsecret()'),
+        new_code_cell('#| eval: false\nshown()'),
+        new_code_cell('print(1)', outputs=[new_output('stream', text='1\n')]),
+    ]
+    (tmp_path / 'nbs').mkdir()
+    nbformat.write(new_notebook(cells=cells), tmp_path / 'nbs/index.ipynb')
     monkeypatch.setattr(readme, 'ROOT', tmp_path)
     return tmp_path
 
 
 def test_readme_shows_what_a_reader_needs(project):
     text = readme.readme()
-    for part in ('# T', '> S', '](nbs/40_losses.ipynb)', '](https://example.org/x)', 'shown()', '    1\n'): assert part in text
-    for part in ('secret', '#|'): assert part not in text
+    for part in ('# T', '> S', '](nbs/40_losses.ipynb)', '](https://example.org/x)', 'shown()', '    1\n'):
+        assert part in text
+    for part in ('secret', '#|'):
+        assert part not in text
 
 
 def test_readme_check_says_what_differs(project, monkeypatch, capsys):
     monkeypatch.setattr(sys, 'argv', ['readme.py', '--check'])
     assert readme.main() == 1 and '+# T' in capsys.readouterr().out
-    assert not (project/'README.md').exists()
+    assert not (project / 'README.md').exists()
     monkeypatch.setattr(sys, 'argv', ['readme.py'])
     assert readme.main() == 0
     monkeypatch.setattr(sys, 'argv', ['readme.py', '--check'])
@@ -53,29 +63,40 @@ def test_client_leaves_what_is_not_to_be_run():
 
 def test_live_views_go_and_what_is_beside_them_stays():
     view = {'application/vnd.jupyter.widget-view+json': dict(model_id='1')}
-    outputs = [new_output('display_data', view | {'text/plain': 'numbers'}), new_output('display_data', dict(view)), new_output('stream', text='said\n')]
+    outputs = [
+        new_output('display_data', view | {'text/plain': 'numbers'}),
+        new_output('display_data', dict(view)),
+        new_output('stream', text='said\n'),
+    ]
     kept = prepare.without_views(outputs)
     assert [o.get('data', o.get('text')) for o in kept] == [{'text/plain': 'numbers'}, 'said\n']
 
 
 def test_an_error_stops():
     nb = new_notebook(cells=[new_code_cell('1/0'), new_code_cell('print(2)')])
-    with pytest.raises(CellExecutionError, match='ZeroDivisionError'): prepare.Client(nb, kernel_name='python3').execute()
+    with pytest.raises(CellExecutionError, match='ZeroDivisionError'):
+        prepare.Client(nb, kernel_name='python3').execute()
     assert not nb.cells[1].outputs
 
 
 def test_a_figure_gets_a_picture_and_cleaning_keeps_it(tmp_path):
     if not pictures.chromium():
-        if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1': pytest.fail('no Chromium, and this run requires one')
+        if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1':
+            pytest.fail('no Chromium, and this run requires one')
         pytest.skip('no Chromium')
     nb = new_notebook(cells=[new_markdown_cell('# T'), figure_cell()])
     assert pictures.add_pictures(nb) == 1
     png = base64.b64decode(nb.cells[1].outputs[0].data['image/png'])
-    assert png[:8] == b'\x89PNG\r\n\x1a\n' and (int.from_bytes(png[16:20], 'big'), int.from_bytes(png[20:24], 'big')) == (320, 240)
-    nbformat.write(nb, tmp_path/'figure.ipynb')
-    clean = f'from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__({str(tmp_path/"figure.ipynb")!r})'
+    assert png[:8] == b'\x89PNG\r\n\x1a\n' and (
+        int.from_bytes(png[16:20], 'big'),
+        int.from_bytes(png[20:24], 'big'),
+    ) == (320, 240)
+    nbformat.write(nb, tmp_path / 'figure.ipynb')
+    clean = (
+        f'from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__({str(tmp_path / "figure.ipynb")!r})'
+    )
     subprocess.run([sys.executable, '-c', clean], cwd=ROOT, check=True)
-    data = nbformat.read(tmp_path/'figure.ipynb', as_version=4).cells[1].outputs[0].data
+    data = nbformat.read(tmp_path / 'figure.ipynb', as_version=4).cells[1].outputs[0].data
     assert base64.b64decode(data['image/png']) == png and data[pictures.PLOTLY] == FIGURE
 
 

@@ -1,4 +1,5 @@
 """Training that is killed, stopped, resumed, spread over processes, or run in half precision ends where it should."""
+
 import os, subprocess, sys, textwrap, warnings
 from pathlib import Path
 
@@ -22,9 +23,16 @@ def make(method='labels', student='micro_vit', seed=0, **options):
     return create_task(method, student, teacher, data=DATA, **options)
 
 
-def weights(task): return {k: v.clone() for k, v in task.trainable_module.state_dict().items()}
-def untimed(history): return [{k: v for k, v in row.items() if k != 'seconds'} for row in history]
-def equal(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+def weights(task):
+    return {k: v.clone() for k, v in task.trainable_module.state_dict().items()}
+
+
+def untimed(history):
+    return [{k: v for k, v in row.items() if k != 'seconds'} for row in history]
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
 COMMON = '''
@@ -41,7 +49,9 @@ def make(method, student='micro_vit', **options):
     torch.manual_seed(0); return create_task(method, student, teacher, data=DATA, **options)
 '''
 
-KILLED = COMMON + '''
+KILLED = (
+    COMMON
+    + '''
 def run(folder):
     torch.manual_seed(0)
     task = create_task('crd', 'micro_vit', Teacher(make_model('micro_resnet')), data=DATA)
@@ -75,20 +85,32 @@ assert a['history'] == b['history'], 'another history'
 assert not [n for n in os.listdir(folder + '/killed') if n.endswith('.tmp') and str(os.getpid()) in n]
 print(f'{done} kills, the same weights and history')
 '''
+)
 
 
 def script(tmp_path, text, *args, torchrun=0, check=True):
-    file = tmp_path/'script.py'
+    file = tmp_path / 'script.py'
     file.write_text(textwrap.dedent(text))
     how = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={torchrun}'] if torchrun else []
-    done = subprocess.run([sys.executable, *how, str(file), *map(str, args)], capture_output=True, text=True, timeout=240, cwd=tmp_path,
-                          env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore'))
+    done = subprocess.run(
+        [sys.executable, *how, str(file), *map(str, args)],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        cwd=tmp_path,
+        env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore'),
+    )
     assert not check or done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     return done
 
 
 def test_killed_ten_times_also_while_writing_and_resumed_to_the_bit(tmp_path):
-    out = script(tmp_path, KILLED.replace('random.uniform(.15, .5)*whole', 'random.uniform(.05, .22)*whole'), tmp_path, 10).stdout
+    out = script(
+        tmp_path,
+        KILLED.replace('random.uniform(.15, .5)*whole', 'random.uniform(.05, .22)*whole'),
+        tmp_path,
+        10,
+    ).stdout
     assert 'the same weights and history' in out
     kills = int(out.strip().splitlines()[-1].split()[0])
     assert kills >= 10, out
@@ -98,40 +120,51 @@ def test_broken_checkpoint_is_named_and_the_one_before_gives_the_same_end(tmp_pa
     whole = make()
     history = fit(whole, DATA, 4, **SAME)
     fit(make(), DATA, 4, **SAME, out=tmp_path, on_epoch=lambda row: None)
-    end = load_checkpoint(tmp_path/'last.pt')
-    assert end['epoch'] == 4 and load_checkpoint(previous_of(tmp_path/'last.pt'))['epoch'] == 3
-    (tmp_path/'last.pt').write_bytes((tmp_path/'last.pt').read_bytes()[:5000])
+    end = load_checkpoint(tmp_path / 'last.pt')
+    assert end['epoch'] == 4 and load_checkpoint(previous_of(tmp_path / 'last.pt'))['epoch'] == 3
+    (tmp_path / 'last.pt').write_bytes((tmp_path / 'last.pt').read_bytes()[:5000])
     again = make()
-    with pytest.warns(UserWarning, match='last.pt: not a readable checkpoint'): rows = fit(again, DATA, 4, **SAME, out=tmp_path, resume=True)
+    with pytest.warns(UserWarning, match='last.pt: not a readable checkpoint'):
+        rows = fit(again, DATA, 4, **SAME, out=tmp_path, resume=True)
     assert untimed(rows) == untimed(history) and equal(weights(again), weights(whole))
-    for f in tmp_path.glob('*.pt'): f.write_bytes(b'x')
-    with pytest.raises(ValueError, match='Remove the files'): fit(make(), DATA, 4, **SAME, out=tmp_path, resume=True)
+    for f in tmp_path.glob('*.pt'):
+        f.write_bytes(b'x')
+    with pytest.raises(ValueError, match='Remove the files'):
+        fit(make(), DATA, 4, **SAME, out=tmp_path, resume=True)
 
 
 def test_full_disk_loses_nothing(tmp_path, monkeypatch):
-    path = tmp_path/'last.pt'
+    path = tmp_path / 'last.pt'
     save_checkpoint(dict(n=1), path)
-    def full(obj, f): f.write(b'half a'); raise OSError(28, 'No space left on device')
+
+    def full(obj, f):
+        f.write(b'half a')
+        raise OSError(28, 'No space left on device')
+
     monkeypatch.setattr(torch, 'save', full)
-    with pytest.raises(OSError, match='No space'): save_checkpoint(dict(n=2), path)
+    with pytest.raises(OSError, match='No space'):
+        save_checkpoint(dict(n=2), path)
     assert newest(path) == dict(n=1) and [p.name for p in tmp_path.iterdir()] == ['last.pt']
 
 
 def test_another_run_is_refused_by_name(tmp_path):
     fit(make(), DATA, 1, **SAME, out=tmp_path)
-    before = (tmp_path/'last.pt').read_bytes()
-    with pytest.raises(ValueError, match='holds a run already'): fit(make(), DATA, 1, **SAME, out=tmp_path)
-    with pytest.raises(ValueError, match='lr: 0.003 → 0.01'): fit(make(), DATA, 1, **(SAME | dict(lr=.01)), out=tmp_path, resume=True)
-    with pytest.raises(ValueError, match='method: labels → kd'): fit(make('kd'), DATA, 1, **SAME, out=tmp_path, resume=True)
-    assert (tmp_path/'last.pt').read_bytes() == before
-    done = fit(make(), DATA, 1, **SAME, out=tmp_path, resume=True)          # a finished run is simply finished
-    assert len(done) == 1 and (tmp_path/'history.csv').read_text().startswith('epoch,seconds,loss')
+    before = (tmp_path / 'last.pt').read_bytes()
+    with pytest.raises(ValueError, match='holds a run already'):
+        fit(make(), DATA, 1, **SAME, out=tmp_path)
+    with pytest.raises(ValueError, match='lr: 0.003 → 0.01'):
+        fit(make(), DATA, 1, **(SAME | dict(lr=0.01)), out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match='method: labels → kd'):
+        fit(make('kd'), DATA, 1, **SAME, out=tmp_path, resume=True)
+    assert (tmp_path / 'last.pt').read_bytes() == before
+    done = fit(make(), DATA, 1, **SAME, out=tmp_path, resume=True)  # a finished run is simply finished
+    assert len(done) == 1 and (tmp_path / 'history.csv').read_text().startswith('epoch,seconds,loss')
 
 
 def test_best_is_never_replaced_by_a_worse_one(tmp_path):
     seen = []
     fit(make(), DATA, 6, **SAME, out=tmp_path, on_epoch=lambda row: seen.append(row['valid_accuracy']))
-    best = load_checkpoint(tmp_path/'best.pt')
+    best = load_checkpoint(tmp_path / 'best.pt')
     assert best['best'] == max(seen) and best['history'][-1]['valid_accuracy'] == max(seen)
 
 
@@ -140,124 +173,192 @@ def test_accumulated_batches_are_one_batch(method):
     a, b = make(method), make(method)
     one = fit(a, DATA, 2, **SAME, batch_size=50)
     two = fit(b, DATA, 2, **SAME, batch_size=25, accumulate=2)
-    for x, y in zip(one, two): assert x['loss'] == pytest.approx(y['loss'], rel=1e-4)
-    for k, v in weights(a).items(): torch.testing.assert_close(v, weights(b)[k], atol=2e-3, rtol=1e-2)
+    for x, y in zip(one, two):
+        assert x['loss'] == pytest.approx(y['loss'], rel=1e-4)
+    for k, v in weights(a).items():
+        torch.testing.assert_close(v, weights(b)[k], atol=2e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize('precision', ['bf16', 'fp16'])
 def test_half_precision_learns(precision):
     task = make('ofa', 'micro_resnet')
     history = fit(task, DATA, 6, **(SAME | dict(lr=5e-3)), precision=precision, channels_last=True)
-    assert history[-1]['loss'] < history[0]['loss'] and all(p.dtype == torch.float32 for p in task.trainable_module.parameters())
+    assert history[-1]['loss'] < history[0]['loss'] and all(
+        p.dtype == torch.float32 for p in task.trainable_module.parameters()
+    )
     assert accuracy(task.student, DATA.test, DATA.norm) > 20
 
 
 def test_moving_average_and_mixing():
     task = make()
-    history = fit(task, DATA, 3, **SAME, ema=.5, mixup=.2, cutmix=1.)
+    history = fit(task, DATA, 3, **SAME, ema=0.5, mixup=0.2, cutmix=1.0)
     assert all(row['ema_accuracy'] is not None for row in history)
     plain, ema = task.student.state_dict(), task.get_eval_model(ema=True).state_dict()
     assert any(not torch.equal(plain[k], ema[k]) for k in plain)
-    with pytest.raises(ValueError, match='even'): Mix(.2, 0., 10, 7)
+    with pytest.raises(ValueError, match='even'):
+        Mix(0.2, 0.0, 10, 7)
 
 
 def test_a_part_of_an_epoch_is_the_rest_of_it():
     batches = Batches(DATA.train, DATA.norm, 20, Augment(shift=1), seed=3)
     whole, rest = list(batches.epoch(2)), list(batches.epoch(2, start=3))
     assert len(whole) == 5 and len(rest) == 2
-    for a, b in zip(whole[3:], rest): assert torch.equal(a.input, b.input) and torch.equal(a.index, b.index)
-    halves = [list(Batches(DATA.train, DATA.norm, 20, Augment(shift=1), seed=3, shard=(r, 2)).epoch(2)) for r in (0, 1)]
+    for a, b in zip(whole[3:], rest):
+        assert torch.equal(a.input, b.input) and torch.equal(a.index, b.index)
+    halves = [
+        list(Batches(DATA.train, DATA.norm, 20, Augment(shift=1), seed=3, shard=(r, 2)).epoch(2))
+        for r in (0, 1)
+    ]
     for i, b in enumerate(whole):
-        assert sorted(torch.cat([halves[0][i].index, halves[1][i].index]).tolist()) == sorted(b.index.tolist()) and len(halves[0][i].index) == 10
-    with pytest.raises(ValueError, match='multiple of the 3 processes'): Batches(DATA.train, DATA.norm, 20, shard=(0, 3))
+        assert (
+            sorted(torch.cat([halves[0][i].index, halves[1][i].index]).tolist()) == sorted(b.index.tolist())
+            and len(halves[0][i].index) == 10
+        )
+    with pytest.raises(ValueError, match='multiple of the 3 processes'):
+        Batches(DATA.train, DATA.norm, 20, shard=(0, 3))
 
 
-TWO = COMMON + '''
+TWO = (
+    COMMON
+    + '''
 with distributed():
     for method in ('kd', 'ofa'):
         task = make(method)
         history = fit(task, DATA, 2, lr=3e-3, augment=Augment(shift=1), device='cpu', progress=False, out=f'{sys.argv[1]}/{method}')
         if place()[0] == 0: torch.save(dict(history=history, weights=task.student.state_dict()), f'{sys.argv[1]}/{method}.pt')
 '''
+)
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
     script(tmp_path, TWO, tmp_path, torchrun=2)
     for method in ('kd', 'ofa'):
         task = make(method)
-        history, two = fit(task, DATA, 2, **SAME), torch.load(tmp_path/f'{method}.pt', weights_only=True)
+        history, two = fit(task, DATA, 2, **SAME), torch.load(tmp_path / f'{method}.pt', weights_only=True)
         for a, b in zip(history, two['history']):
-            assert b['loss'] == pytest.approx(a['loss'], rel=1e-5) and b['valid_accuracy'] == pytest.approx(a['valid_accuracy'], abs=.6)
+            assert b['loss'] == pytest.approx(a['loss'], rel=1e-5) and b['valid_accuracy'] == pytest.approx(
+                a['valid_accuracy'], abs=0.6
+            )
             assert b['train_accuracy'] == pytest.approx(a['train_accuracy'], abs=1e-3)
-        assert (tmp_path/method/'last.pt').exists() and (tmp_path/method/'history.csv').exists()
+        assert (tmp_path / method / 'last.pt').exists() and (tmp_path / method / 'history.csv').exists()
 
 
 def test_a_failing_process_ends_all_with_its_message(tmp_path):
-    done = script(tmp_path, COMMON + '''
+    done = script(
+        tmp_path,
+        COMMON
+        + '''
 with distributed():
     task = make('labels')
     def fail(row):
         if place()[0] == 1: raise RuntimeError('the second process has had enough')
     fit(task, DATA, 50, device='cpu', progress=False, on_epoch=fail)
 print('finished')
-''', torchrun=2, check=False)
-    assert done.returncode != 0 and 'the second process has had enough' in done.stderr and 'finished' not in done.stdout
+''',
+        torchrun=2,
+        check=False,
+    )
+    assert (
+        done.returncode != 0
+        and 'the second process has had enough' in done.stderr
+        and 'finished' not in done.stdout
+    )
 
 
 def test_not_finite_leaves_the_last_good_checkpoint(tmp_path):
     fit(make(), DATA, 2, **SAME, out=tmp_path)
-    before = (tmp_path/'last.pt').read_bytes()
+    before = (tmp_path / 'last.pt').read_bytes()
     task = make()
-    with torch.no_grad(): task.student.head.weight.fill_(float('nan'))
-    with pytest.raises(NotFinite): fit(task, DATA, 2, **SAME, out=tmp_path/'other')
-    assert (tmp_path/'last.pt').read_bytes() == before and not (tmp_path/'other'/'last.pt').exists()
+    with torch.no_grad():
+        task.student.head.weight.fill_(float('nan'))
+    with pytest.raises(NotFinite):
+        fit(task, DATA, 2, **SAME, out=tmp_path / 'other')
+    assert (tmp_path / 'last.pt').read_bytes() == before and not (tmp_path / 'other' / 'last.pt').exists()
 
 
 class Fake:
     "As torchvision's sets look: data, targets, classes; not there until it is downloaded."
+
     here = set()
+
     def __init__(self, root, train, download=False):
         import numpy as np
-        if download and root == 'no network': raise OSError('Network is unreachable')
-        if download: Fake.here.add(root)
-        if root not in Fake.here: raise RuntimeError('Dataset not found or corrupted. You can use download=True to download it')
+
+        if download and root == 'no network':
+            raise OSError('Network is unreachable')
+        if download:
+            Fake.here.add(root)
+        if root not in Fake.here:
+            raise RuntimeError('Dataset not found or corrupted. You can use download=True to download it')
         n = 200 if train else 60
-        self.data, self.targets, self.classes = np.full((n, 32, 32, 3), 7 if train else 9, np.uint8), [i % 10 for i in range(n)], [str(i) for i in range(10)]
+        self.data, self.targets, self.classes = (
+            np.full((n, 32, 32, 3), 7 if train else 9, np.uint8),
+            [i % 10 for i in range(n)],
+            [str(i) for i in range(10)],
+        )
 
 
 def test_sets_with_a_test_part_of_their_own(monkeypatch):
     from torchvision import datasets
     from ofa_learn.data import load_splits
+
     monkeypatch.setattr(datasets, 'CIFAR10', Fake)
     s = load_splits('cifar10', train=50, root='here', split_seed=1)
-    assert (len(s.train), len(s.valid), len(s.test)) == (50, 20, 60) and s.input_size == (3, 32, 32) and (s.test.images == 9).all() and (s.train.images == 7).all()
+    assert (
+        (len(s.train), len(s.valid), len(s.test)) == (50, 20, 60)
+        and s.input_size == (3, 32, 32)
+        and (s.test.images == 9).all()
+        and (s.train.images == 7).all()
+    )
     assert not set(s.train.ids.tolist()) & set(s.valid.ids.tolist()) and min(s.test.ids.tolist()) == 200
-    with pytest.raises(ValueError, match='Without a network, copy there'): load_splits('cifar10', root='no network')
-    with pytest.raises(ValueError, match='test part of its own'): load_splits('cifar10', test=10, root='here')
+    with pytest.raises(ValueError, match='Without a network, copy there'):
+        load_splits('cifar10', root='no network')
+    with pytest.raises(ValueError, match='test part of its own'):
+        load_splits('cifar10', test=10, root='here')
 
 
 def test_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
     "Every number of every epoch, once, also after a stop in between; the package itself is not needed here, only what is told to it."
     import importlib.util, sys, types
+
     said, opened = {}, []
 
     class SummaryWriter:
         def __init__(self, folder, purge_step):
             opened.append((folder, purge_step))
-            for k in [k for k in said if k[1] >= purge_step]: del said[k]
-        def add_scalar(self, name, value, step): said[name, step] = value
-        def close(self): opened.append('closed')
+            for k in [k for k in said if k[1] >= purge_step]:
+                del said[k]
+
+        def add_scalar(self, name, value, step):
+            said[name, step] = value
+
+        def close(self):
+            opened.append('closed')
 
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *a: types.SimpleNamespace() if name == 'tensorboard' else find(name, *a))
-    monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', types.SimpleNamespace(SummaryWriter=SummaryWriter))
+    monkeypatch.setattr(
+        importlib.util,
+        'find_spec',
+        lambda name, *a: types.SimpleNamespace() if name == 'tensorboard' else find(name, *a),
+    )
+    monkeypatch.setitem(
+        sys.modules, 'torch.utils.tensorboard', types.SimpleNamespace(SummaryWriter=SummaryWriter)
+    )
 
-    class Stop(Exception): pass
+    class Stop(Exception):
+        pass
+
     def stop(row):
-        if row['epoch'] == 2: raise Stop
-    with pytest.raises(Stop): fit(make('deep_supervision'), DATA, 3, out=tmp_path, on_epoch=stop, **SAME)
+        if row['epoch'] == 2:
+            raise Stop
+
+    with pytest.raises(Stop):
+        fit(make('deep_supervision'), DATA, 3, out=tmp_path, on_epoch=stop, **SAME)
     history = fit(make('deep_supervision'), DATA, 3, out=tmp_path, resume=True, **SAME)
-    assert opened[1::2] == ['closed']*2 and all(o[0] == str(tmp_path/'tensorboard') for o in opened[::2])
+    assert opened[1::2] == ['closed'] * 2 and all(o[0] == str(tmp_path / 'tensorboard') for o in opened[::2])
     for row in history:
-        assert said['valid_accuracy', row['epoch']] == row['valid_accuracy'] and said['parts/ce', row['epoch']] == row['parts']['ce']
+        assert (
+            said['valid_accuracy', row['epoch']] == row['valid_accuracy']
+            and said['parts/ce', row['epoch']] == row['parts']['ce']
+        )
     assert {step for _, step in said} == {1, 2, 3} and ('epoch', 1) not in said

@@ -1,11 +1,12 @@
 """The walkthroughs as a course: each asks before it shows, and its exercises' checks say what is wrong and never what is right."""
+
 import json, os, re, subprocess, sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-WALKS = ROOT/'nbs'/'walkthroughs'
+WALKS = ROOT / 'nbs' / 'walkthroughs'
 BOOKS = sorted(p for p in WALKS.glob('[0-9]*.ipynb') if 'Exercises(' in p.read_text(encoding='utf-8'))
 RUN = r'''
 import ast, json, re, sys
@@ -46,7 +47,10 @@ print('RESULT' + json.dumps([len(check.tests), wrong]))
 '''
 
 
-def cells(path): return [(c['cell_type'], ''.join(c['source'])) for c in json.loads(path.read_text(encoding='utf-8'))['cells']]
+def cells(path):
+    return [
+        (c['cell_type'], ''.join(c['source'])) for c in json.loads(path.read_text(encoding='utf-8'))['cells']
+    ]
 
 
 def test_all_are_there():
@@ -62,14 +66,25 @@ def test_asks_before_it_shows(path):
     assert made and looked and made[0] < looked[0], 'a guess in a cell of its own, before the cell that shows'
     assert len(made) == text.count('**Predict.**')
     last = cells(path)[-1]
-    assert last[0] == 'markdown' and '## What you can do now' in last[1] and re.search(r'^Next: \[', last[1], re.M)
+    assert (
+        last[0] == 'markdown'
+        and '## What you can do now' in last[1]
+        and re.search(r'^Next: \[', last[1], re.M)
+    )
 
 
 @pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
 def test_checks(path):
     "In a process of its own, as the walkthrough would run: wrong answers get a hint, the solution passes, no hint gives it away."
     env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run([sys.executable, '-c', RUN, str(path)], capture_output=True, text=True, timeout=1200, cwd=path.parent, env=env)
+    done = subprocess.run(
+        [sys.executable, '-c', RUN, str(path)],
+        capture_output=True,
+        text=True,
+        timeout=1200,
+        cwd=path.parent,
+        env=env,
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     count, wrong = json.loads(done.stdout.split('RESULT')[-1])
     assert 3 <= count <= 5 and wrong == []
@@ -77,8 +92,16 @@ def test_checks(path):
 
 def test_checks_are_folded():
     for path in BOOKS:
-        held = [c for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code' and 'check = Exercises(' in ''.join(c['source'])]
-        assert len(held) == 1 and held[0]['metadata'].get('jupyter') == {'source_hidden': True} and ''.join(held[0]['source']).startswith('#| code-fold: true'), path.name
+        held = [
+            c
+            for c in json.loads(path.read_text(encoding='utf-8'))['cells']
+            if c['cell_type'] == 'code' and 'check = Exercises(' in ''.join(c['source'])
+        ]
+        assert (
+            len(held) == 1
+            and held[0]['metadata'].get('jupyter') == {'source_hidden': True}
+            and ''.join(held[0]['source']).startswith('#| code-fold: true')
+        ), path.name
 
 
 def test_results_wait_for_the_guess():
@@ -87,19 +110,29 @@ def test_results_wait_for_the_guess():
         wanted = None
         for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
             source = ''.join(c['source'])
-            if made := re.match(r'(guess\w*)(, guess\w*)* = None', source.strip()): wanted = made[1]
+            if made := re.match(r'(guess\w*)(, guess\w*)* = None', source.strip()):
+                wanted = made[1]
             elif wanted and c['cell_type'] == 'code' and c['outputs']:
-                assert c['metadata'].get('jupyter') == {'outputs_hidden': True}, f'{path.name}: {source[:60]!r} shows what {wanted} asks for'
-                if 'check_guess(' not in source: continue
-                first = next(''.join(o['text']) for o in c['outputs'] if o['output_type'] == 'stream').split('\n')[0]    # what JupyterLab shows of a folded output
-                assert 'No guess yet' in first, f'{path.name}: print what check_guess says first, not {first!r}'
+                assert c['metadata'].get('jupyter') == {'outputs_hidden': True}, (
+                    f'{path.name}: {source[:60]!r} shows what {wanted} asks for'
+                )
+                if 'check_guess(' not in source:
+                    continue
+                first = next(''.join(o['text']) for o in c['outputs'] if o['output_type'] == 'stream').split(
+                    '\n'
+                )[0]  # what JupyterLab shows of a folded output
+                assert 'No guess yet' in first, (
+                    f'{path.name}: print what check_guess says first, not {first!r}'
+                )
                 wanted = None
 
 
 def test_the_start_lists_everything():
-    text = '\n'.join(s for kind, s in cells(WALKS/'00_start_here.ipynb') if kind == 'markdown')
+    text = '\n'.join(s for kind, s in cells(WALKS / '00_start_here.ipynb') if kind == 'markdown')
     linked = set(re.findall(r'\]\(([\w./]+\.ipynb)\)', text))
-    there = {p.name for p in WALKS.glob('[0-9]*.ipynb')} - {'00_start_here.ipynb'} | {f'../{p.name}' for p in (ROOT/'nbs').glob('[0-9]*.ipynb')}
+    there = {p.name for p in WALKS.glob('[0-9]*.ipynb')} - {'00_start_here.ipynb'} | {
+        f'../{p.name}' for p in (ROOT / 'nbs').glob('[0-9]*.ipynb')
+    }
     assert not there - linked
 
 
@@ -108,5 +141,7 @@ PLANNED = set()
 
 @pytest.mark.parametrize('path', sorted(WALKS.glob('[0-9]*.ipynb')), ids=lambda p: p.stem)
 def test_links(path):
-    for link in re.findall(r'\]\(([\w./]+\.ipynb)\)', '\n'.join(s for kind, s in cells(path) if kind == 'markdown')):
-        assert link in PLANNED or (path.parent/link).resolve().is_file(), link
+    for link in re.findall(
+        r'\]\(([\w./]+\.ipynb)\)', '\n'.join(s for kind, s in cells(path) if kind == 'markdown')
+    ):
+        assert link in PLANNED or (path.parent / link).resolve().is_file(), link

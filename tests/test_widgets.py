@@ -1,4 +1,5 @@
 """Widgets without a browser: numbers against the losses, figures that follow the controls, pages with the same numbers, and errors."""
+
 import importlib, json, math, re, sys
 
 import plotly.graph_objects as go
@@ -13,27 +14,57 @@ from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
 from ofa_learn.twins import gamma_numbers
 from ofa_learn.exercises import check_guess
-from ofa_learn.widgets import (GAMMAS, Engine, GammaExplorer, LossAnatomy, Slider, anatomy_figure, anatomy_state, check_cards, follow, formulas, gamma_rows, gamma_state,
-                               gradient_figure, live, probs_of, spread, stacks, steps_twin, stepped, teacher_cards, three_classes)
+from ofa_learn.widgets import (
+    GAMMAS,
+    Engine,
+    GammaExplorer,
+    LossAnatomy,
+    Slider,
+    anatomy_figure,
+    anatomy_state,
+    check_cards,
+    follow,
+    formulas,
+    gamma_rows,
+    gamma_state,
+    gradient_figure,
+    live,
+    probs_of,
+    spread,
+    stacks,
+    steps_twin,
+    stepped,
+    teacher_cards,
+    three_classes,
+)
 
 number = st.floats(-20, 20)
 close = lambda v, eps=1e-9: pytest.approx(v, abs=eps, rel=eps)
 
 
-def card(seed=0, k=10, label=3, scale=3.):
+def card(seed=0, k=10, label=3, scale=3.0):
     g = torch.Generator().manual_seed(seed)
     image = torch.randint(0, 256, (8, 8), generator=g).tolist()
-    return dict(image=image, label=label, logits=(torch.randn(k, generator=g, dtype=torch.float64)*scale).tolist())
+    return dict(
+        image=image, label=label, logits=(torch.randn(k, generator=g, dtype=torch.float64) * scale).tolist()
+    )
 
 
 @pytest.fixture
-def cards(): return [card(i, label=i) for i in range(8)]
+def cards():
+    return [card(i, label=i) for i in range(8)]
 
 
-def as_batch(c, z): return torch.tensor([z], dtype=torch.float64), torch.tensor([c['logits']], dtype=torch.float64), torch.tensor([c['label']])
+def as_batch(c, z):
+    return (
+        torch.tensor([z], dtype=torch.float64),
+        torch.tensor([c['logits']], dtype=torch.float64),
+        torch.tensor([c['label']]),
+    )
 
 
 # State → numbers
+
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(number, min_size=3, max_size=7), st.floats(1, 4), st.floats(1, 8), st.data())
@@ -42,12 +73,24 @@ def test_gamma_numbers_are_the_losses(logits, gamma, T, draw):
     s, n = gamma_state(c, gamma, T), gamma_numbers(probs_of(c, T), c['label'], gamma)
     p, y = torch.tensor([probs_of(c, T)], dtype=torch.float64), torch.tensor([c['label']])
     for form in ('paper', 'released'):
-        assert s[form] == close(n[form]) and s['target'][form] == close(n[f'target_{form}']) and s['dark'][form] == close(n[f'dark_{form}'])
-        assert s[form] == close(class_weights(p, y, gamma, form)[0].tolist()) and s['dark'][form] == close(dark_mass(p, y, gamma, form).item())
-    assert s['share']['kd'] == 1 and s['share']['paper'] == close(1.) and 0 <= s['share']['released'] <= 1 + 1e-9
+        assert (
+            s[form] == close(n[form])
+            and s['target'][form] == close(n[f'target_{form}'])
+            and s['dark'][form] == close(n[f'dark_{form}'])
+        )
+        assert s[form] == close(class_weights(p, y, gamma, form)[0].tolist()) and s['dark'][form] == close(
+            dark_mass(p, y, gamma, form).item()
+        )
+    assert (
+        s['share']['kd'] == 1
+        and s['share']['paper'] == close(1.0)
+        and 0 <= s['share']['released'] <= 1 + 1e-9
+    )
     z = torch.linspace(-1, 1, len(logits), dtype=torch.float64)[None]
-    log_s, z_t = F.log_softmax(z/T, -1)[0], torch.tensor([logits], dtype=torch.float64)
-    assert -(torch.tensor(s['paper'], dtype=torch.float64)*log_s).sum().item() == close(ofa_loss(z, z_t, y, gamma=gamma, temperature=T).item())
+    log_s, z_t = F.log_softmax(z / T, -1)[0], torch.tensor([logits], dtype=torch.float64)
+    assert -(torch.tensor(s['paper'], dtype=torch.float64) * log_s).sum().item() == close(
+        ofa_loss(z, z_t, y, gamma=gamma, temperature=T).item()
+    )
 
 
 def test_kd_row_is_distillation_with_labels():
@@ -55,38 +98,61 @@ def test_kd_row_is_distillation_with_labels():
     c = card()
     z, z_t, y = as_batch(c, torch.linspace(-2, 2, 10).tolist())
     z.requires_grad_()
-    want, = torch.autograd.grad(F.cross_entropy(z, y) + kd_loss(z, z_t), z)
-    got, = torch.autograd.grad(-(torch.tensor(gamma_state(c, 3.)['kd'], dtype=torch.float64)*F.log_softmax(z, -1)).sum(), z)
+    (want,) = torch.autograd.grad(F.cross_entropy(z, y) + kd_loss(z, z_t), z)
+    (got,) = torch.autograd.grad(
+        -(torch.tensor(gamma_state(c, 3.0)['kd'], dtype=torch.float64) * F.log_softmax(z, -1)).sum(), z
+    )
     assert torch.allclose(got, want, atol=1e-12)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(number, number), min_size=3, max_size=6), st.sampled_from([*GAMMAS, 1.0001, 2.5000001]), st.floats(1, 8), st.data())
+@given(
+    st.lists(st.tuples(number, number), min_size=3, max_size=6),
+    st.sampled_from([*GAMMAS, 1.0001, 2.5000001]),
+    st.floats(1, 8),
+    st.data(),
+)
 def test_anatomy_adds_up_and_its_gradient_is_autograds(pairs, gamma, T, draw):
     z_s, logits = map(list, zip(*pairs))
     c = dict(label=draw.draw(st.integers(0, len(pairs) - 1)), logits=logits)
     s, (z, z_t, y) = anatomy_state(z_s, c, gamma, T), as_batch(c, z_s)
     z.requires_grad_()
-    loss = {g: ofa_loss(z, z_t, y, gamma=g, temperature=T) for g in (1., gamma, 2.)}
-    assert (s['kd'], s['ofa'], s['ofa2']) == (close(loss[1.].item()), close(loss[gamma].item()), close(loss[2.].item()))
-    for (name, parts), total in zip(stacks(s).items(), (s['kd'], s['ofa'], s['ofa'], s['ofa2'])): assert sum(parts.values()) == close(total), name
-    for form, g in (('kd', 1.), ('paper', gamma)):
+    loss = {g: ofa_loss(z, z_t, y, gamma=g, temperature=T) for g in (1.0, gamma, 2.0)}
+    assert (s['kd'], s['ofa'], s['ofa2']) == (
+        close(loss[1.0].item()),
+        close(loss[gamma].item()),
+        close(loss[2.0].item()),
+    )
+    for (name, parts), total in zip(stacks(s).items(), (s['kd'], s['ofa'], s['ofa'], s['ofa2'])):
+        assert sum(parts.values()) == close(total), name
+    for form, g in (('kd', 1.0), ('paper', gamma)):
         assert s['gradient'][form] == close(torch.autograd.grad(loss[g], z, retain_graph=True)[0][0].tolist())
-        assert sum(s['gradient'][form]) == close(0., 1e-8)
-    if gamma == int(gamma): assert s['rest'] == close(0.) and s['weights'][int(gamma):] == [0.]*(4 - int(gamma))
+        assert sum(s['gradient'][form]) == close(0.0, 1e-8)
+    if gamma == int(gamma):
+        assert s['rest'] == close(0.0) and s['weights'][int(gamma) :] == [0.0] * (4 - int(gamma))
 
 
 def test_series_by_hand():
-    s = anatomy_state([0.]*3, dict(label=0, logits=[math.log(p) for p in (.5, .3, .2)]), 2.)
+    s = anatomy_state([0.0] * 3, dict(label=0, logits=[math.log(p) for p in (0.5, 0.3, 0.2)]), 2.0)
     ce = math.log(3)
-    assert s['weights'] == close([1., .25, 0., 0.]) and s['target'] == close(2.25) and s['dark'] == close(.5*ce) and s['ofa'] == s['ofa2'] == close(2.75*ce)
+    assert (
+        s['weights'] == close([1.0, 0.25, 0.0, 0.0])
+        and s['target'] == close(2.25)
+        and s['dark'] == close(0.5 * ce)
+        and s['ofa'] == s['ofa2'] == close(2.75 * ce)
+    )
     assert [f[0] for f in formulas(s)] == ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
     assert formulas(s)[2][2] == '2.197 + (1.000 + 0.250 − 0.500) · 1.099 = 3.021'
-    real = anatomy_state([0.]*3, dict(label=0, logits=[math.log(p) for p in (.5, .3, .2)]), 1.4)
-    assert real['weights'] == close([.7, .07, -.007, .0014]) and '− 0.007' in formulas(real)[2][2] and real['weights'][2] < 0
+    real = anatomy_state([0.0] * 3, dict(label=0, logits=[math.log(p) for p in (0.5, 0.3, 0.2)]), 1.4)
+    assert (
+        real['weights'] == close([0.7, 0.07, -0.007, 0.0014])
+        and '− 0.007' in formulas(real)[2][2]
+        and real['weights'][2] < 0
+    )
 
 
 # Digits
+
 
 def test_cards_of_a_teacher():
     torch.manual_seed(0)
@@ -94,79 +160,126 @@ def test_cards_of_a_teacher():
     got = teacher_cards(model, data.test, data.norm, 5)
     sure = [probs_of(c)[c['label']] for c in got]
     assert len(got) == 5 and sure == sorted(sure, reverse=True) and check_cards(got) == list('0123456789')
-    with torch.no_grad(): p = model.eval()((data.test.images.float()/255 - torch.tensor(data.norm.mean).view(-1, 1, 1))/torch.tensor(data.norm.std).view(-1, 1, 1)).softmax(1)
+    with torch.no_grad():
+        p = model.eval()(
+            (data.test.images.float() / 255 - torch.tensor(data.norm.mean).view(-1, 1, 1))
+            / torch.tensor(data.norm.std).view(-1, 1, 1)
+        ).softmax(1)
     sure_all = p.gather(1, data.test.labels[:, None])[:, 0]
-    assert sure[0] == pytest.approx(sure_all.max().item(), abs=1e-5) and sure[-1] == pytest.approx(sure_all.min().item(), abs=1e-5)
+    assert sure[0] == pytest.approx(sure_all.max().item(), abs=1e-5) and sure[-1] == pytest.approx(
+        sure_all.min().item(), abs=1e-5
+    )
     rows = [i.tolist() for i in data.test.images[:, 0]]
     assert all(c['image'] in rows for c in got)
 
 
 def test_spread_takes_each_image_once():
-    assert sorted(spread(torch.full((6,), .3), 6)) == list(range(6))
+    assert sorted(spread(torch.full((6,), 0.3), 6)) == list(range(6))
     for n in (0, 7):
-        with pytest.raises(ValueError, match='n: expected 1 to 6'): spread(torch.full((6,), .3), n)
+        with pytest.raises(ValueError, match='n: expected 1 to 6'):
+            spread(torch.full((6,), 0.3), n)
 
 
 # Numbers → figures
 
+
 def test_figures_have_titles_captions_and_room():
-    for gamma in (1., 1.4, 2., 4.):
+    for gamma in (1.0, 1.4, 2.0, 4.0):
         s = anatomy_state(torch.linspace(-5, 5, 10).tolist(), card(), gamma)
         a, g = anatomy_figure(s), gradient_figure(s, list('abcdefghij'))
-        for f in (a, g): assert f.layout.meta['caption'] and f.layout.title.text.endswith(f'γ = {gamma:g}') and f.layout.yaxis.title.text
-        assert list(a.data[-1].y) == close([s['kd'], s['ofa'], s['ofa'], s['ofa2']]) and a.layout.yaxis.range[1] > s['ofa']
-        assert [list(t.y) for t in g.data] == [s['gradient']['kd'], s['gradient']['paper']] and 'd (true)' in g.data[0].x
+        for f in (a, g):
+            assert (
+                f.layout.meta['caption']
+                and f.layout.title.text.endswith(f'γ = {gamma:g}')
+                and f.layout.yaxis.title.text
+            )
+        assert (
+            list(a.data[-1].y) == close([s['kd'], s['ofa'], s['ofa'], s['ofa2']])
+            and a.layout.yaxis.range[1] > s['ofa']
+        )
+        assert [list(t.y) for t in g.data] == [
+            s['gradient']['kd'],
+            s['gradient']['paper'],
+        ] and 'd (true)' in g.data[0].x
         assert sum(t.y[2] for t in a.data[:-1]) == close(s['ofa'])
-    assert stepped(1.) == 2. and stepped(0.) == .125 and stepped(3.7, 1.) == 8.
+    assert stepped(1.0) == 2.0 and stepped(0.0) == 0.125 and stepped(3.7, 1.0) == 8.0
     hostile = gradient_figure(s, ['<b>x</b>', *'bcdefghij'])
     assert hostile.data[0].x[0] == '&lt;b&gt;x&lt;/b&gt;'
 
 
 # Widgets
 
+
 def test_gamma_explorer_follows_its_controls(cards):
     w = GammaExplorer(cards)
     assert w.gamma.value == 1.4 and w.numbers['gamma'] == 1.4
-    for gamma, T, digit in ((2., 1., 0), (1., 1., 0), (4., 3., 7), (1.4, 8., 2)):
+    for gamma, T, digit in ((2.0, 1.0, 0), (1.0, 1.0, 0), (4.0, 3.0, 7), (1.4, 8.0, 2)):
         w.gamma.value, w.temperature.value, w.digit.value = gamma, T, digit
         p, label = probs_of(cards[digit], T), cards[digit]['label']
         for shown, new in ((w.fig, target_weighting(gamma, p[label])), (w.bars, class_bars(p, label, gamma))):
-            assert [(list(a.x), list(a.y), a.name) for a in shown.data] == [(list(b.x), list(b.y), b.name) for b in new.data]
+            assert [(list(a.x), list(a.y), a.name) for a in shown.data] == [
+                (list(b.x), list(b.y), b.name) for b in new.data
+            ]
             assert shown.layout.title.text == new.layout.title.text
-        assert w.fig.layout.yaxis.range[1] > (2**gamma) and f'{w.numbers["target"]["paper"]:.3f}' in w.words.value and f'γ = {gamma:g}' in w.words.value
+        assert (
+            w.fig.layout.yaxis.range[1] > (2**gamma)
+            and f'{w.numbers["target"]["paper"]:.3f}' in w.words.value
+            and f'γ = {gamma:g}' in w.words.value
+        )
 
 
 def test_loss_anatomy_follows_its_controls(cards):
     w = LossAnatomy(cards)
-    assert w.gamma.value == 2 and w.student[0] == [0.]*10
+    assert w.gamma.value == 2 and w.student[0] == [0.0] * 10
     w.digit.value = 4
     at = three_classes(cards[4])
-    assert at[0] == 4 and [s.description for s in w.z] == [f'student’s logit of {c}' + ' (true)'*(c == 4) for c in at]
-    for i, v in enumerate((3.2, -1.5, .7)): w.z[i].value = v
-    z = [0.]*10
-    for c, v in zip(at, (3.2, -1.5, .7)): z[c] = v
-    s = anatomy_state(z, cards[4], 2.)
-    assert w.student[4] == z and w.student[0] == [0.]*10 and w.numbers == s
-    assert list(w.fig.data[-1].y) == close([s['kd'], s['ofa'], s['ofa'], s['ofa2']]) and list(w.gradient.data[1].y) == close(s['gradient']['paper'])
-    assert all(line in w.text() for line in (f'= {s["ofa"]:.3f}', f'= {s["kd"]:.3f}')) and f'= {s["ofa2"]:.3f}' in w.words.value
+    assert at[0] == 4 and [s.description for s in w.z] == [
+        f'student’s logit of {c}' + ' (true)' * (c == 4) for c in at
+    ]
+    for i, v in enumerate((3.2, -1.5, 0.7)):
+        w.z[i].value = v
+    z = [0.0] * 10
+    for c, v in zip(at, (3.2, -1.5, 0.7)):
+        z[c] = v
+    s = anatomy_state(z, cards[4], 2.0)
+    assert w.student[4] == z and w.student[0] == [0.0] * 10 and w.numbers == s
+    assert list(w.fig.data[-1].y) == close([s['kd'], s['ofa'], s['ofa'], s['ofa2']]) and list(
+        w.gradient.data[1].y
+    ) == close(s['gradient']['paper'])
+    assert (
+        all(line in w.text() for line in (f'= {s["ofa"]:.3f}', f'= {s["kd"]:.3f}'))
+        and f'= {s["ofa2"]:.3f}' in w.words.value
+    )
     w.digit.value = 0
-    assert [x.value for x in w.z] == [0.]*3                       # another digit, another student
+    assert [x.value for x in w.z] == [0.0] * 3  # another digit, another student
     w.digit.value = 4
-    assert [x.value for x in w.z] == [3.2, -1.5, .7]              # which is remembered
+    assert [x.value for x in w.z] == [3.2, -1.5, 0.7]  # which is remembered
     w.gamma.value = 1.4
-    assert w.numbers == anatomy_state(z, cards[4], 1.4) and any(min(t.y) < 0 for t in w.fig.data) and w.fig.layout.yaxis.range[0] < 0
+    assert (
+        w.numbers == anatomy_state(z, cards[4], 1.4)
+        and any(min(t.y) < 0 for t in w.fig.data)
+        and w.fig.layout.yaxis.range[0] < 0
+    )
 
 
 def test_a_shown_figure_sends_what_changed_and_nothing_else():
-    p, sent = live(target_weighting(1.4, .5)), []
+    p, sent = live(target_weighting(1.4, 0.5)), []
     p.observe(lambda change: sent.append(change['name']), names=['traces', 'look'])
-    follow(p, target_weighting(1.4, .5))
+    follow(p, target_weighting(1.4, 0.5))
     assert sent == []
-    follow(p, target_weighting(1.4, .6))                          # the dot moves, the title stays
-    assert sent == ['traces'] and list(p.data[3].x) == p.traces[3]['x'] == [.6, .6]
-    follow(p, class_bars([.2, .8], 1, 2.))                        # and a figure of another kind may come
-    assert sent == ['traces', 'traces', 'look'] and len(p.data) == 6 and p.look['title']['text'] == p.layout.title.text
-    assert set(p.get_state()) >= {'traces', 'look', 'engine'} and 'layout' not in p.get_state() and p.look['autotypenumbers'] == 'strict'
+    follow(p, target_weighting(1.4, 0.6))  # the dot moves, the title stays
+    assert sent == ['traces'] and list(p.data[3].x) == p.traces[3]['x'] == [0.6, 0.6]
+    follow(p, class_bars([0.2, 0.8], 1, 2.0))  # and a figure of another kind may come
+    assert (
+        sent == ['traces', 'traces', 'look']
+        and len(p.data) == 6
+        and p.look['title']['text'] == p.layout.title.text
+    )
+    assert (
+        set(p.get_state()) >= {'traces', 'look', 'engine'}
+        and 'layout' not in p.get_state()
+        and p.look['autotypenumbers'] == 'strict'
+    )
     json.dumps(p.stored, allow_nan=False)
 
 
@@ -175,38 +288,52 @@ def test_plotly_is_sent_once_for_all_figures(cards):
     engines = {f.engine.model_id for f in (*w.figures, *v.figures, live(go.Figure()))}
     assert len(engines) == 1 and len(Engine.get().code) > 1e6
     assert all(len(f._esm) < 1e4 for f in w.figures)
-    Engine.get().close()                                          # as Widget.close_all does
+    Engine.get().close()  # as Widget.close_all does
     assert live(go.Figure()).engine.comm is not None
 
 
 def test_one_move_redraws_once(cards, monkeypatch):
     w, count = LossAnatomy(cards), []
-    monkeypatch.setattr(LossAnatomy, 'draw', lambda self, s, old=LossAnatomy.draw: count.append(1) or old(self, s))
-    for move in (lambda: setattr(w.gamma, 'value', 3.), lambda: setattr(w.z[0], 'value', 1.), lambda: setattr(w.digit, 'value', 1)):
-        count.clear(); move()
+    monkeypatch.setattr(
+        LossAnatomy, 'draw', lambda self, s, old=LossAnatomy.draw: count.append(1) or old(self, s)
+    )
+    for move in (
+        lambda: setattr(w.gamma, 'value', 3.0),
+        lambda: setattr(w.z[0], 'value', 1.0),
+        lambda: setattr(w.digit, 'value', 1),
+    ):
+        count.clear()
+        move()
         assert len(count) == 1
 
 
 def test_a_given_student_stays_and_far_logits_fit(cards):
-    given_logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64)*12
+    given_logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 12
     w = LossAnatomy(cards, student_logits=given_logits)
-    assert w.z[0].max >= given_logits.abs().max() and w.numbers == anatomy_state(given_logits[0].tolist(), cards[0], 2.)
+    assert w.z[0].max >= given_logits.abs().max() and w.numbers == anatomy_state(
+        given_logits[0].tolist(), cards[0], 2.0
+    )
     assert w.z[0].value == pytest.approx(given_logits[0, 0].item(), abs=1e-8)
-    w.z[0].value = 1.
-    assert given_logits[0, 0] != 1.                               # the caller's tensor is its own
+    w.z[0].value = 1.0
+    assert given_logits[0, 0] != 1.0  # the caller's tensor is its own
 
 
 def test_gamma_is_whole_where_it_looks_whole(cards):
     w = LossAnatomy(cards)
     w.gamma.value = 1.4
-    for _ in range(6): w.gamma.value += .1                        # 1.9999999999999998 or so
-    assert w.gamma.value == 2 and w.numbers['weights'][2:] == [0., 0.]
+    for _ in range(6):
+        w.gamma.value += 0.1  # 1.9999999999999998 or so
+    assert w.gamma.value == 2 and w.numbers['weights'][2:] == [0.0, 0.0]
 
 
 def test_every_control_says_its_name(cards):
     for w in (GammaExplorer(cards), LossAnatomy(cards)):
         controls = [w.gamma, w.temperature, w.digit, *getattr(w, 'z', ())]
-        assert all(c.description for c in controls) and len({c.description for c in controls}) == len(controls) and len(w.digit.names) == len(cards)
+        assert (
+            all(c.description for c in controls)
+            and len({c.description for c in controls}) == len(controls)
+            and len(w.digit.names) == len(cards)
+        )
         assert w.caption and w.caption.split('.')[0] in w.hint.value.replace('&#x27;', "'")
 
 
@@ -215,84 +342,144 @@ def test_what_a_stored_notebook_keeps(cards):
         kept = w._repr_mimebundle_()
         assert kept['application/vnd.jupyter.widget-view+json']['model_id'] == w.model_id
         figure = kept['application/vnd.plotly.v1+json']
-        assert figure['layout']['title']['text'] == w.fig.layout.title.text and len(figure['data']) == len(w.fig.data) and kept['text/plain'] == w.text()
+        assert (
+            figure['layout']['title']['text'] == w.fig.layout.title.text
+            and len(figure['data']) == len(w.fig.data)
+            and kept['text/plain'] == w.text()
+        )
         json.dumps(figure, allow_nan=False)
 
 
 # Pages
 
-def states(file): return [json.loads(t) for t in re.findall(r'<script type="application/json">(.*?)</script>', file.read_text(encoding='utf-8'), re.S)]
+
+def states(file):
+    return [
+        json.loads(t)
+        for t in re.findall(
+            r'<script type="application/json">(.*?)</script>', file.read_text(encoding='utf-8'), re.S
+        )
+    ]
 
 
 def test_gamma_page_has_the_widgets_numbers(cards, tmp_path):
-    w = GammaExplorer(cards, gamma=2.2, temperature=4.)
-    state, = states(w.to_html(tmp_path/'page.html'))
-    assert state['gamma'] == 2.2 and [d['probs'] for d in state['digits']] == [probs_of(c, 4.) for c in cards]
-    assert [p.name for p in tmp_path.iterdir()] == ['page.html'] and 'at temperature 4' in (tmp_path/'page.html').read_text(encoding='utf-8')
+    w = GammaExplorer(cards, gamma=2.2, temperature=4.0)
+    (state,) = states(w.to_html(tmp_path / 'page.html'))
+    assert state['gamma'] == 2.2 and [d['probs'] for d in state['digits']] == [
+        probs_of(c, 4.0) for c in cards
+    ]
+    assert [p.name for p in tmp_path.iterdir()] == ['page.html'] and 'at temperature 4' in (
+        tmp_path / 'page.html'
+    ).read_text(encoding='utf-8')
 
 
 def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
     w = LossAnatomy(cards, gamma=1.4)
-    w.digit.value, w.z[0].value, w.temperature.value = 3, 2., 2.
-    state = states(w.to_html(tmp_path/'page.html'))[-1]
+    w.digit.value, w.z[0].value, w.temperature.value = 3, 2.0, 2.0
+    state = states(w.to_html(tmp_path / 'page.html'))[-1]
     assert len(state['steps']) == len(GAMMAS) == 31 and state['gamma'] == 1.4
     for gamma, step in zip(GAMMAS, state['steps']):
         w.gamma.value = gamma
         for shown, drawn in zip((w.fig, w.gradient), step['figures']):
-            assert [t['y'] for t in drawn['traces']] == [list(t.y) for t in shown.data] and drawn['title'] == shown.layout.title.text and drawn['range'] == list(shown.layout.yaxis.range)
+            assert (
+                [t['y'] for t in drawn['traces']] == [list(t.y) for t in shown.data]
+                and drawn['title'] == shown.layout.title.text
+                and drawn['range'] == list(shown.layout.yaxis.range)
+            )
         assert step['text'] == w.text()
     assert list(w.fig.data[-1].text) == state['steps'][-1]['figures'][0]['traces'][-1]['text']
 
 
 # Errors
 
-@pytest.mark.parametrize('call, message', [
-    (lambda: check_cards([dict(image=[[1]], label=0, logits=[0., math.nan])]), 'cards.0.logits: expected finite numbers'),
-    (lambda: check_cards([dict(image=[[1]], logits=[0., 1.])]), 'cards.0: expected image, label and logits, label missing'),
-    (lambda: check_cards([dict(image=[[1], [1, 2]], label=0, logits=[0., 1.])]), 'rows of one length'),
-    (lambda: check_cards([card(k=10), card(k=9)]), 'expected 10 probabilities'),
-    (lambda: GammaExplorer([]), 'cards: expected at least one image, got none'),
-    (lambda: GammaExplorer([card()], gamma=9), 'γ: expected a number from 1 to 4, got 9'),
-    (lambda: GammaExplorer([card()], temperature=0), 'temperature T: expected a number from 1 to 8, got 0'),
-    (lambda: GammaExplorer([card()], classes=list('ab')), 'expected 2 probabilities'),
-    (lambda: LossAnatomy([card(k=2, label=1)]), 'cards: expected at least 3 classes, got 2'),
-    (lambda: LossAnatomy([card()], student_logits=[[0.]*9]), r'student_logits: expected \(1, 10\)'),
-    (lambda: LossAnatomy([card()], student_logits=[[math.inf]*10]), 'student_logits: expected finite numbers'),
-    (lambda: setattr(GammaExplorer([card()]).digit, 'value', 1), 'digit: expected 0 to 0, got 1'),
-    (lambda: steps_twin([[]], [''], 1., ''), 'figures: expected 31'), (lambda: gamma_state(card(), .5), 'gamma: expected finite numbers of at least 1'),
-    (lambda: Slider(description='x', min=0, max=1, value=math.nan), 'x: expected a number from 0 to 1, got nan')])
+
+@pytest.mark.parametrize(
+    'call, message',
+    [
+        (
+            lambda: check_cards([dict(image=[[1]], label=0, logits=[0.0, math.nan])]),
+            'cards.0.logits: expected finite numbers',
+        ),
+        (
+            lambda: check_cards([dict(image=[[1]], logits=[0.0, 1.0])]),
+            'cards.0: expected image, label and logits, label missing',
+        ),
+        (lambda: check_cards([dict(image=[[1], [1, 2]], label=0, logits=[0.0, 1.0])]), 'rows of one length'),
+        (lambda: check_cards([card(k=10), card(k=9)]), 'expected 10 probabilities'),
+        (lambda: GammaExplorer([]), 'cards: expected at least one image, got none'),
+        (lambda: GammaExplorer([card()], gamma=9), 'γ: expected a number from 1 to 4, got 9'),
+        (
+            lambda: GammaExplorer([card()], temperature=0),
+            'temperature T: expected a number from 1 to 8, got 0',
+        ),
+        (lambda: GammaExplorer([card()], classes=list('ab')), 'expected 2 probabilities'),
+        (lambda: LossAnatomy([card(k=2, label=1)]), 'cards: expected at least 3 classes, got 2'),
+        (lambda: LossAnatomy([card()], student_logits=[[0.0] * 9]), r'student_logits: expected \(1, 10\)'),
+        (
+            lambda: LossAnatomy([card()], student_logits=[[math.inf] * 10]),
+            'student_logits: expected finite numbers',
+        ),
+        (lambda: setattr(GammaExplorer([card()]).digit, 'value', 1), 'digit: expected 0 to 0, got 1'),
+        (lambda: steps_twin([[]], [''], 1.0, ''), 'figures: expected 31'),
+        (lambda: gamma_state(card(), 0.5), 'gamma: expected finite numbers of at least 1'),
+        (
+            lambda: Slider(description='x', min=0, max=1, value=math.nan),
+            'x: expected a number from 0 to 1, got nan',
+        ),
+    ],
+)
 def test_refused(call, message):
-    with pytest.raises(ValueError, match=message): call()
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_a_refused_value_leaves_the_widget_as_it_was(cards):
     w = GammaExplorer(cards)
     before = list(w.fig.data[1].y)
-    with pytest.raises(ValueError): w.gamma.value = .5
+    with pytest.raises(ValueError):
+        w.gamma.value = 0.5
     assert w.gamma.value == 1.4 and list(w.fig.data[1].y) == before
 
 
 @pytest.mark.parametrize('name', ['ipywidgets', 'anywidget'])
 def test_what_is_missing_is_named(monkeypatch, name):
     import ofa_learn.widgets as kept
+
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, 'ofa_learn.widgets')
-    with pytest.raises(ImportError, match=f'ofa_learn.widgets needs {name}, which is not installed: pip install ipywidgets anywidget'): importlib.import_module('ofa_learn.widgets')
+    with pytest.raises(
+        ImportError,
+        match=f'ofa_learn.widgets needs {name}, which is not installed: pip install ipywidgets anywidget',
+    ):
+        importlib.import_module('ofa_learn.widgets')
     monkeypatch.setitem(sys.modules, 'ofa_learn.widgets', kept)
     import ofa_learn
+
     ofa_learn.widgets = kept
 
 
 # Guesses
 
+
 def test_a_guess_is_told_where_it_is_wrong_and_never_the_answer():
     say = lambda g: check_guess(g, 3.1415, 'look left', 'look right')
-    assert say(1) == 'Too low. look left' and say(9.) == 'Too high. look right' and say(3.12) == 'Right.' and say(None).startswith('No guess yet')
-    assert not any('3.1' in say(g) for g in (None, -5, 3., 3.2, 100, math.nan, math.inf))
+    assert (
+        say(1) == 'Too low. look left'
+        and say(9.0) == 'Too high. look right'
+        and say(3.12) == 'Right.'
+        and say(None).startswith('No guess yet')
+    )
+    assert not any('3.1' in say(g) for g in (None, -5, 3.0, 3.2, 100, math.nan, math.inf))
     for wrong in ('3', True, [3]):
-        with pytest.raises(TypeError, match='guess: expected a number'): say(wrong)
+        with pytest.raises(TypeError, match='guess: expected a number'):
+            say(wrong)
 
 
 def test_rows_are_the_numbers(cards):
-    head, kd, paper, released = gamma_rows(gamma_state(cards[2], 2.), list('0123456789'))
-    assert len(head) == len(kd) == 5 and 'class, 2' in head[1] and paper[-1] == kd[-1] == '100 %' and float(released[-1].split()[0]) < 100
+    head, kd, paper, released = gamma_rows(gamma_state(cards[2], 2.0), list('0123456789'))
+    assert (
+        len(head) == len(kd) == 5
+        and 'class, 2' in head[1]
+        and paper[-1] == kd[-1] == '100 %'
+        and float(released[-1].split()[0]) < 100
+    )

@@ -2,29 +2,64 @@
 
 usage: python tools/docs.py [--preview]      (--preview: Sphinx even where Quarto is)
 """
+
 import io, json, os, re, shutil, subprocess, sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-PROC, DOCS, NBS = ROOT/'_proc', ROOT/'_docs', ROOT/'nbs'
+PROC, DOCS, NBS = ROOT / '_proc', ROOT / '_docs', ROOT / 'nbs'
 sys.path.insert(0, str(ROOT))
 from ofa_learn.site import fenced, front_matter, homes, navigation, reference
 
-LEADS = {'Course': 'Lessons in reading order: each defines, explains and tests one module of the package, and runs in minutes on a laptop.',
-         'Walkthroughs': 'Guided tours to run in JupyterLab: predict, try, check.',
-         'Paper and more': 'The papers mapped to the package, words and symbols, traps, results.',
-         'Reference': 'Every public function and class, by module: signature, parameters, and the way to the lesson that explains it.'}
-LOOK = dict(html_title='ofa-learn', html_context=dict(default_mode='auto'), html_use_index=False, html_favicon=str(NBS/'favicon.svg'), html_theme='pydata_sphinx_theme', html_css_files=['styles.css'], html_show_sourcelink=False, html_copy_source=False,
-            html_show_sphinx=False, language='en', project='ofa-learn', author='ofa-learn contributors', copyright='2026, ofa-learn contributors',
-            html_theme_options=dict(navbar_align='left', show_prev_next=True, secondary_sidebar_items=['page-toc'], header_links_before_dropdown=6, footer_start=['copyright'],
-                                    footer_end=[], use_edit_page_button=False, show_toc_level=1, search_bar_text='Search', pygments_light_style='a11y-high-contrast-light', pygments_dark_style='a11y-high-contrast-dark'))
+LEADS = {
+    'Course': 'Lessons in reading order: each defines, explains and tests one module of the package, and runs in minutes on a laptop.',
+    'Walkthroughs': 'Guided tours to run in JupyterLab: predict, try, check.',
+    'Paper and more': 'The papers mapped to the package, words and symbols, traps, results.',
+    'Reference': 'Every public function and class, by module: signature, parameters, and the way to the lesson that explains it.',
+}
+LOOK = dict(
+    html_title='ofa-learn',
+    html_context=dict(default_mode='auto'),
+    html_use_index=False,
+    html_favicon=str(NBS / 'favicon.svg'),
+    html_theme='pydata_sphinx_theme',
+    html_css_files=['styles.css'],
+    html_show_sourcelink=False,
+    html_copy_source=False,
+    html_show_sphinx=False,
+    language='en',
+    project='ofa-learn',
+    author='ofa-learn contributors',
+    copyright='2026, ofa-learn contributors',
+    html_theme_options=dict(
+        navbar_align='left',
+        show_prev_next=True,
+        secondary_sidebar_items=['page-toc'],
+        header_links_before_dropdown=6,
+        footer_start=['copyright'],
+        footer_end=[],
+        use_edit_page_button=False,
+        show_toc_level=1,
+        search_bar_text='Search',
+        pygments_light_style='a11y-high-contrast-light',
+        pygments_dark_style='a11y-high-contrast-dark',
+    ),
+)
 
 
 # ------------------------------------------------------------------ pages: the same for both renderers
 
-def cells(name: str) -> list[dict]: return json.loads((NBS/name).read_text(encoding='utf-8'))['cells']
-def facts(name: str) -> dict: return front_matter(next(c for c in cells(name) if c['cell_type'] == 'markdown')['source'])[0]
-def up(page: str, target: str) -> str: return '../'*page.count('/') + target
+
+def cells(name: str) -> list[dict]:
+    return json.loads((NBS / name).read_text(encoding='utf-8'))['cells']
+
+
+def facts(name: str) -> dict:
+    return front_matter(next(c for c in cells(name) if c['cell_type'] == 'markdown')['source'])[0]
+
+
+def up(page: str, target: str) -> str:
+    return '../' * page.count('/') + target
 
 
 def number(name: str) -> str:
@@ -36,8 +71,14 @@ def listing(part: dict) -> str:
     "The page where a part of the site begins: what is in it, with a line on each."
     out = [fenced(dict(title=part['title'], description=LEADS[part['title']]))]
     for title, names in part['sections']:
-        if title: out.append(f'## {title}')
-        out.append('\n'.join(f'- **{number(n)}[{facts(n)["title"]}]({up(part["page"], n)})** {facts(n)["description"]}' for n in names))
+        if title:
+            out.append(f'## {title}')
+        out.append(
+            '\n'.join(
+                f'- **{number(n)}[{facts(n)["title"]}]({up(part["page"], n)})** {facts(n)["description"]}'
+                for n in names
+            )
+        )
     return '\n\n'.join(out) + '\n'
 
 
@@ -50,7 +91,7 @@ def modules() -> dict[str, str]:
 
 def document(name: str, title: str, lead: str) -> str:
     "A markdown file of the top level as a page."
-    text = re.sub(r'\A#\s+.*\n+', '', (ROOT/name).read_text(encoding='utf-8'))
+    text = re.sub(r'\A#\s+.*\n+', '', (ROOT / name).read_text(encoding='utf-8'))
     return fenced(dict(title=title, description=lead)) + '\n\n' + text.replace('](nbs/', '](')
 
 
@@ -60,115 +101,197 @@ def stage() -> list[dict]:
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     from plotly.offline import get_plotlyjs
+
     os.chdir(ROOT)
     refresh_quarto_yml()
     shutil.rmtree(PROC, ignore_errors=True)
     proc_nbs(n_workers=0)
-    names = [p.relative_to(NBS).as_posix() for p in NBS.rglob('*.ipynb') if not any(s[0] in '._' for s in p.relative_to(NBS).parts)]
-    if missing := [n for n in names if not (PROC/n).exists()]: sys.exit(f'no page came of {missing}')
+    names = [
+        p.relative_to(NBS).as_posix()
+        for p in NBS.rglob('*.ipynb')
+        if not any(s[0] in '._' for s in p.relative_to(NBS).parts)
+    ]
+    if missing := [n for n in names if not (PROC / n).exists()]:
+        sys.exit(f'no page came of {missing}')
     parts, listed = navigation(names), modules()
-    for name, text in listed.items(): write(f'reference/{name}', text)
-    for part in parts[:-1]: write(part['page'], listing(part))
+    for name, text in listed.items():
+        write(f'reference/{name}', text)
+    for part in parts[:-1]:
+        write(part['page'], listing(part))
     parts[-1]['sections'] = [('', [f'reference/{n}' for n in listed])]
-    rows = [f'- [`{re.search(r"title: .(.*?).$", t, re.M)[1]}`]({n}): ' + json.loads(re.search(r'description: (.*)$', t, re.M)[1]) for n, t in listed.items()]
-    write('reference/index.qmd', fenced(dict(title='Reference', description=LEADS['Reference'])) + '\n\n' + '\n'.join(rows) + '\n')
+    rows = [
+        f'- [`{re.search(r"title: .(.*?).$", t, re.M)[1]}`]({n}): '
+        + json.loads(re.search(r'description: (.*)$', t, re.M)[1])
+        for n, t in listed.items()
+    ]
+    write(
+        'reference/index.qmd',
+        fenced(dict(title='Reference', description=LEADS['Reference'])) + '\n\n' + '\n'.join(rows) + '\n',
+    )
     write('changelog.qmd', document('CHANGELOG.md', 'Changelog', 'What changed, version by version.'))
     more = []
-    if (ROOT/'CONTRIBUTING.md').exists():
-        write('contributing.qmd', document('CONTRIBUTING.md', 'Contributing', 'How to change a lesson, add a method, record runs.'))
+    if (ROOT / 'CONTRIBUTING.md').exists():
+        write(
+            'contributing.qmd',
+            document('CONTRIBUTING.md', 'Contributing', 'How to change a lesson, add a method, record runs.'),
+        )
         more = ['contributing.qmd']
     parts.append(dict(title='Changelog', page='changelog.qmd', sections=[('', more)]))
     write('sidebar.yml', json.dumps(dict(website=menus(parts)), ensure_ascii=False, indent=1))
-    shutil.copytree(NBS/'images', PROC/'images', dirs_exist_ok=True)
+    shutil.copytree(NBS / 'images', PROC / 'images', dirs_exist_ok=True)
     write('assets/plotly.min.js', get_plotlyjs())
-    own = '\n'.join((ROOT/'ofa_learn'/'static'/n).read_text(encoding='utf-8') for n in ('shared.js', 'twins.js') if (ROOT/'ofa_learn'/'static'/n).exists())
+    own = '\n'.join(
+        (ROOT / 'ofa_learn' / 'static' / n).read_text(encoding='utf-8')
+        for n in ('shared.js', 'twins.js')
+        if (ROOT / 'ofa_learn' / 'static' / n).exists()
+    )
     write('assets/twins.js', f'(function () {{\n{own}\n}})();\n')
     return parts
 
 
 def write(name: str, text: str) -> None:
-    (PROC/name).parent.mkdir(parents=True, exist_ok=True)
-    (PROC/name).write_text(text, encoding='utf-8')
+    (PROC / name).parent.mkdir(parents=True, exist_ok=True)
+    (PROC / name).write_text(text, encoding='utf-8')
 
 
 def menus(parts: list[dict]) -> dict:
     "The bar and the sidebar as Quarto wants them (JSON is YAML)."
-    def link(n): return dict(href=n, text=number(n) + facts(n)['title']) if n.endswith('.ipynb') else n
-    def inside(p): return [dict(section=t, contents=[*map(link, names)]) if t else link(n) for t, names in p['sections'] for n in ([None] if t else names)]
-    side = [dict(section=p['title'], href=p['page'], contents=inside(p)) if any(s[1] for s in p['sections']) else dict(text=p['title'], href=p['page']) for p in parts]
-    return dict(navbar=dict(left=[dict(href=p['page'], text=p['title']) for p in parts]), sidebar=dict(contents=['index.ipynb', *side]))
+
+    def link(n):
+        return dict(href=n, text=number(n) + facts(n)['title']) if n.endswith('.ipynb') else n
+
+    def inside(p):
+        return [
+            dict(section=t, contents=[*map(link, names)]) if t else link(n)
+            for t, names in p['sections']
+            for n in ([None] if t else names)
+        ]
+
+    side = [
+        dict(section=p['title'], href=p['page'], contents=inside(p))
+        if any(s[1] for s in p['sections'])
+        else dict(text=p['title'], href=p['page'])
+        for p in parts
+    ]
+    return dict(
+        navbar=dict(left=[dict(href=p['page'], text=p['title']) for p in parts]),
+        sidebar=dict(contents=['index.ipynb', *side]),
+    )
 
 
 # ------------------------------------------------------------------ Quarto
 
+
 def quarto() -> None:
     subprocess.run(['quarto', 'render', PROC, '--no-cache'], check=True)
     shutil.rmtree(DOCS, ignore_errors=True)
-    shutil.move(PROC/DOCS.name, DOCS)
+    shutil.move(PROC / DOCS.name, DOCS)
 
 
 # ------------------------------------------------------------------ Sphinx: the preview
+
 
 def myst(text: str) -> str:
     "Quarto's markdown as MyST's: front matter as a heading, raw blocks, links to what will be HTML."
     if m := re.match(r'---\ntitle: (.*)\ndescription: (.*)\n---\n*', text):
         title, lead = json.loads(m[1]), json.loads(m[2])
-        text = f'# {title}\n\n```{{container}} lead\n{lead}\n```\n\n' + text[m.end():]
+        text = f'# {title}\n\n```{{container}} lead\n{lead}\n```\n\n' + text[m.end() :]
     text = text.replace('```{=html}', '```{raw} html')
     return re.sub(r'(\]\((?!\w+:)[^)\s]+?)\.(?:ipynb|qmd)(?=[)#])', r'\1.html', text)
 
 
 def toctree(entries: list[str], caption: str = '', depth: int = 1) -> str:
-    return '\n\n```{toctree}\n:hidden:\n:maxdepth: %d\n%s%s\n```\n' % (depth, f':caption: {caption}\n' if caption else '', '\n'.join(entries))
+    return '\n\n```{toctree}\n:hidden:\n:maxdepth: %d\n%s%s\n```\n' % (
+        depth,
+        f':caption: {caption}\n' if caption else '',
+        '\n'.join(entries),
+    )
 
 
 def mathml(app, node, display: str) -> None:
     "A formula as MathML, which browsers draw without a script or a font of ours."
     from docutils.nodes import SkipNode
     from latex2mathml.converter import convert
-    formula = re.sub(r'(<mi>(?:log|exp|cos|sin|max|min|softmax|tr)</mi>)', r'\1<mspace width="0.17em"/>', convert(node.astext(), display=display))
+
+    formula = re.sub(
+        r'(<mi>(?:log|exp|cos|sin|max|min|softmax|tr)</mi>)',
+        r'\1<mspace width="0.17em"/>',
+        convert(node.astext(), display=display),
+    )
     app.body.append(f'<div class="math">{formula}</div>' if display == 'block' else formula)
     raise SkipNode
 
 
 def setup(app) -> dict:
     "The Sphinx extension that this file is."
-    app.add_html_math_renderer('mathml', (lambda w, n: mathml(w, n, 'inline'), None), (lambda w, n: mathml(w, n, 'block'), None))
+    app.add_html_math_renderer(
+        'mathml', (lambda w, n: mathml(w, n, 'inline'), None), (lambda w, n: mathml(w, n, 'block'), None)
+    )
     return dict(parallel_read_safe=True)
 
 
 def preview(parts: list[dict]) -> None:
     "The pages in _proc, rendered by Sphinx."
     from sphinx.application import Sphinx
-    source = PROC/'_sphinx'
+
+    source = PROC / '_sphinx'
     for path in [*PROC.rglob('*.ipynb'), *PROC.rglob('*.qmd')]:
         name = path.relative_to(PROC).as_posix()
         part = next((p for p in parts if p['page'] == name), None)
-        trees = ''.join(toctree([f'{number(n)}{facts(n)["title"]} </{n.rpartition(".")[0]}>' if n.endswith('.ipynb') else '/' + n.rpartition('.')[0] for n in names], title)
-                        for title, names in (part['sections'] if part else []) if names)
-        if name == 'index.ipynb': trees = toctree([f'{p["title"]} <{p["page"].rpartition(".")[0]}>' for p in parts])
-        to = source/(name if name.endswith('.ipynb') else name.replace('.qmd', '.md'))
+        trees = ''.join(
+            toctree(
+                [
+                    f'{number(n)}{facts(n)["title"]} </{n.rpartition(".")[0]}>'
+                    if n.endswith('.ipynb')
+                    else '/' + n.rpartition('.')[0]
+                    for n in names
+                ],
+                title,
+            )
+            for title, names in (part['sections'] if part else [])
+            if names
+        )
+        if name == 'index.ipynb':
+            trees = toctree([f'{p["title"]} <{p["page"].rpartition(".")[0]}>' for p in parts])
+        to = source / (name if name.endswith('.ipynb') else name.replace('.qmd', '.md'))
         to.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith('.qmd'): to.write_text(myst(path.read_text(encoding='utf-8')) + trees, encoding='utf-8')
+        if name.endswith('.qmd'):
+            to.write_text(myst(path.read_text(encoding='utf-8')) + trees, encoding='utf-8')
         else:
             nb = json.loads(path.read_text(encoding='utf-8'))
             for c in nb['cells']:
-                if c['cell_type'] != 'code': c |= dict(cell_type='markdown', source=myst(''.join(c['source'])))
+                if c['cell_type'] != 'code':
+                    c |= dict(cell_type='markdown', source=myst(''.join(c['source'])))
                 for data in (o.get('data', {}) for o in c.get('outputs', ())):
-                    if 'text/markdown' in data: data['text/markdown'] = myst(''.join(data['text/markdown']))
-            if trees: nb['cells'].append(dict(cell_type='markdown', id='toctree', metadata={}, source=trees))
+                    if 'text/markdown' in data:
+                        data['text/markdown'] = myst(''.join(data['text/markdown']))
+            if trees:
+                nb['cells'].append(dict(cell_type='markdown', id='toctree', metadata={}, source=trees))
             to.write_text(json.dumps(nb), encoding='utf-8')
-    shutil.copytree(PROC/'images', source/'images')
+    shutil.copytree(PROC / 'images', source / 'images')
     shutil.rmtree(DOCS, ignore_errors=True)
-    look = LOOK | dict(extensions=['myst_nb', 'pydata_sphinx_theme', __name__], html_math_renderer='mathml', nb_execution_mode='off', nb_render_markdown_format='myst', nb_ipywidgets_js={}, myst_all_links_external=True,
-                       myst_enable_extensions=['dollarmath'], html_static_path=[str(NBS/n) for n in ('styles.css', 'favicon.svg')], suppress_warnings=['myst.header', 'mystnb.unknown_mime_type'],
-                       myst_dmath_double_inline=True)
+    look = LOOK | dict(
+        extensions=['myst_nb', 'pydata_sphinx_theme', __name__],
+        html_math_renderer='mathml',
+        nb_execution_mode='off',
+        nb_render_markdown_format='myst',
+        nb_ipywidgets_js={},
+        myst_all_links_external=True,
+        myst_enable_extensions=['dollarmath'],
+        html_static_path=[str(NBS / n) for n in ('styles.css', 'favicon.svg')],
+        suppress_warnings=['myst.header', 'mystnb.unknown_mime_type'],
+        myst_dmath_double_inline=True,
+    )
     said = io.StringIO()
-    app = Sphinx(source, None, DOCS, PROC/'_doctrees', 'html', confoverrides=look, status=None, warning=said)
+    app = Sphinx(
+        source, None, DOCS, PROC / '_doctrees', 'html', confoverrides=look, status=None, warning=said
+    )
     app.build()
-    shutil.copytree(PROC/'assets', DOCS/'assets')
-    for folder in (source, PROC/'_doctrees', DOCS.parent/'jupyter_execute'): shutil.rmtree(folder, ignore_errors=True)
-    if app.statuscode or said.getvalue(): sys.exit(re.sub(r'\x1b\[[\d;]*m', '', said.getvalue()))
+    shutil.copytree(PROC / 'assets', DOCS / 'assets')
+    for folder in (source, PROC / '_doctrees', DOCS.parent / 'jupyter_execute'):
+        shutil.rmtree(folder, ignore_errors=True)
+    if app.statuscode or said.getvalue():
+        sys.exit(re.sub(r'\x1b\[[\d;]*m', '', said.getvalue()))
 
 
 def main() -> None:
@@ -176,7 +299,11 @@ def main() -> None:
     parts = stage()
     quarto() if by_quarto else preview(parts)
     pages = len(list(DOCS.rglob('*.html')))
-    print(f'{pages} pages in {DOCS.name}, by ' + ('Quarto' if by_quarto else 'Sphinx: a preview; install Quarto for the real site'))
+    print(
+        f'{pages} pages in {DOCS.name}, by '
+        + ('Quarto' if by_quarto else 'Sphinx: a preview; install Quarto for the real site')
+    )
 
 
-if __name__ == '__main__': main()
+if __name__ == '__main__':
+    main()

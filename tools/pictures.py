@@ -2,57 +2,82 @@
 
 usage: python tools/pictures.py      (makes the README's picture of the γ explorer, nbs/images/gamma_explorer.png)
 """
+
 import base64, io, os, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-CHROMIUM_ARGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking', '--disable-component-update', '--disable-sync']
+CHROMIUM_ARGS = [
+    '--no-sandbox',
+    '--disable-gpu',
+    '--disable-quic',
+    '--no-first-run',
+    '--disable-background-networking',
+    '--disable-component-update',
+    '--disable-sync',
+]
 PLOTLY = 'application/vnd.plotly.v1+json'
 
 
 def chromium() -> str | None:
     "Where Debian's or a user's Chromium is."
-    return os.environ.get('CHROMIUM') or shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
+    return (
+        os.environ.get('CHROMIUM')
+        or shutil.which('chromium')
+        or shutil.which('chromium-browser')
+        or shutil.which('google-chrome')
+    )
 
 
 @contextmanager
 def browser_page(**options):
     "A page of a headless Chromium."
     from playwright.sync_api import sync_playwright
+
     with sync_playwright() as p:
         browser = p.chromium.launch(executable_path=chromium(), args=CHROMIUM_ARGS)
-        try: yield browser.new_page(**options)
-        finally: browser.close()
+        try:
+            yield browser.new_page(**options)
+        finally:
+            browser.close()
 
 
 def smaller(png: str, colours: int = 256) -> str:
     "A base64 PNG with a palette of at most so many colours: about a third of the size, and no eye sees the difference in a chart."
     from PIL import Image
+
     out = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(out, 'png', optimize=True)
+    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').quantize(
+        colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+    ).save(out, 'png', optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 
 def add_pictures(nb) -> int:
     "Add a PNG to each plotly output of a notebook; returns how many."
     outputs = [o for c in nb.cells for o in c.get('outputs', []) if PLOTLY in o.get('data', {})]
-    if not outputs: return 0
+    if not outputs:
+        return 0
     if not chromium():
         print('  no Chromium: figures stay without a static picture')
         return 0
     from plotly.offline import get_plotlyjs
+
     with browser_page() as page:
         page.set_content('<html><body></body></html>')
         page.add_script_tag(content=get_plotlyjs())
         for o in outputs:
             fig = {k: o.data[PLOTLY][k] for k in ('data', 'layout')}
-            size = dict(format='png', width=fig['layout'].get('width', 700), height=fig['layout'].get('height', 400))
+            size = dict(
+                format='png', width=fig['layout'].get('width', 700), height=fig['layout'].get('height', 400)
+            )
             url = page.evaluate('([fig, size]) => Plotly.toImage(fig, size)', [fig, size])
             o.data['image/png'] = smaller(url.split(',', 1)[1]) + '\n'
     return len(outputs)
 
 
-EXPLORER = Path(__file__).resolve().parent.parent/'nbs'/'images'/'gamma_explorer.png'
+EXPLORER = Path(__file__).resolve().parent.parent / 'nbs' / 'images' / 'gamma_explorer.png'
+
 
 def explorer_picture(path: Path = EXPLORER) -> Path:
     "The γ explorer's page, with a teacher that has learned for six epochs, at γ = 2 on the digit that it doubts most."
@@ -60,17 +85,25 @@ def explorer_picture(path: Path = EXPLORER) -> Path:
     from ofa_learn.data import digits, split
     from ofa_learn.training import distill
     from ofa_learn.widgets import GammaExplorer, probs_of, teacher_cards
+
     torch.set_num_threads(1)
     data = split(digits(), train=300)
-    run = distill('labels', 'micro_resnet', None, data, epochs=6, lr=5e-3, device='cpu', progress=False, eval_every=6)
+    run = distill(
+        'labels', 'micro_resnet', None, data, epochs=6, lr=5e-3, device='cpu', progress=False, eval_every=6
+    )
     cards = teacher_cards(run.student, data.test, data.norm)
-    doubted = min(range(len(cards)), key=lambda i: abs(probs_of(cards[i])[cards[i]['label']] - .5))
+    doubted = min(range(len(cards)), key=lambda i: abs(probs_of(cards[i])[cards[i]['label']] - 0.5))
     with tempfile.TemporaryDirectory() as folder, browser_page(viewport=dict(width=860, height=900)) as page:
-        page.goto(GammaExplorer(cards, gamma=2.).to_html(f'{folder}/explorer.html').resolve().as_uri(), timeout=120_000)
+        page.goto(
+            GammaExplorer(cards, gamma=2.0).to_html(f'{folder}/explorer.html').resolve().as_uri(),
+            timeout=120_000,
+        )
         figure = page.locator('figure.ofa-twin').first
         figure.locator('input[type=radio]').nth(doubted).check(force=True)
-        page.add_style_tag(content='figcaption, .numbers { display: none }')   # what they say is in the README's alternative text
-        page.wait_for_timeout(500)                                         # the figures' transition
+        page.add_style_tag(
+            content='figcaption, .numbers { display: none }'
+        )  # what they say is in the README's alternative text
+        page.wait_for_timeout(500)  # the figures' transition
         png = figure.screenshot()
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(base64.b64decode(smaller(base64.b64encode(png).decode(), 64)))
@@ -78,6 +111,7 @@ def explorer_picture(path: Path = EXPLORER) -> Path:
 
 
 if __name__ == '__main__':
-    if len(sys.argv) > 1: sys.exit(__doc__)
+    if len(sys.argv) > 1:
+        sys.exit(__doc__)
     made = explorer_picture()
-    print(f'{made}: {made.stat().st_size/1000:.0f} kB')
+    print(f'{made}: {made.stat().st_size / 1000:.0f} kB')

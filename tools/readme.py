@@ -1,4 +1,5 @@
 """README.md from nbs/index.ipynb, without Quarto. `--check` changes nothing and fails when README.md is not current."""
+
 import difflib, re, sys
 from pathlib import Path
 
@@ -19,27 +20,33 @@ def from_the_top(text: str) -> str:
 
 
 def readme() -> str:
-    nb = nbformat.read(ROOT/'nbs'/'index.ipynb', as_version=4)
+    nb = nbformat.read(ROOT / 'nbs' / 'index.ipynb', as_version=4)
     nb.cells = [c for c in nb.cells if not re.search(r'^#\|\s*hide\b', c.source, re.M)]
     for cell in nb.cells:
-        if re.search(r'^#\|\s*echo:\s*false', cell.source, re.M): cell.metadata['tags'] = ['no-input']
+        if re.search(r'^#\|\s*echo:\s*false', cell.source, re.M):
+            cell.metadata['tags'] = ['no-input']
         cell.source = re.sub(r'^#\|.*\n?', '', cell.source, flags=re.M).strip()
-        if cell.cell_type == 'markdown': cell.source = from_the_top(cell.source)
+        if cell.cell_type == 'markdown':
+            cell.source = from_the_top(cell.source)
         for o in cell.get('outputs', []):
-            if 'text/markdown' in o.get('data', {}): o.data = {'text/markdown': from_the_top(o.data['text/markdown'])}
+            if 'text/markdown' in o.get('data', {}):
+                o.data = {'text/markdown': from_the_top(o.data['text/markdown'])}
     nb.metadata['language_info'] = {'name': 'python'}
     text, _ = MarkdownExporter(config=HIDE).from_notebook_node(nb)
     return HEAD + re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 
 
 def main() -> int:
-    path, new = ROOT/'README.md', readme()
+    path, new = ROOT / 'README.md', readme()
     old = path.read_text(encoding='utf-8') if path.exists() else ''
     if '--check' not in sys.argv:
         path.write_text(new, encoding='utf-8')
         return 0
-    sys.stdout.writelines(difflib.unified_diff(old.splitlines(True), new.splitlines(True), 'README.md', 'nbs/index.ipynb'))
+    sys.stdout.writelines(
+        difflib.unified_diff(old.splitlines(True), new.splitlines(True), 'README.md', 'nbs/index.ipynb')
+    )
     return int(old != new)
 
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__':
+    sys.exit(main())
