@@ -8,7 +8,7 @@ __all__ = ['KIND', 'VERSION', 'random_state', 'set_random_state', 'previous_of',
 
 # %% ../nbs/78_checkpoints.ipynb #492499ea
 import json, math, os, pickle, signal, threading, warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -133,33 +133,69 @@ def plain(value):
     return json.loads(json.dumps(value, default=str))
 
 # %% ../nbs/78_checkpoints.ipynb #a2ce5928
-class Stopped(RuntimeError):
-    "A run was asked to stop and has saved its state."
+class Stopped(KeyboardInterrupt):
+    "A stop was asked for, and what there was to save is saved; the message says how to go on."
 
 
 class Stop:
-    "Whether a request to stop has come."
+    "Whether a stop was asked for; `stoppable` contexts within one another share one."
 
-    asked = False
+    def __init__(self):
+        self.asked = False
+        self.at_once = []  # for each open context, whether a signal interrupts it
 
     def __bool__(self) -> bool:
         return self.asked
 
-    def ask(self, *_) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
+    def ask(self) -> None:
+        "Ask by hand, from any thread."
         self.asked = True
+
+    def heard(self, number: int, frame) -> None:
+        "What a signal does."
+        again, self.asked = self.asked, True
+        if again and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not again and self.at_once and self.at_once[-1]:
+            raise Stopped('stopped')
+
+# %% ../nbs/78_checkpoints.ipynb #395d27b3
+_here = threading.local()  # .stop: that of the open contexts of this thread
 
 
 @contextmanager
-def stoppable():
-    "Within: SIGINT and SIGTERM set a flag (a second one interrupts). After: the old handlers. Signals reach the main thread only; elsewhere the flag is set by hand."
-    stop, old = Stop(), {}
+def _listening(stop: Stop):
+    "Within: `stop` is this thread's, and gets the signals if it is the main thread."
+    old = {}
     try:
         if threading.current_thread() is threading.main_thread():
             for s in (signal.SIGINT, signal.SIGTERM):
-                old[s] = signal.signal(s, stop.ask)
-        yield stop
+                old[s] = signal.signal(s, stop.heard)
+        _here.stop = stop
+        yield
     finally:
+        _here.stop = None
         for s, handler in old.items():
-            signal.signal(s, handler)
+            signal.signal(s, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def stoppable(
+    at_once: bool = False,  # let a signal interrupt; otherwise it sets the flag, for code that looks at it
+    advice: str | None = None,  # the message of a stop: what is kept, and how to go on
+):
+    "Within: SIGINT and SIGTERM ask for a stop. Left with a request that nobody answered, it raises `Stopped`."
+    stop = getattr(_here, 'stop', None)
+    listening = _listening(stop := Stop()) if stop is None else nullcontext()
+    with listening:
+        stop.at_once.append(at_once)
+        try:
+            yield stop
+        except Stopped as e:
+            if advice is None:
+                raise
+            raise Stopped(advice) from e
+        finally:
+            stop.at_once.pop()
+    if stop.asked and (not stop.at_once or stop.at_once[-1]):
+        raise Stopped(advice or 'stopped')
