@@ -184,12 +184,14 @@ def stoppable(
     at_once: bool = False,  # let a signal interrupt; otherwise it sets the flag, for code that looks at it
     advice: str | None = None,  # the message of a stop: what is kept, and how to go on
 ):
-    "Within: SIGINT and SIGTERM ask for a stop. Left with a request that nobody answered, it raises `Stopped`."
+    "Within: SIGINT and SIGTERM ask for a stop. Left with a request unanswered, it raises `Stopped`."
     stop = getattr(_here, 'stop', None)
     listening = _listening(stop := Stop()) if stop is None else nullcontext()
     with listening:
         stop.at_once.append(at_once)
         try:
+            if at_once and stop.asked:
+                raise Stopped('stopped')
             yield stop
         except Stopped as e:
             if advice is None:

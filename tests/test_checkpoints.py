@@ -115,3 +115,11 @@ def test_a_training_within_tells_who_is_around_it():
     with pytest.raises(Stopped):
         around()
     assert len(starts) == 1
+
+
+def test_who_has_nothing_to_lose_does_not_begin_after_a_request():
+    with pytest.raises(Stopped):
+        with stoppable() as stop:
+            stop.ask()
+            with stoppable(at_once=True):
+                raise AssertionError('begun')
