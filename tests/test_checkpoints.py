@@ -16,6 +16,7 @@ from ofa_learn.checkpoints import (
 )
 from ofa_learn.data import digits, split
 from ofa_learn.distill import create_task
+from ofa_learn.models import load_model, make_model, save_model
 from ofa_learn.training import fit
 
 
@@ -263,3 +264,32 @@ def test_killed_while_writing(tmp_path):
         os.utime(p, (0, 0))
     save_checkpoint(dict(step=0), path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['last.pt', 'previous.last.pt']
+
+
+def test_a_damaged_teacher_never_loads_as_another(tmp_path):
+    torch.manual_seed(0)
+    model = make_model('micro_vit', depth=1)
+    about = dict(norm=((0.3,), (0.4,)), classes=list('0123456789'), depth=1)
+    path, rng, refused = (
+        save_model(model, tmp_path / 't.safetensors', (1, 8, 8), **about),
+        random.Random(0),
+        0,
+    )
+    data = path.read_bytes()
+    again = save_model(model, tmp_path / 'u.safetensors', (1, 8, 8), **about)
+    assert again.read_bytes() == data, 'the same model is the same file'
+    head = 8 + int.from_bytes(data[:8], 'little')  # sizes, names and the description, where harm hides best
+    _, told = load_model(path)
+    for i in range(300):
+        end = head if i % 2 else len(data)
+        path.write_bytes(rng.choice([flipped, overwritten])(data[:end], rng) + data[end:])
+        try:
+            found, said = load_model(path)
+        except ValueError:
+            refused += 1
+            continue
+        assert same(dict(found.state_dict()), dict(model.state_dict()))
+        assert {k: v for k, v in said.items() if k in told} == told
+    assert refused > 280
+    path.write_bytes(data)
+    assert 'sha256' not in load_model(path)[1]
