@@ -14,7 +14,7 @@ docs: .venv/ready  ## the docs site, in _docs: by Quarto where it is installed, 
 	$(BIN)/python tools/docs.py
 readme: .venv/ready  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
-prepare: .venv/ready  ## run every lesson, or NB="nbs/40_losses.ipynb …": outputs, pictures, modules, README
+prepare: .venv/ready  ## run every lesson, or NB="nbs/course/40_losses.ipynb …": outputs, pictures, modules, README
 	$(BIN)/python tools/prepare.py $(NB)
 clean:
 	rm -rf .venv build dist *.egg-info

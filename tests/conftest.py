@@ -1,6 +1,8 @@
 """One thread a process (two busy cores make two-thread PyTorch crawl), and a plain last line with the counts."""
 
-import os, subprocess, sys
+import os
+import subprocess
+import sys
 
 os.environ['OMP_NUM_THREADS'] = '1'
 import pytest

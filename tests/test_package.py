@@ -1,13 +1,17 @@
 """What `pip install ofa-learn` gives: sdist, wheel from the sdist, and the wheel in an environment of its own."""
 
-import os, subprocess, sys, tarfile, venv, zipfile
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
 from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
-
 from test_project import ROOT, copy  # noqa: F401  (a fixture)
 
 SMALL = '''
