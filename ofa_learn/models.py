@@ -9,7 +9,7 @@ __all__ = ['default_cfgs', 'USUAL', 'BasicBlock', 'MicroResNet', 'micro_patch', 
            'find_taps', 'count_flops', 'save_model', 'load_model']
 
 # %% ../nbs/course/10_models.ipynb #f8d12961
-import difflib, inspect, json, math, re
+import difflib, hashlib, inspect, json, math, re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -462,6 +462,15 @@ def _skeleton(about: dict) -> nn.Module:
     )
 
 
+def _checksum(about: dict, weights: dict[str, torch.Tensor]) -> str:
+    "The SHA-256 of a model's description and of its weights: names, types, shapes and values."
+    total = hashlib.sha256(json.dumps(about).encode())
+    for name, w in sorted(weights.items()):
+        total.update(f'{name} {w.dtype} {tuple(w.shape)};'.encode())
+        total.update(w.flatten().view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
 def save_model(
     model: nn.Module,  # a timm model
     path: str | Path,  # a file ending in .safetensors
@@ -493,8 +502,9 @@ def save_model(
             f"model: {about['architecture']} as make_model builds it has other shapes; name the arguments it was built with, such as depth=6"
         )
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    told = json.dumps(about | dict(sha256=_checksum(about, weights)))
     with whole(path, 'wb') as f:
-        f.write(save(weights, metadata={'ofa_learn': json.dumps(about)}))
+        f.write(save(weights, metadata=dict(ofa_learn=told)))
     return path
 
 # %% ../nbs/course/10_models.ipynb #29070f70
@@ -510,6 +520,9 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         raise ValueError(f'{path}: not a readable safetensors file ({e})') from e
     if about is None:
         raise ValueError(f'{path}: it says nothing about its model; was it written by save_model?')
+    checksum = about.pop('sha256', None)
+    if checksum is not None and checksum != _checksum(about, state):
+        raise ValueError(f'{path}: damaged, its content does not give its checksum')
     model = _skeleton(about)
     model.load_state_dict(state)
     about['norm'] = about['norm'] and tuple(tuple(v) for v in about['norm'])
