@@ -1,6 +1,7 @@
 """A copy of the working tree, as it would be committed now."""
 
-import shutil, subprocess
+import shutil
+import subprocess
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]

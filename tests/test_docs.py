@@ -1,12 +1,16 @@
 """What the docs site is made of, as far as it can be checked without a browser: its sources, its configuration, its links."""
 
-import ast, json, re
+import ast
+import json
+import re
+import sys
 
 import pytest
 import yaml
-
 from copies import ROOT
-from ofa_learn.site import broken_links, unshown
+
+sys.path.insert(0, str(ROOT / 'tools'))
+from docsite import broken_links, unshown
 
 BOOKS = sorted(
     p

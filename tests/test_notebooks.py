@@ -1,6 +1,10 @@
 """Every notebook runs from a clean start, and reads well."""
 
-import json, os, re, subprocess, sys
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest

@@ -1,13 +1,17 @@
 """What `pip install ofa-learn` gives: sdist, wheel from the sdist, and the wheel in an environment of its own."""
 
-import os, subprocess, sys, tarfile, venv, zipfile
+import os
+import subprocess
+import sys
+import tarfile
+import venv
+import zipfile
 from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
-
 from test_project import ROOT, copy  # noqa: F401  (a fixture)
 
 SMALL = '''
@@ -45,9 +49,9 @@ def wheel(copy, tmp_path_factory):  # noqa: F811
 
 def test_contents(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    static = {f'ofa_learn/static/{n}.js' for n in ('shared', 'controls', 'plot', 'twins')} | {
-        'ofa_learn/static/recorded/gamma.json'
-    }
+    scripts = ('shared.js', 'controls.js', 'plot.js', 'twins.js')
+    sheets = ('page.css', 'controls.css', 'choices.css', 'choices_page.css')
+    static = {f'ofa_learn/static/{n}' for n in (*scripts, *sheets, 'recorded/gamma.json')}
     assert {'ofa_learn/py.typed', 'ofa_learn/losses.py'} | static <= set(names)
     assert not [n for n in names if n.startswith(('tests/', 'nbs/', 'tools/'))]
     assert (

@@ -1,11 +1,15 @@
 """The committed tree is consistent: notebooks, modules, README, configuration. All of it is looked at in a copy."""
 
-import ast, hashlib, json, re, subprocess, sys
+import ast
+import hashlib
+import json
+import re
+import subprocess
+import sys
 from configparser import ConfigParser
 
 import pytest
 import yaml
-
 from copies import ROOT, copy_tree  # noqa: F401  (test_package takes ROOT from here)
 
 # (module, what it may import of the package), in the lessons' order: arrows go up only.
@@ -42,7 +46,6 @@ ROOMS = [
     ('demo', '*'),
     ('bench', '*'),
     ('breadth', 'distill models'),
-    ('site', 'twins'),
     ('bench_training', '*'),
     ('cli', '*'),
 ]

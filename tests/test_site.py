@@ -1,6 +1,10 @@
 """The docs site in a real browser, on loopback, with the network refused: pages, figures, keys, search, words for pictures, axe."""
 
-import functools, http.server, os, sys, threading
+import functools
+import http.server
+import os
+import sys
+import threading
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,15 +17,15 @@ DESKTOP, PHONE = dict(width=1280, height=900), dict(width=390, height=844)
 SAMPLE = [
     'index.html',
     'course.html',
-    '00_data.html',
-    '40_losses.html',
-    '82_recipes.html',
+    'course/00_data.html',
+    'course/40_losses.html',
+    'running/82_recipes.html',
     'reference/losses.html',
     'walkthroughs/10_slide_gamma.html',
 ]
 ACCESS = [
     'index.html',
-    '00_data.html',
+    'course/00_data.html',
     'reference/logits.html',
     'walkthroughs/10_slide_gamma.html',
 ]  # text, pictures, definitions, figures that move
@@ -174,7 +178,7 @@ def test_figures_fit_a_phone(visit):
 
 def test_search_finds_a_function(visit):
     page = visit('search.html?q=ofa_loss')
-    page.locator('#search-results a[href^="40_losses.html"]').first.wait_for()
+    page.locator('#search-results a[href^="course/40_losses.html"]').first.wait_for()
     assert page.locator('#search-results a[href^="reference/losses.html"]').count() and visit.wrong == []
 
 

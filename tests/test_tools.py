@@ -1,6 +1,9 @@
 """The project's tools: README.md without Quarto, notebooks made ready, pictures of figures."""
 
-import base64, os, subprocess, sys
+import base64
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import nbformat
@@ -10,7 +13,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'tools'))
-import pictures, prepare, readme
+import pictures
+import prepare
+import readme
 
 FIGURE = {'data': [{'type': 'bar', 'x': ['a', 'b'], 'y': [1, 2]}], 'layout': {'width': 320, 'height': 240}}
 

@@ -1,6 +1,10 @@
 """The walkthroughs as a course: each asks before it shows, and its exercises' checks say what is wrong and never what is right."""
 
-import json, os, re, subprocess, sys
+import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -131,7 +135,9 @@ def test_the_start_lists_everything():
     text = '\n'.join(s for kind, s in cells(WALKS / '00_start_here.ipynb') if kind == 'markdown')
     linked = set(re.findall(r'\]\(([\w./]+\.ipynb)\)', text))
     there = {p.name for p in WALKS.glob('[0-9]*.ipynb')} - {'00_start_here.ipynb'} | {
-        f'../{p.name}' for p in (ROOT / 'nbs').glob('[0-9]*.ipynb')
+        f'../{p.parent.name}/{p.name}'
+        for p in (ROOT / 'nbs').glob('*/[0-9]*.ipynb')
+        if p.parent.name != 'walkthroughs'
     }
     assert not there - linked
 

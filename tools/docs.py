@@ -3,19 +3,26 @@
 usage: python tools/docs.py [--preview]      (--preview: Sphinx even where Quarto is)
 """
 
-import io, json, os, re, shutil, subprocess, sys
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC, DOCS, NBS = ROOT / '_proc', ROOT / '_docs', ROOT / 'nbs'
 sys.path.insert(0, str(ROOT))
-from ofa_learn.site import fenced, front_matter, homes, navigation, reference
+from docsite import fenced, front_matter, homes, navigation, reference
 
 LEADS = {
-    'Course': 'Lessons in reading order: each defines, explains and tests one module of the package, and runs in minutes on a laptop.',
+    'Course': 'Lessons in reading order, then a lesson per method: each defines, explains and tests one module.',
     'Walkthroughs': 'Guided tours to run in JupyterLab: predict, try, check.',
+    'Package': 'What carries the course: checkpoints, sweeps, figures, commands. Reference notebooks, not lessons.',
     'Paper and more': 'The papers mapped to the package, words and symbols, traps, results.',
-    'Reference': 'Every public function and class, by module: signature, parameters, and the way to the lesson that explains it.',
+    'Reference': 'Every public function and class, by module, and the way to the lesson that explains it.',
 }
 LOOK = dict(
     html_title='ofa-learn',
@@ -64,7 +71,8 @@ def up(page: str, target: str) -> str:
 
 def number(name: str) -> str:
     "A lesson's number, before its title in lists."
-    return m[1] + ' ' if (m := re.match(r'(\d\d)_', Path(name).name)) and '/' not in name else ''
+    m = re.match(r'\w+/(\d\d)_', name)
+    return m[1] + ' ' if m and not name.startswith('walkthroughs/') else ''
 
 
 def listing(part: dict) -> str:
@@ -84,8 +92,9 @@ def listing(part: dict) -> str:
 
 def modules() -> dict[str, str]:
     "{page of the reference: its text}, in the lessons' order."
-    books = {p.name: cells(p.name) for p in sorted(NBS.glob('[0-9]*.ipynb'))}
-    made = {n: reference(c, n, homes(NBS)) for n, c in books.items()}
+    lessons = sorted(NBS.glob('*/[0-9]*.ipynb'), key=lambda p: p.name)
+    names = [p.relative_to(NBS).as_posix() for p in lessons]
+    made = {name: reference(cells(name), name, homes(NBS)) for name in names}
     return {re.search(r'title: "ofa_learn\.(\w+)"', t)[1] + '.qmd': t for t in made.values() if t}
 
 
@@ -97,7 +106,6 @@ def document(name: str, title: str, lead: str) -> str:
 
 def stage() -> list[dict]:
     "Write all that is rendered to _proc; returns the site's parts."
-    from nbdev.config import get_config
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
     from plotly.offline import get_plotlyjs

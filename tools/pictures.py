@@ -3,7 +3,12 @@
 usage: python tools/pictures.py      (makes the README's picture of the γ explorer, nbs/images/gamma_explorer.png)
 """
 
-import base64, io, os, shutil, sys, tempfile
+import base64
+import io
+import os
+import shutil
+import sys
+import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -82,6 +87,7 @@ EXPLORER = Path(__file__).resolve().parent.parent / 'nbs' / 'images' / 'gamma_ex
 def explorer_picture(path: Path = EXPLORER) -> Path:
     "The γ explorer's page, with a teacher that has learned for six epochs, at γ = 2 on the digit that it doubts most."
     import torch
+
     from ofa_learn.data import digits, split
     from ofa_learn.training import distill
     from ofa_learn.widgets import GammaExplorer, probs_of, teacher_cards

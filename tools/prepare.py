@@ -3,7 +3,11 @@
 usage: python tools/prepare.py [NOTEBOOK ...]      (default: all under nbs/, in order)
 """
 
-import os, re, subprocess, sys, time
+import os
+import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 os.environ |= {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1'}  # progress bars are nothing to keep

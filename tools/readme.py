@@ -1,6 +1,8 @@
 """README.md from nbs/index.ipynb, without Quarto. `--check` changes nothing and fails when README.md is not current."""
 
-import difflib, re, sys
+import difflib
+import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -16,7 +18,7 @@ HIDE = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags=('no-in
 
 def from_the_top(text: str) -> str:
     "Links to notebooks and pictures as they are from the folder above nbs/."
-    return re.sub(r'\]\(((?:walkthroughs/|pages/|images/)?\w+\.(?:ipynb|png))\)', r'](nbs/\1)', text)
+    return re.sub(r'\]\(((?:[a-z]+/)?\w+\.(?:ipynb|png))\)', r'](nbs/\1)', text)
 
 
 def readme() -> str:
