@@ -6,7 +6,7 @@
 __all__ = ['weights_hash', 'cache_key', 'marks', 'same_marks', 'TeacherCache', 'cached']
 
 # %% ../nbs/running/85_cache.ipynb #cb9d21b2
-import hashlib, json, os, shutil, time, uuid, warnings
+import hashlib, io, json, shutil, warnings
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,10 +16,10 @@ import torch
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 
+from .atomic import whole, write_atomically
 from .checkpoints import differences, plain
 from .data import Augment, Batches, Splits
 from .distill import Answers, DistillationTask, Teacher, fit_teacher, same_norm
-from .records import write_atomically
 
 # %% ../nbs/running/85_cache.ipynb #ec7a3c69
 def weights_hash(model: torch.nn.Module) -> str:
@@ -91,6 +91,7 @@ class TeacherCache:
         )
         self.widths = [data.num_classes, teacher.taps.width if 'pooled' in self.needs else 0, 1]
         self.shape, self._at = (len(data.train), sum(self.widths)), (None, None, None)
+        self._looked = {}  # a file whose checksum was right → its time and size then
         self.key = cache_key(teacher, data, augment, view_seed, self.batches.batch_size, self.needs)
         self._claim()
 
@@ -122,20 +123,35 @@ class TeacherCache:
         return 0 if self.batches.augment == Augment() else epoch
 
 # %% ../nbs/running/85_cache.ipynb #ca4799ba
+def _kept_sum(path: Path, size: int) -> tuple[bytes, bytes]:
+    "The SHA-256 of a file's first `size` bytes, and what stands behind them."
+    total, left = hashlib.sha256(), size
+    with open(path, 'rb') as f:
+        while left and (block := f.read(min(left, 2**20))):
+            total.update(block)
+            left -= len(block)
+        return total.digest(), f.read()
+
+
 @patch
 def trouble(self: TeacherCache, epoch: int) -> str | None:
     "What is wrong with an epoch's file, or None."
-    if not self.path(epoch).exists():
+    path = self.path(epoch)
+    if not path.exists():
         return 'missing'
     try:
-        found = np.load(self.path(epoch), mmap_mode='r', allow_pickle=False)
+        found = np.load(path, mmap_mode='r', allow_pickle=False)
     except (ValueError, OSError, EOFError) as e:
         return f'not whole ({e})'
-    return (
-        None
-        if found.shape == self.shape and found.dtype == np.float32
-        else f'{found.dtype} of shape {found.shape} instead of float32 {self.shape}'
-    )
+    if found.shape != self.shape or found.dtype != np.float32:
+        return f'{found.dtype} of shape {found.shape} instead of float32 {self.shape}'
+    now = (path.stat().st_mtime_ns, path.stat().st_size)
+    if self._looked.get(path) != now:
+        total, behind = _kept_sum(path, found.offset + found.nbytes)
+        if behind not in (total, b''):
+            return 'not whole (its bytes do not give its checksum)'
+        self._looked[path] = now
+    return None
 
 
 @patch
@@ -150,23 +166,19 @@ def ask(self: TeacherCache, input: torch.Tensor) -> torch.Tensor:
 @patch
 def _write(self: TeacherCache, epoch: int) -> None:
     "One epoch's file, all of it or nothing."
-    temporary, (n, b) = self.folder / f'.{uuid.uuid4().hex}.tmp', (self.shape[0], self.batches.batch_size)
-    try:
-        with open(temporary, 'wb') as f:
-            np.lib.format.write_array_header_1_0(f, dict(descr='<f4', fortran_order=False, shape=self.shape))
-            for start in range(0, n, b):
-                first = min(start, n - b)  # the last batch has b images too
-                answers = self.ask(
-                    self.batches._batch(
-                        torch.arange(first, first + b, device=self.batches.part.labels.device), epoch
-                    ).input
-                )
-                f.write(answers[start - first :].cpu().numpy().astype('<f4').tobytes())
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, self.path(epoch))
-    finally:
-        temporary.unlink(missing_ok=True)
+    (n, b), device = (self.shape[0], self.batches.batch_size), self.batches.part.labels.device
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, dict(descr='<f4', fortran_order=False, shape=self.shape))
+    total = hashlib.sha256(head.getvalue())
+    with whole(self.path(epoch), 'wb') as f:
+        f.write(head.getvalue())
+        for start in range(0, n, b):
+            first = min(start, n - b)  # the last batch has b images too
+            views = self.batches._batch(torch.arange(first, first + b, device=device), epoch)
+            rows = self.ask(views.input)[start - first :].cpu().numpy().astype('<f4').tobytes()
+            f.write(rows)
+            total.update(rows)
+        f.write(total.digest())
 
 # %% ../nbs/running/85_cache.ipynb #316173e9
 @patch
@@ -179,9 +191,6 @@ def build(self: TeacherCache, epochs: int, progress: bool = True) -> TeacherCach
     for e in todo:
         if found[e] != 'missing':
             warnings.warn(f'{self.path(e)}: {found[e]}; this epoch is asked again', stacklevel=2)
-    for old in self.folder.glob('.*.tmp'):
-        if time.time() - old.stat().st_mtime > 86400:
-            old.unlink(missing_ok=True)
     room, size = shutil.disk_usage(self.folder).free, 4 * self.shape[0] * self.shape[1] * len(todo)
     if size > room:
         raise ValueError(

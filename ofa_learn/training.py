@@ -8,7 +8,7 @@ __all__ = ['PRECISIONS', 'pick_device', 'predict', 'place', 'summed', 'accuracy'
 
 # %% ../nbs/course/80_training.ipynb #1a5b6820
 import csv, gc, importlib.util, io, os, time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Callable
@@ -22,7 +22,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from tqdm.auto import tqdm
 
-from .atomic import write_atomically
+from .atomic import locked, write_atomically
 from ofa_learn.checkpoints import (
     Stopped,
     differences,
@@ -349,7 +349,8 @@ def fit(
 ) -> list[dict]:  # a row an epoch: epoch, seconds, loss, parts, train_accuracy, valid_accuracy, lr
     "Train a task; returns its history. The student is `task.student`, as it is after the last epoch."
     setting = {k: v for k, v in locals().items() if k not in ('task', 'data', 'out', 'resume', 'how')}
-    return _Run(task, data, setting, out, resume, **how).train()
+    with locked(out) if out is not None and place()[0] == 0 else nullcontext():
+        return _Run(task, data, setting, out, resume, **how).train()
 
 # %% ../nbs/course/80_training.ipynb #f35e76e2
 def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:

@@ -35,7 +35,7 @@ ROOMS = [
     ('runs', 'atomic checkpoints data distill loaders models recipes training'),
     ('records', 'atomic'),
     ('export', 'models'),
-    ('cache', 'checkpoints data distill records'),
+    ('cache', 'atomic checkpoints data distill'),
     ('sweeps', 'atomic cache checkpoints data distill figures models records runs training'),
     ('recorded', 'atomic records sweeps'),
     ('exercises', ''),
