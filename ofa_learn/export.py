@@ -14,7 +14,17 @@ import torch
 import torch.nn as nn
 from timm.models import save_for_hf
 
-from .models import blank_image, evaluating
+from .models import blank_image, evaluating, same_answer
+
+# %% ../nbs/running/88_export.ipynb #275a8803
+def _read_back(folder: Path) -> nn.Module:
+    "The network of an exported folder, as timm builds it from nothing else."
+    config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    args = dict(num_classes=config['num_classes']) | config.get('model_args', {})
+    with torch.random.fork_rng(devices=[]):
+        return timm.create_model(
+            config['architecture'], checkpoint_path=str(folder / 'model.safetensors'), **args
+        )
 
 # %% ../nbs/running/88_export.ipynb #00d6a9d9
 def export_student(
@@ -48,6 +58,12 @@ def export_student(
             data_config=seen,
             safe_serialization=True,
         )
+        again = _read_back(building).to(blank_image(student, input_size).dtype)
+        if not same_answer(student, again, input_size):
+            raise ValueError(
+                f'student: timm builds another network from {cfg["architecture"]} and its arguments; '
+                'name what else it was built with. Nothing was written'
+            )
         if folder.exists():
             folder.rmdir()
         os.replace(building, folder)

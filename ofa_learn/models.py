@@ -6,10 +6,10 @@
 __all__ = ['default_cfgs', 'USUAL', 'BasicBlock', 'MicroResNet', 'micro_patch', 'micro_resnet', 'micro_vit', 'micro_mixer',
            'swin_nano', 'swin_pico', 'count_params', 'usual_names', 'cifar_resnet56', 'check_model_name', 'make_model',
            'Stage', 'Taps', 'stage_indices', 'Features', 'as_map', 'tapped_forward', 'evaluating', 'blank_image',
-           'find_taps', 'count_flops', 'save_model', 'load_model']
+           'find_taps', 'count_flops', 'same_answer', 'save_model', 'load_model']
 
 # %% ../nbs/course/10_models.ipynb #f8d12961
-import difflib, inspect, json, math, re
+import difflib, hashlib, inspect, json, math, re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.mlp_mixer import MlpMixer
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
+from torch.func import functional_call
 
 from .atomic import whole
 
@@ -60,6 +61,11 @@ class MicroResNet(nn.Module):
         drop_rate=0.0,
     ):
         super().__init__()
+        if global_pool != 'avg':
+            raise ValueError(
+                f"global_pool: a micro ResNet averages its last map ('avg'), got {global_pool!r}"
+            )
+        self.in_chans = in_chans  # timm's exports read it
         self.num_classes, self.num_features, self.head_hidden_size = num_classes, widths[-1], widths[-1]
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
@@ -454,12 +460,34 @@ def count_flops(
         fn(*inputs)
     return counter.get_total_flops()
 
+# %% ../nbs/course/10_models.ipynb #43a33a15
+def same_answer(
+    model: nn.Module,  # a network
+    again: nn.Module,  # what should be the same one, built again; on the CPU
+    input_size: tuple[int, int, int],  # (C, H, W) of their images
+) -> bool:
+    "Whether two networks answer one random image alike, to the bit, on the CPU."
+    here = {k: v.detach().cpu().contiguous() for k, v in (*model.named_parameters(), *model.named_buffers())}
+    x = torch.rand(1, *input_size, generator=torch.Generator().manual_seed(0))
+    x = x.to(blank_image(model, input_size).dtype)
+    with evaluating(model), evaluating(again):
+        return torch.equal(functional_call(model, here, (x,)).nan_to_num(), again(x).nan_to_num())
+
 # %% ../nbs/course/10_models.ipynb #93b4d29d
 def _skeleton(about: dict) -> nn.Module:
     "The model that `about` describes, without weights."
     return make_model(
         about['architecture'], about['num_classes'], tuple(about['input_size']), **about.get('kwargs', {})
     )
+
+
+def _checksum(about: dict, weights: dict[str, torch.Tensor]) -> str:
+    "The SHA-256 of a model's description and of its weights: names, types, shapes and values."
+    total = hashlib.sha256(json.dumps(about).encode())
+    for name, w in sorted(weights.items()):
+        total.update(f'{name} {w.dtype} {tuple(w.shape)};'.encode())
+        total.update(w.flatten().view(torch.uint8).numpy())
+    return total.hexdigest()
 
 
 def save_model(
@@ -493,8 +521,17 @@ def save_model(
             f"model: {about['architecture']} as make_model builds it has other shapes; name the arguments it was built with, such as depth=6"
         )
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
+    with torch.random.fork_rng(devices=[]):  # random numbers go on as if nothing had been built
+        again = _skeleton(about).to(blank_image(model, input_size).dtype)
+    again.load_state_dict(weights)
+    if not same_answer(model, again, input_size):
+        raise ValueError(
+            f'model: {about["architecture"]} as make_model builds it answers differently; '
+            'name the arguments it was built with, such as num_heads=8'
+        )
+    told = json.dumps(about | dict(sha256=_checksum(about, weights)))
     with whole(path, 'wb') as f:
-        f.write(save(weights, metadata={'ofa_learn': json.dumps(about)}))
+        f.write(save(weights, metadata=dict(ofa_learn=told)))
     return path
 
 # %% ../nbs/course/10_models.ipynb #29070f70
@@ -510,7 +547,13 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         raise ValueError(f'{path}: not a readable safetensors file ({e})') from e
     if about is None:
         raise ValueError(f'{path}: it says nothing about its model; was it written by save_model?')
+    checksum = about.pop('sha256', None)
+    if checksum is not None and checksum != _checksum(about, state):
+        raise ValueError(f'{path}: damaged, its content does not give its checksum')
     model = _skeleton(about)
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as e:
+        raise ValueError(f'{path}: its weights are not those of {about["architecture"]} ({e})') from e
     about['norm'] = about['norm'] and tuple(tuple(v) for v in about['norm'])
     return model.eval(), about | dict(input_size=tuple(about['input_size']))

@@ -12,7 +12,8 @@ from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 
-from .records import check_record, load_records, write_atomically
+from .atomic import sealed, unsealed, write_atomically
+from .records import check_record, load_records
 from .sweeps import Sweep, load_plan, recording_path, runs
 
 # %% ../nbs/running/87_recorded.ipynb #91ae3168
@@ -131,9 +132,10 @@ def pack(
     planned = len(runs(plan))
     if len(records) < planned:
         warnings.warn(f'{folder}: {len(records)} of the {planned} runs of the plan', stacklevel=2)
-    found = dict(kind='recording', version=VERSION, planned=planned, plan=asdict(plan)) | folded(
-        [trimmed(r) for r in records]
-    )
+    rows = [trimmed(r) for r in records]
+    rows = [r | dict(checksum=sealed(whole(r))['checksum']) for r in rows]
+    about = dict(kind='recording', version=VERSION, planned=planned, plan=sealed(asdict(plan)))
+    found = about | folded(rows)
     line = lambda v: json.dumps(v, ensure_ascii=False, allow_nan=False, separators=(',', ':'))
     lines = ',\n'.join(map(line, found.pop('runs')))
     return write_atomically(path, f'{line(found)[:-1]},\n"runs":[\n{lines}\n]}}\n')
@@ -158,7 +160,7 @@ def load_recording(
     out = []
     for i, run in enumerate(found.get('runs', ())):
         try:
-            out.append(check_record(whole(unfolded(found, run))))
+            out.append(check_record(unsealed(whole(unfolded(found, run)))))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
             name = run.get('run', i) if isinstance(run, dict) else i
             warnings.warn(f'{path}: skipped run {name}, no record: {type(e).__name__} {e}', stacklevel=2)

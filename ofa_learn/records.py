@@ -10,7 +10,7 @@ __all__ = ['SCHEMA', 'NUMBER', 'FIELDS', 'NESTED', 'SEEDS', 'COLUMNS', 'check_re
 import html, json, math, statistics, warnings
 from pathlib import Path
 
-from .atomic import write_atomically
+from .atomic import sealed, unsealed, write_atomically
 
 # %% ../nbs/running/84_records.ipynb #ea7e3031
 SCHEMA = 1
@@ -103,16 +103,15 @@ def check_record(
 # %% ../nbs/running/84_records.ipynb #d4adff59
 def save_record(record: dict, path: str | Path) -> Path:
     "One run to one JSON file, atomically, after `check_record`; a refused record leaves an older file as it was."
-    return write_atomically(
-        path, json.dumps(check_record(record), ensure_ascii=False, allow_nan=False, indent=1)
-    )
+    text = json.dumps(sealed(check_record(record)), ensure_ascii=False, allow_nan=False, indent=1)
+    return write_atomically(path, text)
 
 
 def load_record(path: str | Path) -> dict:
     "One record from its file; a `ValueError` names the file and what is wrong in it."
     text = Path(path).read_bytes()
     try:
-        return check_record(json.loads(text))
+        return check_record(unsealed(json.loads(text)))
     except (ValueError, RecursionError) as e:
         raise ValueError(f'{path}: {e}') from e
 

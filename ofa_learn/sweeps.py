@@ -26,12 +26,13 @@ from timm.models import get_pretrained_cfg
 from tqdm.auto import tqdm
 
 import ofa_learn
+from .atomic import sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached, weights_hash
 from .checkpoints import plain
 from .data import Augment, Norm, Splits, load_splits
 from .distill import DistillationTask, Teacher, all_methods, create_task
 from .models import check_model_name, count_params
-from .records import check_record, load_record, results, save_record, table_text, write_atomically
+from .records import check_record, load_record, results, save_record, table_text
 from .runs import described, published, teach
 from .training import accuracy, fit, pick_device
 
@@ -201,7 +202,7 @@ def load_plan(path: str | Path) -> Sweep:
     except ValueError as e:
         raise ValueError(f'{path}: not JSON ({e})') from e
     if isinstance(found, dict) and found.get('kind') == 'recording':
-        found = found.get('plan')
+        found = unsealed(found.get('plan'))
     unknown = (
         set(found) - {f.name for f in fields(Sweep)} if isinstance(found, dict) else {type(found).__name__}
     )
@@ -331,7 +332,7 @@ def ready_teacher(plan: Sweep, name: str, out: str | Path, device: str | None = 
     )  # how good it is depends on these
     file = made if given in (None, 'pretrained') else Path(given)
     if about.exists() and file.exists():
-        return file, json.loads(about.read_bytes())
+        return file, unsealed(json.loads(about.read_bytes()))
     made.parent.mkdir(parents=True, exist_ok=True)
     info, how = None, dict(augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
     if not file.exists():
@@ -344,7 +345,7 @@ def ready_teacher(plan: Sweep, name: str, out: str | Path, device: str | None = 
     info = (
         info or described(teacher.model, name, data, Norm(*teacher.norm) if teacher.norm else data.norm)
     ) | dict(weights=weights_hash(teacher.model))
-    write_atomically(about, json.dumps(info, indent=1))
+    write_atomically(about, json.dumps(sealed(info), indent=1))
     return file, info
 
 

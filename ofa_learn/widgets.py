@@ -34,7 +34,7 @@ from ofa_learn.figures import (
 from .losses import binomial, class_weights, dark_mass, decompose
 from .records import table_html, table_text
 from .training import predict
-from .twins import TWIN, check_digit, embed_json, figure_html, gamma_twin, static, write_page
+from .twins import TWIN, check_digit, embed_json, figure_html, gamma_twin, static_text, write_page
 
 # %% ../nbs/widgets/90_widgets.ipynb #7f91f66d
 try:
@@ -315,16 +315,8 @@ def gradient_figure(s: dict, classes: list[str]) -> go.Figure:
     return fig.update_xaxes(type='category').update_yaxes(range=[-top, top])
 
 # %% ../nbs/widgets/90_widgets.ipynb #ed98836c
-SOURCE = static('shared.js', 'controls.js')
-CSS = '''
-.ofa-range { display: flex; align-items: center; gap: .6rem; padding: 2px 0; } .ofa-range label { min-width: 12.5rem; font-weight: 600; }
-.ofa-range input { flex: 1; min-width: 7rem; max-width: 24rem; accent-color: #0072B2; } .ofa-range output { min-width: 3rem; font-variant-numeric: tabular-nums; }
-.ofa-strip { display: flex; flex-wrap: wrap; gap: .4rem; border: 1px solid #9a9a9a; border-radius: 8px; margin: 4px 0; padding: .2rem .6rem .5rem; min-width: 0; }
-.ofa-strip label { position: relative; display: flex; flex-direction: column; align-items: center; min-width: 62px; font-size: .85rem; cursor: pointer; }
-.ofa-strip input { position: absolute; opacity: 0; } .ofa-strip canvas { width: 46px; height: 46px; image-rendering: pixelated; border: 3px solid #c9c9c9; border-radius: 6px; }
-.ofa-strip input:checked + canvas { border-color: #0072B2; } .ofa-strip input:checked ~ span { font-weight: 700; text-decoration: underline; }
-.ofa-strip input:focus-visible + canvas, .ofa-range input:focus-visible { outline: 3px solid #D55E00; outline-offset: 2px; }
-'''
+SOURCE = static_text('shared.js', 'controls.js')
+CSS = static_text('controls.css')
 
 
 class Slider(anywidget.AnyWidget):
@@ -373,7 +365,7 @@ class Engine(W.Widget):
 class Plot(anywidget.AnyWidget):
     "A figure on the page, as wide as there is room, that others can replace; `data` and `layout` are those of the figure shown."
 
-    _esm = static('shared.js', 'plot.js')
+    _esm = static_text('shared.js', 'plot.js')
     traces, look = tr.List().tag(sync=True), tr.Dict().tag(sync=True)  # its data and layout as JSON
     engine = tr.Instance(Engine).tag(sync=True, **W.widget_serialization)
 

@@ -49,8 +49,9 @@ def wheel(copy, tmp_path_factory):  # noqa: F811
 
 
 def test_contents(wheel):
-    static = {f'ofa_learn/static/{n}.js' for n in ('shared', 'controls', 'plot', 'twins')}
-    static.add('ofa_learn/static/recorded/gamma.json')
+    scripts = ('shared.js', 'controls.js', 'plot.js', 'twins.js')
+    sheets = ('page.css', 'controls.css', 'choices.css', 'choices_page.css')
+    static = {f'ofa_learn/static/{n}' for n in (*scripts, *sheets, 'recorded/gamma.json')}
     with zipfile.ZipFile(wheel) as opened:
         names = opened.namelist()
         entry_points = opened.read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
