@@ -149,3 +149,32 @@ def test_what_a_reader_would_not_see_is_found():
         'a/b.html': '<p id="here"><img src="../no.png"></p><a href="../index.html">home</a>',
     }
     assert broken_links(site, set(site)) == ['index.html → #top', 'a/b.html → ../no.png']
+
+
+WITH_SECTIONS = '''def half(x: float) -> float:
+    """Half of `x`.
+
+    Args:
+        x: a number,
+            in metres.
+    Returns:
+        A number.
+    Raises:
+        ValueError: `x` is negative.
+    Example:
+        >>> half(4)
+        2.0
+    """
+    return x/2
+'''
+
+
+def test_sections_of_a_docstring_are_shown():
+    node = ast.parse(WITH_SECTIONS).body[0]
+    lead, more = docsite.sections(ast.get_docstring(node))
+    assert lead == 'Half of `x`.' and list(more) == ['Args', 'Returns', 'Raises', 'Example']
+    assert docsite.items(more['Args']) == {'x': 'a number, in metres.'}
+    text = docsite.entry(node, {}, 'tiny', 'course/05_tiny.ipynb')
+    for part in ('a number, in metres.', 'raises ValueError', '>>> half(4)\n2.0', 'A number.'):
+        assert part in text
+    assert 'Args:' not in text

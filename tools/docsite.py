@@ -13,10 +13,12 @@ A *cell* is a dict with `cell_type`, `source` and, for code, `outputs`, as in a 
 
 import ast
 import html
+import inspect
 import io
 import json
 import posixpath
 import re
+import textwrap
 import tokenize
 from functools import lru_cache
 from html.parser import HTMLParser
@@ -287,23 +289,51 @@ def signature(node: ast.AST) -> str:
     return f'{node.name}({ast.unparse(node.args)}){result}'
 
 
+SECTIONS = ('Args', 'Returns', 'Raises', 'Example', 'Source')
+
+
+def sections(docstring: str) -> tuple[str, dict[str, str]]:
+    "What a docstring says first, and the text of each section that it has (Google's style)."
+    lead, *rest = re.split(rf'^({"|".join(SECTIONS)}):\n', inspect.cleandoc(docstring), flags=re.M)
+    return lead.strip(), {title: textwrap.dedent(text).strip() for title, text in zip(rest[::2], rest[1::2])}
+
+
+def items(section: str) -> dict[str, str]:
+    "A section's `name: text` items; a text may go on in indented lines."
+    found = re.findall(r'^\*{0,2}([\w., ]+): (.*(?:\n[ \t]+.*)*)', section, re.M)
+    return {name: ' '.join(text.split()) for name, text in found}
+
+
+def definition_list(rows: list[tuple[str, str, str]]) -> str:
+    "Names, their types and what they are, as HTML; a row without text is left out."
+    told = ''
+    for name, kind, text in rows:
+        if text:
+            name, kind, text = map(html.escape, (name, kind, text))
+            told += f'<dt><code>{name}</code> <span class="type">{kind}</span></dt><dd>{text}</dd>'
+    return raw(f'<dl class="parameters">{told}</dl>') if told else ''
+
+
 def entry(node: ast.AST, said: dict[int, str], module: str, lesson: str) -> str:
     "One function or class of the reference, as markdown."
     is_class = isinstance(node, ast.ClassDef)
     call = init_of(node) if is_class else node
-    told = ''
-    for name, kind, text in parameters(call, said) if call else []:
-        if text:
-            name, kind, text = map(html.escape, (name, kind, text))
-            told += f'<dt><code>{name}</code> <span class="type">{kind}</span></dt><dd>{text}</dd>'
+    lead, more = sections(ast.get_docstring(node) or '')
+    own = items(more.get('Args', ''))
+    rows = parameters(call, said) if call else []
+    rows = [(name, kind, own.get(name, text)) for name, kind, text in rows]
+    rows += [('returns', '', ' '.join(more['Returns'].split()))] if 'Returns' in more else []
+    rows += [(f'raises {name}', '', text) for name, text in items(more.get('Raises', '')).items()]
     shown = [f for f in methods_of(node) if f.name[0] != '_'] if is_class else []
     documented = [f'- `{f.name}`: {ast.get_docstring(f)}' for f in shown if ast.get_docstring(f)]
     parts = [
         f'## {node.name}',
         raw(mark(module, node.name)),
         f'```python\n{signature(node)}\n```',
-        ast.get_docstring(node),
-        raw(f'<dl class="parameters">{told}</dl>') if told else '',
+        lead,
+        definition_list(rows),
+        f'```python\n{more["Example"]}\n```' if 'Example' in more else '',
+        f'Source: {more["Source"]}' if 'Source' in more else '',
         '\n'.join(documented),
         f'[In the lesson](../{lesson}#{anchor(module, node.name)})',
     ]
