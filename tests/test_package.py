@@ -10,9 +10,10 @@ from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+from copies import ROOT
 from packaging.requirements import Requirement
 from packaging.version import Version
-from test_project import ROOT, copy  # noqa: F401  (a fixture)
+from test_project import copy  # noqa: F401  (a fixture)
 
 SMALL = '''
 import torch, ofa_learn

@@ -15,7 +15,8 @@ from graphlib import TopologicalSorter
 
 import pytest
 import yaml
-from copies import ROOT, copy_tree  # noqa: F401  (test_package takes ROOT from here)
+from copies import copy_tree
+from test_style import WHERE
 
 # {folder: {module: what it may import of the package}}, in reading order; * is all that has a lower number.
 ROOMS = {
@@ -158,6 +159,31 @@ def test_workflows(tree):
         assert flow.get('on', flow.get(True)), f'{name}: no trigger'  # YAML reads `on` as true
         for job in flow['jobs'].values():
             assert job['runs-on'] and all('uses' in s or 'run' in s for s in job['steps']), name
+
+
+def test_hooks_run_what_the_tests_run(tree, settings):
+    config = yaml.safe_load(tree.read('.pre-commit-config.yaml'))
+    hooks = [hook for repo in config['repos'] for hook in repo['hooks']]
+    assert {repo['repo'] for repo in config['repos']} == {'local'}
+    assert [hook['entry'] for hook in hooks] == [
+        f'.venv/bin/ruff check {" ".join(WHERE)}',
+        f'.venv/bin/ruff format --check {" ".join(WHERE)}',
+        '.venv/bin/nbdev_clean',
+    ]
+    needed = {re.split('[<>=]', r)[0] for r in settings['dev_requirements'].split()}
+    assert {'ruff', 'mypy', 'nbdev'} <= needed
+
+
+def test_issue_forms(tree):
+    "They are short, and ask for what one needs to go on."
+    names = [n for n in tree.names if n.startswith('.github/ISSUE_TEMPLATE/')]
+    assert len(names) == 3
+    for name in names:
+        form = yaml.safe_load(tree.read(name))
+        assert form['name'] and form['description'] and len(form['body']) <= 5, name
+        ids = [field['id'] for field in form['body']]
+        assert len(ids) == len(set(ids)) and all(f['attributes']['label'] for f in form['body']), name
+        assert any(f.get('validations', {}).get('required') for f in form['body']), name
 
 
 def test_every_notebook_has_its_place(tree):
