@@ -306,7 +306,7 @@ class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
         heads = z.reshape(-1, *z.shape[-2:])  # (E, B, K)
-        losses, log_s = heads.new_empty(heads.shape[:2]), torch.empty_like(heads[0])
+        losses, log_s = heads.new_empty(heads.shape[:2]), heads.new_empty(heads.shape[1:])
         for head, weights, out in zip(heads, w.expand_as(heads), losses):
             torch.log_softmax(head, -1, out=log_s)
             torch.sum(log_s.mul_(weights), -1, out=out)
@@ -322,7 +322,8 @@ class _WeightedSum(torch.autograd.Function):
         if torch.is_grad_enabled():
             return grad[..., None] * (z.softmax(-1) * w.sum(-1, keepdim=True) - w), None
         heads = z.reshape(-1, *z.shape[-2:])
-        out, log_s, own = torch.empty_like(heads), torch.empty_like(heads[0]), torch.empty_like(heads[0])
+        out = heads.new_empty(heads.shape)  # contiguous, whatever z is: see below
+        log_s, own = out.new_empty(out.shape[1:]), out.new_empty(out.shape[1:])
         for head, weights, g, o in zip(heads, w.expand_as(heads), grad.neg().reshape(len(heads), -1, 1), out):
             torch.log_softmax(head, -1, out=log_s)
             torch.mul(weights, g, out=own)

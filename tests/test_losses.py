@@ -378,6 +378,54 @@ def test_memory_is_saved_and_no_bit_changes(form, gamma):
     assert exit[1].any() and not exit[0].any()
 
 
+LAYOUTS = {
+    'exits last': lambda b, e, k: torch.randn(b, k, e).permute(2, 0, 1),
+    'exits in the middle': lambda b, e, k: torch.randn(b, e, k).transpose(0, 1),
+    'classes first': lambda b, e, k: torch.randn(k, b, e).permute(2, 1, 0),
+    'images last': lambda b, e, k: torch.randn(e, k, b).mT,
+    'every second': lambda b, e, k: torch.randn(2 * e, 2 * b, 2 * k)[::2, 1::2, ::2],
+    'a part of more classes': lambda b, e, k: torch.randn(e, b, k + 3)[..., 1:-2],
+    'one answer for all images': lambda b, e, k: torch.randn(e, 1, k).expand(e, b, k),
+    'one head for all exits': lambda b, e, k: torch.randn(1, b, k).expand(e, b, k),
+    'one number': lambda b, e, k: torch.randn(1, 1, 1).expand(e, b, k),
+}
+
+
+@pytest.mark.parametrize('b, k', [(6, 5), (1, 5), (6, 2), (1, 2), (33, 40)])
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_any_layout_gives_what_a_contiguous_copy_gives(layout, b, k):
+    "Losses and gradients do not depend on how logits, teacher or labels lie in memory."
+    y, plain = torch.randint(k, (b,)), lambda z: z.clone(memory_format=torch.contiguous_format)
+    teacher, labels = LAYOUTS[layout](b, 1, k)[0] * 2, LAYOUTS[layout](b, 1, k)[0].softmax(-1)
+    for stack in (LAYOUTS[layout](b, 3, k), LAYOUTS[layout](b, 1, k)[0]):
+        for loss in (
+            lambda z, t, p: ofa_loss(z, t, y, gamma=1.4, reduction='none'),
+            lambda z, t, p: ofa_loss(z, t, p, gamma=1.4, form='released', temperature=2.0),
+            lambda z, t, p: ofa_loss(z, t, y, gamma=[1.0, 1.4, 2.0] if z.ndim == 3 else 1.5),
+            lambda z, t, p: kd_loss(z, t, temperature=2.0, reduction='none'),
+        ):
+            z, copy = stack.detach().requires_grad_(), plain(stack.detach()).requires_grad_()
+            ours, want = loss(z, teacher, labels), loss(copy, plain(teacher), plain(labels))
+            same(ours, want)
+            for _ in range(2):  # memory that was never written differs from one time to the next
+                g, h = (
+                    torch.autograd.grad(l.sum(), x, retain_graph=True)[0]
+                    for l, x in ((ours, z), (want, copy))
+                )
+                same(g, h)
+
+
+@pytest.mark.parametrize(
+    'shape, view',
+    [((4, 3), lambda z: z.T), ((4, 3), lambda z: z.T.expand(2, 3, 4)), ((4, 6), lambda z: z[:, ::2].T)],
+)
+def test_gradcheck_on_views(shape, view):
+    z = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    z_t, y = torch.randn(3, 4, dtype=torch.float64), torch.tensor([3, 0, 1])
+    assert torch.autograd.gradcheck(lambda z: ofa_loss(view(z), z_t, y, gamma=1.7, reduction='none'), z)
+    assert torch.autograd.gradgradcheck(lambda z: ofa_loss(view(z), z_t, y, gamma=1.7), z)
+
+
 @pytest.mark.parametrize('form', FORMS)
 def test_second_derivatives(form):
     z_s, z_t, y = (
