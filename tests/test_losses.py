@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 seeds, gammas, forms = st.integers(0, 10_000), st.floats(1, 4), st.sampled_from(FORMS)
 many, few = settings(max_examples=30, deadline=None), settings(max_examples=12, deadline=None)
 same = torch.testing.assert_close
+nan, inf = float('nan'), float('inf')
 
 
 def problem(seed, b=6, k=5, scale=3.0, dtype=torch.float64):
@@ -179,6 +180,65 @@ def test_series_converges(seed, gamma):
 
 def test_binomial():
     assert all(binomial(g, g) == [math.comb(g, k) for k in range(1, g + 1)] for g in range(1, 9))
+
+
+# --- masked classes: 0·log 0 is 0, and what is no logit is not hidden
+
+WITH_TEACHER = {
+    'ofa': lambda s, t, y: ofa_loss(s, t, y, gamma=1.4),
+    'ofa released': lambda s, t, y: ofa_loss(s, t, y, gamma=2.0, form='released', temperature=2.0),
+    'ofa stack': lambda s, t, y: ofa_loss(torch.stack([s, 2 * s]), t, y, gamma=[1.0, 1.4]),
+    'kd': lambda s, t, y: kd_loss(s, t, temperature=3.0),
+    'kd stack': lambda s, t, y: kd_loss(torch.stack([s, 2 * s]), t),
+    'decompose': lambda s, t, y: torch.stack([p for p in decompose(s, t, y, gamma=1.4) if p.ndim == 1]),
+    'terms': lambda s, t, y: decompose(s, t, y, gamma=1.4).terms,
+}
+
+
+@pytest.mark.parametrize('name', WITH_TEACHER)
+def test_a_class_that_both_mask_is_as_if_it_were_not_there(name):
+    loss, (s, t, _) = WITH_TEACHER[name], problem(0)
+    y, kept = torch.tensor([0, 1, 3, 4, 0, 1]), [0, 1, 3, 4]
+    few_s, few_t, few_y = s[:, kept], t[:, kept], torch.tensor([0, 1, 2, 3, 0, 1])
+    s, t = (z.clone().index_fill(1, torch.tensor([2]), -inf) for z in (s, t))
+    same(loss(s, t, y), loss(few_s, few_t, few_y))
+    g = grad(lambda z: loss(z, t, y), s)
+    same(g[:, kept], grad(lambda z: loss(z, few_t, few_y), few_s))
+    assert not g[:, 2].any()
+
+
+@pytest.mark.parametrize('name', WITH_TEACHER)
+def test_a_teacher_that_masks_is_the_limit_of_one_that_gives_next_to_nothing(name):
+    "For wrong classes and for the true one, which is masked in the third image."
+    loss, (s, t, _), y = WITH_TEACHER[name], problem(0), torch.tensor([0, 1, 2, 3, 4, 0])
+    never, hardly = (t.index_fill(1, torch.tensor([2]), v) for v in (-inf, -1e4))
+    same(loss(s, never, y), loss(s, hardly, y))
+    same(grad(lambda z: loss(z, never, y), s), grad(lambda z: loss(z, hardly, y), s))
+
+
+@pytest.mark.parametrize('name', WITH_TEACHER)
+@pytest.mark.parametrize('who', ['student', 'teacher'])
+@pytest.mark.parametrize('value', [nan, inf])
+def test_what_is_no_logit_is_not_hidden(name, who, value):
+    for at in range(5):
+        s, t, y = problem(0)
+        (s if who == 'student' else t)[0, at] = value
+        assert not WITH_TEACHER[name](s, t, y).isfinite().all()
+
+
+def test_a_student_that_masks_what_is_wanted_pays_without_end():
+    s, t, y = problem(0)
+    s[0, 2] = -inf
+    assert kd_loss(s, t) == inf and ofa_loss(s, t, y, gamma=1.4) == inf
+    assert kd_loss(s[1:], t[1:]).isfinite()
+
+
+def test_compiled_and_fast_agree_on_masked_classes(compiled):
+    s, t, y = problem(0, dtype=torch.float32)
+    y, s, t = y.clamp(max=3), *(z.index_fill(1, torch.tensor([4]), -inf) for z in (s, t))
+    loss = lambda f: lambda z: f(z, t, y, gamma=1.4)
+    same(loss(compiled(ofa_loss))(s), loss(ofa_loss)(s))
+    same(grad(loss(compiled(ofa_loss)), s), grad(loss(ofa_loss), s))
 
 
 # --- symmetries
@@ -508,7 +568,6 @@ def test_off_the_cpu_no_value_is_read():
 
 Z, Y = torch.zeros(6, 5), torch.zeros(6, dtype=torch.long)
 STACK, EVEN = torch.zeros(3, 6, 5), torch.full((6, 5), 0.2)
-nan, inf = float('nan'), float('inf')
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ ROOMS = [
     ('relations', 'data losses distill'),
     ('rsd', 'losses distill'),
     ('hcd', 'branches losses distill'),
-    ('scalekd', 'models distill'),
+    ('scalekd', 'models losses distill'),
     ('checkpoints', 'atomic'),
     ('training', 'atomic checkpoints data models distill'),
     ('loaders', 'data'),
