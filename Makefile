@@ -3,18 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 NB ?=
 
-.PHONY: demo lab test docs readme prepare clean
+.PHONY: demo lab test quick docs readme prepare clean
 demo: .venv/ready  ## the main job: a CNN teaches a ViT to read real digits
 	$(BIN)/ofa-learn demo --out demo.html
 lab: .venv/ready  ## open JupyterLab at the guided tours, beginning with the first; the lessons are in the folder above
 	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/walkthroughs/10_slide_gamma.ipynb
 test: .venv/ready  ## every notebook, every test; ends with "N passed, N failed"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+quick: .venv/ready  ## the tests without browsers, trainings and notebooks: two minutes
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not browser and not processes"
 docs: .venv/ready  ## the docs site, in _docs: by Quarto where it is installed, otherwise a preview
 	$(BIN)/python tools/docs.py
 readme: .venv/ready  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
-prepare: .venv/ready  ## run every lesson, or NB="nbs/40_losses.ipynb …": outputs, pictures, modules, README
+prepare: .venv/ready  ## run every lesson, or NB="nbs/course/40_losses.ipynb …": outputs, pictures, modules, README
 	$(BIN)/python tools/prepare.py $(NB)
 clean:
 	rm -rf .venv build dist *.egg-info

@@ -1,10 +1,39 @@
-"""One thread a process (two busy cores make two-thread PyTorch crawl), and a plain last line with the counts."""
+"""How the tests run: one thread per process, which tests share a process, a last line with the counts."""
 
-import os, subprocess, sys
+import os
+import subprocess
+import sys
 
-os.environ['OMP_NUM_THREADS'] = '1'
+os.environ['OMP_NUM_THREADS'] = '1'  # two busy cores make two-thread PyTorch crawl
 import pytest
-from copies import copy_tree
+from copies import ROOT, copy_tree
+
+sys.path.insert(0, str(ROOT / 'tools'))
+
+# Two processes (`make test`) finish together when what takes longest begins first.
+LONGEST_FIRST = ('site', 'test_lab', 'test_walkthroughs', 'test_sweeps', 'test_training')
+IN_A_BROWSER = {'browser', 'built', 'page', 'visit'}
+
+
+def group(item) -> str:
+    "The tests that run in one process, one after the other, and so build what they share once."
+    name = item.path.stem
+    if name in ('test_docs', 'test_site'):
+        return 'site'
+    return item.nodeid if name == 'test_notebooks' else name
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    def turn(item) -> int:
+        name = group(item)
+        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    items.sort(key=turn)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+        if IN_A_BROWSER & set(item.fixturenames):
+            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(autouse=True)
@@ -21,13 +50,11 @@ def built(tmp_path_factory):
         pytest.importorskip(name)
     tree = tmp_path_factory.mktemp('built')
     copy_tree(tree)
-    env = os.environ | dict(
-        PYTHONPATH=os.pathsep.join([str(tree), *filter(None, [os.environ.get('PYTHONPATH')])])
-    )
+    path = os.pathsep.join(filter(None, [str(tree), os.environ.get('PYTHONPATH')]))
     done = subprocess.run(
         [sys.executable, 'tools/docs.py', '--preview'],
         cwd=tree,
-        env=env,
+        env=os.environ | dict(PYTHONPATH=path),
         capture_output=True,
         text=True,
         timeout=900,
@@ -40,9 +67,11 @@ def pytest_unconfigure(config):
     reporter = config.pluginmanager.get_plugin('terminalreporter')
     if reporter is None or config.option.collectonly:
         return
-    count = lambda *kinds: sum(len(reporter.stats.get(k, [])) for k in kinds)
-    skipped = count('skipped')
-    print(
-        f"{count('passed')} passed, {count('failed', 'error')} failed"
-        + (f', {skipped} skipped' if skipped else '')
-    )
+
+    def count(*kinds: str) -> int:
+        return sum(len(reporter.stats.get(kind, [])) for kind in kinds)
+
+    line = f'{count("passed")} passed, {count("failed", "error")} failed'
+    if count('skipped'):
+        line += f', {count("skipped")} skipped'
+    print(line)

@@ -1,6 +1,6 @@
 """A teacher's kept answers: equal to the bit, refused where they are another's, noticed where they are broken."""
 
-import os, subprocess, sys, warnings
+import os, random, subprocess, sys, warnings
 from dataclasses import replace
 
 import pytest
@@ -268,7 +268,7 @@ from test_cache import DATA, SHIFT, TeacherCache, teacher
 cache, done, sync = TeacherCache(sys.argv[1], teacher(), DATA, augment=SHIFT), [], os.fsync
 def fsync(f):
     done.append(f)
-    if len(done) == 3: os._exit(9)
+    if len(done) == 5: os._exit(9)  # each epoch: the file, then its folder
     sync(f)
 os.fsync = fsync
 cache.build(5, progress=False)
@@ -317,3 +317,22 @@ def test_a_full_disk(tmp_path, monkeypatch):
     (tmp_path / 'key.json').unlink()
     with pytest.raises(ValueError, match='no key.json'):
         TeacherCache(tmp_path, teacher(), DATA, augment=SHIFT)
+
+
+def test_a_changed_number_is_noticed_and_asked_about_again(tmp_path):
+    t, rng = teacher(), random.Random(0)
+    make = lambda: TeacherCache(tmp_path, t, DATA, augment=SHIFT)
+    cache = make().build(2, progress=False)
+    path, index = cache.path(1), torch.arange(len(DATA.train))
+    good, answers = path.read_bytes(), cache.rows(1, index)
+    for _ in range(60):
+        changed = bytearray(good)
+        changed[rng.randrange(len(good))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        with pytest.raises(ValueError, match='epoch_0001.npy is (not whole|.* of shape)'):
+            make()(1, torch.arange(5))
+    with pytest.warns(UserWarning, match='asked again'):
+        make().build(2, progress=False)
+    assert path.read_bytes() == good
+    path.write_bytes(good[:-32])  # as it was written before there was a checksum
+    assert torch.equal(make().rows(1, index), answers) and make().build(2, progress=False).trouble(1) is None

@@ -1,20 +1,23 @@
 """The explorers without a kernel's page and with one: numbers against the records, figures that follow, pages that hold the same, and errors."""
 
-import json, os, re, sys
+import json
+import os
+import re
+import sys
 from itertools import product
 from pathlib import Path
 
 import pytest
 
-from ofa_learn.distill import create_task
 from ofa_learn.data import digits, split
+from ofa_learn.distill import create_task
 from ofa_learn.explorers import (
     ALONE,
     TAUGHT,
     AccuracyCurves,
     BranchExplorer,
-    CKAExplorer,
     Choice,
+    CKAExplorer,
     branch_costs,
     branch_state,
     branch_table,

@@ -9,7 +9,7 @@ import torch.nn as nn
 
 from ofa_learn.distill import Teacher, create_task
 from ofa_learn.export import export_onnx, export_student
-from ofa_learn.models import make_model
+from ofa_learn.models import load_model, make_model, save_model
 
 ONE = dict(input_size=(1, 8, 8), num_classes=10)
 
@@ -40,6 +40,55 @@ def test_student_of_a_task_loads_with_timm_and_answers_to_the_bit(tmp_path, meth
         and config['pretrained_cfg']['mean'] == [0.3]
         and config['pretrained_cfg']['input_size'] == [1, 8, 8]
     )
+
+
+@pytest.mark.parametrize('name, size', [('micro_resnet', (3, 16, 16)), ('cifar_resnet56', (1, 32, 32))])
+def test_the_images_channels_are_kept(tmp_path, name, size):
+    net = make_model(name, 7, size).eval()
+    folder = export_student(net, tmp_path / 'out', size)
+    file = save_model(net, tmp_path / 'net.safetensors', size)
+    x = torch.randn(2, *size)
+    with torch.no_grad():
+        for again in (timm.create_model(f'local-dir:{folder}', pretrained=True), load_model(file)[0]):
+            assert torch.equal(again.eval()(x), net(x))
+
+
+def eight_heads(vit):
+    "The same weights, read as eight heads of 8 channels instead of four of 16."
+    for block in vit.blocks:
+        block.attn.num_heads, block.attn.head_dim, block.attn.scale = 8, 8, 8**-0.5
+    return vit
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_arguments_that_leave_no_trace_in_the_shapes_are_asked_for(tmp_path, seed):
+    torch.manual_seed(seed)
+    net = make_model('micro_vit', num_heads=8)
+    with pytest.raises(ValueError, match='answers differently; name the arguments .* num_heads=8'):
+        save_model(net, tmp_path / 'net.safetensors', (1, 8, 8))
+    before = torch.get_rng_state()
+    file = save_model(net, tmp_path / 'net.safetensors', (1, 8, 8), num_heads=8)
+    export_student(net, tmp_path / 'good', (1, 8, 8), img_size=8, num_heads=8)
+    assert torch.equal(torch.get_rng_state(), before)
+    x = torch.randn(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(load_model(file)[0](x), net.eval()(x))
+    with pytest.raises(ValueError, match='timm builds another network'):
+        export_student(eight_heads(make_model('micro_vit')), tmp_path / 'bad', (1, 8, 8), img_size=8)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['good', 'net.safetensors']
+
+
+def test_a_micro_resnet_says_that_it_only_averages():
+    with pytest.raises(ValueError, match="averages its last map .* got 'max'"):
+        make_model('micro_resnet', global_pool='max')
+
+
+def test_weights_in_half_precision_are_kept(tmp_path):
+    net = make_model('micro_vit').bfloat16()
+    file = save_model(net, tmp_path / 'net.safetensors', (1, 8, 8))
+    export_student(net, tmp_path / 'out', (1, 8, 8), img_size=8)
+    kept = load_model(file)[0].state_dict()
+    assert all(torch.equal(kept[k], v.float()) for k, v in net.state_dict().items())
 
 
 def test_nothing_is_written_over_or_half_written(tmp_path, monkeypatch):

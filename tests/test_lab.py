@@ -1,9 +1,20 @@
 """The walkthroughs in JupyterLab, in a real browser: run all, move γ and the rest by keyboard, and compare what is plotted with the kernel's numbers."""
 
-import json, math, os, secrets, shutil, socket, statistics, subprocess, sys, time, urllib.request
+import json
+import math
+import os
+import secrets
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 
-import nbformat, pytest
+import nbformat
+import pytest
 import torch
 
 from ofa_learn.explorers import curve_state, pair_name

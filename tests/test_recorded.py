@@ -1,6 +1,6 @@
 """Recorded sweeps: packed small, read back as records, refused when damaged, and made again by the command they name."""
 
-import json, subprocess, sys, warnings
+import json, random, subprocess, sys, warnings
 from dataclasses import replace
 
 import pytest
@@ -220,3 +220,25 @@ def test_read_without_the_sources_folder(tmp_path):
         env={'PYTHONPATH': str(recording_path('').parents[3]), 'OMP_NUM_THREADS': '1'},
     )
     assert done.returncode == 0 and int(done.stdout) >= 1, done.stderr
+
+
+def test_a_flipped_bit_never_gives_another_run(packed, tmp_path):
+    _, _, file = packed
+    text, whole = file.read_bytes(), {r['run']: r for r in load_recording(file)}
+    rng, path = random.Random(0), tmp_path / 'd.json'
+    for _ in range(400):
+        changed = bytearray(text)
+        changed[rng.randrange(len(text))] ^= 1 << rng.randrange(8)
+        path.write_bytes(changed)
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            try:
+                found = load_recording(path)
+            except (ValueError, KeyError):
+                continue
+        for r in found:
+            kept = {k: v for k, v in r.items() if k in whole[r['run']]}
+            assert kept == whole[r['run']]
+    path.write_bytes(text.replace(b'"gamma":[1.0,2.0]', b'"gamma":[1.0,2.5]'))
+    with pytest.raises(ValueError, match='checksum: this is not what was written'):
+        load_plan(path)

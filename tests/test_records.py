@@ -288,3 +288,25 @@ def test_no_torch():
 
 def test_write_atomically_keeps_text(tmp_path):
     assert write_atomically(tmp_path / 'new' / 't.txt', 'γ\nλ').read_bytes() == 'γ\nλ'.encode()
+
+
+def test_a_changed_record_is_no_record(tmp_path):
+    "Every bit of a record's file flipped, in turn: what loads is the record, or it is refused."
+    path = save_record(run(), tmp_path / 'r.json')
+    text = path.read_bytes()
+    for i in range(8 * len(text)):
+        changed = bytearray(text)
+        changed[i // 8] ^= 1 << i % 8
+        path.write_bytes(changed)
+        try:
+            found = load_record(path)
+        except ValueError:
+            continue
+        extra = set(found) - set(run())  # a checksum whose name was hit is no checksum
+        assert {k: v for k, v in found.items() if k not in extra} == run() and len(extra) <= 1
+    better = text.replace(b'"test_accuracy": 60.0', b'"test_accuracy": 90.0')
+    path.write_bytes(better)
+    with pytest.raises(ValueError, match=r'r.json: checksum: this is not what was written'):
+        load_record(path)
+    path.write_text(json.dumps(run()))  # from before there were checksums, or by hand
+    assert load_record(path) == run()

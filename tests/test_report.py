@@ -1,8 +1,12 @@
 """The report in a real browser: no network, no errors, and a slider whose numbers are Python's. All runs in here are made up."""
 
-import html, json, os, re, sys
-from pathlib import Path
+import html
+import json
+import os
+import re
+import sys
 from html.parser import HTMLParser
+from pathlib import Path
 
 import pytest
 
@@ -292,7 +296,7 @@ def test_everything_is_drawn_and_fits(page, width):
     boxes = page.evaluate(
         "Array.from(document.querySelectorAll('.plot .main-svg')).map(s => s.getBoundingClientRect()).map(r => [r.left, r.right])"
     )
-    assert boxes and all(0 <= left and right <= width + 1 for left, right in boxes)
+    assert boxes and all(left >= 0 and right <= width + 1 for left, right in boxes)
 
 
 def test_dark_page_has_light_figures(browser, file):

@@ -362,3 +362,34 @@ def test_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
             and said['parts/ce', row['epoch']] == row['parts']['ce']
         )
     assert {step for _, step in said} == {1, 2, 3} and ('epoch', 1) not in said
+
+
+TWO_WRITERS = (
+    COMMON
+    + '''
+def wait(row):
+    print('begun', flush=True)
+    sys.stdin.readline()
+fit(make('labels'), DATA, 2, device='cpu', progress=False, out=sys.argv[1], on_epoch=wait)
+'''
+)
+
+
+def test_a_second_run_into_one_folder_is_told_who_is_there(tmp_path):
+    (tmp_path / 'first.py').write_text(TWO_WRITERS)
+    command = [sys.executable, tmp_path / 'first.py', tmp_path / 'run']
+    env = os.environ | dict(OMP_NUM_THREADS='1')
+    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    assert first.stdout.readline() == 'begun\n'
+    with pytest.raises(ValueError, match=rf'run is being written by process {first.pid} on .*, since '):
+        fit(make(), DATA, 2, **SAME, out=tmp_path / 'run', resume=True)
+    first.communicate('\n\n', timeout=120)
+    assert first.returncode == 0
+    assert load_checkpoint(tmp_path / 'run' / 'last.pt')['epoch'] == 2
+    assert not (tmp_path / 'run' / '.lock').exists()
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path):
+    with pytest.raises(ValueError, match='epochs: expected'):
+        fit(make(), DATA, 0, **SAME, out=tmp_path / 'run')
+    assert not (tmp_path / 'run').exists()

@@ -1,19 +1,24 @@
 """Widgets without a browser: numbers against the losses, figures that follow the controls, pages with the same numbers, and errors."""
 
-import importlib, json, math, re, sys
+import importlib
+import json
+import math
+import re
+import sys
 
 import plotly.graph_objects as go
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ofa_learn.data import digits, split
+from ofa_learn.exercises import check_guess
 from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
 from ofa_learn.twins import gamma_numbers
-from ofa_learn.exercises import check_guess
 from ofa_learn.widgets import (
     GAMMAS,
     Engine,
@@ -32,8 +37,8 @@ from ofa_learn.widgets import (
     probs_of,
     spread,
     stacks,
-    steps_twin,
     stepped,
+    steps_twin,
     teacher_cards,
     three_classes,
 )

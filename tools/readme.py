@@ -1,6 +1,11 @@
-"""README.md from nbs/index.ipynb, without Quarto. `--check` changes nothing and fails when README.md is not current."""
+"""README.md from nbs/index.ipynb, without Quarto.
 
-import difflib, re, sys
+usage: python tools/readme.py [--check]      (--check: change nothing, fail when README.md is not current)
+"""
+
+import difflib
+import re
+import sys
 from pathlib import Path
 
 import nbformat
@@ -9,14 +14,12 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = '<!-- made from nbs/index.ipynb by `make readme`; edit that -->\n\n'
-
-
 HIDE = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags=('no-input',)))
 
 
 def from_the_top(text: str) -> str:
     "Links to notebooks and pictures as they are from the folder above nbs/."
-    return re.sub(r'\]\(((?:walkthroughs/|pages/|images/)?\w+\.(?:ipynb|png))\)', r'](nbs/\1)', text)
+    return re.sub(r'\]\(((?:[a-z]+/)?\w+\.(?:ipynb|png))\)', r'](nbs/\1)', text)
 
 
 def readme() -> str:
@@ -42,9 +45,8 @@ def main() -> int:
     if '--check' not in sys.argv:
         path.write_text(new, encoding='utf-8')
         return 0
-    sys.stdout.writelines(
-        difflib.unified_diff(old.splitlines(True), new.splitlines(True), 'README.md', 'nbs/index.ipynb')
-    )
+    lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), 'README.md', 'nbs/index.ipynb')
+    sys.stdout.writelines(lines)
     return int(old != new)
 
 

@@ -1,0 +1,213 @@
+"""What the doors let in and what they refuse: labels, pixels, files, folders, and parts that belong together."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ofa_learn import loaders
+from ofa_learn.data import Norm, Splits, digits, from_arrays, load_data, load_splits, split
+from ofa_learn.loaders import load_images
+
+GREY = np.zeros((6, 8, 8), np.uint8)
+LABELS = [0, 1, 0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    'labels, error, message',
+    [
+        (
+            [1, 2, 1, 2, 1, 2],
+            ValueError,
+            'go from 1 to 2, and no image is of class 0; number the 2 classes from 0 to 1',
+        ),
+        ([0, 1, 3, 0, 1, 3], ValueError, 'no image is of class 2'),
+        ([0, 0, 0, 0, 0, 10**9], ValueError, 'no image is of class 1'),
+        ([-1, 0, 1, 0, 1, 0], ValueError, 'start at 0, got -1'),
+        ([[0], [1], [0], [1], [0], [1]], ValueError, r'got shape \(6, 1\)'),
+        ([0, 0, 0, 0, 0, 0], ValueError, 'at least two classes'),
+        ([0.0, 1, 0, 1, 0, 1], TypeError, 'expected integers, got float64'),
+        (list('ababab'), TypeError, 'expected integers, got <U1'),
+        (np.array(LABELS, object), TypeError, 'expected integers, got object'),
+        ([0, 1, 0, 1, 0], ValueError, 'one class index for each of the 6 images'),
+    ],
+)
+def test_labels(labels, error, message):
+    with pytest.raises(error, match=message):
+        from_arrays(GREY, labels)
+
+
+@pytest.mark.parametrize(
+    'images, error, message',
+    [
+        (GREY + np.nan, ValueError, '384 pixels are NaN'),
+        (GREY + 200.0, ValueError, 'divide by 255'),
+        (GREY.astype(np.int64), TypeError, 'expected uint8 pixels or floats'),
+        (GREY.astype(object), TypeError, 'got object'),
+        (GREY.astype(bool), TypeError, 'got bool'),
+        (GREY + 0j, TypeError, 'got complex128'),
+        (GREY[:, :0], ValueError, 'expected pixels'),
+        (np.zeros((6, 64), np.uint8), ValueError, r'got shape \(6, 64\)'),
+        (np.zeros((6, 4, 8, 8), np.uint8), ValueError, '1 or 3 channels'),
+    ],
+)
+def test_pixels(images, error, message):
+    with pytest.raises(error, match=message):
+        from_arrays(images, LABELS)
+
+
+def test_floats_in_0_to_1_are_the_same_pixels():
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 8, 8)).astype(np.uint8)
+    whole, share = from_arrays(pixels, LABELS), from_arrays(pixels / np.float32(255), LABELS)
+    assert torch.equal(whole.images, share.images)
+
+
+def test_a_class_that_is_named_and_empty_is_not_dealt():
+    named = from_arrays(np.zeros((9, 8, 8), np.uint8), [0, 2, 0, 2, 0, 2, 0, 2, 2], ['a', 'b', 'c'])
+    with pytest.raises(ValueError, match='at least 3 images, one a part; too few of b'):
+        split(named)
+
+
+def test_an_npz_file_that_cannot_be_read_is_named(tmp_path):
+    file, whole = tmp_path / 'mine.npz', io.BytesIO()
+    np.savez_compressed(whole, images=np.arange(384, dtype=np.uint8).reshape(6, 8, 8), labels=LABELS)
+    whole = whole.getvalue()
+    flipped = bytearray(whole)
+    flipped[80] ^= 4
+    pickled, single = io.BytesIO(), io.BytesIO()
+    np.savez(pickled, images=np.array([GREY[0], None], object), labels=[0, 1])
+    np.save(single, GREY)
+    cases = [whole[: len(whole) // 2], whole[:10], b'', b'a text', bytes(flipped), pickled.getvalue()]
+    for content in (*cases, single.getvalue()):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match='mine.npz: not a readable .npz file'):
+            load_data(file)
+    np.savez(file, images=GREY, targets=LABELS)
+    with pytest.raises(ValueError, match='no array named labels; it holds images, targets'):
+        load_data(file)
+    file.write_bytes(whole)
+    assert len(load_data(file)) == 6
+
+
+def folders(root: Path, *names: str, each: int = 4) -> Path:
+    "Class folders with a few pictures each."
+    for k, name in enumerate(names):
+        (root / name).mkdir(parents=True)
+        for i in range(each):
+            Image.fromarray(np.full((8, 8, 3), 40 * k + i, np.uint8)).save(root / name / f'{i}.png')
+    return root
+
+
+def test_parts_are_not_taken_for_classes(tmp_path):
+    root = folders(tmp_path / 'set', 'train/cat', 'train/dog', 'test/cat', 'test/dog')
+    for read in (load_data, load_splits):
+        with pytest.raises(ValueError, match='test, train hold folders of their own, so they are parts'):
+            read(root)
+    assert len(load_data(root / 'train')) == 8
+    assert load_data(folders(tmp_path / 'vehicles', 'bus', 'train')).classes == ('bus', 'train')
+
+
+def test_parts_of_other_classes_or_sizes_are_refused(tmp_path):
+    train = load_data(folders(tmp_path / 'a', 'ant', 'bee', 'cat'))
+    fewer = load_data(folders(tmp_path / 'b', 'ant', 'cat'))
+    norm = split(digits(), train=100).norm
+    with pytest.raises(ValueError, match='only in training: bee; only in test: none'):
+        Splits(train, train, fewer, norm)
+    small = load_data(tmp_path / 'a', size=16)
+    with pytest.raises(ValueError, match=r'valid: images of \(3, 16, 16\)'):
+        Splits(train, small, train, norm)
+
+
+def pictures(root: Path, **classes) -> Path:
+    "Parts, each with its classes' folders: 12 pictures a class in train, 4 elsewhere."
+    for part, names in classes.items():
+        folders(root / part, *names, each=12 if part == 'train' else 4)
+    return root
+
+
+PETS = ('ant', 'bee', 'cat')
+
+
+@pytest.mark.parametrize(
+    'parts, message',
+    [
+        (dict(train=PETS, test=PETS), "no folder 'validation'; there are test, train"),
+        (dict(training=PETS), "no folder 'validation'; there are training"),
+        (dict(ants=PETS, val=PETS), "no folder 'train'; there are ants, val"),
+        (dict(train=PETS, val=PETS, test=PETS), 'train and val would be read and test would not'),
+        (dict(train=PETS, val=('ant', 'cat')), 'only in train: bee; only in validation: none'),
+        (dict(train=PETS, val=('ant', 'bee', 'cow', 'cat')), 'only in train: none; only in validation: cow'),
+    ],
+)
+def test_image_folders_that_would_be_read_as_something_else(parts, message, tmp_path):
+    root = pictures(tmp_path / 'set', **parts)
+    with pytest.raises(ValueError, match=message):
+        load_images(root, size=16, workers=0)
+
+
+def test_image_folders_whose_parts_are_named(tmp_path):
+    root = pictures(tmp_path / 'set', train=PETS, test=PETS)
+    data = load_images(root, size=16, valid=6, parts=('train', 'test'), workers=0)
+    assert (len(data.train), len(data.valid), len(data.test)) == (30, 6, 12)
+    (root / 'val').mkdir()
+    (root / 'val' / 'flat.png').write_bytes(b'')  # ImageNet's test folder is like that: pictures, no classes
+    again = load_images(root, size=16, valid=6, parts=('train', 'test'), workers=0)
+    assert again.train.fingerprint == data.train.fingerprint
+    with pytest.raises(ValueError, match="expected '', or a name such as torch/cifar10"):
+        load_images(root, 'cifar10')
+
+
+def test_pictures_of_all_kinds_are_read(tmp_path):
+    root = pictures(tmp_path / 'set', train=PETS, val=PETS)
+    for kind in ('webp', 'bmp', 'gif'):
+        Image.new('RGB', (8, 8)).save(root / 'val' / 'ant' / f'more.{kind}')
+    assert len(load_images(root, size=16, valid=6, workers=0).test) == 15
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('content', [b'no picture', None])
+def test_a_broken_picture_is_named_and_no_other_takes_its_place(tmp_path, workers, content):
+    root = pictures(tmp_path / 'set', train=PETS, val=PETS)
+    broken = root / 'val' / 'bee' / '2.png'
+    broken.write_bytes(content or broken.read_bytes()[:45])
+    data = load_images(root, size=16, valid=6, workers=workers)
+    with pytest.raises(ValueError) as raised:
+        list(data.test.batches(data.norm, 4).plain())
+    said = str(raised.value)
+    assert said.startswith(str(broken)) and 'cannot be read' in said and '\n' not in said
+
+
+class Grey:
+    "Pictures without colours, as torchvision's MNIST gives them."
+
+    def __init__(self, n: int):
+        self.targets = [i % 3 for i in range(n)]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, i):
+        return Image.new('L', (8, 8), i), self.targets[i]
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_pictures_have_the_channels_that_were_asked_for(monkeypatch, channels):
+    monkeypatch.setattr(
+        loaders, 'create_dataset', lambda name, split, **how: Grey(60 if split == 'train' else 9)
+    )
+    norm = Norm((0.5,) * channels, (0.5,) * channels)
+    data = load_images('nowhere', 'torch/mnist', 16, channels, norm, valid=6, workers=0)
+    assert next(iter(data.train.batches(norm, 4).epoch(0))).input.shape == (4, channels, 16, 16)
+
+
+@pytest.mark.parametrize('read', [load_data, load_splits])
+def test_an_option_that_nothing_would_use_is_an_error(read, tmp_path):
+    np.savez(tmp_path / 'mine.npz', images=GREY, labels=LABELS)
+    for source in ('digits', tmp_path / 'mine.npz', digits()):
+        with pytest.raises(ValueError, match='size: only folders are scaled'):
+            read(source, size=16)
+    with pytest.raises(ValueError, match='size: cifar10 is taken as it is'):
+        load_splits('cifar10', size=64, root=tmp_path)

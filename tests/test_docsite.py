@@ -1,0 +1,151 @@
+"""Notebooks as pages: the pure functions of tools/docsite.py, on cells of a few lines."""
+
+import ast
+
+import docsite
+import pytest
+from docsite import PLOTLY, TWIN, broken_links, linked, navigation, unshown
+
+BARS = {
+    PLOTLY: dict(data=[dict(type='bar', y=[1, 2])], layout=dict(width=900, meta=dict(caption='Two bars.'))),
+    'image/png': 'iVBOR',
+}
+TINY = dict(
+    cell_type='code',
+    id='a',
+    source='#| export\nfig',
+    metadata={},
+    outputs=[dict(output_type='stream', text='0.5\n'), dict(output_type='display_data', data=BARS)],
+)
+WHERE = dict(ofa_loss=('course/40_losses.ipynb', 'losses'))
+
+
+def test_directives_stand_in_the_source_or_are_taken_off_by_nbdev():
+    found = docsite.directives(dict(source='#| export\n#| fig-alt: two curves\nx = 1'))
+    assert found == {'export': '', 'fig-alt': 'two curves'}
+    assert docsite.directives(dict(source='x = 1', directives_={'export': []})) == {'export': ''}
+    assert docsite.joined(['a\n', 'b']) == 'a\nb'
+
+
+def test_a_figure_is_drawn_before_its_picture_is_shown():
+    drawn = docsite.as_html(BARS)
+    assert 'data-twin="plot"' in drawn and 'Two bars.' in drawn
+    assert '900' not in drawn  # as wide as the page
+    assert docsite.as_html(BARS | {TWIN: '<figure>alive</figure>'}) == '<figure>alive</figure>'
+    assert docsite.as_html({'text/plain': '0.5'}) is None
+
+
+def test_a_picture_needs_words():
+    shown = docsite.as_html({'image/png': 'iV\nBOR\n'}, 'a "3"')
+    assert shown == '<p class="picture"><img src="data:image/png;base64,iVBOR" alt="a &quot;3&quot;"></p>'
+    with pytest.raises(ValueError, match='fig-alt: expected a line'):
+        docsite.as_html({'image/png': 'iVBOR'})
+
+
+def test_a_cell_with_text_and_a_figure_becomes_two():
+    code, figure = docsite.settle(TINY)
+    assert (code.source, code.outputs) == ('fig', [dict(output_type='stream', text='0.5\n')])
+    assert (figure.cell_type, figure.source[:10]) == ('markdown', '```{=html}')
+    assert docsite.raw('<p>\n\n\n</p>') == '```{=html}\n<p>\n</p>\n```'
+
+
+def test_front_matter():
+    "The list item with a colon is there on purpose: nbdev reads such items as settings of the page."
+    facts, rest = docsite.front_matter(
+        '# Losses: "hard" and soft\n\n> What a label counts.\n\nText.\n\n- **note**: kept'
+    )
+    assert facts == dict(title='Losses: "hard" and soft', description='What a label counts.')
+    assert rest == 'Text.\n\n- **note**: kept'
+    with pytest.raises(ValueError, match='expected a line "# title"'):
+        docsite.front_matter('Text.')
+
+
+@pytest.mark.parametrize(
+    'text, page, expected',
+    [
+        ('`ofa_loss`', 'index.ipynb', '[`ofa_loss`](course/40_losses.ipynb#ofa_learn.losses.ofa_loss)'),
+        (
+            '`ofa_loss()`',
+            'walkthroughs/10_slide.ipynb',
+            '[`ofa_loss()`](../course/40_losses.ipynb#ofa_learn.losses.ofa_loss)',
+        ),
+        ('`ofa_loss`', 'course/40_losses.ipynb', '`ofa_loss`'),
+    ],
+)
+def test_names_lead_to_their_definitions(text, page, expected):
+    assert linked(text, page, WHERE) == expected
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '`x`',
+        '[see `ofa_loss`](x.ipynb)',
+        '[`ofa_loss`](x.ipynb)',
+        '```\n`ofa_loss`\n```',
+        '``ofa_loss``',
+    ],
+)
+def test_other_text_stays(text):
+    assert linked(text, 'index.ipynb', WHERE) == text
+
+
+def made():
+    lesson = [
+        dict(cell_type='markdown', source='# Tiny\n\n> A lesson.\n\nSee `ofa_loss`.'),
+        dict(cell_type='code', source='#| default_exp tiny', outputs=[]),
+        dict(cell_type='code', source='#| export\ndef double(x): return 2*x', outputs=[]),
+        TINY,
+    ]
+    return docsite.page(lesson, 'course/tiny.ipynb', WHERE)
+
+
+def test_a_whole_page():
+    cells = made()
+    kinds = ['raw', 'markdown', 'markdown', 'code', 'code', 'markdown', 'markdown']
+    assert [c.cell_type for c in cells] == kinds
+    assert 'id="ofa_learn.tiny.double"' in cells[2].source
+    assert '../assets/twins.js' in cells[-1].source
+
+
+EXAMPLE = '''def scaled(
+    x: float,        # a number
+    by: float = 2.,  # how much
+) -> float:          # the product
+    "x times `by`."
+    return x*by
+'''
+
+
+def test_the_reference_is_read_off_the_code():
+    node = ast.parse(EXAMPLE).body[0]
+    said = docsite.comments(EXAMPLE)
+    assert docsite.parameters(node, said) == [
+        ('x', 'float', 'a number'),
+        ('by', 'float', 'how much'),
+        ('returns', 'float', 'the product'),
+    ]
+    assert docsite.signature(node) == 'scaled(x: float, by: float=2.0) -> float'
+    text = docsite.entry(node, said, 'tiny', 'course/05_tiny.ipynb')
+    assert text.startswith('## scaled') and 'x times `by`.' in text and 'the product' in text
+
+
+def test_navigation_follows_the_folders():
+    names = ['index.ipynb', 'course/40_losses.ipynb', 'walkthroughs/10_slide.ipynb', 'running/80_x.ipynb']
+    parts = navigation(names)
+    assert [p['title'] for p in parts] == ['Course', 'Walkthroughs', 'Package', 'Reference']
+    assert parts[0]['sections'] == [('The path', ['course/40_losses.ipynb'])]
+    assert parts[2]['sections'] == [('Running', ['running/80_x.ipynb'])]
+    with pytest.raises(ValueError, match=r"\['drafts/x.ipynb'\] have no place"):
+        navigation(['drafts/x.ipynb'])
+
+
+def test_what_a_reader_would_not_see_is_found():
+    outputs = [dict(output_type='display_data', data=BARS), dict(output_type='stream', text='')]
+    assert unshown([dict(outputs=outputs)]) == [f'cell 0: {PLOTLY}, image/png']
+    assert unshown(made()) == []
+    site = {
+        'index.html': '<a href="a/b.html#here">b</a><a href="#top">up</a><a href="https://example.org">away</a>',
+        'a/b.html': '<p id="here"><img src="../no.png"></p><a href="../index.html">home</a>',
+    }
+    assert broken_links(site, set(site)) == ['index.html → #top', 'a/b.html → ../no.png']

@@ -1,0 +1,416 @@
+"""Notebooks as pages of the docs: what nbdev's processor `Page` makes of each, reference, navigation, checks.
+
+`make docs` builds a site from the notebooks under nbs/. Quarto renders it where it is installed, Sphinx
+otherwise (a preview), and neither runs a cell: a page shows what the notebook has stored. Three things would
+be missing if the notebooks were handed over as they are. Plotly stores a figure as JSON, which neither of
+them draws; a widget stores a view that is dead without a kernel; and nbdev's own processors take the first
+cell of a notebook for its title, drop all other text in it, and replace exported code by its signature, while
+the code is what these lessons are about. So nbdev reads the name of this file's processor from `procs` in
+settings.ini.
+
+A *cell* is a dict with `cell_type`, `source` and, for code, `outputs`, as in a notebook's file.
+"""
+
+import ast
+import html
+import io
+import json
+import posixpath
+import re
+import tokenize
+from functools import lru_cache
+from html.parser import HTMLParser
+from importlib import import_module
+from pathlib import Path
+
+import plotly.graph_objects as go
+from fastcore.basics import AttrDict
+
+from ofa_learn.twins import TWIN, figure_html
+
+
+def joined(text: str | list[str]) -> str:
+    "Text of a notebook, which may be stored as a list of lines."
+    return text if isinstance(text, str) else ''.join(text)
+
+
+def directives(cell: dict) -> dict[str, str]:
+    "The names after `#|` at the top of a cell, each with what follows it."
+    by_nbdev = cell.get('directives_') or {}  # those that it has taken off
+    taken = {name.rstrip(':'): ' '.join(words or []) for name, words in by_nbdev.items()}
+    return taken | dict(re.findall(r'^#\|\s*([\w-]+):?[ \t]*(.*)$', joined(cell['source']), re.M))
+
+
+def markdown(
+    source: str,  # its text
+    name: str = '',  # its id; notebooks want one for every cell
+) -> AttrDict:  # the cell
+    "A markdown cell."
+    return AttrDict(cell_type='markdown', id=name, metadata=AttrDict(), source=source)
+
+
+PLOTLY = 'application/vnd.plotly.v1+json'
+IMAGES = ('image/png', 'image/jpeg')
+
+
+def twin_of(stored: str) -> str:
+    """A stored static version of a widget, or, for @module:Class, that of the widget without arguments.
+
+    Large ones are not kept in notebooks but made when a page is built.
+    """
+    if not stored.startswith('@'):
+        return stored
+    module, name = stored[1:].split(':')
+    return getattr(import_module(module), name)().twin()
+
+
+def as_html(
+    data: dict,  # of one output: {MIME type: what is stored}
+    alt: str | None = None,  # what a picture shows, in words
+) -> str | None:  # None: it is text, and any page shows it as it is
+    "What a page without a kernel shows for an output, as HTML."
+    if TWIN in data:
+        return twin_of(joined(data[TWIN]))
+    if PLOTLY in data:
+        as_wide_as_the_page = go.Figure(data[PLOTLY]).update_layout(width=None)
+        return figure_html(as_wide_as_the_page)
+    if 'text/html' in data:
+        return joined(data['text/html'])
+    kind = next((k for k in IMAGES if k in data), None)
+    if kind is None:
+        return None
+    if not alt:
+        raise ValueError(
+            'fig-alt: expected a line `#| fig-alt: what the picture shows` at the top of its cell, got none'
+        )
+    picture = ''.join(joined(data[kind]).split())
+    return f'<p class="picture"><img src="data:{kind};base64,{picture}" alt="{html.escape(alt)}"></p>'
+
+
+def raw(markup: str) -> str:
+    """HTML as a block of markdown that is handed on untouched.
+
+    It does not go back into the outputs: Quarto takes an output of type `text/html` for a JavaScript widget
+    and adds two scripts from a third party to the page. Empty lines would end the HTML for other renderers.
+    """
+    return '```{=html}\n' + re.sub(r'\n\s*\n', '\n', markup.strip()) + '\n```'
+
+
+def settle(cell: dict) -> list[AttrDict]:
+    "A cell as a page shows it: without directives, text as its outputs, then one markdown cell per picture."
+    if cell['cell_type'] != 'code':
+        return [cell]
+    alt = directives(cell).get('fig-alt')
+    stay, follow = [], []
+    for output in cell.get('outputs') or []:
+        markup = as_html(output.get('data', {}), alt)
+        if markup is None:
+            stay.append(output)
+        else:
+            follow.append(markdown(raw(markup), f'{cell.get("id", "")}-{len(follow)}'))
+    source = '\n'.join(line for line in joined(cell['source']).split('\n') if not line.startswith('#|'))
+    return [AttrDict(dict(cell, source=source.strip('\n'), outputs=stay)), *follow]
+
+
+def front_matter(
+    source: str,  # of a notebook's first markdown cell
+) -> tuple[dict, str]:  # title and description; the rest of the cell
+    "Heading and subtitle of a notebook, and what follows them."
+    text = joined(source)
+    m = re.match(r'#\s+(\S.*)\n+>\s*(\S.*)(?:\n+|$)', text)
+    if not m:
+        raise ValueError(f'first cell: expected a line "# title" and a line "> subtitle", got {text[:60]!r}')
+    return dict(title=m[1].strip(), description=m[2].strip()), text[m.end() :]
+
+
+def fenced(facts: dict[str, str]) -> str:
+    "Front matter as text: YAML between two lines of dashes."
+    lines = [f'{name}: {json.dumps(value, ensure_ascii=False)}' for name, value in facts.items()]
+    return '\n'.join(['---', *lines, '---'])
+
+
+def definitions(cell: dict) -> list[ast.AST]:
+    "The public functions and classes that a cell exports, as syntax trees."
+    if cell['cell_type'] != 'code' or 'export' not in directives(cell):
+        return []
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    found = [n for n in ast.parse(joined(cell['source'])).body if isinstance(n, kinds)]
+    return [n for n in found if not n.name.startswith('_')]
+
+
+def module_of(cells: list[dict]) -> str | None:
+    "The module that a notebook exports, or None."
+    return next((d['default_exp'] for d in map(directives, cells) if d.get('default_exp')), None)
+
+
+@lru_cache
+def homes(
+    folder: Path,  # with the notebooks
+) -> dict[str, tuple[str, str]]:  # {name: (notebook, module)}
+    "Where each public name is defined, but for names that two lessons define: a link could be wrong."
+    found = {}
+    for path in sorted(folder.glob('*/[0-9]*.ipynb')):
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        home = path.relative_to(folder).as_posix()
+        for cell in cells:
+            for definition in definitions(cell):
+                found.setdefault(definition.name, set()).add((home, module_of(cells)))
+    return {name: at.pop() for name, at in found.items() if len(at) == 1}
+
+
+FENCED = re.compile(r'(^(?:```|~~~).*?^(?:```|~~~)[ \t]*$)', re.M | re.S)
+TICKED = re.compile(r'(?<![\[`\w])`([A-Za-z_]\w*)(\(\))?`(?![`\w])(?![^\[\n]*\]\()')
+
+
+def anchor(module: str, name: str) -> str:
+    "The id of a definition on its page."
+    return f'ofa_learn.{module}.{name}'
+
+
+def mark(module: str, name: str) -> str:
+    "The place on a page to which links to a definition lead."
+    return f'<span id="{anchor(module, name)}"></span>'
+
+
+def linked(
+    source: str,  # markdown
+    page: str,  # the page's path, from the site's top
+    where: dict,  # of `homes`
+) -> str:
+    "Markdown in which names of the package lead to their definitions."
+
+    def link(m):
+        home, module = where.get(m[1], (page, None))
+        if home == page:  # it would lead a few lines up or down
+            return m[0]
+        return f'[{m[0]}]({"../" * page.count("/")}{home}#{anchor(module, m[1])})'
+
+    parts = FENCED.split(source)
+    parts[::2] = [TICKED.sub(link, text) for text in parts[::2]]  # those between stand in fences
+    return ''.join(parts)
+
+
+def page(
+    cells: list[dict],  # of a notebook
+    path: str,  # its path, from the site's top
+    where: dict,  # of `homes`
+) -> list[AttrDict]:  # the cells that are rendered
+    "A notebook as a page of the site."
+    module, out = module_of(cells), []
+    for cell in cells:
+        if {'hide', 'default_exp'} & set(directives(cell)):
+            continue
+        if cell['cell_type'] != 'markdown':
+            anchors = ''.join(mark(module, n.name) for n in definitions(cell))
+            if anchors:
+                out.append(markdown(raw(anchors), f'{cell.get("id", "")}-at'))
+            out += settle(cell)
+            continue
+        source = joined(cell['source'])
+        if not out:
+            facts, source = front_matter(source)
+            top = dict(cell_type='raw', id='front-matter', metadata=AttrDict(), source=fenced(facts))
+            out.append(AttrDict(top))
+        if source.strip():
+            out.append(markdown(linked(source, path, where), cell.get('id', '')))
+    if any('class="ofa-twin"' in c['source'] for c in out if c['cell_type'] == 'markdown'):
+        out.append(markdown(raw(scripts(path)), 'scripts'))
+    return out
+
+
+def scripts(
+    path: str,  # of a page, from the site's top
+) -> str:  # HTML
+    "What a page with figures that move loads."
+    top = '../' * path.count('/')
+    return ''.join(f'<script src="{top}assets/{name}"></script>' for name in ('plotly.min.js', 'twins.js'))
+
+
+class Page:
+    "The nbdev processor that makes a notebook a page."
+
+    def __init__(self, nb):
+        self.nb = nb
+
+    def begin(self):
+        path = Path(self.nb.path_).resolve()
+        top = next(p for p in path.parents if (p / '_quarto.yml').exists())
+        name = path.relative_to(top).as_posix()
+        try:
+            self.nb.cells = page(self.nb.cells, name, homes(top))
+        except ValueError as e:
+            raise ValueError(f'{name}: {e}') from e
+
+
+def comments(source: str) -> dict[int, str]:
+    "The comment on each line of a program, by line number from 1."
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip('# ') for t in tokens if t.type == tokenize.COMMENT}
+
+
+def parameters(
+    function: ast.AST,  # a function's syntax tree
+    said: dict[int, str],  # of `comments`
+) -> list[tuple[str, str, str]]:  # name, type, comment each; the result as `returns`
+    "What goes into a function and what comes out."
+    a = function.args
+    every = [*a.posonlyargs, *a.args, *filter(None, [a.vararg]), *a.kwonlyargs, *filter(None, [a.kwarg])]
+    lines = [p.lineno for p in every]
+    rows = []
+    for p in every:
+        if p.arg == 'self':
+            continue
+        kind = ast.unparse(p.annotation) if p.annotation else ''
+        alone = lines.count(p.lineno) == 1  # one comment beside two parameters is neither's
+        rows.append((p.arg, kind, said.get(p.lineno, '') if alone else ''))
+    result = function.returns
+    if result and said.get(result.lineno) and result.lineno not in lines:
+        rows.append(('returns', ast.unparse(result), said[result.lineno]))
+    return rows
+
+
+def methods_of(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    return [f for f in node.body if isinstance(f, ast.FunctionDef)]
+
+
+def init_of(node: ast.ClassDef) -> ast.FunctionDef | None:
+    return next((f for f in methods_of(node) if f.name == '__init__'), None)
+
+
+def signature(node: ast.AST) -> str:
+    "How a function or class is called, as code."
+    if isinstance(node, ast.ClassDef):
+        init = init_of(node)
+        inside = ast.unparse(init.args).removeprefix('self').removeprefix(', ') if init else ''
+        return f'class {node.name}({inside})'
+    result = f' -> {ast.unparse(node.returns)}' if node.returns else ''
+    return f'{node.name}({ast.unparse(node.args)}){result}'
+
+
+def entry(node: ast.AST, said: dict[int, str], module: str, lesson: str) -> str:
+    "One function or class of the reference, as markdown."
+    is_class = isinstance(node, ast.ClassDef)
+    call = init_of(node) if is_class else node
+    told = ''
+    for name, kind, text in parameters(call, said) if call else []:
+        if text:
+            name, kind, text = map(html.escape, (name, kind, text))
+            told += f'<dt><code>{name}</code> <span class="type">{kind}</span></dt><dd>{text}</dd>'
+    shown = [f for f in methods_of(node) if f.name[0] != '_'] if is_class else []
+    documented = [f'- `{f.name}`: {ast.get_docstring(f)}' for f in shown if ast.get_docstring(f)]
+    parts = [
+        f'## {node.name}',
+        raw(mark(module, node.name)),
+        f'```python\n{signature(node)}\n```',
+        ast.get_docstring(node),
+        raw(f'<dl class="parameters">{told}</dl>') if told else '',
+        '\n'.join(documented),
+        f'[In the lesson](../{lesson}#{anchor(module, node.name)})',
+    ]
+    return '\n\n'.join(filter(None, parts))
+
+
+def reference(
+    cells: list[dict],  # of a lesson
+    lesson: str,  # its file
+    where: dict,  # of `homes`
+) -> str:  # a page, as markdown with front matter; '' where the lesson exports no function
+    "The reference page of one module."
+    module = module_of(cells)
+    entries = []
+    for cell in cells:
+        for node in definitions(cell):
+            entries.append(entry(node, comments(joined(cell['source'])), module, lesson))
+    if not entries:
+        return ''
+    facts, _ = front_matter(cells[0]['source'])
+    parts = [
+        fenced(dict(title=f'ofa_learn.{module}', description=facts['description'])),
+        f'Defined, explained and tested in the lesson [{facts["title"]}](../{lesson}).',
+        linked('\n\n'.join(entries), f'reference/{module}.qmd', where),
+    ]
+    return '\n\n'.join(parts) + '\n'
+
+
+FOLDERS = {
+    'Course': {'course': 'The path', 'methods': 'Methods'},
+    'Package': {'running': 'Running', 'widgets': 'Figures and widgets', 'internals': 'Internals'},
+}
+
+
+def navigation(names: list[str]) -> list[dict]:
+    """The site's parts, from the notebooks' paths.
+
+    Each part is a dict: `title`, `page` (where it begins) and `sections`, a list of (title, pages). A folder
+    of lessons is a section, its numbers are the order. A file that has no place is a `ValueError`.
+    """
+    left = set(names) - {'index.ipynb'}
+
+    def inside(folder: str) -> list[str]:
+        found = sorted(n for n in left if n.startswith(f'{folder}/'))
+        left.difference_update(found)
+        return found
+
+    def lessons(part: str) -> list[tuple[str, list[str]]]:
+        found = [(title, inside(folder)) for folder, title in FOLDERS[part].items()]
+        return [section for section in found if section[1]]
+
+    parts = [
+        ('Course', 'course.qmd', lessons('Course')),
+        ('Walkthroughs', 'walkthroughs/index.qmd', [('', inside('walkthroughs'))]),
+        ('Package', 'package.qmd', lessons('Package')),
+        ('Paper and more', 'pages/index.qmd', [('', inside('pages'))]),
+    ]
+    if left:
+        raise ValueError(f'names: {sorted(left)} have no place in the site: move them to a folder of nbs/')
+    parts = [p for p in parts if any(pages for _, pages in p[2])]
+    parts.append(('Reference', 'reference/index.qmd', []))
+    return [dict(title=title, page=page, sections=sections) for title, page, sections in parts]
+
+
+def unshown(cells: list[dict]) -> list[str]:
+    "What a page would lose: outputs that a renderer passes over, and errors."
+    shown = {'text/plain', 'text/markdown'}
+    out = []
+    for i, cell in enumerate(cells):
+        for o in cell.get('outputs') or []:
+            kinds = set(o.get('data', {}))
+            if o['output_type'] == 'error':
+                out.append(f'cell {i}: an error is stored')
+            elif o['output_type'] != 'stream' and (not kinds & shown or kinds - shown):
+                out.append(f'cell {i}: {", ".join(sorted(kinds - shown)) or "nothing"}')
+    return out
+
+
+class Links(HTMLParser):
+    "The ids of a page, and what it refers to."
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.ids, self.targets = set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        if a.get('id'):
+            self.ids.add(a['id'])
+        self.targets += [a[k] for k in ('href', 'src') if a.get(k)]
+
+
+def broken_links(
+    pages: dict[str, str],  # {path from the site's top: its HTML}
+    files: set[str],  # every file of the site
+) -> list[str]:  # page → target
+    "Links of a site's pages to pages, files or places that are not there."
+    read = {path: Links(text) for path, text in pages.items()}
+    out = []
+    for path, page in read.items():
+        for target in page.targets:
+            if re.match(r'[a-z][a-z+.-]*:|//', target, re.I):
+                continue  # another site, or data
+            name, _, spot = target.partition('#')
+            name = name.partition('?')[0]
+            to = posixpath.normpath(posixpath.join(posixpath.dirname(path), name)) if name else path
+            if to not in files or (spot and to in read and spot not in read[to].ids):
+                out.append(f'{path} → {target}')
+    return out
