@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from .distill import DistillationTask, choose, register
-from .losses import check_logits, check_target, check_temperature, kd_loss, wide
+from .losses import check_logits, check_target, check_temperature, kd_loss, over_classes, wide
 
 # %% ../nbs/methods/55_logits.ipynb #7abeb6d0
 KD_SETTINGS = dict(
@@ -59,8 +59,11 @@ def _own_and_others(z: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, tor
     "Logits → log of (p_y, 1 - p_y), (B, 2), and of the other classes' probabilities among themselves, (B, K-1)."
     at = torch.arange(z.shape[1] - 1, device=z.device)
     others = z.gather(1, at + (at >= y[:, None]))  # all columns but y, without waiting for the device
-    own, rest, all_ = z.gather(1, y[:, None])[:, 0], others.logsumexp(1), z.logsumexp(1)
-    return torch.stack([own - all_, rest - all_], 1), others - rest[:, None]
+    own, all_ = z.gather(1, y[:, None])[:, 0], z.logsumexp(1)
+    masked = (others == -torch.inf).all(1)  # no other class is left: none has a share
+    sum_ = others.masked_fill(masked[:, None], 0.0).logsumexp(1)
+    rest = sum_.masked_fill(masked, -torch.inf)
+    return torch.stack([own - all_, rest - all_], 1), others - sum_[:, None]
 
 
 def dkd_parts(
@@ -83,7 +86,7 @@ def dkd_parts(
             _own_and_others(wide(z, student_logits) / temperature, y)
             for z in (student_logits, teacher_logits.detach())
         )
-        return tuple((b.exp() * (b - a)).sum(1) for a, b in zip(s, t))
+        return tuple(over_classes(b.exp(), b - a) for a, b in zip(s, t))
 
 
 def dkd_loss(

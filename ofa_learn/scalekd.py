@@ -12,6 +12,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .distill import DistillationTask, Teacher, choose, register
+from .losses import check_logits, check_temperature, over_classes, wide
 from .models import as_map
 
 # %% ../nbs/methods/74_scalekd.ipynb #8dbb22f6
@@ -292,13 +293,16 @@ SCALEKD_SETTINGS = dict(
 
 
 def soft_ce_loss(
-    student: torch.Tensor,  # logits (B, K)
-    teacher: torch.Tensor,  # logits (B, K)
-    temperature: float = 1.0,  # T
-) -> torch.Tensor:  # scalar, the mean over the batch
+    student: torch.Tensor,  # logits (B, K), or a stack of exits (E, B, K); any floating dtype
+    teacher: torch.Tensor,  # logits (B, K); no gradient goes to it
+    temperature: float = 1.0,  # T > 0
+) -> torch.Tensor:  # the mean over the batch: scalar, for a stack (E,)
     "T² times the cross-entropy of the student's softened probabilities under the teacher's."
-    p, q = (z.float() if z.dtype in (torch.float16, torch.bfloat16) else z for z in (teacher, student))
-    return temperature**2 * F.cross_entropy(q / temperature, (p / temperature).softmax(-1))
+    check_logits(student, teacher)
+    check_temperature(temperature)
+    with torch.autocast(student.device.type, enabled=False):
+        p, q = (wide(z, student) / temperature for z in (teacher.detach(), student))
+        return -(temperature**2) * over_classes(p.softmax(-1), q.log_softmax(-1)).mean(-1)
 
 # %% ../nbs/methods/74_scalekd.ipynb #5316c59b
 @register('scalekd')

@@ -13,11 +13,12 @@ from ofa_learn.cli import main
 from ofa_learn.data import Augment, digits, split
 from ofa_learn.demo import PAIRS, Plan, more_methods, rows
 from ofa_learn.distill import BUILT_IN, Teacher, all_methods, choose, create_task
-from ofa_learn.hcd import mutual_kl, orthogonality_loss
+from ofa_learn.hcd import mutual_kl, orthogonality_loss, sub_cross_entropy
 from ofa_learn.logits import dist_loss, dkd_loss, dkd_parts
 from ofa_learn.losses import kd_loss
 from ofa_learn.models import make_model
 from ofa_learn.rsd import correlations, rsd_loss
+from ofa_learn.scalekd import soft_ce_loss
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=100)
@@ -135,6 +136,72 @@ def test_hcd_parts_by_hand():
     before = leaf.grad.clone()
     mutual_kl(leaf, s.clone().requires_grad_(), detach=True).sum().backward()
     assert torch.equal(before, leaf.grad)
+
+
+WITH_TEACHER = {
+    'dkd': lambda s, t, y: dkd_loss(s, t, y),
+    'dkd parts': lambda s, t, y: torch.stack(dkd_parts(s, t, y, 2.0)),
+    'mutual': lambda s, t, y: mutual_kl(torch.stack([t, 2 * t]), s),
+    'soft cross-entropy': lambda s, t, y: soft_ce_loss(s, t, 2.0),
+    'opinions': lambda s, t, y: orthogonality_loss(torch.stack([s + t, t]), y, 0.1),
+    'labels of opinions': lambda s, t, y: sub_cross_entropy(
+        torch.stack([s + t, t])[None], one_hot(y, s.shape[1])
+    ),
+}
+
+
+def one_hot(y, k):
+    return nn.functional.one_hot(y, k).double()
+
+
+def gradient(loss, z):
+    z = z.clone().requires_grad_()
+    return torch.autograd.grad(loss(z).sum(), z)[0]
+
+
+@pytest.mark.parametrize('name', WITH_TEACHER)
+def test_a_class_that_both_mask_is_as_if_it_were_not_there(name):
+    loss, kept, y = WITH_TEACHER[name], [0, 1, 3, 4], torch.tensor([0, 1, 3, 4, 0, 1])
+    s, t = (logits(seed).index_fill(1, torch.tensor([2]), -torch.inf) for seed in (0, 1))
+    few_s, few_t, few_y = s[:, kept], t[:, kept], torch.tensor([0, 1, 2, 3, 0, 1])
+    torch.testing.assert_close(loss(s, t, y), loss(few_s, few_t, few_y))
+    g = gradient(lambda z: loss(z, t, y), s)
+    torch.testing.assert_close(g[:, kept], gradient(lambda z: loss(z, few_t, few_y), few_s))
+    assert not g[:, 2].any()
+    if name == 'mutual':  # the one whose target is trained too
+        assert gradient(lambda z: loss(s, z, y), t).isfinite().all()
+
+
+@pytest.mark.parametrize('name', ['dkd', 'dkd parts', 'mutual', 'soft cross-entropy'])
+def test_a_teacher_that_masks_is_the_limit_of_one_that_gives_next_to_nothing(name):
+    "For wrong classes and for the true one, which is masked in the third image."
+    loss, s, t, y = WITH_TEACHER[name], logits(0), logits(1), torch.tensor([0, 1, 2, 3, 4, 0])
+    never, hardly = (t.index_fill(1, torch.tensor([2]), v) for v in (-torch.inf, -1e4))
+    torch.testing.assert_close(loss(s, never, y), loss(s, hardly, y))
+    torch.testing.assert_close(
+        gradient(lambda z: loss(z, never, y), s), gradient(lambda z: loss(z, hardly, y), s)
+    )
+
+
+def test_dkd_where_only_the_true_class_is_left():
+    "The others have no probability to share: TCKD is that of a sure teacher, NCKD is 0."
+    s, t, y = logits(0), logits(1), classes(0)
+    only = t.masked_fill(one_hot(y, 5) == 0, -torch.inf)
+    tckd, nckd = dkd_parts(s, only, y)
+    torch.testing.assert_close(tckd, nn.functional.cross_entropy(s, y, reduction='none'))
+    assert not nckd.any() and gradient(lambda z: dkd_loss(z, only, y), s).isfinite().all()
+    assert not gradient(lambda z: dkd_loss(z, only, y), only).any()
+
+
+@pytest.mark.parametrize('name', WITH_TEACHER)
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_what_is_no_logit_is_not_hidden(name, value):
+    loss = WITH_TEACHER[name]
+    for who, at in itertools.product((0, 1), range(5)):
+        pair, y = [logits(0), logits(1)], torch.tensor([0, 1, 2, 3, 4, 0])
+        pair[who][0, at] = value
+        hidden = name == 'opinions' and at == 0  # the true class's column may hold anything
+        assert hidden or not loss(*pair, y).isfinite().all(), (who, at)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -36,7 +36,7 @@ ROOMS = {
         'relations': 'data losses distill',
         'rsd': 'losses distill',
         'hcd': 'branches losses distill',
-        'scalekd': 'models distill',
+        'scalekd': 'models losses distill',
     },
     'running': {
         'checkpoints': 'atomic',
