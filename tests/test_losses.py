@@ -17,6 +17,7 @@ from ofa_learn.losses import (
     binomial,
     check_gamma,
     check_target,
+    check_weight,
     class_weights,
     dark_mass,
     decompose,
@@ -544,6 +545,25 @@ def test_bad_input(changes, error, says):
 @pytest.mark.parametrize(
     'call, error, says',
     [
+        (
+            lambda: check_weight('alpha', -0.5),
+            ValueError,
+            'alpha: expected a finite number of at least 0, got -0.5',
+        ),
+        (
+            lambda: check_weight('beta', nan),
+            ValueError,
+            'beta: expected a finite number of at least 0, got nan',
+        ),
+        (lambda: check_weight('beta', inf), ValueError, 'beta: .* got inf'),
+        (
+            lambda: check_weight('weight', 0, zero=False),
+            ValueError,
+            'weight: expected a finite number above 0, got 0',
+        ),
+        (lambda: check_weight('weight', True), TypeError, 'weight: expected a number, got True'),
+        (lambda: check_weight('weight', '1'), TypeError, "weight: expected a number, got '1'"),
+        (lambda: check_weight('weight', None), TypeError, 'weight: expected a number, got None'),
         (lambda: kd_loss(Z, Z[:, :4]), ValueError, '4 classes'),
         (lambda: kd_loss(Z, Z, temperature=0), ValueError, 'temperature'),
         (lambda: kd_loss(Z, Z, reduction='men'), ValueError, "did you mean 'mean'"),
@@ -570,6 +590,8 @@ def test_bad_input_elsewhere(call, error, says):
 
 
 def test_good_input():
+    for weight in (0, 0.0, 2, np.float32(0.5), 1e-300):
+        assert check_weight('weight', weight) is weight
     for gamma in (
         1,
         1.0,
