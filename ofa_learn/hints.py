@@ -16,9 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .branches import check_stages
 from .distill import DistillationTask, Teacher, choose, register
-from .models import Stage, Taps, as_map
+from .models import Stage, Taps, as_map, check_stages
 
 # %% ../nbs/methods/60_hints.ipynb #e092b0e1
 def paired_with(
@@ -116,8 +115,7 @@ class HintTask(DistillationTask):
 
     def pairs(self) -> list[tuple[Stage, Stage]]:
         "The pairs of stages; `self.stages` becomes the student's numbers."
-        stages = (self.stages,) if isinstance(self.stages, int) else self.stages
-        pairs = stage_pairs(self.student_taps, self.teacher.taps, stages)
+        pairs = stage_pairs(self.student_taps, self.teacher.taps, self.stages)
         self.stages = tuple(s.number for s, _ in pairs)
         return pairs
 
