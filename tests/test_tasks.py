@@ -198,3 +198,20 @@ def test_same_seeds_same_student_and_methods_are_paired():
 
     TEACHER = make_model('micro_resnet')
     assert torch.equal(start('ofa'), start('labels'))
+
+
+@pytest.mark.parametrize('method', sorted(all_methods()))
+def test_a_student_with_prefix_tokens_as_maps(method):
+    "The layout rule overruled: a class token has no place on a map, and every method trains without it."
+    more = dict(num_samples=6) if method == 'crd' else {}
+    out = make(method, kind='maps', **more).train()(X, Y, index=torch.arange(6))
+    out['loss'].backward()
+    assert out['loss'].isfinite()
+
+
+@pytest.mark.parametrize('stages, parts', [(4, {'exit_4'}), ((4, 1), {'exit_1', 'exit_4'})])
+def test_one_stage_or_several_get_exits(stages, parts):
+    for method in ('ofa', 'deep_supervision'):
+        out = make(method, stages=stages)(X, Y)
+        assert {k for k in out if k.startswith('exit')} == parts
+    assert make('hcd', stages=stages).stages == tuple(int(p[-1]) for p in sorted(parts))
