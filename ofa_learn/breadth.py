@@ -91,7 +91,7 @@ def check_teacher(name: str, input_size=None, classes: int = 7) -> str:
     answers = task.teacher(x, ('logits', 'pooled'))
     if not torch.equal(answers.logits, plain):
         return 'its answers differ from model(x)'
-    if answers.pooled.shape != (2, task.teacher.taps.width):
+    if answers.pooled.shape != (2, task.teacher_taps.width):
         return f'pooled features of shape {tuple(answers.pooled.shape)}'
     loss = task(x, y)['loss']
     loss.backward()

@@ -89,7 +89,8 @@ class TeacherCache:
         self.batches = Batches(
             data.train, data.norm, batch_size, augment, 0, view_seed, next(teacher.model.parameters()).device
         )
-        self.widths = [data.num_classes, teacher.taps.width if 'pooled' in self.needs else 0, 1]
+        width = teacher.find_taps(data.input_size).width if 'pooled' in self.needs else 0
+        self.widths = [data.num_classes, width, 1]
         self.shape, self._at = (len(data.train), sum(self.widths)), (None, None, None)
         self._looked = {}  # a file whose checksum was right → its time and size then
         self.key = cache_key(teacher, data, augment, view_seed, self.batches.batch_size, self.needs)

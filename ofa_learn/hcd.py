@@ -142,7 +142,7 @@ class HCD(DistillationTask):
             raise ValueError(f'student: HCD needs at least 3 classes, got {self.num_classes}')
 
     def build_heads(self):
-        width = self.teacher.taps.width
+        width = self.teacher_taps.width
         branches = ExitBranches(self.student_taps, self.num_classes, width, self.stages)
         self.stages = branches.stages
         return JointLogits(branches, width, self.num_classes, self.n)

@@ -115,7 +115,7 @@ class HintTask(DistillationTask):
 
     def pairs(self) -> list[tuple[Stage, Stage]]:
         "The pairs of stages; `self.stages` becomes the student's numbers."
-        pairs = stage_pairs(self.student_taps, self.teacher.taps, self.stages)
+        pairs = stage_pairs(self.student_taps, self.teacher_taps, self.stages)
         self.stages = tuple(s.number for s, _ in pairs)
         return pairs
 

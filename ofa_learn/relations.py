@@ -8,14 +8,12 @@ __all__ = ['SHORTEST', 'CC_SETTINGS', 'RKD_SETTINGS', 'CRD_SETTINGS', 'NEGATIVES
            'RKD', 'CRD']
 
 # %% ../nbs/methods/65_relations.ipynb #957adf9d
-import inspect
 import math
 import warnings
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from .data import MASK, mix_bits
 from .distill import DistillationTask, choose, register, unwrapped
@@ -304,7 +302,7 @@ class CC(DistillationTask):
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
-        return Embeddings(self.student_taps.width, self.teacher.taps.width, self.width)
+        return Embeddings(self.student_taps.width, self.teacher_taps.width, self.width)
 
     def losses(self, student, heads, teacher, target):
         return dict(ce=F.cross_entropy(student.logits, target), cc=self.weight * cc_loss(*heads))
@@ -379,6 +377,7 @@ class CRD(DistillationTask):
     "Contrastive representation distillation with two memory banks (Tian et al., 2020)."
 
     needs, taps_needed, stages, paper, status = ('pooled',), True, (), 'Tian et al., 2020', 'paper'
+    own_buffers = True  # each of several processes has its own banks
     _unseen = True
 
     def __init__(
@@ -412,7 +411,7 @@ class CRD(DistillationTask):
 
     def build_heads(self):
         return MemoryBanks(
-            self.student_taps.width, self.teacher.taps.width, self.num_samples, self.labels, self.width
+            self.student_taps.width, self.teacher_taps.width, self.num_samples, self.labels, self.width
         )
 
     def _check_index(self, index, target) -> None:
@@ -444,11 +443,3 @@ class CRD(DistillationTask):
             *heads, self.index.to(heads[0].device), self.negatives, self.temperature, self.momentum
         )
         return dict(ce=F.cross_entropy(student.logits, target), crd=self.weight * nce)
-
-    def prepare_distributed(self, device_ids=None, **options):
-        "As ever, but each rank keeps its own banks: buffers are not broadcast in the forward unless asked for."
-        names = ('forward_sync_buffers', 'broadcast_buffers')  # the newer PyTorch's name, the older one's
-        known = inspect.signature(DistributedDataParallel).parameters
-        if not set(names) & set(options):
-            options[next(n for n in names if n in known)] = False
-        return super().prepare_distributed(device_ids, **options)

@@ -100,7 +100,7 @@ class RSD(DistillationTask):
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
-        return Decoupler(self.student_taps.width, self.teacher.taps.width, self.ratio)
+        return Decoupler(self.student_taps.width, self.teacher_taps.width, self.ratio)
 
     def losses(self, student, heads, teacher, target):
         self._warned = self._warned or self._warn(*heads.shape)

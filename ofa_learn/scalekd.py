@@ -344,7 +344,7 @@ class ScaleKD(DistillationTask):
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
-        own, taps = self.student_taps, self.teacher.taps
+        own, taps = self.student_taps, self.teacher_taps
         if len(own.stages) < 2:
             raise ValueError(f'student: ScaleKD needs two stages or more, it has {len(own.stages)}')
         last_stage, t4 = find_last_stage(self.teacher, self.input_size), taps.stages[-1]

@@ -145,10 +145,10 @@ class Watch:
 
 # %% ../nbs/course/80_training.ipynb #b85fff42
 def _check_fits(task: DistillationTask, data: Splits) -> None:
-    "The data must be what the task was built for, and the task must have something to train."
-    if not any(p.requires_grad for p in task.trainable_module.parameters()):
+    "The data must be what the task was built for, and the student must have something to train."
+    if not any(p.requires_grad for p in task.student.parameters()):
         raise ValueError(
-            'task: nothing in it can be trained; was its student made a teacher since? That freezes it'
+            'task: nothing in its student can be trained; was it made a teacher since? That freezes it'
         )
     if tuple(task.input_size) != tuple(data.input_size):
         raise ValueError(f'data: images of {data.input_size}, but the task was built for {task.input_size}')

@@ -115,7 +115,7 @@ def test_pooled_features(methods, tmp_path):
                 def forward(self, features, answers):
                     return super().forward(features.pooled)
 
-            return Head(self.student_taps.width, self.teacher.taps.width)
+            return Head(self.student_taps.width, self.teacher_taps.width)
 
         def losses(self, student, heads, teacher, target):
             return dict(ce=F.cross_entropy(student.logits, target), hint=F.mse_loss(heads, teacher.pooled))

@@ -26,7 +26,7 @@ ROOMS = {
         'cka': 'data models',
         'branches': 'models',
         'losses': '',
-        'distill': 'models branches losses',
+        'distill': 'models branches losses checks',
         'training': 'atomic checkpoints data models distill',
         'demo': '*',
     },
@@ -60,6 +60,7 @@ ROOMS = {
     },
     'internals': {
         'atomic': '',
+        'checks': 'models losses',
         'exercises': '',
         'bench': '*',
         'breadth': 'distill models',
