@@ -37,6 +37,7 @@ ROOMS = {
         'rsd': 'losses distill',
         'hcd': 'branches losses distill',
         'scalekd': 'models losses distill',
+        'combined': 'models checks distill',
     },
     'running': {
         'checkpoints': 'atomic',
