@@ -6,7 +6,16 @@
 __all__ = ['BUSY', 'NO_LOCKS', 'whole', 'write_atomically', 'sealed', 'unsealed', 'Taken', 'locked', 'check_place']
 
 # %% ../nbs/internals/02_atomic.ipynb #394a5c12
-import errno, glob, hashlib, json, os, secrets, socket, threading, time, warnings
+import errno
+import glob
+import hashlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Iterator

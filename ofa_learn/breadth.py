@@ -6,7 +6,9 @@
 __all__ = ['smallest', 'tiny_teacher', 'check_student', 'check_teacher', 'check_models', 'breadth_line']
 
 # %% ../nbs/internals/96_breadth.ipynb #763a4f1d
-import gc, time, warnings
+import gc
+import time
+import warnings
 from typing import Iterator
 
 import timm
@@ -14,8 +16,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .distill import OFA
 from .models import check_model_name, count_params, make_model, tapped_forward
+from .tasks import OFA
 
 # %% ../nbs/internals/96_breadth.ipynb #bcf73037
 def smallest(module: str) -> str | None:

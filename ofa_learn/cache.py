@@ -6,7 +6,11 @@
 __all__ = ['weights_hash', 'cache_key', 'marks', 'same_marks', 'TeacherCache', 'cached']
 
 # %% ../nbs/running/85_cache.ipynb #cb9d21b2
-import hashlib, io, json, shutil, warnings
+import hashlib
+import io
+import json
+import shutil
+import warnings
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +23,7 @@ from tqdm.auto import tqdm
 from .atomic import whole, write_atomically
 from .checkpoints import differences, plain
 from .data import Augment, Batches, Splits
-from .distill import Answers, DistillationTask, Teacher, fit_teacher, same_norm
+from .tasks import Answers, DistillationTask, Teacher, fit_teacher, same_norm
 
 # %% ../nbs/running/85_cache.ipynb #ec7a3c69
 def weights_hash(model: torch.nn.Module) -> str:

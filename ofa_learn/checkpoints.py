@@ -7,7 +7,15 @@ __all__ = ['KIND', 'VERSION', 'SEAL', 'SEALED', 'random_state', 'set_random_stat
            'save_checkpoint', 'load_checkpoint', 'newest', 'differences', 'plain', 'Stopped', 'Stop', 'stoppable']
 
 # %% ../nbs/running/78_checkpoints.ipynb #492499ea
-import hashlib, json, math, os, pickle, signal, threading, warnings, zipfile
+import hashlib
+import json
+import math
+import os
+import pickle
+import signal
+import threading
+import warnings
+import zipfile
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 

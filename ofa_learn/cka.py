@@ -7,7 +7,11 @@ __all__ = ['CHUNK', 'ESTIMATORS', 'gram', 'check_estimator', 'prepared', 'hsic',
            'layer_names', 'Similarity', 'cka_all', 'cka', 'as_seen_by', 'built', 'load_network', 'compare', 'table_csv']
 
 # %% ../nbs/course/20_cka.ipynb #47ef6cfa
-import csv, difflib, io, re, warnings
+import csv
+import difflib
+import io
+import re
+import warnings
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path

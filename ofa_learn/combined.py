@@ -13,7 +13,8 @@ from numbers import Real
 import torch.nn as nn
 
 from .checks import as_student, check_trainable, image_facts, method_options
-from ofa_learn.distill import (
+from .models import Features
+from ofa_learn.tasks import (
     Answers,
     DistillationTask,
     as_teacher,
@@ -21,7 +22,6 @@ from ofa_learn.distill import (
     method_class,
     unwrapped,
 )
-from .models import Features
 
 # %% ../nbs/methods/76_combined.ipynb #495acedf
 class JoinedHeads(nn.Module):

@@ -8,7 +8,10 @@ __all__ = ['SUFFIXES', 'PARTS', 'OFFICIAL', 'MASK', 'ImageData', 'from_arrays', 
            'load_splits', 'mix_bits', 'uniforms', 'Augment', 'views', 'Batch', 'epoch_order', 'Batches']
 
 # %% ../nbs/course/00_data.ipynb #139adca0
-import hashlib, math, zipfile, zlib
+import hashlib
+import math
+import zipfile
+import zlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Iterator, NamedTuple

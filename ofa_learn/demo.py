@@ -7,7 +7,11 @@ __all__ = ['PAIRS', 'TEACHER_EPOCHS', 'QUICK', 'QUANTILES', 'LEGEND', 'Plan', 'r
            'digit_cards', 'loss_cards', 'run_all', 'notes', 'write_report', 'demo']
 
 # %% ../nbs/course/94_demo.ipynb #86fc71b2
-import multiprocessing, platform, statistics, tempfile, time
+import multiprocessing
+import platform
+import statistics
+import tempfile
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +22,13 @@ import torch
 
 from . import __version__
 from .data import Augment, Splits, digits, split
-from .distill import Teacher, all_methods
 from .figures import method_style
 from .losses import decompose
 from .models import count_params, load_model
 from .records import results, save_record, table_cells, table_text
 from .runs import teach
 from .sweeps import FAMILIES
+from .tasks import Teacher, all_methods
 from .training import distill, predict
 from .twins import report
 

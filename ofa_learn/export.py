@@ -6,7 +6,10 @@
 __all__ = ['export_student', 'export_onnx']
 
 # %% ../nbs/running/88_export.ipynb #8baa75d7
-import json, os, shutil, tempfile
+import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import timm
@@ -83,7 +86,8 @@ def export_onnx(
     if path.suffix != '.onnx':
         raise ValueError(f'path: expected a file ending in .onnx, got {path.name}')
     try:
-        import onnxruntime, onnxscript
+        import onnxruntime
+        import onnxscript
     except ImportError as e:
         raise ImportError(f'{e}; ONNX export needs `pip install ofa-learn[onnx]`') from e
     home = next(student.parameters()).device

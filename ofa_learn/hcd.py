@@ -11,8 +11,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .branches import ExitBranches
-from .distill import DistillationTask, register
 from .losses import over_classes, wide
+from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/72_hcd.ipynb #b3bb5c0c
 class JointLogits(nn.Module):

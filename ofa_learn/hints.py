@@ -16,8 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .distill import DistillationTask, Teacher, choose, register
 from .models import Stage, Taps, as_map, check_stages
+from .tasks import DistillationTask, Teacher, choose, register
 
 # %% ../nbs/methods/60_hints.ipynb #e092b0e1
 def paired_with(

@@ -6,7 +6,8 @@
 __all__ = ['IMAGENET', 'FOLDERS', 'seeded', 'LoadedData', 'LoadedBatches', 'load_images']
 
 # %% ../nbs/running/81_loaders.ipynb #b4216e90
-import hashlib, random
+import hashlib
+import random
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path

@@ -9,8 +9,8 @@ __all__ = ['KD_SETTINGS', 'DKD_SETTINGS', 'DIST_SETTINGS', 'KD', 'dkd_parts', 'd
 import torch
 import torch.nn.functional as F
 
-from .distill import DistillationTask, choose, register
 from .losses import check_logits, check_target, check_temperature, kd_loss, over_classes, wide
+from .tasks import DistillationTask, choose, register
 
 # %% ../nbs/methods/55_logits.ipynb #7abeb6d0
 KD_SETTINGS = dict(

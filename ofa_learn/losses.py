@@ -8,7 +8,8 @@ __all__ = ['REDUCTIONS', 'FORMS', 'SOFT', 'check_choice', 'check_temperature', '
            'class_weights', 'dark_mass', 'ofa_loss']
 
 # %% ../nbs/course/40_losses.ipynb #9a700d8e
-import difflib, math
+import difflib
+import math
 from collections.abc import Sequence
 from numbers import Real
 from typing import NamedTuple

@@ -9,7 +9,12 @@ __all__ = ['default_cfgs', 'USUAL', 'BasicBlock', 'MicroResNet', 'micro_patch', 
            'find_taps', 'check_stages', 'count_flops', 'same_answer', 'save_model', 'load_model']
 
 # %% ../nbs/course/10_models.ipynb #f8d12961
-import difflib, hashlib, inspect, json, math, re
+import difflib
+import hashlib
+import inspect
+import json
+import math
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from numbers import Integral

@@ -8,7 +8,9 @@ __all__ = ['NOT_METHODS', 'ORIGINS', 'SKIP', 'paper_models', 'paper_table', 'row
            'describe']
 
 # %% ../nbs/running/82_recipes.ipynb #5460a90c
-import copy, difflib, json
+import copy
+import difflib
+import json
 from dataclasses import dataclass, field, fields
 from fnmatch import fnmatchcase
 from functools import cache

@@ -7,7 +7,8 @@ __all__ = ['LAST', 'VERSION', 'rounded', 'trimmed', 'whole', 'shared', 'without'
            'load_recording', 'recordings', 'regenerate', 'recorded', 'contents']
 
 # %% ../nbs/running/87_recorded.ipynb #435954e7
-import json, warnings
+import json
+import warnings
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path

@@ -7,7 +7,11 @@ __all__ = ['SCHEMA', 'NUMBER', 'FIELDS', 'NESTED', 'SEEDS', 'COLUMNS', 'check_re
            'load_records', 'verdict', 'results', 'table_cells', 'table_text', 'table_markdown', 'table_html']
 
 # %% ../nbs/running/84_records.ipynb #196ad7f8
-import html, json, math, statistics, warnings
+import html
+import json
+import math
+import statistics
+import warnings
 from pathlib import Path
 
 from .atomic import sealed, unsealed, write_atomically

@@ -16,8 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .data import MASK, mix_bits
-from .distill import DistillationTask, choose, register, unwrapped
 from .losses import wide
+from .tasks import DistillationTask, choose, register, unwrapped
 
 # %% ../nbs/methods/65_relations.ipynb #f16520d3
 def _can_look(t: torch.Tensor) -> bool:

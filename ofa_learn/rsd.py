@@ -12,8 +12,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .distill import DistillationTask, register
 from .losses import wide
+from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/70_rsd.ipynb #e83be6e6
 def standardised(

@@ -8,7 +8,9 @@ __all__ = ['pretrained_norm', 'described', 'published', 'teach', 'task_options',
            'run_recipe']
 
 # %% ../nbs/running/83_runs.ipynb #5e3c1bbd
-import json, statistics, time
+import json
+import statistics
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,10 +21,10 @@ from timm.optim import create_optimizer_v2
 from .atomic import write_atomically
 from .checkpoints import plain
 from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, split
-from .distill import DistillationTask, Teacher, all_methods, create_task
 from .loaders import load_images
 from .models import count_params, load_model, make_model, save_model
 from .recipes import Recipe, describe, recipe, steps
+from .tasks import DistillationTask, Teacher, all_methods, create_task
 from .training import Loop, accuracy, fit, pick_device, place
 
 # %% ../nbs/running/83_runs.ipynb #0a600dd0

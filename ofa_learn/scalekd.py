@@ -11,9 +11,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .distill import DistillationTask, Teacher, choose, register
 from .losses import check_logits, check_temperature, over_classes, wide
 from .models import as_map
+from .tasks import DistillationTask, Teacher, choose, register
 
 # %% ../nbs/methods/74_scalekd.ipynb #8dbb22f6
 VIEWS = ('direct', 'alternative')

@@ -9,7 +9,19 @@ __all__ = ['FAMILIES', 'BUILT', 'RUNNING', 'PLAIN', 'pair_models', 'Sweep', 'met
            'finished', 'make_ready', 'sweep', 'varied', 'named', 'over', 'commands', 'parse_grid', 'sweep_command']
 
 # %% ../nbs/running/86_sweeps.ipynb #cb47e72a
-import ast, difflib, hashlib, importlib, inspect, json, os, platform, shlex, subprocess, threading, traceback, warnings
+import ast
+import difflib
+import hashlib
+import importlib
+import inspect
+import json
+import os
+import platform
+import shlex
+import subprocess
+import threading
+import traceback
+import warnings
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -30,10 +42,10 @@ from .atomic import sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached, weights_hash
 from .checkpoints import plain
 from .data import Augment, Norm, Splits, load_splits
-from .distill import DistillationTask, Teacher, all_methods, create_task
 from .models import check_model_name, count_params
 from .records import check_record, load_record, results, save_record, table_text
 from .runs import described, published, teach
+from .tasks import DistillationTask, Teacher, all_methods, create_task
 from .training import accuracy, fit, pick_device
 
 # %% ../nbs/running/86_sweeps.ipynb #9e7b30d9
@@ -692,7 +704,9 @@ def over(
 ):  # a plotly Figure
     "Final test accuracy over a setting: a line for each method that has it, a level for each that has not."
     import plotly.graph_objects as go
-    from ofa_learn.figures import method_style, plain as escaped, styled
+
+    from ofa_learn.figures import method_style, styled
+    from ofa_learn.figures import plain as escaped
 
     pairs = sorted({r['pair'] for r in records})
     if len(pairs) != 1:

@@ -7,7 +7,12 @@ __all__ = ['PRECISIONS', 'pick_device', 'predict', 'place', 'summed', 'accuracy'
            'loop_state', 'load_loop_state', 'train_epoch', 'fit', 'distributed', 'Run', 'distill']
 
 # %% ../nbs/course/80_training.ipynb #1a5b6820
-import csv, gc, importlib.util, io, os, time
+import csv
+import gc
+import importlib.util
+import io
+import os
+import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,8 +39,8 @@ from ofa_learn.checkpoints import (
     stoppable,
 )
 from .data import Augment, Batches, ImageData, Norm, Splits
-from .distill import DistillationTask, create_task, same_norm, unwrapped
 from .models import count_params, evaluating
+from .tasks import DistillationTask, create_task, same_norm, unwrapped
 
 # %% ../nbs/course/80_training.ipynb #4f4e7693
 def pick_device(device: str | None = None) -> torch.device:

@@ -1,6 +1,11 @@
 """Files under two writers, killed writers, a full disk and flipped bits; folders that one program writes at a time."""
 
-import json, os, subprocess, sys, threading, time
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 

@@ -1,6 +1,10 @@
 """A teacher's kept answers: equal to the bit, refused where they are another's, noticed where they are broken."""
 
-import os, random, subprocess, sys, warnings
+import os
+import random
+import subprocess
+import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -9,8 +13,8 @@ import torch.nn.functional as F
 
 from ofa_learn.cache import TeacherCache, cached, marks, same_marks, weights_hash
 from ofa_learn.data import Augment, Batches, Norm, digits, split
-from ofa_learn.distill import METHODS, DistillationTask, Teacher, create_task, register
 from ofa_learn.models import make_model
+from ofa_learn.tasks import METHODS, DistillationTask, Teacher, create_task, register
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=130)  # 50 + 50 + 30: the last batch is short

@@ -1,6 +1,10 @@
 """Stops that nobody takes for a failure, and checkpoints that load as they were written or not at all."""
 
-import os, random, signal, threading, warnings
+import os
+import random
+import signal
+import threading
+import warnings
 
 import pytest
 import torch
@@ -15,8 +19,8 @@ from ofa_learn.checkpoints import (
     stoppable,
 )
 from ofa_learn.data import digits, split
-from ofa_learn.distill import create_task
 from ofa_learn.models import load_model, make_model, save_model
+from ofa_learn.tasks import create_task
 from ofa_learn.training import fit
 
 
@@ -246,7 +250,9 @@ for step in range(1, 10_000):
 
 @pytest.mark.skipif(os.name != 'posix', reason='kills')
 def test_killed_while_writing(tmp_path):
-    import subprocess, sys, time
+    import subprocess
+    import sys
+    import time
 
     path, rng = tmp_path / 'last.pt', random.Random(0)
     for _ in range(3):

@@ -1,6 +1,7 @@
 """CKA: identities, invariances, streaming against whole, any module, what is refused, and the command."""
 
-import csv, warnings
+import csv
+import warnings
 
 import numpy as np
 import pytest

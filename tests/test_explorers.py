@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from ofa_learn.data import digits, split
-from ofa_learn.distill import create_task
 from ofa_learn.explorers import (
     ALONE,
     TAUGHT,
@@ -33,6 +32,7 @@ from ofa_learn.models import count_params, make_model
 from ofa_learn.recorded import recorded
 from ofa_learn.records import results
 from ofa_learn.sweeps import pair_models, recording_path
+from ofa_learn.tasks import create_task
 from ofa_learn.twins import embed_json
 from ofa_learn.widgets import SOURCE
 

@@ -1,6 +1,7 @@
 """Hint methods: what lesson 60 does not show. All pairs, slow formulas, mixed precision, resume, larger models, bad input."""
 
-import copy, math
+import copy
+import math
 
 import numpy as np
 import pytest
@@ -9,7 +10,6 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from ofa_learn.data import digits, split
-from ofa_learn.distill import Teacher, create_task
 from ofa_learn.hints import (
     ABF,
     Aligner,
@@ -26,6 +26,7 @@ from ofa_learn.hints import (
     tap_origins,
 )
 from ofa_learn.models import find_taps, make_model
+from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.training import distill
 
 MICRO, METHODS = ('micro_resnet', 'micro_vit', 'micro_mixer'), ('fitnet', 'ofd', 'reviewkd')

@@ -1,6 +1,9 @@
 """Properties of the losses, against slow formulas written apart from them."""
 
-import math, os, subprocess, sys
+import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np

@@ -1,6 +1,8 @@
 """Every method on every pair: formulas written apart, limits, half precision, one step, learning, combination, state, and what is refused."""
 
-import itertools, os, warnings
+import itertools
+import os
+import warnings
 
 import numpy as np
 import pytest
@@ -12,13 +14,13 @@ from hypothesis import strategies as st
 from ofa_learn.cli import main
 from ofa_learn.data import Augment, digits, split
 from ofa_learn.demo import PAIRS, Plan, more_methods, rows
-from ofa_learn.distill import BUILT_IN, Teacher, all_methods, choose, create_task
 from ofa_learn.hcd import mutual_kl, orthogonality_loss, sub_cross_entropy
 from ofa_learn.logits import dist_loss, dkd_loss, dkd_parts
 from ofa_learn.losses import kd_loss
 from ofa_learn.models import make_model
 from ofa_learn.rsd import correlations, rsd_loss
 from ofa_learn.scalekd import soft_ce_loss
+from ofa_learn.tasks import BUILT_IN, Teacher, all_methods, choose, create_task
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=100)
@@ -483,7 +485,7 @@ def test_soft_labels_as_the_released_code_takes_them():
 
 
 def test_published_weights_bring_their_normalisation(monkeypatch):
-    from ofa_learn.distill import published_norm
+    from ofa_learn.tasks import published_norm
 
     model = make_model('resnet18', 1000, (3, 64, 64))
     assert (
@@ -491,7 +493,7 @@ def test_published_weights_bring_their_normalisation(monkeypatch):
         and published_norm(model, 1) is None
         and published_norm(torch.nn.Linear(2, 2), 3) is None
     )
-    monkeypatch.setattr('ofa_learn.distill.make_model', lambda name, k, size, pretrained: model)
+    monkeypatch.setattr('ofa_learn.tasks.make_model', lambda name, k, size, pretrained: model)
     assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True).norm == published_norm(model, 3)
     assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True, norm=((0.0,) * 3, (1.0,) * 3)).norm == (
         (0.0,) * 3,

@@ -20,7 +20,7 @@ import torch, ofa_learn
 torch.set_num_threads(1)
 from ofa_learn.losses import ofa_loss
 from ofa_learn.data import digits, split
-from ofa_learn.distill import Teacher
+from ofa_learn.tasks import Teacher
 from ofa_learn.models import make_model
 from ofa_learn.training import distill, fit
 from ofa_learn.runs import teach

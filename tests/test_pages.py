@@ -122,7 +122,7 @@ def test_recordings_that_the_map_names_are_there():
 
 
 def test_every_method_is_listed():
-    from ofa_learn.distill import all_methods
+    from ofa_learn.tasks import all_methods
 
     for path in (NBS / 'pages' / 'methods.ipynb', NBS / 'index.ipynb'):
         text = prose(path) + shown(path)

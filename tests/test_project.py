@@ -26,27 +26,27 @@ ROOMS = {
         'cka': 'data models',
         'branches': 'models',
         'losses': '',
-        'distill': 'models branches losses checks',
-        'training': 'atomic checkpoints data models distill',
+        'tasks': 'models branches losses checks',
+        'training': 'atomic checkpoints data models tasks',
         'demo': '*',
     },
     'methods': {
-        'logits': 'distill losses',
-        'hints': 'models branches distill',
-        'relations': 'data losses distill',
-        'rsd': 'losses distill',
-        'hcd': 'branches losses distill',
-        'scalekd': 'models losses distill',
-        'combined': 'models checks distill',
+        'logits': 'tasks losses',
+        'hints': 'models branches tasks',
+        'relations': 'data losses tasks',
+        'rsd': 'losses tasks',
+        'hcd': 'branches losses tasks',
+        'scalekd': 'models losses tasks',
+        'combined': 'models checks tasks',
     },
     'running': {
         'checkpoints': 'atomic',
         'loaders': 'data',
         'recipes': '',
-        'runs': 'atomic checkpoints data distill loaders models recipes training',
+        'runs': 'atomic checkpoints data tasks loaders models recipes training',
         'records': 'atomic',
-        'cache': 'atomic checkpoints data distill',
-        'sweeps': 'atomic cache checkpoints data distill figures models records runs training',
+        'cache': 'atomic checkpoints data tasks',
+        'sweeps': 'atomic cache checkpoints data tasks figures models records runs training',
         'recorded': 'atomic records sweeps',
         'export': 'models',
     },
@@ -54,17 +54,17 @@ ROOMS = {
         'figures': '',
         'widgets': 'figures records losses data models cka branches training twins',
         'explorers': (
-            'figures records recorded widgets twins cka branches models data distill training sweeps'
+            'figures records recorded widgets twins cka branches models data tasks training sweeps'
         ),
         'twins': 'figures records',
-        'live': 'figures records widgets twins training distill data checkpoints models',
+        'live': 'figures records widgets twins training tasks data checkpoints models',
     },
     'internals': {
         'atomic': '',
         'checks': 'models losses',
         'exercises': '',
         'bench': '*',
-        'breadth': 'distill models',
+        'breadth': 'tasks models',
         'bench_training': '*',
         'cli': '*',
     },
@@ -146,11 +146,16 @@ def test_readme_is_current(tree):
 
 
 def test_one_version(tree, settings):
-    init = f'__version__ = "{settings["version"]}"'
-    assert tree.read('ofa_learn/__init__.py').strip() == init, (
-        '__init__.py holds the version and nothing else'
-    )
+    first_line = tree.read('ofa_learn/__init__.py').splitlines()[0]
+    assert first_line == f'__version__ = "{settings["version"]}"'
     assert tree.python('setup.py', '--version').split()[-1] == settings['version']
+
+
+def test_the_package_is_light_until_it_is_used(tree):
+    "`distill` is there at the top, and torch is imported only when it is asked for."
+    code = 'import sys, ofa_learn; light = "torch" not in sys.modules; '
+    code += 'from ofa_learn import distill; print(light, distill.__module__, "distill" in dir(ofa_learn))'
+    assert tree.python('-c', code).split() == ['True', 'ofa_learn.training', 'True']
 
 
 def test_workflows(tree):

@@ -1,6 +1,10 @@
 """The papers' pairs, numbers and settings: complete, consistent with one another, and with an origin for every value."""
 
-import dataclasses, json, re, subprocess, sys
+import dataclasses
+import json
+import re
+import subprocess
+import sys
 from importlib.resources import files
 
 import pytest
@@ -431,6 +435,7 @@ def test_laptop_is_the_demo(name):
 
 def test_laptop_takes_fits_own_defaults():
     import inspect
+
     from ofa_learn.runs import teach
     from ofa_learn.training import fit
 
@@ -452,13 +457,14 @@ def test_laptop_takes_fits_own_defaults():
 def test_every_tasks_options_are_taken(name):
     "The options of a recipe, on micro models, for the methods that there are."
     import torch
+
     import ofa_learn.logits  # noqa: F401
-    from ofa_learn import distill
-    from ofa_learn.distill import create_task
+    from ofa_learn import tasks
     from ofa_learn.models import make_model
+    from ofa_learn.tasks import create_task
 
     r, x, y = recipe(name), torch.randn(4, 1, 8, 8), torch.arange(4)
-    known = distill.all_methods() if hasattr(distill, 'all_methods') else distill.METHODS
+    known = tasks.all_methods()
     there = [m for m in r.methods if m in known]
     assert {'labels', 'deep_supervision', 'kd', 'ofa'} <= set(there)
     for m in there:

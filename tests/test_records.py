@@ -1,9 +1,16 @@
 """Records: what is refused, what survives a crash, and results that equal a computation by hand."""
 
-import json, math, os, statistics, subprocess, sys, threading
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import threading
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ofa_learn.records import (
     check_record,

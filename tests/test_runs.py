@@ -1,6 +1,11 @@
 """Recipes become runs: their settings arrive, a stopped run goes on, many processes share one, and images are read while training."""
 
-import json, os, signal, subprocess, sys, time
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -317,6 +322,7 @@ def test_a_joined_method_is_timed_without_data():
     methods = task_options(r, 'ofa+crd')['parts']
     assert set(methods) == {'ofa', 'crd'} and methods['ofa']['soft'] == 'hard'
     from dataclasses import replace
+
     from ofa_learn.runs import recipe_task
 
     tiny = replace(recipe('laptop/cnn-vit'), methods=dict(ofa={}, crd={}))

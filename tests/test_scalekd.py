@@ -1,6 +1,7 @@
 """ScaleKD: formulas written apart, the teacher's frozen last stage, and every family as its teacher."""
 
-import copy, math
+import copy
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ import torch
 import torch.nn as nn
 
 from ofa_learn.data import digits, split
-from ofa_learn.distill import Teacher, create_task
 from ofa_learn.models import count_params, find_taps, make_model
 from ofa_learn.scalekd import (
     CAP,
@@ -20,6 +20,7 @@ from ofa_learn.scalekd import (
     find_last_stage,
     soft_ce_loss,
 )
+from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.training import fit
 
 SIZE, MICRO = (1, 8, 8), ['micro_resnet', 'micro_vit', 'micro_mixer']

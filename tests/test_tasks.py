@@ -14,8 +14,8 @@ import torch
 import torch.nn as nn
 
 from ofa_learn.data import Augment, Batches, digits, from_arrays, split
-from ofa_learn.distill import METHODS, Labels, Teacher, all_methods, create_task, register, unwrapped
 from ofa_learn.models import find_taps, make_model, save_model
+from ofa_learn.tasks import METHODS, Labels, Teacher, all_methods, create_task, register, unwrapped
 from ofa_learn.training import NotFinite, distill, fit, predict
 
 DATA = split(digits(), train=100)
@@ -454,7 +454,7 @@ def test_a_built_in_name_is_taken(methods, name):
 @pytest.mark.slow
 def test_a_built_in_name_is_taken_before_anyone_has_used_it():
     code = """
-from ofa_learn.distill import METHODS, Labels, create_task, register
+from ofa_learn.tasks import METHODS, Labels, create_task, register
 assert 'rsd' not in METHODS
 try:
     register('rsd')(type('RSD', (Labels,), dict(__module__='elsewhere')))
@@ -676,7 +676,7 @@ def test_a_method_that_replaces_the_whole_cannot_be_joined(methods):
 
 
 def test_a_file_is_read_once_for_all_methods(tmp_path, monkeypatch):
-    import ofa_learn.distill as module
+    import ofa_learn.tasks as module
 
     file, reads = save_model(make_model('micro_resnet'), tmp_path / 'teacher.safetensors', (1, 8, 8)), []
     load = module.load_model

@@ -1,6 +1,10 @@
 """Training that is killed, stopped, resumed, spread over processes, or run in half precision ends where it should."""
 
-import os, subprocess, sys, textwrap, warnings
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
 from pathlib import Path
 
 import pytest
@@ -8,8 +12,8 @@ import torch
 
 from ofa_learn.checkpoints import load_checkpoint, newest, previous_of, save_checkpoint
 from ofa_learn.data import Augment, Batches, digits, split
-from ofa_learn.distill import Teacher, create_task
 from ofa_learn.models import make_model
+from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.training import Mix, NotFinite, accuracy, fit
 
 DATA = split(digits(), train=100)
@@ -40,7 +44,7 @@ import os, random, signal, sys, time, warnings
 import torch
 torch.set_num_threads(1)
 from ofa_learn.data import Augment, digits, split
-from ofa_learn.distill import Teacher, create_task
+from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.models import make_model
 from ofa_learn.training import distributed, fit, place
 DATA = split(digits(), train=100)
@@ -300,6 +304,7 @@ class Fake:
 
 def test_sets_with_a_test_part_of_their_own(monkeypatch):
     from torchvision import datasets
+
     from ofa_learn.data import load_splits
 
     monkeypatch.setattr(datasets, 'CIFAR10', Fake)
@@ -319,7 +324,9 @@ def test_sets_with_a_test_part_of_their_own(monkeypatch):
 
 def test_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
     "Every number of every epoch, once, also after a stop in between; the package itself is not needed here, only what is told to it."
-    import importlib.util, sys, types
+    import importlib.util
+    import sys
+    import types
 
     said, opened = {}, []
 
