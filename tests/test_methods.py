@@ -86,6 +86,57 @@ def test_dist_by_hand_and_blind_to_affine_maps(seed, a, b):
     )
 
 
+def slow_dist(s, t):
+    "Rows and columns from logarithms in float64, each in units of its largest number."
+    log = [z.double().log_softmax(1).numpy() for z in (s, t)]
+
+    def part(a, b):
+        scaled = [np.exp(x - x.max(1, keepdims=True)) for x in (a, b)]
+        return np.mean([1 - np.corrcoef(p, q)[0, 1] for p, q in zip(*scaled)])
+
+    return part(*log) + part(*(x.T for x in log))
+
+
+@pytest.mark.parametrize('size', [1.0, 10.0, 20.0, 60.0, 300.0])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_dist_of_sure_answers_over_many_classes(dtype, size):
+    "Rare classes are no constants: at 20, float32 gave 0.617 for 0.123."
+    own, t = (size * logits(seed, 32, 1000, 1.0) for seed in (0, 1))
+    s, t = (0.1 * own + 0.9 * t).to(dtype).requires_grad_(), t.to(dtype)
+    loss = dist_loss(s, t)
+    assert loss.item() == pytest.approx(slow_dist(s.detach(), t), abs=2e-5)
+    exact = s.detach().double().requires_grad_()
+    g, h = (torch.autograd.grad(l, z)[0] for l, z in ((loss, s), (dist_loss(exact, t.double()), exact)))
+    assert (g - h).norm() < 1e-4 * h.norm()
+
+
+def test_dist_in_any_units():
+    "The column of a class that all find unlikely counts like any other."
+    s, t = logits(0, 8, 4), logits(1, 8, 4)
+    shift = torch.tensor([0.0, 0, -60, 0], dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64):
+        found = dist_loss((s + shift).to(dtype), (t + shift).to(dtype), beta=0.0)
+        columns = [(z + shift).softmax(1).T.numpy() for z in (s, t)]
+        assert found.item() == pytest.approx(
+            np.mean([1 - np.corrcoef(p, q)[0, 1] for p, q in zip(*columns)]), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize('b, k', [(6, 5), (5, 5), (2, 7)])
+def test_a_stack_gives_each_exit_its_loss(b, k):
+    "Also where images and classes are as many: DIST gave 1.784 for 1.457 there."
+    stack, t, y = torch.stack([logits(i, b, k) for i in range(3)]), logits(9, b, k), classes(0, b, k)
+    for loss in (
+        lambda z: dist_loss(z, t, beta=2.0, temperature=2.0),
+        lambda z: dkd_loss(z, t, y),
+        lambda z: dkd_parts(z, t, y)[0],
+        lambda z: dkd_parts(z, t, y)[1],
+        lambda z: soft_ce_loss(z, t, 2.0),
+    ):
+        torch.testing.assert_close(loss(stack), torch.stack([loss(z) for z in stack]))
+        torch.testing.assert_close(gradient(loss, stack), torch.stack([gradient(loss, z) for z in stack]))
+
+
 @few
 @given(st.integers(0, 999), st.floats(0, 1))
 def test_rsd_by_hand(seed, kappa):
@@ -195,10 +246,10 @@ def test_dkd_where_only_the_true_class_is_left():
     assert not gradient(lambda z: dkd_loss(z, only, y), only).any()
 
 
-@pytest.mark.parametrize('name', WITH_TEACHER)
+@pytest.mark.parametrize('name', [*WITH_TEACHER, 'dist'])
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 def test_what_is_no_logit_is_not_hidden(name, value):
-    loss = WITH_TEACHER[name]
+    loss = WITH_TEACHER.get(name, lambda s, t, y: dist_loss(s, t))
     for who, at in itertools.product((0, 1), range(5)):
         pair, y = [logits(0), logits(1)], torch.tensor([0, 1, 2, 3, 4, 0])
         pair[who][0, at] = value
@@ -401,6 +452,7 @@ def test_combination_weights_parts_and_counts_the_labels_once():
         (lambda t: step(create_task('kd', 'micro_vit', t, data=DATA), 1), 'at least two images'),
         (lambda t: Plan(methods=('rsd', 'nothing')), 'got nothing'),
         (lambda t: choose(dict(a={}), 'b'), "expected one of a, got 'b'"),
+        (lambda t: dist_loss(logits(0, 1), logits(1, 1)), 'needs at least 2, got 1'),
     ],
 )
 def test_bad_input(call, says):
