@@ -64,12 +64,13 @@ def teach(
     device: str = None,  # cuda, mps or cpu (default: the first there is)
 ):
     "Train a teacher with labels and keep it in one file"
-    from ofa_learn.data import Augment
+    from ofa_learn.data import Augment, ImageData
     from ofa_learn.runs import teach as run
     from ofa_learn.runs import teaching_data
 
     parts = teaching_data(data, size, train, valid, test)
     print(f'{parts}: teaching {teacher} for {epochs} epochs')
+    shift = max(parts.input_size[1] // 8, 1) if isinstance(parts.train, ImageData) else 0  # else timm's views
     info = run(
         teacher,
         parts,
@@ -81,7 +82,7 @@ def teach(
         opt=opt,
         batch_size=batch,
         device=device,
-        augment=Augment(shift=max(parts.input_size[1] // 8, 1)),
+        augment=Augment(shift=shift),
     )
     print(
         f"{out}: {info['name']}, {info['params'] / 1e6:.2f} M parameters, {info['valid_accuracy']:.1f} % on validation, {info['test_accuracy']:.1f} % on test"

@@ -125,7 +125,7 @@ class LoadedBatches:
         part: LoadedData,  # the images
         norm: Norm,  # how to normalise them
         batch_size: int = 50,  # images a batch, over all processes
-        augment: Augment | None = None,  # not used: the part knows its views
+        augment: Augment | None = None,  # none: the part has views of its own, see `load_images`
         seed: int = 0,  # the order of the images
         view_seed: int = 0,  # what the views look like
         device: str | torch.device = 'cpu',  # where the batches go
@@ -135,6 +135,11 @@ class LoadedBatches:
             raise ValueError(f'batch_size: expected at least 2 (batch norm needs them), got {batch_size}')
         if batch_size % shard[1]:
             raise ValueError(f'batch_size: expected a multiple of the {shard[1]} processes, got {batch_size}')
+        if augment not in (None, Augment()):
+            raise ValueError(
+                f'augment: {part.name} is read while training and its views are the views= of load_images, '
+                f'{part.views}; {augment} would change nothing'
+            )
         self.part, self.norm, self.device, self.seed, self.view_seed, self.shard = (
             part,
             norm,
@@ -163,7 +168,13 @@ class LoadedBatches:
 
     def _read(self, views: _Views, batches: list) -> Iterator[Batch]:
         cuda = self.device.type == 'cuda'
-        loader = DataLoader(views, batch_sampler=batches, num_workers=self.part.workers, pin_memory=cuda)
+        loader = DataLoader(
+            views,
+            batch_sampler=batches,
+            num_workers=self.part.workers,
+            pin_memory=cuda,
+            generator=torch.Generator(),  # else each start of a loop draws from the one that dropout uses
+        )
         try:
             for x, y, i in loader:
                 x, y, i = (t.to(self.device, non_blocking=cuda) for t in (x, y, i))

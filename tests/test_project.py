@@ -27,7 +27,7 @@ ROOMS = {
         'branches': 'models',
         'losses': '',
         'tasks': 'models branches losses checks',
-        'training': 'atomic checkpoints data models tasks',
+        'training': 'atomic checkpoints data models settings tasks',
         'demo': '*',
     },
     'methods': {
@@ -40,6 +40,7 @@ ROOMS = {
         'combined': 'models checks tasks',
     },
     'running': {
+        'settings': '',
         'checkpoints': 'atomic',
         'loaders': 'data',
         'recipes': '',

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from ofa_learn.checkpoints import load_checkpoint, newest, previous_of, save_checkpoint
-from ofa_learn.data import Augment, Batches, digits, split
+from ofa_learn.data import Augment, Batches, Norm, digits, split
+from ofa_learn.loaders import load_images
 from ofa_learn.models import make_model
 from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.training import Mix, NotFinite, accuracy, fit
@@ -37,6 +38,54 @@ def untimed(history):
 
 def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class Cut(Exception):
+    "Power is gone."
+
+
+def cut_and_resumed(build, folder, data, at=1.5, **how):
+    "A run that ends in the middle of an epoch, after a checkpoint, and goes on with a task that is built again."
+
+    def cut(done):
+        if done > at:
+            raise Cut
+
+    with pytest.raises(Cut):
+        fit(build(), data, out=folder, save_seconds=0, on_step=cut, **how)
+    kept = load_checkpoint(folder / 'last.pt')
+    assert kept['start'] > 0, 'the checkpoint should be of the middle of an epoch'
+    task = build()
+    return task, fit(task, data, out=folder, resume=True, **how)
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    "130 digits as files, in folders of their classes, to be read while training."
+    from PIL import Image
+
+    root, images = tmp_path_factory.mktemp('pictures'), digits()
+    for i in range(130):
+        place = root / ('train' if i < 100 else 'validation') / f'c{images.labels[i]}'
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.images[i, 0].numpy()).resize((16, 16)).save(place / f'{i}.png')
+    return root
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_images_that_are_read_while_training_and_drop_path_resume_to_the_bit(pictures, tmp_path, workers):
+    data = load_images(pictures, size=16, channels=1, norm=Norm((0.5,), (0.5,)), valid=20, workers=workers)
+    how = dict(epochs=3, batch_size=20, lr=3e-3, device='cpu', progress=False)
+
+    def build():
+        torch.manual_seed(0)
+        student = make_model('micro_vit', 10, (1, 16, 16), drop_path_rate=0.5, proj_drop_rate=0.2)
+        return create_task('labels', student, data=data)
+
+    whole = build()
+    history = fit(whole, data, **how)
+    task, again = cut_and_resumed(build, tmp_path, data, **how)
+    assert untimed(again) == untimed(history) and equal(weights(task), weights(whole))
 
 
 COMMON = '''
