@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'pick_device', 'predict', 'place', 'summed', 'accuracy', 'NotFinite', 'Watch', 'Mix', 'Loop',
-           'loop_state', 'load_loop_state', 'train_epoch', 'fit', 'distributed', 'Run', 'distill']
+           'loop_state', 'load_loop_state', 'train_epoch', 'fit', 'check_fit', 'distributed', 'Run', 'distill']
 
 # %% ../nbs/course/80_training.ipynb #1a5b6820
 import csv
 import gc
 import importlib.util
+import inspect
 import io
 import os
 import time
@@ -452,6 +453,20 @@ def _save(run: _Run, name: str = 'last.pt') -> None:
     save_checkpoint(kept | dict(loop=loop_state(run.loop)), run.out / name, previous=name == 'last.pt')
     if run.history:
         _write_history(run.history, run.out / 'history.csv')
+
+# %% ../nbs/course/80_training.ipynb #b82f6e07
+def check_fit(
+    task: DistillationTask,  # see `fit`
+    data: Splits,  # see `fit`
+    **options,  # see `fit`; but for `out` and `resume`
+) -> None:
+    "Raise what `fit` would raise before its first update; nothing is trained or written."
+    asked = inspect.signature(fit).bind(task, data, **options)
+    asked.apply_defaults()
+    how = asked.arguments.pop('how')
+    setting = {k: v for k, v in asked.arguments.items() if k not in ('task', 'data', 'out', 'resume')}
+    with torch.random.fork_rng(devices=[]):
+        _Run(task, data, setting, **how)
 
 # %% ../nbs/course/80_training.ipynb #6fe77493
 def _flat(row: dict) -> dict:

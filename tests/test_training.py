@@ -15,7 +15,7 @@ from ofa_learn.data import Augment, Batches, Norm, digits, split
 from ofa_learn.loaders import load_images
 from ofa_learn.models import make_model
 from ofa_learn.tasks import Teacher, create_task
-from ofa_learn.training import Mix, NotFinite, accuracy, fit
+from ofa_learn.training import Mix, NotFinite, accuracy, check_fit, fit
 
 DATA = split(digits(), train=100)
 SAME = dict(lr=3e-3, augment=Augment(shift=1), device='cpu', progress=False)
@@ -449,3 +449,23 @@ def test_a_refused_run_leaves_no_folder(tmp_path):
     with pytest.raises(ValueError, match='epochs: expected'):
         fit(make(), DATA, 0, **SAME, out=tmp_path / 'run')
     assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (dict(epochs=0), 'epochs'),
+        (dict(opt='adamww'), 'adamww'),
+        (dict(accumulate=0), 'accumulate'),
+        ({}, None),
+    ],
+)
+def test_settings_are_checked_without_training(options, said):
+    task, noise = make(), torch.get_rng_state()
+    before = weights(task)
+    if said is None:
+        check_fit(task, DATA, **SAME)
+    else:
+        with pytest.raises((ValueError, RuntimeError, AssertionError, KeyError), match=said):
+            check_fit(task, DATA, **SAME | options)
+    assert equal(weights(task), before) and torch.equal(torch.get_rng_state(), noise)
