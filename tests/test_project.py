@@ -41,6 +41,7 @@ ROOMS = {
     },
     'running': {
         'checkpoints': 'atomic',
+        'workers': 'checkpoints',
         'loaders': 'data',
         'recipes': '',
         'runs': 'atomic checkpoints data tasks loaders models recipes training',
