@@ -242,10 +242,13 @@ def check_place(
     path = Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(f'path: {path} is a folder or a device, and a file cannot take its place')
-    path.parent.mkdir(parents=True, exist_ok=True)
     trial = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp')
     try:
-        trial.write_bytes(b'x')
-    finally:
-        trial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            trial.write_bytes(b'x')
+        finally:
+            trial.unlink(missing_ok=True)
+    except OSError as e:
+        raise OSError(e.errno, f'nothing can be written there ({e.strerror})', str(path)) from e
     return path

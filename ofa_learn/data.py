@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'PARTS', 'OFFICIAL', 'MASK', 'ImageData', 'from_arrays', 'digits', 'contact_sheet', 'from_npz',
-           'from_folder', 'load_data', 'Norm', 'channel_norm', 'check_part', 'Splits', 'split', 'in_order',
-           'load_splits', 'mix_bits', 'uniforms', 'Augment', 'views', 'Batch', 'epoch_order', 'Batches']
+           'part_folders', 'from_folder', 'load_data', 'Norm', 'channel_norm', 'check_part', 'Splits', 'split',
+           'in_order', 'load_splits', 'mix_bits', 'uniforms', 'Augment', 'views', 'Batch', 'epoch_order', 'Batches']
 
 # %% ../nbs/course/00_data.ipynb #139adca0
 import hashlib
@@ -200,6 +200,12 @@ def _read_image(path: Path, size: int, mode: str) -> np.ndarray:
 PARTS = {'train', 'training', 'val', 'valid', 'validation', 'dev', 'eval', 'evaluation', 'test', 'testing'}
 
 
+def part_folders(path: str | Path) -> list[str]:
+    "Which sub-folders are parts of a set and no classes: called like a part, with folders of their own."
+    named = sorted(p for p in Path(path).iterdir() if p.name.lower() in PARTS and p.is_dir())
+    return [p.name for p in named if any(q.is_dir() for q in p.iterdir())]
+
+
 def _class_folders(path: Path) -> list[Path]:
     "The sub-folders of `path`, one a class; a `ValueError` where there are none, or where they are parts."
     if not path.is_dir():
@@ -207,8 +213,7 @@ def _class_folders(path: Path) -> list[Path]:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
     if not folders:
         raise ValueError(f'{path}: expected one sub-folder a class, found none')
-    parts = [p.name for p in folders if p.name.lower() in PARTS and any(q.is_dir() for q in p.iterdir())]
-    if parts:
+    if parts := part_folders(path):
         raise ValueError(
             f'{path}: {", ".join(parts)} hold folders of their own, so they are parts of a set and no classes; '
             'give the folder of one part, or read the set with `load_images` (`ofa-learn teach --data`)'

@@ -19,7 +19,7 @@ from PIL import Image
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import DataLoader, IterableDataset
 
-from .data import PARTS, SUFFIXES, Augment, Batch, Norm, Splits, epoch_order, mix_bits
+from .data import SUFFIXES, Augment, Batch, Norm, Splits, epoch_order, mix_bits, part_folders
 
 # %% ../nbs/running/81_loaders.ipynb #da42435b
 @contextmanager
@@ -261,9 +261,7 @@ def _check_folders(root: Path, parts: tuple[str, str]) -> None:
                 "or say which two train and test, such as parts=('train', 'test')"
             )
         read.append(found[0])
-    rest = [
-        n for n in there if n.lower() in PARTS - set(read) and any(p.is_dir() for p in (root / n).iterdir())
-    ]
+    rest = sorted(set(part_folders(root)) - set(read))
     if rest:
         raise ValueError(
             f'{root}: {" and ".join(read)} would be read and {", ".join(rest)} would not; move it out of the '
