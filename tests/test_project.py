@@ -31,7 +31,7 @@ ROOMS = {
     },
     'methods': {
         'logits': 'distill losses',
-        'hints': 'models branches distill',
+        'hints': 'models losses distill',
         'relations': 'data losses distill',
         'rsd': 'losses distill',
         'hcd': 'branches losses distill',
