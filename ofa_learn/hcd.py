@@ -11,7 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .branches import ExitBranches
-from .losses import over_classes, wide
+from .losses import check_number, check_temperature, check_weight, over_classes, wide
 from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/72_hcd.ipynb #b3bb5c0c
@@ -56,12 +56,19 @@ def without_class(
     return z.gather(-1, (at + (at >= y[:, None])).expand(*z.shape[:-1], -1))
 
 
+def _check_theta(theta: float) -> None:
+    check_number('theta', theta)
+    if not -1 <= theta <= 1:
+        raise ValueError(f'theta: expected a cosine, from -1 to 1, got {theta}')
+
+
 def orthogonality_loss(
     sub_logits: torch.Tensor,  # (E, n, B, K), or (n, B, K) of one stage
     target: torch.Tensor,  # (B,) classes, or (B, K) probabilities, of which the largest is taken
     theta: float = 0.5,  # cosines up to this are free
 ) -> torch.Tensor:  # scalar: summed over stages
     "How much the sub-logits of a stage say the same beside the true class (Xu et al., 2025, reconstructed)."
+    _check_theta(theta)
     n, k = sub_logits.shape[-3], sub_logits.shape[-1]
     if n < 2:
         raise ValueError(f'sub_logits: expected at least 2 sets, got {n}')
@@ -98,6 +105,10 @@ def mutual_kl(
     detach: bool = False,  # no gradient to the target
 ) -> torch.Tensor:  # (…): the mean over the batch
     "T² KL(target ‖ student), with gradients to both sides unless `detach`."
+    check_temperature(temperature)
+    if student_logits.ndim != 2 or target_logits.shape[-2:] != student_logits.shape:
+        of = f'student_logits {tuple(student_logits.shape)}, target_logits {tuple(target_logits.shape)}'
+        raise ValueError(f'target_logits: expected (…, B, K) for student_logits (B, K), got {of}')
     with torch.autocast(student_logits.device.type, enabled=False):
         t, s = (
             (wide(z, student_logits) / temperature).log_softmax(-1)
@@ -128,14 +139,11 @@ class HCD(DistillationTask):
     ):
         if n < 2:
             raise ValueError(f'n: expected at least 2 sets of sub-logits, got {n}')
-        if not temperature > 0:
-            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
-        self.n, self.stages, self.sub_weight, self.orthogonal_weight = (
-            n,
-            stages,
-            sub_weight,
-            orthogonal_weight,
-        )
+        check_temperature(temperature)
+        _check_theta(theta)
+        self.sub_weight = check_weight('sub_weight', sub_weight)
+        self.orthogonal_weight = check_weight('orthogonal_weight', orthogonal_weight)
+        self.n, self.stages = n, stages
         self.theta, self.temperature, self.detach = theta, temperature, detach
         super().__init__(student, teacher, **options)
         if self.num_classes < 3:

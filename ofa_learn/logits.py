@@ -11,7 +11,15 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .losses import check_logits, check_target, check_temperature, kd_loss, over_classes, wide
+from ofa_learn.losses import (
+    check_logits,
+    check_target,
+    check_temperature,
+    check_weight,
+    kd_loss,
+    over_classes,
+    wide,
+)
 from .tasks import DistillationTask, choose, register
 
 # %% ../nbs/methods/55_logits.ipynb #7abeb6d0
@@ -41,13 +49,10 @@ class KD(DistillationTask):
         chosen = choose(
             KD_SETTINGS, setting, temperature=temperature, label_weight=label_weight, kd_weight=kd_weight
         )
-        if not chosen['temperature'] > 0:
-            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
-        self.temperature, self.label_weight, self.kd_weight = (
-            chosen['temperature'],
-            chosen['label_weight'],
-            chosen['kd_weight'],
-        )
+        check_temperature(chosen['temperature'])
+        self.temperature = chosen['temperature']
+        self.label_weight = check_weight('label_weight', chosen['label_weight'])
+        self.kd_weight = check_weight('kd_weight', chosen['kd_weight'])
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):
@@ -102,6 +107,8 @@ def dkd_loss(
     temperature: float = 4.0,  # T > 0
 ) -> torch.Tensor:  # scalar, for a stack (E,); float32, or float64 for a float64 student
     "T² (α TCKD + β NCKD), the mean over the batch (Zhao et al., 2022)."
+    check_weight('alpha', alpha)
+    check_weight('beta', beta)
     tckd, nckd = dkd_parts(student_logits, teacher_logits, target, temperature)
     return temperature**2 * (alpha * tckd + beta * nckd).mean(-1)
 
@@ -134,6 +141,8 @@ class DKD(DistillationTask):
             DKD_SETTINGS, setting, alpha=alpha, beta=beta, temperature=temperature, warmup=warmup
         )
         check_temperature(self.chosen['temperature'])
+        for name in ('alpha', 'beta', 'warmup'):
+            check_weight(name, self.chosen[name])
         super().__init__(student, teacher, **options)
         if self.num_classes < 3:
             raise ValueError(f'student: DKD needs at least 3 classes, got {self.num_classes}; use kd')
@@ -180,6 +189,8 @@ def dist_loss(
     "τ² (β rows + γ columns), each one minus the mean correlation (Huang et al., 2022)."
     check_logits(student_logits, teacher_logits)
     check_temperature(temperature)
+    check_weight('beta', beta)
+    check_weight('gamma', gamma)
     if len(teacher_logits) < 2:
         raise ValueError('student_logits: DIST correlates the images of a batch and needs at least 2, got 1')
     with torch.autocast(student_logits.device.type, enabled=False):
@@ -214,6 +225,8 @@ class DIST(DistillationTask):
     ):
         self.chosen = choose(DIST_SETTINGS, setting, beta=beta, gamma=gamma, temperature=temperature)
         check_temperature(self.chosen['temperature'])
+        check_weight('beta', self.chosen['beta'])
+        check_weight('gamma', self.chosen['gamma'])
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):

@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .data import MASK, mix_bits
-from .losses import wide
+from .losses import check_number, check_temperature, check_weight, wide
 from .tasks import DistillationTask, choose, register, unwrapped
 
 # %% ../nbs/methods/65_relations.ipynb #f16520d3
@@ -298,7 +298,8 @@ class CC(DistillationTask):
         width: int = 128,
         **options,
     ):
-        self.weight, self.width = choose(CC_SETTINGS, setting, weight=weight)['weight'], width
+        chosen = choose(CC_SETTINGS, setting, weight=weight)
+        self.weight, self.width = check_weight('weight', chosen['weight']), width
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
@@ -326,7 +327,8 @@ class RKD(DistillationTask):
         **options,
     ):
         chosen = choose(RKD_SETTINGS, setting, distance_weight=distance_weight, angle_weight=angle_weight)
-        self.distance_weight, self.angle_weight = chosen['distance_weight'], chosen['angle_weight']
+        self.distance_weight = check_weight('distance_weight', chosen['distance_weight'])
+        self.angle_weight = check_weight('angle_weight', chosen['angle_weight'])
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):
@@ -395,12 +397,12 @@ class CRD(DistillationTask):
         width: int = 128,
         **options,
     ):
-        if not temperature > 0:
-            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
+        check_temperature(temperature)
+        check_number('momentum', momentum)
         if not 0 <= momentum < 1:
             raise ValueError(f'momentum: expected 0 ≤ momentum < 1, got {momentum}')
         self.weight, self.temperature, self.momentum, self.width = (
-            choose(CRD_SETTINGS, setting, weight=weight)['weight'],
+            check_weight('weight', choose(CRD_SETTINGS, setting, weight=weight)['weight']),
             temperature,
             momentum,
             width,

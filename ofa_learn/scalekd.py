@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .losses import check_logits, check_temperature, over_classes, wide
+from .losses import check_logits, check_temperature, check_weight, over_classes, wide
 from .models import as_map
 from .tasks import DistillationTask, Teacher, choose, register
 
@@ -65,8 +65,7 @@ class CAP(nn.Module):
             raise ValueError(
                 f'heads: expected a number that divides the teacher\'s width {width}, got {heads}'
             )
-        if not s > 0:
-            raise ValueError(f's: expected a number > 0, got {s}')
+        check_weight('s', s, zero=False)
         self.grid, self.heads, self.scale = tuple(grid), heads, s / (width // heads) ** 0.5
         n = grid[0] * grid[1]
         self.conv = nn.Sequential(
@@ -336,8 +335,9 @@ class ScaleKD(DistillationTask):
             alternative_weight=alternative_weight,
             s=s,
         )
-        if not self.chosen['temperature'] > 0:
-            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
+        check_temperature(self.chosen['temperature'])
+        for name in ('label_weight', 'kd_weight', 'direct_weight', 'alternative_weight'):
+            check_weight(name, self.chosen[name])
         if heads is not None and (isinstance(heads, int) or len(heads) != 2):
             raise ValueError(f'heads: expected two numbers, for stages 3 and 4, got {heads}')
         self.attention_heads = heads

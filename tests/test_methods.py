@@ -407,6 +407,39 @@ def test_combination_weights_parts_and_counts_the_labels_once():
     assert task.name == 'ofa+rsd+kd' and type(task.student).__name__ == 'VisionTransformer'
 
 
+NUMBERS = dict(
+    kd=('label_weight', 'kd_weight', 'temperature'),
+    dkd=('alpha', 'beta', 'temperature', 'warmup'),
+    dist=('beta', 'gamma', 'temperature'),
+    fitnet=('weight',),
+    ofd=('weight',),
+    reviewkd=('weight', 'warmup'),
+    cc=('weight',),
+    rkd=('distance_weight', 'angle_weight'),
+    crd=('weight', 'temperature', 'momentum'),
+    rsd=('weight', 'kappa', 'ratio'),
+    hcd=('sub_weight', 'orthogonal_weight', 'theta', 'temperature'),
+    scalekd=('label_weight', 'kd_weight', 'temperature', 'direct_weight', 'alternative_weight', 's'),
+)
+
+
+@pytest.mark.parametrize('method, option', [(m, o) for m, options in NUMBERS.items() for o in options])
+@pytest.mark.parametrize('value', [-1.5, float('nan'), float('inf'), '1', True])
+def test_a_number_that_makes_no_sense_is_refused_when_the_task_is_built(method, option, value):
+    with pytest.raises((ValueError, TypeError), match=f'{option}: expected'):
+        create_task(method, 'micro_vit', make_model('micro_resnet'), data=DATA, **{option: value})
+
+
+def test_a_part_may_be_switched_off():
+    for method, option, part in (
+        ('kd', 'label_weight', 'ce'),
+        ('dkd', 'beta', 'dkd'),
+        ('hcd', 'sub_weight', 'sub_kd'),
+    ):
+        task = create_task(method, 'micro_vit', make_model('micro_resnet'), data=DATA, **{option: 0})
+        assert method == 'dkd' or step(task)[part].item() == 0
+
+
 @pytest.mark.parametrize(
     'call, says',
     [

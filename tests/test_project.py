@@ -32,7 +32,7 @@ ROOMS = {
     },
     'methods': {
         'logits': 'tasks losses',
-        'hints': 'models branches tasks',
+        'hints': 'models losses tasks',
         'relations': 'data losses tasks',
         'rsd': 'losses tasks',
         'hcd': 'branches losses tasks',
