@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TWIN', 'GAMMA_CAPTION', 'SAYS', 'TABLE_CAPTION', 'READING', 'CKA_READING', 'gamma_numbers', 'gamma_sentence',
            'embed_json', 'figure_html', 'check_digit', 'gamma_twin', 'static_text', 'page', 'write_page', 'headline',
-           'facts', 'comparison', 'loss_section', 'report', 'cka_page']
+           'facts', 'validation_curve', 'comparison', 'loss_section', 'report', 'cka_page']
 
 # %% ../nbs/widgets/92_twins.ipynb #4d62a4e7
 import html
@@ -266,7 +266,7 @@ def facts(records: list[dict]) -> list[tuple[str, str]]:
     return [(term, text) for term, text in out if text]
 
 # %% ../nbs/widgets/92_twins.ipynb #aa6f163d
-def _validation_curve(record: dict) -> tuple[list, list]:
+def validation_curve(record: dict) -> tuple[list, list]:
     "Epochs and validation accuracies of a run, where it was looked at."
     seen = [row for row in record['history'] if row.get('valid_accuracy') is not None]
     return [row['epoch'] for row in seen], [row['valid_accuracy'] for row in seen]
@@ -276,7 +276,7 @@ def comparison(records: list[dict]) -> str:
     "Curves and dots of one pair's runs, as HTML."
     lines = {}
     for r in records:
-        lines.setdefault(r['method'], []).append(_validation_curve(r))
+        lines.setdefault(r['method'], []).append(validation_curve(r))
     # A method of which a run was never looked at has no curve.
     lines = {m: runs for m, runs in lines.items() if all(epochs for epochs, _ in runs)}
     dots = [dict(method=r['method'], seed=r['seed'], accuracy=r['test_accuracy']) for r in records]
