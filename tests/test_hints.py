@@ -193,7 +193,7 @@ def test_different_numbers_of_stages():
     assert [(s.number, t.number) for s, t in pairs] == [(1, 1), (2, 1), (3, 2), (4, 2)]
     for method in METHODS:
         for a, b in ((student, teacher), (teacher, student)):
-            assert make(method, copy.deepcopy(a), b)(X, Y)['loss'].isfinite()
+            assert make(method, copy.deepcopy(a).requires_grad_(True), b)(X, Y)['loss'].isfinite()
 
 
 def test_same_shapes_give_the_original_hint():
