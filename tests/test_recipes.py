@@ -615,7 +615,5 @@ def test_it_is_packed():
     from pathlib import Path
 
     root = Path(__file__).resolve().parent.parent
-    assert (
-        "'static/recipes/*.json'" in (root / 'setup.py').read_text()
-        and '*.json' in (root / 'MANIFEST.in').read_text()
-    )
+    assert "'static/**/*.json'" in (root / 'setup.py').read_text()
+    assert '*.json' in (root / 'MANIFEST.in').read_text()

@@ -1,4 +1,4 @@
-"""Recorded sweeps: packed small, read back as records, refused when damaged, and made again by the command they name."""
+"""Recorded sweeps: packed small, read back as records, refused when damaged, made again by their command."""
 
 import json
 import random

@@ -232,7 +232,10 @@ def test_differences_only_over_shared_seeds_splits_views_and_pairs():
 
 def test_order_does_not_matter():
     records = [run(m, s, 50.0 + s + 3 * (m == 'mine') + (s == 1)) for m in ('kd', 'mine') for s in range(4)]
-    by_name = lambda rows: {r['method']: r for r in rows}
+
+    def by_name(rows):
+        return {r['method']: r for r in rows}
+
     assert by_name(results(records)) == by_name(results(records[::-1]))
 
 
