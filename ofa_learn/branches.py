@@ -40,7 +40,7 @@ def num_halvings(stage: Stage, last: Stage) -> int:
 
 
 class ConvExit(nn.Module):
-    "The exit of one stage of a student that works on maps: halvings, mean over positions, classifier (Hao et al., 2023)."
+    "The exit of one stage of maps: halvings, mean over positions, classifier (Hao et al., 2023)."
 
     def __init__(
         self,
@@ -81,7 +81,7 @@ def num_mergings(stage: Stage) -> int:
 
 # %% ../nbs/course/30_branches.ipynb #b2601643
 class TokenExit(nn.Module):
-    "The exit of one stage of a student that works on tokens: patch mergings, ViT blocks, classifier (Hao et al., 2023)."
+    "The exit of one stage of tokens: patch mergings, ViT blocks, classifier (Hao et al., 2023)."
 
     def __init__(
         self,

@@ -84,7 +84,8 @@ def check_logits(
             raise TypeError(f'{name}: expected a floating-point tensor, got {z.dtype}')
         if z.ndim not in dims:
             raise ValueError(
-                f"{name}: expected {'(B, K) or (E, B, K)' if 3 in dims else '(B, K)'}, got shape {tuple(z.shape)}"
+                f'{name}: expected {"(B, K) or (E, B, K)" if 3 in dims else "(B, K)"}, '
+                f'got shape {tuple(z.shape)}'
             )
     (b, k), (images, classes) = teacher_logits.shape, student_logits.shape[-2:]
     if k != classes:
@@ -101,7 +102,7 @@ REDUCTIONS = ('mean', 'sum', 'none')
 
 
 def wide(x: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
-    "`x` in float64 where `like` (default `x`) is, else in float32: what every loss computes in, whatever autocast hands it."
+    "`x` upcast, as every loss computes: to float64 where `like` (default `x`) is float64, else to float32."
     return x.to(torch.float64 if (x if like is None else like).dtype == torch.float64 else torch.float32)
 
 
@@ -177,7 +178,8 @@ def check_target(
         return
     if tuple(target.shape) != (b, k):
         raise ValueError(
-            f'target: expected ({b},) class indices or ({b}, {k}) probabilities, got shape {tuple(target.shape)}'
+            f'target: expected ({b},) class indices or ({b}, {k}) probabilities, '
+            f'got shape {tuple(target.shape)}'
         )
     if not target.is_floating_point():
         raise TypeError(f'target: expected floating-point probabilities, got {target.dtype}')
@@ -204,7 +206,10 @@ def check_gamma(
         values = gamma.tolist() if hasattr(gamma, 'tolist') else gamma  # tensors and NumPy's arrays
     if isinstance(values, Real):
         values = [values]  # … of no dimension
-    is_number = lambda g: isinstance(g, Real) and not isinstance(g, bool)
+
+    def is_number(g) -> bool:
+        return isinstance(g, Real) and not isinstance(g, bool)
+
     if not unread and (not isinstance(values, Sequence) or not all(map(is_number, values))):
         raise TypeError(f'gamma: expected {expected}, got {gamma!r}')
     if len(values) not in (1, exits):
@@ -276,7 +281,7 @@ SOFT = ('mixture', 'hard')
 
 
 def _rest(p, target, gamma, form, soft):
-    "What both functions below begin with: checks, then the labels, γ, and what each class weighs as a wrong one."
+    "Checks, then the labels, γ, and what each class weighs as a wrong one: how both functions below begin."
     if not torch.is_tensor(p) or not p.is_floating_point():
         raise TypeError('teacher_probs: expected a floating-point tensor')
     if p.ndim != 2:
@@ -295,7 +300,7 @@ def class_weights(
     target: torch.Tensor,  # (B,) class indices or (B, K) probabilities
     gamma: float = 1.0,  # γ ≥ 1, one number
     form: str = 'paper',  # 'paper' (Eq. 6) or 'released'
-    soft: str = 'mixture',  # for probabilities: 'mixture' of the hard losses, or 'hard', the argmax label alone
+    soft: str = 'mixture',  # for probabilities: 'mixture' of the hard losses, or 'hard', the argmax alone
 ) -> torch.Tensor:  # (B, K), what multiplies -log p^s_c
     "Every class's weight in the OFA loss (Hao et al., 2023, Eq. 6, or their released code)."
     target, gamma, rest = _rest(teacher_probs, target, gamma, form, soft)
@@ -312,7 +317,10 @@ def dark_mass(
     form: str = 'paper',  # 'paper' or 'released'
     soft: str = 'mixture',  # as in `class_weights`
 ) -> torch.Tensor:  # (B,), at most 1
-    "The summed weight of the wrong classes, what γ leaves of the dark knowledge; for soft labels Σ (1 - t_c) times c's weight as a wrong class."
+    """The summed weight of the wrong classes: what γ leaves of the dark knowledge.
+
+    For soft labels t it is Σ (1 - t_c) times c's weight as a wrong class.
+    """
     target, gamma, rest = _rest(teacher_probs, target, gamma, form, soft)
     return (rest.scatter(-1, target[:, None], 0.0) if target.ndim == 1 else (1 - target) * rest).sum(-1)
 
@@ -353,7 +361,7 @@ class _WeightedSum(torch.autograd.Function):
 
 
 def _weighted_sum(z: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
-    "-Σ w log softmax(z); as a plain formula where a compiler, or a device with memory of its own, does better with it."
+    "-Σ w log softmax(z); the plain formula where a compiler or another device does better with it."
     return _WeightedSum.apply(z, w) if _can_look(z) else -over_classes(w, F.log_softmax(z, -1))
 
 # %% ../nbs/course/40_losses.ipynb #1ba7a0fc
@@ -364,8 +372,8 @@ def ofa_loss(
     *,
     gamma=1.0,  # γ ≥ 1: one number, or one an exit (a sequence or 1-D tensor)
     temperature: float = 1.0,  # T > 0, p = softmax(z/T) on both sides; no T² factor
-    form: str = 'paper',  # 'paper' (Eq. 6, cross-entropy inside) or 'released' (the authors' code, without it)
-    soft: str = 'mixture',  # for probabilities: 'mixture' of the hard losses, or 'hard', the argmax label alone
+    form: str = 'paper',  # 'paper' (Eq. 6, cross-entropy inside) or 'released' (the authors' code: without)
+    soft: str = 'mixture',  # for probabilities: 'mixture' of the hard losses, or 'hard', the argmax alone
     reduction: str = 'mean',  # over the batch: 'mean', 'sum' or 'none'
 ) -> torch.Tensor:  # scalar or (B,); for a stack (E,) or (E, B); float32, or float64 for a float64 student
     "The OFA loss, -(1+p^t_y)^γ log p^s_y - Σ_{c≠y} p^t_c log p^s_c (Hao et al., 2023, Eq. 6)."

@@ -573,7 +573,7 @@ class Exits(nn.Module):
 
 @register('deep_supervision')
 class DeepSupervision(DistillationTask):
-    "The student and all its exits learn from the labels alone: the control that tells exits from teacher (Lee et al., 2015)."
+    "Student and exits learn from the labels alone: the control without a teacher (Lee et al., 2015)."
 
     needs, taps_needed, paper, status = (), True, 'Lee et al., 2015', 'control'
 
