@@ -20,6 +20,7 @@ from .atomic import write_atomically
 from .checkpoints import plain
 from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, split
 from .distill import DistillationTask, Teacher, all_methods, create_task
+from .identity import teacher_identity
 from .loaders import load_images
 from .models import count_params, load_model, make_model, save_model
 from .recipes import Recipe, describe, recipe, steps
@@ -405,6 +406,7 @@ def run_recipe(
         method=method,
         seed=seed,
         view_seed=view_seed,
+        teacher=teacher_identity(task.teacher),
         task=options,
         fit=settings,
         data=repr(data),

@@ -30,7 +30,7 @@ ROOMS = [
     ('training', 'atomic checkpoints data models distill identity settings'),
     ('loaders', 'data'),
     ('recipes', ''),
-    ('runs', 'atomic checkpoints data distill loaders models recipes training'),
+    ('runs', 'atomic checkpoints data distill identity loaders models recipes training'),
     ('records', 'atomic'),
     ('export', 'models'),
     ('cache', 'checkpoints data distill identity records'),
