@@ -22,6 +22,7 @@ from timm.optim import create_optimizer_v2
 from .atomic import check_place, write_atomically
 from .checkpoints import plain, previous_of
 from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, part_folders, split
+from .identity import teacher_identity
 from .loaders import load_images
 from .models import count_params, load_model, make_model, save_model
 from .recipes import Recipe, describe, recipe, steps
@@ -488,6 +489,7 @@ def run_recipe(
         method=method,
         seed=seed,
         view_seed=view_seed,
+        teacher=teacher_identity(task.teacher),
         task=options,
         fit=settings,
         data=repr(data),

@@ -38,7 +38,8 @@ from ofa_learn.checkpoints import (
     stoppable,
 )
 from .data import Augment, Batches, ImageData, Norm, Splits
-from .models import count_params, evaluating
+from .identity import data_identity, in_short, task_identity
+from .models import evaluating
 from ofa_learn.settings import (
     check_settings,
     load_optimizer_state,
@@ -410,25 +411,28 @@ class _Run:
         self.loop = _loop(task, self.batches, s, self.channels_last)
         if s['ema'] is not None:
             task.setup_ema(decay=s['ema'])
-        self.setting = plain(
-            s
-            | dict(
-                method=task.name,
-                data=d.train.fingerprint,
-                student=type(task.student).__name__,
-                params=count_params(task.trainable_module),
-                augment=asdict(s['augment']),
-            )
-        )
+        self.setting = s | dict(augment=asdict(s['augment']))
         self.history, self.seconds, self.best, self.epoch, self.start = [], 0.0, -1.0, 0, 0
         if self.out is not None:
             self.out = Path(self.out)
+            self.setting = plain(self.setting | dict(data=data_identity(d)) | task_identity(task))
             _restore(self)
 
     def train(self) -> list[dict]:
         return _train(self)
 
 # %% ../nbs/course/80_training.ipynb #8666fa39
+def _check_same(run: _Run, then: dict) -> None:
+    "A `ValueError` that says how the run in the folder differs from this one."
+    if 'teacher' not in then:
+        raise ValueError(
+            f'resume: {run.out} was written by an earlier version, which kept neither the teacher nor the options '
+            'of the method, so it cannot be compared; finish it with that version, or begin in another folder'
+        )
+    if differ := differences(then, run.setting):
+        raise ValueError(f'resume: {run.out} holds another run; {in_short(differ)}')
+
+
 def _restore(run: _Run) -> None:
     "Go on from the newest checkpoint, or refuse to write over one that was not meant."
     state = newest(run.out / 'last.pt')
@@ -438,8 +442,7 @@ def _restore(run: _Run) -> None:
         raise ValueError(
             f'out: {run.out} holds a run already (epoch {state["epoch"]}); give resume=True to go on, or another folder'
         )
-    if differ := differences(state['setting'], run.setting):
-        raise ValueError(f'resume: {run.out} holds another run; {"; ".join(differ)}')
+    _check_same(run, state['setting'])
     load_loop_state(run.loop, state['loop'])
     for k in ('history', 'seconds', 'best', 'epoch', 'start'):
         setattr(run, k, state[k])

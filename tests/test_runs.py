@@ -16,6 +16,7 @@ from torch.utils.data import IterableDataset
 from ofa_learn import loaders, runs
 from ofa_learn.cli import main
 from ofa_learn.data import digits, split
+from ofa_learn.identity import weights_hash
 from ofa_learn.loaders import load_images, seeded
 from ofa_learn.models import load_model
 from ofa_learn.recipes import recipe, recipes
@@ -139,6 +140,8 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_student(tmp_path):
         == whole.test_accuracy
         == json.loads((tmp_path / 'cut' / 'run.json').read_text())['test_accuracy']
     )
+    told = json.loads((tmp_path / 'cut' / 'run.json').read_text())['teacher']
+    assert told['model'] == 'MicroResNet' and told['weights'] == weights_hash(load_model(taught)[0])
 
 
 def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path):
