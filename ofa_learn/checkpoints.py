@@ -161,7 +161,7 @@ def load_checkpoint(path: str | Path, device='cpu') -> dict:
         raise ValueError(f'{path}: damaged, its checksum is gone')
     return found['state']
 
-
+# %% ../nbs/running/78_checkpoints.ipynb #65621264
 def newest(path: str | Path, device='cpu') -> dict | None:
     "The newest whole checkpoint at `path` or before it, or None; a warning names those that are broken."
     path, broken = Path(path), []
@@ -249,7 +249,7 @@ def _listening(stop: Stop):
         for s, handler in old.items():
             signal.signal(s, signal.SIG_DFL if handler is None else handler)
 
-
+# %% ../nbs/running/78_checkpoints.ipynb #7af754c5
 @contextmanager
 def stoppable(
     at_once: bool = False,  # let a signal interrupt; otherwise it sets the flag, for code that looks at it
