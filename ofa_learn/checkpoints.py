@@ -61,11 +61,15 @@ class _Hashing:
     "A file to write to, and the SHA-256 of all that was written."
 
     def __init__(self, file):
-        self.file, self.sum = file, hashlib.sha256()
+        self.file, self.sum, self.error = file, hashlib.sha256(), None
 
     def write(self, data) -> int:
         self.sum.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as e:
+            self.error = e
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -117,7 +121,10 @@ def save_checkpoint(
     path = Path(path)
     with whole(path, 'wb') as f:
         hashing = _Hashing(f)
-        torch.save(dict(kind=KIND, version=VERSION, state=state), hashing)
+        try:
+            torch.save(dict(kind=KIND, version=VERSION, state=state), hashing)
+        except RuntimeError as e:
+            raise hashing.error or e  # of a full disk torch says "unexpected pos"
         _write_seal(f, hashing.sum.hexdigest())
         f.flush()
         os.fsync(f.fileno())  # on the disk, before the old one gives up its name
