@@ -48,7 +48,7 @@ def _lock(handle: int) -> bool | None:
         raise
     return True
 
-
+# %% ../nbs/internals/02_atomic.ipynb #d8a7bc9c
 def _clear(path: Path) -> None:
     "Remove the temporary files for `path` whose writers are dead."
     for old in path.parent.glob(f'.{glob.escape(path.name)}.*.tmp'):
@@ -78,7 +78,7 @@ def _sync_folder(folder: Path) -> None:
     finally:
         os.close(handle)
 
-
+# %% ../nbs/internals/02_atomic.ipynb #c7dfcbb8
 @contextmanager
 def whole(
     path: str | Path,  # the file; its folder is made when it is missing
@@ -208,7 +208,7 @@ def _release(file: Path, handle: int) -> None:
         except OSError:
             pass  # somebody has it open
 
-
+# %% ../nbs/internals/02_atomic.ipynb #f5872592
 @contextmanager
 def locked(
     folder: str | Path,  # what is written to; made when it is missing

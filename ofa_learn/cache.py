@@ -165,7 +165,7 @@ def trouble(self: TeacherCache, epoch: int) -> str | None:
         self._looked[path] = now
     return None
 
-
+# %% ../nbs/running/85_cache.ipynb #e3a94f02
 @patch
 def ask(self: TeacherCache, input: torch.Tensor) -> torch.Tensor:
     "The teacher's answers to a batch and the marks of its images, side by side, (B, W) float32."

@@ -69,11 +69,15 @@ class _Hashing:
     "A file to write to, and the SHA-256 of all that was written."
 
     def __init__(self, file):
-        self.file, self.sum = file, hashlib.sha256()
+        self.file, self.sum, self.error = file, hashlib.sha256(), None
 
     def write(self, data) -> int:
         self.sum.update(data)
-        return self.file.write(data)
+        try:
+            return self.file.write(data)
+        except OSError as e:
+            self.error = e
+            raise
 
     def flush(self) -> None:
         self.file.flush()
@@ -125,7 +129,10 @@ def save_checkpoint(
     path = Path(path)
     with whole(path, 'wb') as f:
         hashing = _Hashing(f)
-        torch.save(dict(kind=KIND, version=VERSION, state=state), hashing)
+        try:
+            torch.save(dict(kind=KIND, version=VERSION, state=state), hashing)
+        except RuntimeError as e:
+            raise hashing.error or e  # of a full disk torch says "unexpected pos"
         _write_seal(f, hashing.sum.hexdigest())
         f.flush()
         os.fsync(f.fileno())  # on the disk, before the old one gives up its name
@@ -169,7 +176,7 @@ def load_checkpoint(path: str | Path, device='cpu') -> dict:
         raise ValueError(f'{path}: damaged, its checksum is gone')
     return found['state']
 
-
+# %% ../nbs/running/78_checkpoints.ipynb #65621264
 def newest(path: str | Path, device='cpu') -> dict | None:
     "The newest whole checkpoint at `path` or before it, or None; a warning names those that are broken."
     path, broken = Path(path), []
@@ -257,7 +264,7 @@ def _listening(stop: Stop):
         for s, handler in old.items():
             signal.signal(s, signal.SIG_DFL if handler is None else handler)
 
-
+# %% ../nbs/running/78_checkpoints.ipynb #7af754c5
 @contextmanager
 def stoppable(
     at_once: bool = False,  # let a signal interrupt; otherwise it sets the flag, for code that looks at it

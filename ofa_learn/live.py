@@ -16,7 +16,7 @@ from typing import Callable
 import plotly.graph_objects as go
 import torch
 
-from .checkpoints import Stopped
+from .checkpoints import Stopped, stoppable
 from .data import Splits
 from .figures import METHOD_COLOURS, PALETTE, plain, styled
 from .tasks import DistillationTask, create_task
@@ -121,7 +121,8 @@ def _listen(run: Runner, done: float) -> None:
         if not run.end.is_set():
             run.note(status='running')
     if run.end.is_set():
-        raise Stopped(f'stopped by hand after {done:.2f} of {run.epochs} epochs')
+        run.asked.ask()  # `fit` looks after this
+        return
     if run.gamma != run.task.gamma and done < run.epochs:
         run.task.gamma = run.gamma  # from the next step on
         run.note(marks=run.marks + [(done, run.gamma)])
@@ -131,15 +132,16 @@ def _train(run: Runner) -> None:
     "What the thread does, from the first step to the test."
     torch.set_num_threads(1)  # counts for this thread; the notebook keeps the others
     try:
-        fit(
-            run.task,
-            run.data,
-            run.epochs,
-            progress=False,
-            on_epoch=lambda row: run.note(rows=run.rows + [row]),
-            on_step=lambda done: _listen(run, done),
-            **run.fit_options,
-        )
+        with stoppable() as run.asked:
+            fit(
+                run.task,
+                run.data,
+                run.epochs,
+                progress=False,
+                on_epoch=lambda row: run.note(rows=run.rows + [row]),
+                on_step=lambda done: _listen(run, done),
+                **run.fit_options,
+            )
         run.note(test=accuracy(run.task.student, run.data.test, run.data.norm), status='done')
     except Stopped:
         run.note(status='stopped')

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['FAMILIES', 'BUILT', 'RUNNING', 'PLAIN', 'pair_models', 'Sweep', 'method_options', 'fit_options', 'method_needs',
-           'save_plan', 'recording_path', 'load_plan', 'digest', 'teacher_identity', 'runs', 'ready_teacher',
-           'cacheable', 'ready_cache', 'source_commit', 'one_thread', 'surroundings', 'run_one', 'record_path',
-           'finished', 'make_ready', 'sweep', 'varied', 'named', 'over', 'commands', 'parse_grid', 'sweep_command']
+           'save_plan', 'recording_path', 'load_plan', 'digest', 'teacher_identity', 'runs', 'check_runs',
+           'ready_teacher', 'cacheable', 'ready_cache', 'source_commit', 'one_thread', 'surroundings', 'run_one',
+           'record_path', 'finished', 'make_ready', 'sweep', 'varied', 'named', 'over', 'commands', 'parse_grid',
+           'sweep_command']
 
 # %% ../nbs/running/86_sweeps.ipynb #cb47e72a
 import ast
@@ -19,17 +20,12 @@ import os
 import platform
 import shlex
 import subprocess
-import threading
-import traceback
+import time
 import warnings
-from collections import deque
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
-from itertools import product
-from multiprocessing import connection, get_context, parent_process
+from itertools import count, product
 from pathlib import Path
 
 import timm
@@ -38,15 +34,16 @@ from timm.models import get_pretrained_cfg
 from tqdm.auto import tqdm
 
 import ofa_learn
-from .atomic import sealed, unsealed, write_atomically
+from .atomic import Taken, locked, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached, weights_hash
-from .checkpoints import plain
+from .checkpoints import Stopped, plain, stoppable
 from .data import Augment, Norm, Splits, load_splits
-from .models import check_model_name, count_params
+from .models import check_model_name, count_params, make_model
 from .records import check_record, load_record, results, save_record, table_text
 from .runs import described, published, teach
 from .tasks import DistillationTask, Teacher, all_methods, create_task
-from .training import accuracy, fit, pick_device
+from .training import accuracy, check_fit, fit, pick_device
+from .workers import each
 
 # %% ../nbs/running/86_sweeps.ipynb #9e7b30d9
 FAMILIES = dict(cnn='micro_resnet', vit='micro_vit', mlp='micro_mixer')
@@ -104,7 +101,8 @@ class Sweep:
         )  # another process imports the modules too
 
     def load(self) -> Splits:
-        return _load(json.dumps([self.data, self.data_options, self.parts, self.split_seed]))
+        how = json.dumps([self.data, self.data_options, self.parts, self.split_seed])
+        return _load(how, _stamp(self.data, self.data_options.get('root', 'data')))
 
 # %% ../nbs/running/86_sweeps.ipynb #f182f9fa
 BUILT = {
@@ -188,13 +186,24 @@ def _check_grid(plan: Sweep) -> None:
             raise ValueError(f'grid: {name} must be plain values, as JSON keeps them ({e})') from e
 
 # %% ../nbs/running/86_sweeps.ipynb #8aa26da4
+def _stamp(source: str, root: str) -> str:
+    "What changes when the files of a data set do: names, sizes and times of what `source` or `root` holds."
+    found = hashlib.sha256()
+    within = Path(source).rglob('*') if Path(source).is_dir() else [Path(source), *Path(root).glob('*')]
+    for file in sorted(within):
+        if file.exists():
+            a = file.stat()
+            found.update(f'{file} {a.st_size} {a.st_mtime_ns} {a.st_ctime_ns} {a.st_ino};'.encode())
+    return found.hexdigest()
+
+
 @lru_cache(2)
-def _load(text: str) -> Splits:
-    "The data of a plan, kept for the next run of this process."
+def _load(text: str, stamp: str) -> Splits:
+    "The data of a plan, kept for the next run of this process as long as its files stay as they are."
     source, options, parts, seed = json.loads(text)
     return load_splits(source, split_seed=seed, **options, **parts)
 
-
+# %% ../nbs/running/86_sweeps.ipynb #0910655a
 def save_plan(plan: Sweep, path: str | Path) -> Path:
     "A plan as a JSON file."
     return write_atomically(path, json.dumps(asdict(plan), indent=1))
@@ -277,7 +286,7 @@ def _file_hash(path: str, *_) -> str:
 
 
 def teacher_identity(plan: Sweep, name: str) -> dict:
-    "What a teacher depends on: its file's content, where its weights are published, or how it is trained here."
+    "What a teacher depends on: its file's content, whence its weights come, or how it is trained here."
     given = plan.teachers.get(name)
     if given == 'pretrained':
         return dict(name=name, pretrained=(cfg := get_pretrained_cfg(name)) and (cfg.url or cfg.hf_hub_id))
@@ -286,38 +295,39 @@ def teacher_identity(plan: Sweep, name: str) -> dict:
         if not file.is_file():
             raise ValueError(f'teachers: {name!r} should be in {file}, and there is no such file')
         return dict(name=name, file=_file_hash(str(file), file.stat().st_mtime_ns, file.stat().st_size))
+    data = plan.load()
     return dict(
         name=name,
         teaching=fit_options() | dict(seed=0) | plan.teaching,
-        train=plan.load().train.fingerprint,
-        norm=plan.load().norm,
+        train=data.train.fingerprint,
+        norm=data.norm,
         augment=asdict(plan.augment),
         view_seed=plan.view_seed,
     )
 
 
-def runs(
-    plan: Sweep,
-) -> list[
-    dict
-]:  # name, pair, method, seed, options (of the task, as given), fit (as given), setting (all, defaults included)
-    "Every run of a plan, once."
-    data, out = plan.load(), {}
+def _depends(plan: Sweep, method: str, teacher: str) -> list:
+    "What a run of a method depends on beside its settings: the images, and how its teacher comes about."
+    data = plan.load()
     about = {p: getattr(data, p).fingerprint for p in ('train', 'valid', 'test')} | dict(
         norm=data.norm, split_seed=plan.split_seed, view_seed=plan.view_seed
     )
+    return [about, teacher_identity(plan, teacher) if method_needs(method) else None]
+
+# %% ../nbs/running/86_sweeps.ipynb #f0cf049c
+# name, pair, method, seed, options (of the task, as given), fit (as given), setting (all, defaults included),
+# depends (a hash of the images and the teacher)
+def runs(plan: Sweep) -> list[dict]:
+    "Every run of a plan, once."
+    out = {}
     for pair, method in product(plan.pairs, plan.methods):
         teacher, student = pair_models(pair)
-        taught = teacher_identity(plan, teacher) if method_needs(method) else None
+        depends = _depends(plan, method, teacher)
         for chosen, seed in product(_choices(plan, method), plan.seeds):
             given = {k: chosen[k] for k in fit_options() if k in chosen}
-            setting = plain(
-                dict(augment=asdict(plan.augment))
-                | fit_options()
-                | given
-                | _task_options(method, chosen, True)
-            )
-            name = f'{pair}_{method}_{seed}_{digest([pair, method, student, seed, setting, about, taught])}'
+            options = _task_options(method, chosen, True)
+            setting = plain(dict(augment=asdict(plan.augment)) | fit_options() | given | options)
+            name = f'{pair}_{method}_{seed}_{digest([pair, method, student, seed, setting, *depends])}'
             out[name] = dict(
                 name=name,
                 pair=pair,
@@ -326,48 +336,104 @@ def runs(
                 options=_task_options(method, chosen, False),
                 fit=given,
                 setting=setting,
+                depends=digest(depends),
             )
     return list(out.values())
 
 # %% ../nbs/running/86_sweeps.ipynb #a6dc4e0a
+def _try(what: str, data: Splits, method: str, student: str, teacher, options: dict, settings: dict) -> None:
+    "Build a task and set it up for training; a `ValueError` says what for, where that is refused."
+    try:
+        task = create_task(method, student, teacher, data=data, **options)
+        check_fit(task, data, **settings, device='cpu', progress=False)
+    except Exception as e:
+        raise ValueError(f'{what}: {e}') from e
+
+
+def check_runs(
+    plan: Sweep,  # whose data and teachers
+    todo: list[dict],  # some of `runs(plan)`
+) -> None:
+    "Build the task of each choice of options, and train nothing; a `ValueError` names what is refused."
+    data, teachers, seen = plan.load(), {}, set()
+    with torch.random.fork_rng(devices=[]):
+        for run in todo:
+            (name, student), method = pair_models(run['pair']), run['method']
+            same = digest([run['pair'], method, run['options'], run['fit']])
+            if same in seen:
+                continue
+            seen.add(same)
+            if method_needs(method) and name not in teachers:
+                if name not in plan.teachers:
+                    _try(f'teaching {name}', data, 'labels', name, None, {}, plan.teaching)
+                teachers[name] = Teacher(name, data.num_classes, data.input_size, allow_untrained=True)
+            teacher = teachers[name] if method_needs(method) else None
+            _try(run['name'], data, method, student, teacher, run['options'], run['fit'])
+
+# %% ../nbs/running/86_sweeps.ipynb #03bf37c9
+@contextmanager
+def _turn(folder: Path, thing: str = ''):
+    "Within: nobody else makes this thing. Where somebody does, their end is waited for."
+    with ExitStack() as mine:
+        for tried in count():
+            try:
+                mine.enter_context(locked(folder, thing))
+                break
+            except Taken as e:
+                if not tried:
+                    warnings.warn(f'waiting: {e}')
+            with stoppable(at_once=True):
+                time.sleep(0.5)
+        yield
+
+
+def _known(about: Path) -> dict | None:
+    "What a file says about a teacher; None where there is none, or none that can be believed."
+    try:
+        return unsealed(json.loads(about.read_bytes()))
+    except (OSError, ValueError):
+        return None
+
+# %% ../nbs/running/86_sweeps.ipynb #1da639a8
+def _make_teacher(plan: Sweep, name: str, file: Path, about: Path, device) -> dict:
+    "Train a teacher, or take the published one, where its file is missing; test it, and keep how good it is."
+    data, info = plan.load(), None
+    if not file.exists() and plan.teachers.get(name):
+        info = published(name, data, file)
+    elif not file.exists():
+        how = dict(augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
+        with stoppable():
+            info = teach(name, data, file, **teacher_identity(plan, name)['teaching'], **how)
+    teacher = Teacher(str(file))
+    norm = Norm(*teacher.norm) if teacher.norm else data.norm
+    info = info or described(teacher.model, name, data, norm)
+    info = info | dict(weights=weights_hash(teacher.model))
+    write_atomically(about, json.dumps(sealed(info), indent=1))
+    return info
+
+# %% ../nbs/running/86_sweeps.ipynb #2644038b
 def ready_teacher(plan: Sweep, name: str, out: str | Path, device: str | None = None) -> tuple[Path, dict]:
     "The teacher's file and what is known of it; trained first where it is not there."
-    data, made = (
-        plan.load(),
-        Path(out) / 'teachers' / f'{name}_{digest(teacher_identity(plan, name))}.safetensors',
-    )
-    given, about = (
-        plan.teachers.get(name),
-        made.with_name(
-            f'{made.stem}_{digest([data.valid.fingerprint, data.test.fingerprint, data.norm])}.json'
-        ),
-    )  # how good it is depends on these
+    data, folder, given = plan.load(), Path(out) / 'teachers', plan.teachers.get(name)
+    made = folder / f'{name}_{digest(teacher_identity(plan, name))}.safetensors'
+    tested = digest([data.valid.fingerprint, data.test.fingerprint, data.norm])
+    about = folder / f'{made.stem}_{tested}.json'  # how good it is depends on these
     file = made if given in (None, 'pretrained') else Path(given)
-    if about.exists() and file.exists():
-        return file, unsealed(json.loads(about.read_bytes()))
-    made.parent.mkdir(parents=True, exist_ok=True)
-    info, how = None, dict(augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
-    if not file.exists():
-        info = (
-            published(name, data, file)
-            if given
-            else teach(name, data, file, **teacher_identity(plan, name)['teaching'], **how)
-        )
-    teacher = Teacher(str(file))
-    info = (
-        info or described(teacher.model, name, data, Norm(*teacher.norm) if teacher.norm else data.norm)
-    ) | dict(weights=weights_hash(teacher.model))
-    write_atomically(about, json.dumps(sealed(info), indent=1))
+    info = _known(about) if file.exists() else None
+    if info is None:
+        with _turn(folder, made.stem):
+            info = _known(about) if file.exists() else None  # made while we waited
+            info = info or _make_teacher(plan, name, file, about, device)
     return file, info
 
-
+# %% ../nbs/running/86_sweeps.ipynb #a0f56207
 def cacheable(method: str) -> bool:
     "Whether a cache can stand in for the teacher of a method."
     return bool(method_needs(method)) and set(method_needs(method)) <= {'logits', 'pooled'}
 
 
 def ready_cache(plan: Sweep, teacher: Teacher, out: str | Path, batch_size: int, epochs: int) -> TeacherCache:
-    "The teacher's answers for all methods of a plan, up to an epoch; asked for first where they are not there."
+    "The teacher's answers for all methods of a plan, up to an epoch; asked for where they are missing."
     needs = ['logits'] + ['pooled'] * any('pooled' in method_needs(m) for m in plan.methods if cacheable(m))
     data, size = plan.load(), min(batch_size, len(plan.load().train))
     key = cache_key(teacher, data, plan.augment, plan.view_seed, size, needs)
@@ -380,7 +446,10 @@ def ready_cache(plan: Sweep, teacher: Teacher, out: str | Path, batch_size: int,
         batch_size=size,
         needs=needs,
     )
-    return cache.build(epochs, progress=False)
+    if any(cache.trouble(e) for e in range(cache.stored(epochs - 1) + 1)):
+        with _turn(cache.folder):
+            cache.build(epochs, progress=False)
+    return cache
 
 # %% ../nbs/running/86_sweeps.ipynb #e6d669c2
 @lru_cache(1)
@@ -435,13 +504,10 @@ def run_one(
     device: str | None = None,  # see `fit`
 ) -> dict:  # its record
     "Train and test one student as the run says."
-    data, device, (teacher_name, student), teacher, info = (
-        plan.load(),
-        pick_device(device),
-        pair_models(run['pair']),
-        None,
-        None,
-    )
+    (teacher_name, student), teacher, info = pair_models(run['pair']), None, None
+    data, device = plan.load(), pick_device(device)
+    if run['depends'] != digest(_depends(plan, run['method'], teacher_name)):
+        raise ValueError('data: the images, or the teacher\'s file, have changed since this run was planned')
     if method_needs(run['method']):
         file, info = ready_teacher(plan, teacher_name, out, device)
         teacher = Teacher(str(file)).to(device)
@@ -498,51 +564,6 @@ def run_one(
     )
 
 # %% ../nbs/running/86_sweeps.ipynb #c52d46e3
-def _begin() -> None:
-    "In a new process: one thread, and an end when the parent ends, however that ends."
-    torch.set_num_threads(1)
-
-    def watch():
-        connection.wait([parent_process().sentinel])
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _attempt(fn, item: tuple) -> tuple:
-    "A call's result and None, or None and its traceback."
-    try:
-        return fn(*item), None
-    except Exception:
-        return None, traceback.format_exc()
-
-
-def _each(fn, items: list[tuple], jobs: int):
-    "(item, result, error) as they come; an item whose process dies is tried again alone before it is given up."
-    if jobs == 0:
-        yield from ((i, *_attempt(fn, i)) for i in items)
-        return
-    todo, suspects = deque(items), deque()
-    while todo or suspects:
-        queue, n = (suspects, 1) if suspects else (todo, min(jobs, len(todo)))
-        pool, flying = ProcessPoolExecutor(n, mp_context=get_context('spawn'), initializer=_begin), {}
-        try:
-            while queue or flying:
-                while queue and len(flying) < n:
-                    flying[pool.submit(_attempt, fn, queue[0])] = queue[0]
-                    queue.popleft()  # only now: a broken pool takes nothing
-                for f in wait(flying, return_when=FIRST_COMPLETED).done:
-                    result = f.result()
-                    yield flying.pop(f), *result
-        except BrokenProcessPool:
-            if n > 1:
-                suspects.extend(flying.values())
-            else:
-                yield from ((i, None, 'its process died; was there memory enough?') for i in flying.values())
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-# %% ../nbs/running/86_sweeps.ipynb #2708652c
 def record_path(out: str | Path, name: str) -> Path:
     return Path(out) / 'runs' / f'{name}.json'
 
@@ -558,6 +579,11 @@ def finished(out: str | Path, name: str) -> dict | None:
         warnings.warn(f'{e}; this run is done again', stacklevel=2)
 
 
+def _finished_of(out: str | Path, planned: list[dict]) -> list[dict]:
+    "The records of those runs that are finished."
+    return [r for r in (finished(out, p['name']) for p in planned) if r]
+
+
 def _pick(plan: Sweep, only: str | None) -> list[dict]:
     "The runs of a plan, or the one whose name starts with `only` or ends with it."
     all_ = runs(plan)
@@ -570,7 +596,7 @@ def _pick(plan: Sweep, only: str | None) -> list[dict]:
         )
     return found
 
-
+# %% ../nbs/running/86_sweeps.ipynb #51f4c443
 def _teach(plan: Sweep, name: str, out, device) -> None:
     with one_thread():
         ready_teacher(plan, name, out, device)
@@ -587,10 +613,15 @@ def _keep(plan: Sweep, name: str, out, device, batch_size: int, epochs: int) -> 
         )
 
 
-def _work(plan: Sweep, run: dict, out, cache: bool, device) -> None:
-    with one_thread():
-        if not finished(out, run['name']):
-            save_record(run_one(plan, run, out, cache, device), record_path(out, run['name']))
+def _work(plan: Sweep, run: dict, out, cache: bool, device) -> str | None:
+    "Do a run and keep its record; returns who is doing it, where somebody else is."
+    plan.load()  # may take long, and is nothing to save
+    try:
+        with one_thread(), locked(Path(out) / 'runs', run['name']), stoppable():
+            if not finished(out, run['name']):
+                save_record(run_one(plan, run, out, cache, device), record_path(out, run['name']))
+    except Taken as e:
+        return str(e)
 
 # %% ../nbs/running/86_sweeps.ipynb #3bb18c6a
 def make_ready(
@@ -605,7 +636,7 @@ def make_ready(
     taught, wrong = [r for r in todo if method_needs(r['method'])], {}
     name = lambda r: pair_models(r['pair'])[0]
     items = [(plan, n, out, device) for n in dict.fromkeys(map(name, taught))]
-    for (_, n, *_), _, error in _each(
+    for (_, n, *_), _, error in each(
         _teach, items, jobs * (len(items) > 1)
     ):  # a single one needs no process of its own
         if error:
@@ -616,12 +647,47 @@ def make_ready(
         if cacheable(r['method']) and at[0] not in wrong:
             longest[at] = max(longest.get(at, 0), r['setting']['epochs'])
     items = [(plan, n, out, device, b, e) for (n, b), e in longest.items()]
-    for (_, n, *_), _, error in _each(_keep, items, jobs * (len(items) > 1)):
+    for (_, n, *_), _, error in each(_keep, items, jobs * (len(items) > 1)):
         if error:
             wrong[n] = error
     return wrong
 
 # %% ../nbs/running/86_sweeps.ipynb #7dea510f
+def _note(out: str | Path, name: str, error: str | None) -> None:
+    "Keep the traceback of a failed run; forget that of one that went."
+    file = Path(out) / 'failed' / f'{name}.txt'
+    if error:
+        write_atomically(file, error)
+    else:
+        file.unlink(missing_ok=True)
+
+# %% ../nbs/running/86_sweeps.ipynb #af22eaa6
+def _do(plan: Sweep, todo: list[dict], out, jobs: int, cache: bool, device, bar) -> None:
+    "Make teachers and caches ready, and do these runs."
+    wrong = make_ready(plan, todo, out, jobs, cache, device)
+    blame = lambda r: wrong.get(pair_models(r['pair'])[0]) if method_needs(r['method']) else None
+    failed, left = {r['name']: blame(r) for r in todo if blame(r)}, []
+    for name, error in failed.items():
+        _note(out, name, error)
+    bar.update(len(failed))
+    items = [(plan, r, out, cache, device) for r in todo if not blame(r)]
+    try:
+        for (_, run, *_), taken, error in each(_work, items, jobs):
+            if error:
+                failed[run['name']] = error
+            if taken:
+                left.append(taken)
+            else:
+                _note(out, run['name'], error)
+            bar.update()
+            bar.set_postfix_str(run['name'].rpartition('_')[0] + f', {len(failed)} failed' * bool(failed))
+    finally:
+        for name, error in failed.items():
+            warnings.warn(f'failed: {name}: {error.strip().splitlines()[-1]}', stacklevel=3)
+        for said in left:
+            warnings.warn(f'left out: {said}', stacklevel=3)
+
+# %% ../nbs/running/86_sweeps.ipynb #aabdcc94
 def sweep(
     plan: Sweep,  # what to run
     out: str | Path,  # where teachers, caches and records are kept
@@ -634,33 +700,17 @@ def sweep(
     "Do every run of a plan that has no record yet; runs that fail are named in a warning and kept under `failed`."
     if not isinstance(jobs, int) or jobs < 0:
         raise ValueError(f'jobs: expected an integer from 0, got {jobs!r}')
-    picked = _pick(plan, only)
-    todo = [r for r in picked if not finished(out, r['name'])]
-    wrong = make_ready(plan, todo, out, jobs, cache, device) if todo else {}
-    blame = lambda r: wrong.get(pair_models(r['pair'])[0]) if method_needs(r['method']) else None
-    failed = {r['name']: blame(r) for r in todo if blame(r)}
-    with tqdm(
-        total=len(picked),
-        initial=len(picked) - len(todo) + len(failed),
-        disable=not progress,
-        desc='sweep',
-        unit='run',
-    ) as bar:
-        for (_, run, *_), _, error in _each(
-            _work, [(plan, r, out, cache, device) for r in todo if not blame(r)], jobs
-        ):
-            if error:
-                failed[run['name']] = error
-            bar.update()
-            bar.set_postfix_str(
-                run['name'].rpartition('_')[0] + (f', {len(failed)} failed' if failed else '')
-            )
-    for r in todo:
-        (Path(out) / 'failed' / f"{r['name']}.txt").unlink(missing_ok=True)
-    for name, error in failed.items():
-        write_atomically(Path(out) / 'failed' / f'{name}.txt', error)
-        warnings.warn(f'failed: {name}: {error.strip().splitlines()[-1]}', stacklevel=2)
-    return [r for r in (finished(out, p['name']) for p in picked) if r]
+    advice = f'stopped; {out} keeps every finished run, and the same call goes on with the others'
+    with stoppable(at_once=True, advice=advice):
+        picked = _pick(plan, only)
+        todo = [r for r in picked if not finished(out, r['name'])]
+        if todo:
+            check_runs(plan, todo)
+            how = dict(total=len(picked), initial=len(picked) - len(todo), desc='sweep', unit='run')
+            alone = locked(out) if only is None else nullcontext()
+            with alone, tqdm(**how, disable=not progress) as bar:
+                _do(plan, todo, out, jobs, cache, device, bar)
+        return _finished_of(out, picked)
 
 # %% ../nbs/running/86_sweeps.ipynb #730708d9
 def _flat(setting: dict, at: str = '') -> dict:
@@ -673,7 +723,7 @@ def _flat(setting: dict, at: str = '') -> dict:
 
 
 def varied(
-    records: list[dict],  # of `sweep` or `load_records`
+    records: list[dict],  # of `sweep` or `load_records`, or `runs` of a plan
 ) -> dict[str, list]:  # method → the settings by which its runs differ
     "What a sweep was over."
     out = {}
@@ -687,11 +737,14 @@ def varied(
     return out
 
 
-def named(records: list[dict]) -> list[dict]:
+def named(
+    records: list[dict],  # of `sweep` or `load_records`
+    among: list[dict] | None = None,  # the runs that were planned, of `runs`; default the records themselves
+) -> list[dict]:
     "The records with the settings that vary in the method's name, ready for `results`."
-    differ = varied(records)
+    differ = varied(records if among is None else among)
     said = lambda r: ''.join(
-        f' {k}={json.dumps(_flat(r["setting"]).get(k))}'.replace('"', '') for k in differ[r['method']]
+        f' {k}={json.dumps(_flat(r["setting"]).get(k))}'.replace('"', '') for k in differ.get(r['method'], ())
     )
     return [r | dict(method=r['method'] + said(r)) for r in records]
 
@@ -762,6 +815,8 @@ def commands(
     device: str | None = None,  # handed on
 ) -> list[str]:
     "One shell command a run, for a job array; the plan is written to `out`."
+    planned = runs(plan)
+    check_runs(plan, planned)
     file = save_plan(plan, Path(out) / f'plan_{digest(asdict(plan))}.json')
     words = [
         *shlex.split(program),
@@ -773,7 +828,7 @@ def commands(
         '0',
         *(['--device', device] if device else []),
     ]
-    return [shlex.join([*words, '--only', r['name']]) for r in runs(plan)]
+    return [shlex.join([*words, '--only', r['name']]) for r in planned]
 
 
 def parse_grid(text: str) -> dict:
@@ -792,11 +847,24 @@ def parse_grid(text: str) -> dict:
     return out
 
 # %% ../nbs/running/86_sweeps.ipynb #22845a3c
-def _report(done: list[dict], out: str) -> None:
-    "The table of a finished sweep."
-    methods = list(dict.fromkeys(r['method'] for r in named(done)))
-    _say(table_text(results(named(done), next((m for m in methods if m.split()[0] == 'kd'), methods[0]))))
-    _say(f'{len(done)} runs in {out}/runs')
+def _report(done: list[dict], plan: Sweep, planned: list[dict], out: str) -> None:
+    "The table of a sweep, or of what is finished of it."
+    if not done:
+        return
+    rows = named(done, runs(plan))
+    methods = list(dict.fromkeys(r['method'] for r in rows))
+    _say(table_text(results(rows, next((m for m in methods if m.split()[0] == 'kd'), methods[0]))))
+    _say(f'{len(done)} of {len(planned)} runs in {out}/runs')
+
+
+def _missing(done: list[dict], planned: list[dict], out: str) -> str:
+    "What is to be said of runs that have no record."
+    there = {r['run'] for r in done}
+    missing = [r['name'] for r in planned if r['name'] not in there]
+    failed = sum((Path(out) / 'failed' / f'{n}.txt').exists() for n in missing)
+    said = [f'{failed} of {len(planned)} runs failed; {out}/failed says why'] * (failed > 0)
+    left = len(missing) - failed
+    return '; '.join(said + [f'{left} of {len(planned)} runs are being done elsewhere'] * (left > 0))
 
 # %% ../nbs/running/86_sweeps.ipynb #f27ab87e
 _say = print  # `print` is an option below
@@ -827,14 +895,26 @@ def sweep_command(
     )
     if print:
         return _say('\n'.join(commands(todo, out, device=device)))
+    with stoppable(
+        at_once=True, advice=f'stopped; {out} keeps every finished run, and the same command goes on'
+    ):
+        _run_command(todo, out, jobs, not loop, device, only, prepare)
+
+
+def _run_command(plan: Sweep, out: str, jobs: int, cache: bool, device, only, prepare: bool) -> None:
+    "What `sweep_command` does when it has its plan."
+    planned = _pick(plan, only)
     if prepare:
-        wrong = make_ready(todo, runs(todo), out, jobs, not loop, device)
+        check_runs(plan, planned)
+        wrong = make_ready(plan, planned, out, jobs, cache, device)
         if wrong:
             raise ValueError('; '.join(f'{n}: {e.strip().splitlines()[-1]}' for n, e in wrong.items()))
         return _say(f'{out}: ready')
-    done = sweep(todo, out, jobs, not loop, device, only)
-    n = 1 if only else len(runs(todo))
-    if done:
-        _report(done, out)
-    if len(done) < n:
-        raise ValueError(f'{n - len(done)} of {n} runs failed; {out}/failed says why')
+    try:
+        done = sweep(plan, out, jobs, cache, device, only)
+    except Stopped:
+        _report(_finished_of(out, planned), plan, planned, out)
+        raise
+    _report(done, plan, planned, out)
+    if said := _missing(done, planned, out):
+        raise ValueError(said)

@@ -100,7 +100,7 @@ def _pooled(fn: Callable, queue: deque, n: int, flying: dict) -> Iterator[tuple]
     finally:
         _close(pool, reins)
 
-
+# %% ../nbs/running/79_workers.ipynb #5ae1cc42
 def each(
     fn: Callable,  # what to call; for several processes a function of a module
     items: list[tuple],  # its arguments, one tuple a call

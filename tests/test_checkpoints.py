@@ -299,3 +299,27 @@ def test_a_damaged_teacher_never_loads_as_another(tmp_path):
     assert refused > 280
     path.write_bytes(data)
     assert 'sha256' not in load_model(path)[1]
+
+
+FULL = '''
+import resource, sys, torch
+from ofa_learn.checkpoints import newest, save_checkpoint
+save_checkpoint(dict(step=1, w=torch.zeros(10)), sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+for n in (20_000, 200_000):
+    try:
+        save_checkpoint(dict(step=2, w=torch.zeros(n)), sys.argv[1])
+    except OSError as e:
+        print(n, type(e).__name__, newest(sys.argv[1])['step'])
+'''
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='sets a limit')
+def test_a_full_disk_is_called_so_and_costs_nothing(tmp_path):
+    import subprocess
+    import sys
+
+    command = [sys.executable, '-c', FULL, tmp_path / 'last.pt']
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout == '200000 OSError 2\n', done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['last.pt', 'previous.last.pt']

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn as nn
 
+from ofa_learn.checkpoints import load_checkpoint
 from ofa_learn.data import digits, split
 from ofa_learn.live import (
     LiveDistill,
@@ -436,3 +437,15 @@ def test_what_is_missing_is_named(monkeypatch, name):
         ImportError, match=f'needs {name}, which is not installed: pip install ipywidgets anywidget'
     ):
         importlib.import_module('ofa_learn.live')
+
+
+def test_a_stop_saves_what_there_is(teacher, tmp_path):
+    "By the flag that a signal sets elsewhere; the same task goes on from the folder."
+    ready, seen = when(lambda run: run.rows)
+    run = runner(teacher, 100_000, changed=seen, out=tmp_path / 'run')
+    run.start()
+    assert ready.wait(SOON)
+    run.stop()
+    state = load_checkpoint(tmp_path / 'run' / 'last.pt')
+    assert run.status == 'stopped' and state['epoch'] >= len(run.rows) >= 1
+    assert not (tmp_path / 'run' / '.lock').exists()

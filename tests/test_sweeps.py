@@ -1,19 +1,27 @@
 """Sweeps: what runs there are and how they are named, killed ones that go on, failing ones that are named, and the records."""
 
+import os
 import random
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import warnings
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import wraps
+from itertools import count
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from ofa_learn import sweeps
+from ofa_learn.checkpoints import Stopped
 from ofa_learn.data import Augment
 from ofa_learn.records import check_record, load_record, load_records, results
 from ofa_learn.sweeps import (
@@ -212,7 +220,7 @@ def test_killed_at_any_moment(whole, tmp_path):
         workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        end = time.time() + 30
+        end = time.time() + 120  # one that is still importing on a busy machine sees it when it has
         while any(map(alive, workers)) and time.time() < end:
             time.sleep(0.1)
         assert not any(map(alive, workers)), 'a worker outlived its sweep'
@@ -375,6 +383,8 @@ def test_the_command(whole, tmp_path, capsys):
         pytest.warns(UserWarning, match='failed'),
         pytest.raises(ValueError, match='1 of 1 runs failed; .*failed says why'),
     ):
+        sweep_command(**options | dict(grid='epochs=1 lr=1e30 opt=sgd warmup_epochs=0'))
+    with pytest.raises(ValueError, match='cnn-vit_kd_0_.*: epochs: expected'):
         sweep_command(**options | dict(grid='epochs=0'))
     from fastcore.script import anno_parser
 
@@ -564,3 +574,251 @@ def test_a_teacher_is_described_for_the_images_at_hand(tmp_path):
     assert (
         given[0]['weights'] == given[1]['weights'] and given[0]['test_accuracy'] != given[1]['test_accuracy']
     )
+
+
+def signalling(fn, after=False, only=lambda: True):
+    "The function, with a SIGTERM just before or after it; `only` says whether this time."
+
+    def call(*args, **how):
+        if not after and only():
+            signal.raise_signal(signal.SIGTERM)
+        out = fn(*args, **how)
+        if after and only():
+            signal.raise_signal(signal.SIGTERM)
+        return out
+
+    return call
+
+
+def in_training(fn):
+    "`fit` or `teach`, with a SIGTERM in the first update."
+
+    @wraps(fn)
+    def call(*args, **how):
+        return fn(*args, **how, on_step=lambda done: signal.raise_signal(signal.SIGTERM))
+
+    return call
+
+
+def third():
+    "True the third time."
+    calls = count(1)
+    return lambda: next(calls) == 3
+
+
+PHASES = {  # what is hit, and how many runs are finished then
+    'before': ('runs', signalling, 0),
+    'teacher': ('teach', in_training, 0),
+    'teacher, tested': ('described', lambda f: signalling(f, after=True), 0),
+    'answers': ('cache_key', signalling, 0),
+    'student': ('fit', in_training, 0),
+    'testing': ('accuracy', lambda f: signalling(f, after=True), 1),
+    'third record': ('save_record', lambda f: signalling(f, only=third()), 3),
+}
+
+
+@pytest.mark.parametrize('phase', PHASES)
+def test_a_stop_is_no_failure_and_the_same_call_goes_on(whole, tmp_path, phase):
+    name, how, n = PHASES[phase]
+    out = tmp_path / 'o'
+    if phase in ('answers', 'student', 'testing', 'third record'):  # with its teacher there already
+        shutil.copytree(whole[0] / 'teachers', out / 'teachers')
+    if phase == 'teacher, tested':
+        shutil.copytree(whole[0] / 'teachers', out / 'teachers', ignore=shutil.ignore_patterns('*.json'))
+    with pytest.MonkeyPatch.context() as m, warnings.catch_warnings():
+        warnings.simplefilter('error')
+        m.setattr(sweeps, name, how(getattr(sweeps, name)))
+        with pytest.raises(Stopped, match='keeps every finished run, and the same call goes on'):
+            sweep(PLAN, out, **quiet)
+    kept = list((out / 'runs').glob('*.json'))
+    assert len(kept) == n and not list((out / 'failed').glob('*'))
+    assert not list(out.rglob('.*'))  # no lock and no temporary file
+    for p in kept:
+        assert timeless(load_record(p)) == by_name(whole[1])[p.stem]
+    assert sweep(PLAN, out, only=runs(PLAN)[-1]['name'], **quiet)
+
+
+def test_the_command_shows_what_it_has_when_it_is_stopped(whole, tmp_path, monkeypatch, capsys):
+    (tmp_path / 'o' / 'runs').mkdir(parents=True)
+    shutil.copytree(whole[0] / 'teachers', tmp_path / 'o' / 'teachers')
+    for r in whole[1][:6]:  # all but those with γ = 2
+        shutil.copy(record_path(whole[0], r['run']), tmp_path / 'o' / 'runs')
+    monkeypatch.setattr(sweeps, 'fit', in_training(sweeps.fit))
+    plan = str(save_plan(PLAN, tmp_path / 'p.json'))
+    with pytest.raises(Stopped, match='the same command goes on'):
+        sweep_command(plan, out=str(tmp_path / 'o'), jobs=0, device='cpu')
+    said = capsys.readouterr().out
+    assert '6 of 8 runs in' in said and 'ofa gamma=1.0' in said, said
+
+
+COMMAND = 'import sys, torch; torch.set_num_threads(1); from ofa_learn.cli import main; sys.exit(main())'
+
+
+@pytest.mark.skipif(os.name != 'posix', reason='sends signals')
+@pytest.mark.parametrize('phase, number', [('teachers', signal.SIGTERM), ('runs', signal.SIGINT)])
+def test_ctrl_c_in_a_terminal(tmp_path, phase, number):
+    "The whole group gets it, as from a terminal; the code is 130 and one line says how to go on."
+    words = dict(pairs='cnn-vit,mlp-vit', methods='labels,kd', train='100', seeds='2', device='cpu', jobs='2')
+    words |= dict(out=tmp_path / 'o', grid='epochs=150' if phase == 'runs' else 'epochs=1')
+    if phase == 'runs':
+        words |= dict(methods='labels')
+    command = [sys.executable, '-c', COMMAND, 'sweep', *(f'--{k}={v}' for k, v in words.items())]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    end = time.time() + 240
+    while len(list((tmp_path / 'o' / phase).glob('.*.lock'))) < 2 and time.time() < end:
+        time.sleep(0.05)
+    workers = children(process.pid)
+    os.killpg(process.pid, number)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors.strip().splitlines()[-1] == (
+        f"stopped; {tmp_path / 'o'} keeps every finished run, and the same command goes on"
+    )
+    assert 'Traceback' not in errors and 'failed' not in errors + said
+    assert not any(map(alive, workers)) and not list((tmp_path / 'o').glob('failed/*'))
+
+
+HOLDS = '''
+import sys, time
+from ofa_learn.atomic import locked
+with locked(*sys.argv[2:]):
+    print('held', flush=True)
+    time.sleep(float(sys.argv[1]))
+'''
+
+
+@contextmanager
+def held(seconds, *what):
+    "Within: another process holds a lock."
+    process = subprocess.Popen(
+        [sys.executable, '-c', HOLDS, str(seconds), *map(str, what)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == 'held\n'
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_two_sweeps_and_one_folder(whole, tmp_path):
+    out = tmp_path / 'o'
+    shutil.copytree(whole[0], out)
+    gone = [r['run'] for r in whole[1][-2:]]
+    for name in gone:
+        record_path(out, name).unlink()
+    with held(60, out) as other:
+        with pytest.raises(ValueError, match=f'o is being written by process {other.pid} on '):
+            sweep(PLAN, out, **quiet)
+        assert len(sweep(PLAN, out, only=gone[0], **quiet)) == 1, 'a single run is no second sweep'
+        plan = replace(PLAN, methods='labels', grid={k: v for k, v in PLAN.grid.items() if k != 'gamma'})
+        assert len(sweep(plan, out, **quiet)) == 2, 'nothing to do is no writing'
+    with held(60, out / 'runs', gone[1]) as other:
+        with pytest.warns(
+            UserWarning, match=f'left out: .*{gone[1]} is being written by process {other.pid}'
+        ):
+            assert len(sweep(PLAN, out, **quiet)) == 7
+        assert not list((out / 'failed').glob('*'))
+        with (
+            pytest.warns(UserWarning, match='left out'),
+            pytest.raises(ValueError, match='^1 of 8 runs are being done elsewhere'),
+        ):
+            sweep_command(str(save_plan(PLAN, tmp_path / 'p.json')), out=str(out), jobs=0, device='cpu')
+    assert by_name(sweep(PLAN, out, **quiet)) == by_name(whole[1])
+
+
+def test_a_teacher_that_somebody_is_making_is_waited_for(whole, tmp_path):
+    out = tmp_path / 'o'
+    shutil.copytree(whole[0], out, ignore=shutil.ignore_patterns('runs', 'caches'))
+    (about,) = (out / 'teachers').glob('*.json')
+    known, (file,) = about.read_text(), (out / 'teachers').glob('*.safetensors')
+    about.unlink()
+    with (
+        held(3, out / 'teachers', file.stem),
+        pytest.warns(UserWarning, match='waiting: .* is being written by'),
+    ):
+        made = ready_teacher(PLAN, 'micro_resnet', out, 'cpu')
+    assert made[0] == file and about.read_text() == known
+    with held(60, out / 'teachers', file.stem), pytest.warns(UserWarning, match='waiting'):
+        about.unlink()
+        timer = threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(Stopped):
+            sweep(PLAN, out, **quiet)
+
+
+def arrays(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    images, labels = rng.integers(0, 255, (120, 8, 8), dtype=np.uint8), np.arange(120) % 3
+    np.savez(tmp_path / 'mine.npz', images=images, labels=labels)
+
+
+@pytest.mark.parametrize('kind', ['npz', 'folder'])
+def test_data_that_changed_are_read_again(tmp_path, kind):
+    "In one session, by the same path: other images are other runs."
+    from PIL import Image
+
+    def write(seed):
+        if kind == 'npz':
+            return arrays(tmp_path, seed)
+        rng = np.random.default_rng(seed)
+        for k in 'abc':
+            (tmp_path / 'mine' / k).mkdir(parents=True, exist_ok=True)
+            for i in range(20):
+                pixels = rng.integers(0, 255, (8, 8), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / 'mine' / k / f'{i}.bmp')
+
+    write(0)
+    source = tmp_path / ('mine.npz' if kind == 'npz' else 'mine')
+    options = {} if kind == 'npz' else dict(size=8, channels=1)
+    plan = Sweep(
+        methods='labels',
+        seeds=1,
+        data=str(source),
+        data_options=options,
+        parts=dict(train=30, valid=9, test=9),
+        grid=dict(epochs=1),
+    )
+    (one,) = sweep(plan, tmp_path / 'o', **quiet)
+    old = runs(plan)
+    assert plan.load() is plan.load()
+    write(1)
+    (two,) = sweep(plan, tmp_path / 'o', **quiet)
+    assert one['run'] != two['run'] and one['data']['fingerprint'] != two['data']['fingerprint']
+    with pytest.raises(ValueError, match='have changed since this run was planned'):
+        run_one(plan, old[0], tmp_path / 'o', device='cpu')
+
+
+@pytest.mark.parametrize(
+    'how, said',
+    [
+        (dict(methods='ofa', grid=dict(gamma=[1.0, 0.5])), r'cnn-vit_ofa_0_\w+: gamma: .*0.5'),
+        (dict(methods='kd', grid=dict(temperature=0.0)), r'cnn-vit_kd_0_\w+: temperature'),
+        (dict(methods='ofa', grid=dict(stages=[[9]])), r'cnn-vit_ofa_0_\w+: stages'),
+        (dict(methods='fitnet', grid=dict(stages=[[4], 'x'])), r'cnn-vit_fitnet_0_\w+: stages'),
+        (dict(methods='kd', grid=dict(epochs=[1, 0])), r'cnn-vit_kd_0_\w+: epochs'),
+        (dict(methods='labels', grid=dict(opt='adamww')), r'cnn-vit_labels_0_\w+: .*adamww'),
+        (dict(methods='kd+ofa', grid={'ofa.form': 'papr'}), r'cnn-vit_kd\+ofa_0_\w+: form'),
+        (dict(methods='kd', teaching=dict(epochs=0)), 'teaching micro_resnet: epochs'),
+    ],
+)
+def test_bad_options_are_refused_before_the_teacher_is_trained(tmp_path, monkeypatch, how, said):
+    monkeypatch.setattr(sweeps, 'teach', None)
+    plan, noise = Sweep(seeds=1, **SMALL | dict(grid=dict(epochs=1)) | how), torch.get_rng_state()
+    file = str(save_plan(plan, tmp_path / 'p.json'))
+    for start in (
+        lambda: sweep(plan, tmp_path / 'o', **quiet),
+        lambda: commands(plan, tmp_path / 'o'),
+        lambda: sweep_command(file, out=str(tmp_path / 'o'), jobs=0, prepare=True),
+    ):
+        with pytest.raises(ValueError, match=said):
+            start()
+    assert not (tmp_path / 'o').exists() and torch.equal(torch.get_rng_state(), noise)
+
+
+def test_rows_of_a_stopped_sweep_say_what_was_planned(whole):
+    done = [r for r in whole[1] if r['setting'].get('gamma') != 2.0]
+    assert {r['method'] for r in named(done)} == {'labels', 'kd', 'ofa'}
+    assert {r['method'] for r in named(done, runs(PLAN))} == {'labels', 'kd', 'ofa gamma=1.0'}
