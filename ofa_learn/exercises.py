@@ -102,7 +102,8 @@ class Exercises:
                 len(p) == 2 and callable(p[0]) and isinstance(p[1], str) and p[1] for p in pairs
             ):
                 raise ValueError(
-                    f'tests: exercise {n} needs (test, hint) pairs: a function of the answer, and what to say when it does not pass'
+                    f'tests: exercise {n} needs (test, hint) pairs: a function of the answer, '
+                    'and what to say when it does not pass'
                 )
         self.tests = tests
 
