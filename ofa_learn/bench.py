@@ -22,9 +22,10 @@ import statistics
 import sys
 import time
 import warnings
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Callable
+from typing import Any
 
 import timm
 import torch
@@ -37,18 +38,18 @@ from .data import Batches, digits, split
 from .demo import PAIRS
 from .losses import ofa_loss
 from .models import count_params, make_model
-from .tasks import Teacher, all_methods, create_task
+from .tasks import DistillationTask, Teacher, all_methods, create_task
 
 # %% ../nbs/internals/95_bench.ipynb #d8f31d02
 def interleaved(
-    fns: dict[str, Callable[[], object]],  # what to time, by name
+    fns: Mapping[str, Callable[[], object]],  # what to time, by name
     rounds: int = 5,  # times that each takes its turn
     say: Callable[[str], None] | None = None,  # told after every round
 ) -> dict[str, list[float]]:  # seconds of each, one a round
     "Times of several functions that take turns, after one call each to warm up."
     if rounds < 1:
         raise ValueError(f'rounds: expected at least 1, got {rounds}')
-    times = {k: [] for k in fns}
+    times: dict[str, list[float]] = {k: [] for k in fns}
     for fn in fns.values():
         fn()
     for r in range(rounds):
@@ -74,6 +75,7 @@ def ratio(
 
 
 def ratio_text(r: dict) -> str:
+    "A ratio as text: median, lowest to highest, rounds."
     return f"{r['median']:.2f} ({r['low']:.2f} to {r['high']:.2f}, {r['rounds']} rounds)"
 
 # %% ../nbs/internals/95_bench.ipynb #0c463aa8
@@ -81,14 +83,15 @@ def _peak() -> float:
     "This process's highest memory so far, in MiB."
     status = Path('/proc/self/status')
     if status.exists():
-        return (
-            next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith('VmHWM'))
-            / 1024
-        )
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform != 'darwin' else 2**20)
+        lines = status.read_text().splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith('VmHWM'))
+        return kilobytes / 1024
+    unit = 2**20 if sys.platform == 'darwin' else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def _grow(queue, fn, small, large, threads):
+    "In a process of its own: how much the large work raises the peak over the small one."
     torch.set_num_threads(threads)
     fn(*small)
     before = _peak()
@@ -112,14 +115,12 @@ def peak_growth(
         raise RuntimeError(f'the process that measures memory ended with exit code {p.exitcode}')
     return queue.get()
 
-
+# %% ../nbs/internals/95_bench.ipynb #b6c17cee
 def machine() -> dict:
     "What the numbers were measured on, as far as it matters."
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    )  # that this process may use
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     return dict(
-        cores=cores,
+        cores=mine,
         threads=torch.get_num_threads(),
         device='cpu',
         python=platform.python_version(),
@@ -142,6 +143,7 @@ def cka_networks() -> list[torch.nn.Module]:
 
 
 def _images(n: int) -> torch.Tensor:
+    "Random images, the same ones every time."
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 # %% ../nbs/internals/95_bench.ipynb #892a3ad3
@@ -154,26 +156,23 @@ def run_forwards(a, b, images, batch_size):
 
 
 def run_ours(a, b, images, batch_size, layers):
+    "All pairs of layers with this package."
     return cka(a, b, images, CKA_LAYERS[layers], batch_size=batch_size, progress=False).matrix
 
 
 def run_torch_cka(a, b, images, batch_size, layers):
-    "The same with torch_cka, on copies (its hooks stay) and with layers in the model's order (its rows come in that order, whatever the list says)."
+    """The same with torch_cka, on copies, for its hooks stay.
+
+    The layers are in the model's order: its rows come in that order, whatever the list says.
+    """
     from torch_cka import CKA
 
     loader = DataLoader(TensorDataset(images, torch.zeros(len(images))), batch_size)
     a, b = copy.deepcopy(a), copy.deepcopy(b)
+    of_a, of_b = (layer_names(m, CKA_LAYERS[layers]) for m in (a, b))
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):  # no progress bars
         warnings.simplefilter('ignore')
-        theirs = CKA(
-            a,
-            b,
-            'a',
-            'b',
-            layer_names(a, CKA_LAYERS[layers]),
-            layer_names(b, CKA_LAYERS[layers]),
-            device='cpu',
-        )
+        theirs = CKA(a, b, 'a', 'b', of_a, of_b, device='cpu')
         theirs.compare(loader, loader)
     return theirs.export()['CKA']
 
@@ -185,13 +184,31 @@ def cka_work(which: str, n: int, batch_size: int, layers: int):
 
 # %% ../nbs/internals/95_bench.ipynb #d7249563
 def has_torch_cka() -> bool:
+    "Whether torch_cka can be imported here."
     try:
-        import torch_cka
+        import torch_cka  # noqa: F401
     except ImportError:
         return False
     return True
 
 
+def _beside_torch_cka(a, b, x: torch.Tensor, rounds: int, out: dict, say) -> list[tuple[str, str]]:
+    "The lines of a table on torch_cka; the numbers go to `out`."
+    ours = partial(run_ours, a, b, x, len(x), 24)
+    theirs = partial(run_torch_cka, a, b, x, len(x), 24)
+    forwards = partial(run_forwards, a, b, x, len(x))
+    t = interleaved(dict(forwards=forwards, ours=ours, torch_cka=theirs), rounds, say)
+    bare, mine, other = (statistics.median(t[k]) for k in ('forwards', 'ours', 'torch_cka'))
+    out['whole'] = ratio(t['torch_cka'], t['ours'])
+    out['without_forwards'] = (other - bare) / (mine - bare)
+    out['agreement'] = (ours() - theirs()).abs().max().item()
+    return [
+        ('torch_cka over this package, 24 × 24 layers, whole run', ratio_text(out['whole'])),
+        ('… with the bare forwards taken off (ratio of medians)', f"{out['without_forwards']:.1f}"),
+        ('largest difference between the two results', f"{out['agreement']:.0e}"),
+    ]
+
+# %% ../nbs/internals/95_bench.ipynb #880e754c
 def bench_cka(
     images: int = 256,  # images a batch
     rounds: int = 5,  # turns that each program takes
@@ -202,33 +219,16 @@ def bench_cka(
     "CKA beside the bare forwards and beside torch_cka: times as ratios, memory over batches, agreement."
     if quick:
         images, rounds, memory = 8, 1, False
-    (a, b), x, out = cka_networks(), _images(images), dict(machine=machine(), images=images)
-    blocks = interleaved(
-        dict(forwards=lambda: run_forwards(a, b, x, images), ours=lambda: run_ours(a, b, x, images, 12)),
-        rounds,
-        say,
-    )
+    a, b = cka_networks()
+    x = _images(images)
+    out: dict[str, Any] = dict(machine=machine(), images=images)
+    forwards = partial(run_forwards, a, b, x, images)
+    blocks = interleaved(dict(forwards=forwards, ours=partial(run_ours, a, b, x, images, 12)), rounds, say)
     out['over_forwards'] = ratio(blocks['ours'], blocks['forwards'])
     rows = [('all pairs of 12 × 12 blocks, over the two bare forwards', ratio_text(out['over_forwards']))]
     if not has_torch_cka():
         return out | dict(rows=rows + [('torch_cka', 'not installed (pip install torch_cka matplotlib)')])
-    fns = dict(
-        forwards=lambda: run_forwards(a, b, x, images),
-        ours=lambda: run_ours(a, b, x, images, 24),
-        torch_cka=lambda: run_torch_cka(a, b, x, images, 24),
-    )
-    t = interleaved(fns, rounds, say)
-    bare = statistics.median(t['forwards'])
-    out['whole'], out['without_forwards'] = (
-        ratio(t['torch_cka'], t['ours']),
-        (statistics.median(t['torch_cka']) - bare) / (statistics.median(t['ours']) - bare),
-    )
-    out['agreement'] = (run_ours(a, b, x, images, 24) - run_torch_cka(a, b, x, images, 24)).abs().max().item()
-    rows += [
-        ('torch_cka over this package, 24 × 24 layers, whole run', ratio_text(out['whole'])),
-        ('… with the bare forwards taken off (ratio of medians)', f"{out['without_forwards']:.1f}"),
-        ('largest difference between the two results', f"{out['agreement']:.0e}"),
-    ]
+    rows += _beside_torch_cka(a, b, x, rounds, out, say)
     if memory:
         rows += _cka_memory(images, out, say)
     return out | dict(rows=rows)
@@ -236,21 +236,18 @@ def bench_cka(
 # %% ../nbs/internals/95_bench.ipynb #8607bbd1
 def _cka_memory(images: int, out: dict, say) -> list[tuple[str, str]]:
     "How the peak grows from one batch to four: medians of three processes each."
-    n, rows = images // 4, []
-    for which in ('ours', 'torch_cka'):
-        out[f'memory_{which}'] = [
-            statistics.median(
-                peak_growth(cka_work, (which, 4, 4, 24), (which, n * k, n, 24)) for _ in range(3)
-            )
-            for k in (1, 4)
-        ]
-        one, four = out[f'memory_{which}']
-        rows.append(
-            (
-                f"peak memory of {'this package' if which == 'ours' else which}, 1 → 4 batches of {n}",
-                f'{one:.0f} → {four:.0f} MiB',
-            )
-        )
+    n = images // 4
+
+    def peak(which: str, batches: int) -> float:
+        work = (which, n * batches, n, 24)
+        return statistics.median(peak_growth(cka_work, (which, 4, 4, 24), work) for _ in range(3))
+
+    rows = []
+    for which, name in (('ours', 'this package'), ('torch_cka', 'torch_cka')):
+        one = peak(which, 1)
+        four = peak(which, 4)
+        out[f'memory_{which}'] = [one, four]
+        rows.append((f'peak memory of {name}, 1 → 4 batches of {n}', f'{one:.0f} → {four:.0f} MiB'))
         say(f'  memory of {which}: {one:.0f}, {four:.0f} MiB')
     return rows
 
@@ -262,16 +259,19 @@ def released_plainly(
     gamma: float,  # γ ≥ 1
 ) -> torch.Tensor:  # scalar, the mean over the batch
     "The loss of the released code as its formula reads: softmax, power, log (Hao et al., 2023)."
-    p_t, p_s, mask = (
-        teacher_logits.softmax(-1),
-        student_logits.softmax(-1),
-        F.one_hot(target, student_logits.shape[-1]),
-    )
+    p_t = teacher_logits.softmax(-1)
+    p_s = student_logits.softmax(-1)
+    mask = F.one_hot(target, student_logits.shape[-1])
     return -(((p_t + mask) ** gamma - mask) * p_s.log()).sum(-1).mean()
 
 
-LOSSES = dict(
-    plain=lambda heads, t, y, gamma: torch.stack([released_plainly(z, t, y, gamma) for z in heads]),
+def _head_by_head(heads: list, teacher_logits: torch.Tensor, target: torch.Tensor, gamma: float):
+    "The plain version of every head, one after another."
+    return torch.stack([released_plainly(z, teacher_logits, target, gamma) for z in heads])
+
+
+LOSSES: dict[str, Callable] = dict(
+    plain=_head_by_head,
     released=partial(ofa_loss, form='released'),
     paper=partial(ofa_loss, form='paper'),
 )
@@ -280,23 +280,21 @@ LOSSES = dict(
 def loss_inputs(which: str, images: int, classes: int) -> tuple:
     "Five heads' logits (a list for the plain version, else a stack), the teacher's, and labels."
     gen = torch.Generator().manual_seed(0)
-    z = (
-        [torch.empty(images, classes) for _ in range(5)]
-        if which == 'plain'
-        else torch.empty(5, images, classes)
-    )
-    for h in z:
-        h.normal_(0, 2, generator=gen)  # in place: no copies that would raise the peak
-    t, y = (
-        torch.empty(images, classes).normal_(0, 2, generator=gen),
-        torch.randint(classes, (images,), generator=gen),
-    )
-    return [h.requires_grad_() for h in z] if which == 'plain' else z.requires_grad_(), t, y
+    heads: Any = torch.empty(5, images, classes)
+    if which == 'plain':
+        heads = [torch.empty(images, classes) for _ in range(5)]
+    for z in heads:
+        z.normal_(0, 2, generator=gen)  # in place: no copies that would raise the peak
+    teacher_logits = torch.empty(images, classes).normal_(0, 2, generator=gen)
+    target = torch.randint(classes, (images,), generator=gen)
+    for leaf in heads if which == 'plain' else [heads]:
+        leaf.requires_grad_()
+    return heads, teacher_logits, target
 
 
 def loss_step(
     which: str, heads, teacher_logits, target, gamma: float = 1.4
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[torch.Tensor, tuple[torch.Tensor, ...]]:
     "Forward and backward of one version: five losses and the gradient (5, B, K)."
     leaves = heads if isinstance(heads, list) else [heads]
     losses = LOSSES[which](heads, teacher_logits, target, gamma=gamma)
@@ -311,13 +309,22 @@ def loss_work(which: str, images: int, classes: int, step: bool):
 
 def loss_memory(images: int, classes: int) -> dict[str, float]:
     "Peak extra memory over the inputs of each version, in MiB."
-    grown = lambda which, step: peak_growth(
-        loss_work, (which, 8, classes, True), (which, images, classes, step)
-    )
+
+    def grown(which: str, step: bool) -> float:
+        return peak_growth(loss_work, (which, 8, classes, True), (which, images, classes, step))
+
     inputs = grown('plain', False)  # of the same size for all
     return {which: grown(which, True) - inputs for which in LOSSES}
 
+# %% ../nbs/internals/95_bench.ipynb #572c29a5
+def _loss_differences(inputs: dict[str, tuple]) -> tuple[float, float]:
+    "Largest difference of the values and of the gradients, plain against released form."
+    values, gradients = loss_step('plain', *inputs['plain'])
+    own, (own_gradient,) = loss_step('released', *inputs['released'])
+    off = (torch.stack(gradients) - own_gradient).abs().max() / own_gradient.abs().max()
+    return ((values - own).abs() / values).max().item(), off.item()
 
+# %% ../nbs/internals/95_bench.ipynb #05e05ef8
 def bench_loss(
     rounds: int = 25,  # turns that each version takes
     quick: bool = False,  # 64 images of 50 classes, one round, no memory: to see it run
@@ -325,37 +332,23 @@ def bench_loss(
 ) -> dict:  # the numbers, and the lines of a table
     "`ofa_loss` beside five calls of the released formula written plainly, forward and backward, γ = 1.4."
     b, k = (64, 50) if quick else (1024, 1000)
-    inputs, out = {w: loss_inputs(w, b, k) for w in LOSSES}, dict(machine=machine(), images=b, classes=k)
+    inputs = {w: loss_inputs(w, b, k) for w in LOSSES}
+    out: dict[str, Any] = dict(machine=machine(), images=b, classes=k)
     t = interleaved({w: partial(loss_step, w, *inputs[w]) for w in LOSSES}, 1 if quick else rounds)
+    rows = []
     for w in ('released', 'paper'):
         out[w] = ratio(t['plain'], t[w])
-    rows = [
-        (
-            f"the released formula, five calls, over ofa_loss in the {w} form, {b} images, {k} classes",
-            ratio_text(out[w]),
-        )
-        for w in ('released', 'paper')
-    ]
-    (v, g), (own, (own_g,)) = (loss_step(w, *inputs[w]) for w in ('plain', 'released'))
-    out['values'], out['gradients'] = (
-        ((v - own).abs() / v).max().item(),
-        ((torch.stack(g) - own_g).abs().max() / own_g.abs().max()).item(),
-    )
-    rows += [
-        (
-            'largest difference of the values and of the gradients, of the largest',
-            f"{out['values']:.0e}, {out['gradients']:.0e}",
-        )
-    ]
-    if not quick:
-        out['memory'] = m = loss_memory(b, k)
-        rows += [
-            (
-                f'peak extra memory of ofa_loss in the {w} form over the plain one',
-                f"{m[w] / m['plain']:.2f} ({m[w]:.0f} of {m['plain']:.0f} MiB)",
-            )
-            for w in ('released', 'paper')
-        ]
+        what = f'the released formula, five calls, over ofa_loss in the {w} form, {b} images, {k} classes'
+        rows.append((what, ratio_text(out[w])))
+    out['values'], out['gradients'] = _loss_differences(inputs)
+    differences = f"{out['values']:.0e}, {out['gradients']:.0e}"
+    rows.append(('largest difference of the values and of the gradients, of the largest', differences))
+    if quick:
+        return out | dict(rows=rows)
+    out['memory'] = m = loss_memory(b, k)
+    for w in ('released', 'paper'):
+        share = f"{m[w] / m['plain']:.2f} ({m[w]:.0f} of {m['plain']:.0f} MiB)"
+        rows.append((f'peak extra memory of ofa_loss in the {w} form over the plain one', share))
     return out | dict(rows=rows)
 
 # %% ../nbs/internals/95_bench.ipynb #e8c05e16
@@ -374,14 +367,12 @@ def _stepper(method: str, student: str, teacher, data):
     heads = task.trainable_module.heads
     return step, 0 if heads is None else count_params(heads), task.status
 
-
+# %% ../nbs/internals/95_bench.ipynb #d49b8865
 def _floor(student: str, teacher, data):
-    "A function that does what no method can leave out: the teacher's forward, and forward and backward of the student alone."
+    "A function of what no method can leave out: the teacher's forward, the student's forward and backward."
     torch.manual_seed(0)
-    model, batch = (
-        make_model(student, data.num_classes, data.input_size).train(),
-        next(iter(Batches(data.train, data.norm, 50).epoch(0))),
-    )
+    model = make_model(student, data.num_classes, data.input_size).train()
+    batch = next(iter(Batches(data.train, data.norm, 50).epoch(0)))
 
     def step():
         teacher(batch.input)
@@ -395,7 +386,8 @@ def _pair(pair: str) -> tuple:
     "Student's name, teacher and data of a family pair, with micro models and random weights."
     if pair not in PAIRS:
         raise ValueError(f'pair: expected one of {", ".join(PAIRS)}, got {pair!r}')
-    (teacher, student), data = PAIRS[pair], split(digits(), train=100)
+    teacher, student = PAIRS[pair]
+    data = split(digits(), train=100)
     torch.manual_seed(0)
     return student, Teacher(make_model(teacher, data.num_classes, data.input_size)), data
 
@@ -411,46 +403,53 @@ KINDS = dict(
 )
 
 
+def _classes() -> dict[str, type[DistillationTask]]:
+    "Every method's class."
+    return dict(all_methods())
+
+# %% ../nbs/internals/95_bench.ipynb #a4944b77
 def _built(pair: str, rounds: int) -> tuple[dict, dict]:
     "Every method's (step, heads' parameters, status), and the times of the steps and of the floor."
     student, teacher, data = _pair(pair)
+    built = {}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that the batch is small for RSD
-        built = {
-            m: _stepper(m, student, None if not c.needs else teacher, data) for m, c in all_methods().items()
-        }
-        times = (
-            interleaved(
-                {m: step for m, (step, _, _) in built.items()} | dict(floor=_floor(student, teacher, data)),
-                rounds,
-            )
-            if rounds
-            else {}
-        )
-    return built, times
+        for m, c in _classes().items():
+            built[m] = _stepper(m, student, teacher if c.needs else None, data)
+        if not rounds:
+            return built, {}
+        steps = {m: step for m, (step, _, _) in built.items()}
+        return built, interleaved(steps | dict(floor=_floor(student, teacher, data)), rounds)
 
 
+def _kind(method: str, cls: type[DistillationTask]) -> str:
+    "What a method compares."
+    return 'labels' if method == 'labels' else KINDS.get(cls.__module__.split('.')[-1], 'own')
+
+# %% ../nbs/internals/95_bench.ipynb #0a7e2822
 def method_costs(
     pair: str = 'cnn-vit',  # families of teacher and student, see 94_demo
     rounds: int = 5,  # steps of each that are timed; 0 for none
-) -> list[
-    dict
-]:  # a row a method: name, kind, needs, heads (millions), step (over labels alone), paper, status
-    "What every method needs of the teacher, adds in parameters, and takes in time."
+) -> list[dict]:  # a row a method
+    """What every method needs of the teacher, adds in parameters, and takes in time.
+
+    A row has method, kind, needs, heads (millions), step (over labels alone), paper, status.
+    """
     built, times = _built(pair, rounds)
-    kind = lambda m, c: 'labels' if m == 'labels' else KINDS.get(c.__module__.split('.')[-1], 'own')
-    return [
-        dict(
+    rows = []
+    for m, c in _classes().items():
+        _, heads, status = built[m]
+        row = dict(
             method=m,
-            kind=kind(m, c),
+            kind=_kind(m, c),
             needs=', '.join(c.needs) or 'no teacher',
-            heads=f'{built[m][1] / 1e6:.2f}',
+            heads=f'{heads / 1e6:.2f}',
             paper=c.paper,
-            status=built[m][2],
+            status=status,
             step=f"{ratio(times[m], times['labels'])['median']:.1f}" if rounds else '',
         )
-        for m, c in all_methods().items()
-    ]
+        rows.append(row)
+    return rows
 
 # %% ../nbs/internals/95_bench.ipynb #8272326a
 def bench_methods(
@@ -461,22 +460,15 @@ def bench_methods(
 ) -> dict:  # the numbers, and the lines of a table
     "Step time of every method over the floor, and of OFA over KD, on one pair of micro models."
     _, t = _built(pair, 1 if quick else rounds)
-    out = dict(
-        machine=machine(),
-        pair=pair,
-        over_floor={m: ratio(t[m], t['floor']) for m in t if m != 'floor'},
-        ofa_over_kd=ratio(t['ofa'], t['kd']),
-    )
-    rows = [
-        (f'{m}, a step of 50 images over the floor, {pair}', ratio_text(r))
-        for m, r in out['over_floor'].items()
-    ]
-    return out | dict(
-        rows=[(f'OFA over KD, a step of 50 images, {pair}', ratio_text(out['ofa_over_kd']))] + rows
-    )
+    over_floor = {m: ratio(t[m], t['floor']) for m in t if m != 'floor'}
+    ofa_over_kd = ratio(t['ofa'], t['kd'])
+    rows = [(f'OFA over KD, a step of 50 images, {pair}', ratio_text(ofa_over_kd))]
+    for m, r in over_floor.items():
+        rows.append((f'{m}, a step of 50 images over the floor, {pair}', ratio_text(r)))
+    return dict(machine=machine(), pair=pair, over_floor=over_floor, ofa_over_kd=ofa_over_kd, rows=rows)
 
 # %% ../nbs/internals/95_bench.ipynb #3615c49b
-BENCHMARKS = dict(cka=bench_cka, loss=bench_loss, methods=bench_methods)
+BENCHMARKS: dict[str, Callable[..., dict]] = dict(cka=bench_cka, loss=bench_loss, methods=bench_methods)
 
 
 def table(rows: list[tuple[str, str]]) -> str:
@@ -486,7 +478,7 @@ def table(rows: list[tuple[str, str]]) -> str:
 
 
 def bench(name: str, say=print, **options) -> dict:
-    "Run a benchmark by its name and print its table; a `ValueError` that lists the names where there is none."
+    "Run a benchmark by its name and print its table; a `ValueError` lists the names where there is none."
     if name not in BENCHMARKS:
         raise ValueError(f'benchmark: expected one of {", ".join(BENCHMARKS)}, got {name!r}')
     odd = set(options) - set(inspect.signature(BENCHMARKS[name]).parameters)
@@ -494,8 +486,8 @@ def bench(name: str, say=print, **options) -> dict:
         raise ValueError(f'{", ".join(sorted(odd))}: the benchmark {name} has no such option')
     result = BENCHMARKS[name](say=say, **options)
     m = result['machine']
-    say(
-        f"\n{name}, {m['cores']} core(s), {m['threads']} thread(s), {m['device']}, torch {m['torch']}, timm {m['timm']}; medians of interleaved rounds (lowest to highest)"
-    )
+    where = f"{m['cores']} core(s), {m['threads']} thread(s), {m['device']}"
+    versions = f"torch {m['torch']}, timm {m['timm']}"
+    say(f'\n{name}, {where}, {versions}; medians of interleaved rounds (lowest to highest)')
     say(table(result['rows']))
     return result

@@ -13,9 +13,11 @@ import copy
 import statistics
 import tempfile
 import warnings
+from collections.abc import Callable
 from functools import partial
-from itertools import count
+from itertools import count, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +53,7 @@ def noise(
     )
 
 # %% ../nbs/internals/98_bench_training.ipynb #faec7b45
-SCHEDULE = dict(
+SCHEDULE: dict[str, Any] = dict(
     sched='cosine', num_epochs=100, warmup_epochs=5, warmup_lr=2e-5, min_lr=1e-5, step_on_epochs=False
 )
 
@@ -87,22 +89,26 @@ def loops(
 ) -> tuple:  # a function for one epoch of `fit`, one for one of the minimal loop, and both trainable modules
     "The loop of `fit` and the minimal one, equal in everything that they train."
     torch.manual_seed(0)
-    teacher = make_model(teacher, data.num_classes, data.input_size)
-    batches, made = Batches(data.train, data.norm, batch_size, Augment(shift=1)), []
+    network = make_model(teacher, data.num_classes, data.input_size)
+    batches = Batches(data.train, data.norm, batch_size, Augment(shift=1))
+    made = []
     for _ in range(2):
         torch.manual_seed(0)
-        task = create_task('ofa', student, Teacher(copy.deepcopy(teacher)), data=data)
+        task = create_task('ofa', student, Teacher(copy.deepcopy(network)), data=data)
         made.append((task, *optimizer_and_schedule(task.trainable_module, len(batches))))
-    loop, (task, optimizer, scheduler), epochs = Loop(*made[0]), made[1], (count(), count())
-    by_hand = lambda: minimal_epoch(
-        task.teacher.model, task.trainable_module, optimizer, scheduler, batches, next(epochs[1])
-    )
-    return (
-        lambda: train_epoch(loop, batches, next(epochs[0])),
-        by_hand,
-        loop.task.trainable_module,
-        task.trainable_module,
-    )
+    loop = Loop(*made[0])
+    task, optimizer, scheduler = made[1]
+    epochs_of_fit = count()
+    epochs_by_hand = count()
+
+    def of_fit():
+        return train_epoch(loop, batches, next(epochs_of_fit))
+
+    def by_hand():
+        trainable = task.trainable_module
+        minimal_epoch(task.teacher.model, trainable, optimizer, scheduler, batches, next(epochs_by_hand))
+
+    return of_fit, by_hand, loop.task.trainable_module, task.trainable_module
 
 
 def largest_difference(a: nn.Module, b: nn.Module) -> float:
@@ -116,24 +122,20 @@ def bench_step(
     quick: bool = False,  # one round, on digits only
     say=print,
 ) -> dict:  # the numbers, and the lines of a table
-    "A step of `fit` beside a hand-written minimal loop: same models, loss, batches, optimizer, schedule and clipping."
-    out, rows, sizes = (
-        dict(machine=machine()),
-        [],
-        {8: digits} if quick else {8: digits, 32: partial(noise, 200)},
-    )
-    for side, source in sizes.items():
-        of_fit, by_hand, a, b = loops(
-            split(source(), train=100, valid=50, test=50), 'micro_resnet', 'micro_vit'
-        )
-        n = 1 if quick else rounds if side == 8 else max(rounds // 3, 1)
-        t = interleaved(dict(fit=of_fit, by_hand=by_hand), n)
+    "A step of `fit` beside a minimal loop: same models, loss, batches, optimizer, schedule and clipping."
+    out: dict[Any, Any] = dict(machine=machine())
+    rows = []
+    sizes = {8: (digits(), rounds)}
+    if not quick:
+        sizes[32] = (noise(200), max(rounds // 3, 1))
+    for side, (images, n) in sizes.items():
+        parts = split(images, train=100, valid=50, test=50)
+        of_fit, by_hand, a, b = loops(parts, 'micro_resnet', 'micro_vit')
+        t = interleaved(dict(fit=of_fit, by_hand=by_hand), 1 if quick else n)
         out[side] = ratio(t['fit'], t['by_hand']) | dict(difference=largest_difference(a, b))
+        what = f'OFA, micro_resnet → micro_vit, {side} pixels, 50 images'
         rows += [
-            (
-                f'a step of fit over the minimal loop, OFA, micro_resnet → micro_vit, {side} pixels, 50 images',
-                ratio_text(out[side]),
-            ),
+            (f'a step of fit over the minimal loop, {what}', ratio_text(out[side])),
             ('… largest difference between their weights afterwards', f"{out[side]['difference']:.0e}"),
         ]
         say(f'  {side} pixels: done')
@@ -144,11 +146,9 @@ class PILImages(Dataset):
     "The images of a part as PIL images through a transform, as torchvision's own CIFAR gives them."
 
     def __init__(self, part, transform):
-        self.images, self.labels, self.transform = (
-            part.images.permute(0, 2, 3, 1).contiguous().numpy(),
-            part.labels.tolist(),
-            transform,
-        )
+        self.images = part.images.permute(0, 2, 3, 1).contiguous().numpy()
+        self.labels = part.labels.tolist()
+        self.transform = transform
 
     def __len__(self):
         return len(self.labels)
@@ -180,16 +180,29 @@ def pil_loader(part, norm, workers: int = 0, pad: int = 4) -> DataLoader:
     )
 
 
+def _loading_rows(out: dict) -> list[tuple[str, str]]:
+    "The lines of a table, out of the numbers."
+    rates = ', '.join(f'{v:,.0f}' for v in out['rate'].values())
+    none = f"images a second over a DataLoader without workers, {out['images']} images"
+    return [
+        (none, ratio_text(out['none'])),
+        (f"… over one with two workers, on {out['machine']['cores']} core(s)", ratio_text(out['two'])),
+        ('images a second here: resident, without workers, with two', rates),
+        ('largest difference of the normalised images without crop and flip', f"{out['difference']:.0e}"),
+    ]
+
+
 def bench_loading(
     rounds: int = 7,  # epochs of each
     quick: bool = False,  # 256 images, one round
     images: int = 5_000,  # how many; CIFAR has 50,000, and the rate hardly depends on it
     say=print,
 ) -> dict:  # the numbers, and the lines of a table
-    "Device-resident batches beside a `DataLoader` over PIL images with torchvision's transforms, CIFAR-shaped."
+    "Device-resident batches beside a `DataLoader` over PIL images through torchvision, CIFAR-shaped."
     part = noise(256 if quick else images, classes=100)
     norm = channel_norm(part.images)
-    batches, loader = Batches(part, norm, 128, Augment(shift=4, flip=True)), partial(pil_loader, part, norm)
+    batches = Batches(part, norm, 128, Augment(shift=4, flip=True))
+    loader = partial(pil_loader, part, norm)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that there are fewer cores than workers
         fns = dict(
@@ -198,25 +211,17 @@ def bench_loading(
             two=partial(through, loader(2)),
         )
         t = interleaved(fns, 1 if quick else rounds, say)
-    plain, theirs = (next(iter(x))[0] for x in (Batches(part, norm, 128).plain(), loader(pad=0)))
+    ours, *_ = next(iter(Batches(part, norm, 128).plain()))
+    theirs, *_ = next(iter(loader(pad=0)))
     out = dict(
         machine=machine(),
         images=len(part),
-        difference=(plain - theirs).abs().max().item(),
+        difference=(ours - theirs).abs().max().item(),
         none=ratio(t['none'], t['resident']),
         two=ratio(t['two'], t['resident']),
         rate={k: len(part) // 128 * 128 / statistics.median(v) for k, v in t.items()},
     )
-    rows = [
-        (f'images a second over a DataLoader without workers, {len(part)} images', ratio_text(out['none'])),
-        (f"… over one with two workers, on {out['machine']['cores']} core(s)", ratio_text(out['two'])),
-        (
-            'images a second here: resident, without workers, with two',
-            ', '.join(f'{v:,.0f}' for v in out['rate'].values()),
-        ),
-        ('largest difference of the normalised images without crop and flip', f"{out['difference']:.0e}"),
-    ]
-    return out | dict(rows=rows)
+    return out | dict(rows=_loading_rows(out))
 
 # %% ../nbs/internals/98_bench_training.ipynb #1305d764
 def forward_flops(task: DistillationTask, images: torch.Tensor) -> tuple[int, int]:
@@ -243,9 +248,8 @@ def sized_teacher(
         if teacher / own > times:
             break
     model, widths, have = found[min(found)]
-    return save_model(
-        model, Path(folder) / f'teacher_{times:g}.safetensors', data.input_size, data.norm, widths=widths
-    ), have
+    path = Path(folder) / f'teacher_{times:g}.safetensors'
+    return save_model(model, path, data.input_size, data.norm, widths=widths), have
 
 # %% ../nbs/internals/98_bench_training.ipynb #c626210b
 GAMMAS = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8]
@@ -262,65 +266,69 @@ def curves(records: list[dict]) -> dict:
     return {r['run']: ([h['loss'] for h in r['history']], r['test_accuracy']) for r in records}
 
 
-CASES = dict(
-    vit=(4, 'micro_vit', 8), cnn=(4, 'micro_resnet', 32), small_teacher=(1, 'micro_vit', 8)
-)  # teacher's operations over those of student and exits, student, side in pixels
+# teacher's operations over those of student and exits, student, side in pixels
+CASES = dict(vit=(4, 'micro_vit', 8), cnn=(4, 'micro_resnet', 32), small_teacher=(1, 'micro_vit', 8))
 
 
 def _enlarged(side: int, folder: str | Path) -> Path:
     "The digits with every pixel repeated, `side` pixels a side, as a file."
-    d, k, path = digits(), side // 8, Path(folder) / f'digits{side}.npz'
-    np.savez(
-        path,
-        images=d.images[:, 0].repeat_interleave(k, 1).repeat_interleave(k, 2),
-        labels=d.labels,
-        classes=d.classes,
-    )
+    d = digits()
+    times = side // 8
+    images = d.images[:, 0].repeat_interleave(times, 1).repeat_interleave(times, 2)
+    path = Path(folder) / f'digits{side}.npz'
+    np.savez(path, images=images, labels=d.labels, classes=d.classes)
     return path
 
 # %% ../nbs/internals/98_bench_training.ipynb #9fa6f860
+def _case_plan(case: str, quick: bool, folder: str) -> tuple[Sweep, float]:
+    "A case's sweep, its images and teacher in a folder, and the multiple that its teacher has."
+    times, student, side = CASES[case]
+    data = _enlarged(side, folder)
+    parts = dict(train=100 if quick else 300, valid=50, test=50)
+    file, have = sized_teacher(times, student, split(from_npz(data), **parts), folder)
+    grid = dict(gamma=GAMMAS[:2] if quick else GAMMAS, epochs=1 if quick else 4, batch_size=100)
+    plan = Sweep(
+        (f'micro_resnet-{student}',),
+        ('ofa',),
+        grid,
+        1,
+        str(data),
+        parts=parts,
+        teachers=dict(micro_resnet=str(file)),
+    )
+    return plan, have
+
+
+def _bench_case(case: str, rounds: int, quick: bool, say) -> dict:
+    "A case's sweep from the cache and with the teacher in the loop: times, and how many students are equal."
+    made: dict[str, dict] = {}
+
+    def run(plan: Sweep, kind: str) -> None:
+        made[kind] = curves(timed_sweep(plan, kind == 'cache'))
+
+    with tempfile.TemporaryDirectory() as folder:
+        plan, have = _case_plan(case, quick, folder)
+        fns: dict[str, Callable] = {kind: partial(run, plan, kind) for kind in ('cache', 'loop')}
+        t = interleaved(fns, 1 if quick else rounds, say)
+    equal = sum(made['loop'][n] == c for n, c in made['cache'].items())
+    return ratio(t['cache'], t['loop']) | dict(flops=have, equal=equal, runs=len(made['cache']))
+
+# %% ../nbs/internals/98_bench_training.ipynb #6f7385b1
 def bench_sweep(
     rounds: int = 3,  # sweeps of each kind and case
     quick: bool = False,  # two runs of one epoch, one round
     say=print,
 ) -> dict:  # the numbers, and the lines of a table
     "A sweep over eight γ from the teacher's cache beside the same with the teacher in the loop."
-    gammas, epochs, out, rows = (
-        GAMMAS[:2] if quick else GAMMAS,
-        1 if quick else 4,
-        dict(machine=machine()),
-        [],
-    )
-    for case, (times, student, side) in CASES.items():
-        with tempfile.TemporaryDirectory() as folder:
-            parts, data = dict(train=100 if quick else 300, valid=50, test=50), _enlarged(side, folder)
-            file, have = sized_teacher(times, student, split(from_npz(data), **parts), folder)
-            plan = Sweep(
-                (f'micro_resnet-{student}',),
-                ('ofa',),
-                dict(gamma=gammas, epochs=epochs, batch_size=100),
-                1,
-                str(data),
-                parts=parts,
-                teachers=dict(micro_resnet=str(file)),
-            )
-            made = {}
-            fns = {
-                k: lambda k=k: made.update({k: curves(timed_sweep(plan, k == 'cache'))})
-                for k in ('cache', 'loop')
-            }
-            t = interleaved(fns, 1 if quick else rounds, say)
-        out[case] = ratio(t['cache'], t['loop']) | dict(
-            flops=have,
-            equal=sum(made['loop'][n] == c for n, c in made['cache'].items()),
-            runs=len(made['cache']),
-        )
+    out = dict(machine=machine())
+    rows = []
+    for case, (_, student, side) in CASES.items():
+        found = _bench_case(case, rounds, quick, say)
+        out[case] = found
+        what = f"{student} at {side} pixels, teacher {found['flops']:.2f} × student and exits"
         rows += [
-            (
-                f'cache over teacher in the loop, {len(gammas)} runs, {student} at {side} pixels, teacher {have:.2f} × student and exits',
-                ratio_text(out[case]),
-            ),
-            ('… students that are equal to the bit', f"{out[case]['equal']} of {out[case]['runs']}"),
+            (f"cache over teacher in the loop, {found['runs']} runs, {what}", ratio_text(found)),
+            ('… students that are equal to the bit', f"{found['equal']} of {found['runs']}"),
         ]
     return out | dict(rows=rows)
 
@@ -343,27 +351,17 @@ def gpu_task(
 ) -> tuple[DistillationTask, Batch]:
     "A task with random weights for 100 classes, and one batch on the device."
     torch.manual_seed(0)
-    size, n = (3, pair['side'], pair['side']), pair['images']
-    task = (
-        create_task(
-            method,
-            make_model(pair['student'], 100, size),
-            Teacher(make_model(pair['teacher'], 100, size)) if method != 'labels' else None,
-            input_size=size,
-            num_classes=100,
-        )
-        .to(device)
-        .train()
-    )
+    n = pair['images']
+    size = (3, pair['side'], pair['side'])
+    student = make_model(pair['student'], 100, size)
+    teacher = None if method == 'labels' else Teacher(make_model(pair['teacher'], 100, size))
+    task = create_task(method, student, teacher, input_size=size, num_classes=100).to(device).train()
     if channels_last:
         task.to(memory_format=torch.channels_last)
     if compile:
         task.compile()
-    return task, Batch(
-        torch.randn(n, *size, device=device),
-        torch.arange(n, device=device) % 100,
-        torch.arange(n, device=device),
-    )
+    rows = torch.arange(n, device=device)
+    return task, Batch(torch.randn(n, *size, device=device), rows % 100, rows)
 
 # %% ../nbs/internals/98_bench_training.ipynb #0a89ad6f
 def repeat(fn, times: int, device: torch.device) -> None:
@@ -378,15 +376,9 @@ def gpu_step(method: str, pair: dict, setting: dict, device: torch.device):
     "A function that does one step of `fit`."
     task, batch = gpu_task(method, pair, device, **setting)
     optimizer = create_optimizer_v2(task.trainable_module, opt='sgd', lr=1e-3, momentum=0.9)
-    loop, at = (
-        Loop(
-            task,
-            optimizer,
-            precision=setting.get('precision', 'fp32'),
-            channels_last=setting.get('channels_last', False),
-        ),
-        count(),
-    )
+    options = {k: v for k, v in setting.items() if k in ('precision', 'channels_last')}
+    loop = Loop(task, optimizer, **options)
+    at = count()
 
     def step():
         loop.forward(batch, 0, next(at))
@@ -394,21 +386,22 @@ def gpu_step(method: str, pair: dict, setting: dict, device: torch.device):
 
     return step
 
-
+# %% ../nbs/internals/98_bench_training.ipynb #88c3a167
 def gpu_floor(pair: dict, setting: dict, device: torch.device):
-    "A function that runs the teacher's forward, and the student's forward and backward alone, under the same settings."
+    "A function of the teacher's forward and the student's forward and backward alone, same settings."
     task, batch = gpu_task('kd', pair, device, **setting | dict(compile=False))
-    student, teacher, kind = task.student, task.teacher.model, PRECISIONS[setting.get('precision', 'fp32')]
+    kind = PRECISIONS[setting.get('precision', 'fp32')]
+    student: Callable = task.student
+    teacher: Callable = task.teacher.model
     if setting.get('compile'):
-        student, teacher = torch.compile(student), torch.compile(teacher)
-    x = (
-        batch.input.contiguous(memory_format=torch.channels_last)
-        if setting.get('channels_last')
-        else batch.input
-    )
+        student = torch.compile(student)
+        teacher = torch.compile(teacher)
+    x = batch.input
+    if setting.get('channels_last'):
+        x = x.contiguous(memory_format=torch.channels_last)
 
     def step():
-        student.zero_grad(set_to_none=True)
+        task.student.zero_grad(set_to_none=True)
         with torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None):
             with torch.no_grad():
                 teacher(x)
@@ -419,20 +412,20 @@ def gpu_floor(pair: dict, setting: dict, device: torch.device):
 
 # %% ../nbs/internals/98_bench_training.ipynb #063b8a61
 def gpu_row(pair: dict, name: str, method: str, rounds: int, times: int, device: torch.device) -> dict:
-    "Images per second, share of the floor, and peak memory in GiB (None on a CPU) of one method under one setting."
+    "Images per second, share of the floor, peak memory in GiB (None on a CPU): one method, one setting."
     cuda = device.type == 'cuda'
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
     step = gpu_step(method, pair, SETTINGS[name], device)
     repeat(step, 2, device)
-    memory, floor = (
-        torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None,
-        gpu_floor(pair, SETTINGS[name], device),
+    memory = torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None
+    floor = gpu_floor(pair, SETTINGS[name], device)
+    fns: dict[str, Callable] = dict(
+        step=partial(repeat, step, times, device),
+        floor=partial(repeat, floor, times, device),
     )
-    t = interleaved(
-        dict(step=lambda: repeat(step, times, device), floor=lambda: repeat(floor, times, device)), rounds
-    )
+    t = interleaved(fns, rounds)
     rate = pair['images'] * times / statistics.median(t['step'])
     return dict(
         pair=f"{pair['teacher']} → {pair['student']}, {pair['side']} pixels",
@@ -443,7 +436,20 @@ def gpu_row(pair: dict, name: str, method: str, rounds: int, times: int, device:
         memory=memory,
     )
 
+# %% ../nbs/internals/98_bench_training.ipynb #c42ad70f
+def _gpu_text(row: dict) -> str:
+    "What a row says in the table."
+    memory = 'memory not measured' if row['memory'] is None else f"{row['memory']:.2f} GiB"
+    return f"{row['rate']:,.0f} images/s, floor {ratio_text(row['floor'])}, {memory}"
 
+
+def _no_gpu() -> dict:
+    "What would be measured where there is a GPU."
+    pairs = ' and '.join(p['teacher'] + ' → ' + p['student'] for p in GPU_PAIRS)
+    what = f"{pairs}, each with {'; '.join(SETTINGS)}: images per second, share of the floor, memory"
+    return dict(machine=machine(), measured=[], rows=[('no GPU here; on one this measures', what)])
+
+# %% ../nbs/internals/98_bench_training.ipynb #92d76ef9
 def bench_gpu(
     rounds: int = 7,  # turns of 10 steps
     quick: bool = False,  # 4 images of 8 pixels, one round of one step, without compiling
@@ -451,27 +457,19 @@ def bench_gpu(
     say=print,
 ) -> dict:  # the numbers, and the lines of a table
     "Steps of labels, KD and OFA on a GPU: bf16, channels_last and compile, two pairs."
-    pairs, names = TINY if quick else GPU_PAIRS, list(SETTINGS)[: 3 if quick else None]
-    what = f"{' and '.join(p['teacher'] + ' → ' + p['student'] for p in GPU_PAIRS)}, each with {'; '.join(SETTINGS)}: images per second, share of the floor, memory"
     if device is None and not torch.cuda.is_available():
-        return dict(machine=machine(), measured=[], rows=[('no GPU here; on one this measures', what)])
-    device, measured = torch.device(device or 'cuda'), []
-    for p, name, method in ((p, n, m) for p in pairs for n in names for m in ('labels', 'kd', 'ofa')):
+        return _no_gpu()
+    on = torch.device(device or 'cuda')
+    pairs = TINY if quick else GPU_PAIRS
+    names = list(SETTINGS)[:3] if quick else list(SETTINGS)
+    measured = []
+    for pair, name, method in product(pairs, names, ('labels', 'kd', 'ofa')):
         torch.compiler.reset()
-        measured.append(gpu_row(p, name, method, 1 if quick else rounds, 1 if quick else 10, device))
-        say(f'  {p["student"]}, {name}, {method}: done')
-    text = lambda r: (
-        f"{r['rate']:,.0f} images/s, floor {ratio_text(r['floor'])}"
-        + (f", {r['memory']:.2f} GiB" if r['memory'] is not None else ', memory not measured')
-    )
-    where = machine() | dict(
-        device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type
-    )
-    return dict(
-        machine=where,
-        measured=measured,
-        rows=[(f"{r['pair']}, {r['setting']}, {r['method']}", text(r)) for r in measured],
-    )
+        measured.append(gpu_row(pair, name, method, 1 if quick else rounds, 1 if quick else 10, on))
+        say(f'  {pair["student"]}, {name}, {method}: done')
+    where = torch.cuda.get_device_name(on) if on.type == 'cuda' else on.type
+    rows = [(f"{r['pair']}, {r['setting']}, {r['method']}", _gpu_text(r)) for r in measured]
+    return dict(machine=machine() | dict(device=where), measured=measured, rows=rows)
 
 # %% ../nbs/internals/98_bench_training.ipynb #48a092be
 BENCHMARKS |= dict(step=bench_step, loading=bench_loading, sweep=bench_sweep, gpu=bench_gpu)

@@ -9,14 +9,14 @@ __all__ = ['smallest', 'tiny_teacher', 'check_student', 'check_teacher', 'check_
 import gc
 import time
 import warnings
-from typing import Iterator
+from collections.abc import Iterable, Iterator
 
 import timm
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .models import check_model_name, count_params, make_model, tapped_forward
+from .models import Taps, check_model_name, count_params, make_model, tapped_forward
 from .tasks import OFA
 
 # %% ../nbs/internals/96_breadth.ipynb #bcf73037
@@ -32,12 +32,18 @@ def smallest(module: str) -> str | None:
                 sizes[name] = count_params(timm.create_model(name))
         except (RuntimeError, NotImplementedError, TypeError, ValueError):
             continue  # cannot be built without memory
-    return min(sizes, key=sizes.get, default=None)
+    return min(sizes, key=lambda name: sizes[name], default=None)
 
 # %% ../nbs/internals/96_breadth.ipynb #ac540f77
 def _input_size(name: str) -> tuple[int, int, int]:
-    "The image size a model was published for; 224 pixels where that is over 512, which would take minutes and shows nothing more."
-    c, h, w = tuple(timm.models.get_pretrained_cfg(check_model_name(name)).input_size)
+    """The image size a model was published for; 224 pixels where that is over 512.
+
+    Larger images would take minutes and show nothing more.
+    """
+    config = timm.models.get_pretrained_cfg(check_model_name(name))
+    if config is None:
+        raise ValueError(f'name: timm says of no image size for {name}')
+    c, h, w = tuple(config.input_size)
     return (c, h, w) if max(h, w) <= 512 else (c, 224, 224)
 
 
@@ -52,48 +58,60 @@ def tiny_teacher(classes: int, channels: int) -> nn.Module:
     "A plain module that gives logits: the least a teacher can be."
     return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, classes))
 
+# %% ../nbs/internals/96_breadth.ipynb #36d03cf6
+def _taps(taps: Taps | None) -> Taps:
+    "The taps of a task that has some."
+    if taps is None:
+        raise ValueError('the task has no taps')
+    return taps
 
-def check_student(name: str, input_size=None, classes: int = 7) -> dict:
-    "kind, stages and `why` ('' when all holds) of a model as an OFA student."
-    size = input_size or _input_size(name)
-    torch.manual_seed(0)
-    model, x, y = make_model(name, classes, size), torch.randn(2, *size), torch.tensor([0, classes - 1])
-    task = OFA(model, tiny_teacher(classes, size[0]), input_size=size)
-    taps, found = (
-        task.student_taps,
-        dict(
-            kind=task.student_taps.kind,
-            stages=len(task.student_taps.stages),
-            params=count_params(model),
-            why='',
-        ),
-    )
+
+def _why_not(
+    name: str, task: OFA, x: torch.Tensor, y: torch.Tensor, size: tuple[int, int, int], classes: int
+) -> str:
+    "The first claim that fails for a student, '' when all hold."
+    model = task.get_submodule('student')
     with torch.no_grad():
-        if not torch.equal(tapped_forward(model.eval(), x, taps).logits, model(x)):
-            return found | dict(why='the tapped logits differ from model(x)')
+        if not torch.equal(tapped_forward(model.eval(), x, _taps(task.student_taps)).logits, model(x)):
+            return 'the tapped logits differ from model(x)'
     plain = _with_gradient(model, F.cross_entropy(model.train()(x), y))
     missing = plain - _with_gradient(model, task.train()(x, y)['loss'])
     if missing:
-        return found | dict(why=f'no finite gradient for {len(missing)} parameters, such as {min(missing)}')
+        return f'no finite gradient for {len(missing)} parameters, such as {min(missing)}'
     fresh = make_model(name, classes, size).eval()
-    fresh.load_state_dict(task.student.state_dict())
+    fresh.load_state_dict(model.state_dict())
     with torch.no_grad():
-        same = torch.equal(fresh(x), task.student.eval()(x))
-    return found | dict(why='' if same else 'the exported model gives other logits')
+        same = torch.equal(fresh(x), model.eval()(x))
+    return '' if same else 'the exported model gives other logits'
+
+# %% ../nbs/internals/96_breadth.ipynb #b8aebb7e
+def check_student(name: str, input_size: tuple[int, int, int] | None = None, classes: int = 7) -> dict:
+    "kind, stages and `why` ('' when all holds) of a model as an OFA student."
+    size = input_size or _input_size(name)
+    torch.manual_seed(0)
+    model = make_model(name, classes, size)
+    x = torch.randn(2, *size)
+    y = torch.tensor([0, classes - 1])
+    task = OFA(model, tiny_teacher(classes, size[0]), input_size=size)
+    taps = _taps(task.student_taps)
+    found = dict(kind=taps.kind, stages=len(taps.stages), params=count_params(model))
+    return found | dict(why=_why_not(name, task, x, y, size, classes))
 
 # %% ../nbs/internals/96_breadth.ipynb #c37d78c2
-def check_teacher(name: str, input_size=None, classes: int = 7) -> str:
+def check_teacher(name: str, input_size: tuple[int, int, int] | None = None, classes: int = 7) -> str:
     "'' when a model can teach, otherwise why not."
     size = input_size or _input_size(name)
     torch.manual_seed(0)
-    model, x, y = make_model(name, classes, size), torch.randn(2, *size), torch.tensor([0, classes - 1])
+    model = make_model(name, classes, size)
+    x = torch.randn(2, *size)
+    y = torch.tensor([0, classes - 1])
     task = OFA('micro_resnet', model, input_size=size, num_classes=classes).train()
     with torch.no_grad():
         plain = model(x)
-    answers = task.teacher(x, ('logits', 'pooled'))
+    answers = task.get_submodule('teacher')(x, ('logits', 'pooled'))
     if not torch.equal(answers.logits, plain):
         return 'its answers differ from model(x)'
-    if answers.pooled.shape != (2, task.teacher_taps.width):
+    if answers.pooled.shape != (2, _taps(task.teacher_taps).width):
         return f'pooled features of shape {tuple(answers.pooled.shape)}'
     loss = task(x, y)['loss']
     loss.backward()
@@ -112,14 +130,17 @@ def _reason(check, *args):
         return dict(why=f'{type(e).__name__}: {e}'[:200])
 
 
-def check_models(names=None) -> Iterator[dict]:
-    "For each model (default: the smallest of each timm module) a row: model, params, kind, stages, student, teacher, seconds."
-    modules = {m: None for m in timm.list_modules()} if names is None else {n: n for n in names}
-    for module, name in modules.items():
-        start, name = time.perf_counter(), name or smallest(module)
+def check_models(
+    names: Iterable[str] | None = None,  # timm names; default the smallest of each timm module
+) -> Iterator[dict]:  # a row a model: model, params, kind, stages, student, teacher, seconds
+    "A row for each model, as it is found: what it is, and why it cannot learn or teach."
+    for module in dict.fromkeys(timm.list_modules() if names is None else names):
+        start = time.perf_counter()
+        name = smallest(module) if names is None else module
         if name is None:
             continue
-        student, teacher = _reason(check_student, name), _reason(check_teacher, name)
+        student = _reason(check_student, name)
+        teacher = _reason(check_teacher, name)
         gc.collect()
         yield dict(
             module=module,
@@ -136,5 +157,6 @@ def check_models(names=None) -> Iterator[dict]:
 def breadth_line(row: dict) -> str:
     "One row for the terminal."
     size = f"{row['params'] / 1e6:7.1f} M" if row['params'] else ' ' * 9
-    mark = lambda why: 'yes' if not why else f'NO ({why})'
-    return f"{row['model']:40} {size}  {row['kind'] or '?':6} {row['stages'] or '?'} stages  student {mark(row['student'])}  teacher {mark(row['teacher'])}  {row['seconds']:.0f} s"
+    about = f"{row['model']:40} {size}  {row['kind'] or '?':6} {row['stages'] or '?'} stages"
+    student, teacher = (f'NO ({row[k]})' if row[k] else 'yes' for k in ('student', 'teacher'))
+    return f"{about}  student {student}  teacher {teacher}  {row['seconds']:.0f} s"
