@@ -396,7 +396,7 @@ KINDS = dict(
     rsd='pooled features',
     hcd='exits with teacher',
     scalekd='projected maps',
-    distill='exits',
+    tasks='exits',
 )
 
 

@@ -202,7 +202,7 @@ def bench_loading(
     loader = partial(pil_loader, part, norm)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that there are fewer cores than workers
-        fns = dict(
+        fns: dict[str, Callable] = dict(
             resident=lambda: through(batches.epoch(0)),
             none=partial(through, loader(0)),
             two=partial(through, loader(2)),
@@ -224,7 +224,8 @@ def bench_loading(
 def forward_flops(task: DistillationTask, images: torch.Tensor) -> tuple[int, int]:
     "Operations of the teacher's forward, and of that of student and exits together."
     answers = task.answers(images)
-    return count_flops(task.teacher.model, images), count_flops(task.trainable_module, images, answers)
+    teacher = task.get_submodule('teacher.model')
+    return count_flops(teacher, images), count_flops(task.trainable_module, images, answers)
 
 
 def sized_teacher(
@@ -317,7 +318,7 @@ def bench_sweep(
     say=print,
 ) -> dict:  # the numbers, and the lines of a table
     "A sweep over eight γ from the teacher's cache beside the same with the teacher in the loop."
-    out = dict(machine=machine())
+    out: dict[str, Any] = dict(machine=machine())
     rows = []
     for case, (_, student, side) in CASES.items():
         found = _bench_case(case, rounds, quick, say)
@@ -330,17 +331,17 @@ def bench_sweep(
     return out | dict(rows=rows)
 
 # %% ../nbs/internals/98_bench_training.ipynb #7fb5dc25
-SETTINGS = {
+SETTINGS: dict[str, dict] = {
     'fp32': dict(),
     'bf16': dict(precision='bf16'),
     'bf16, channels_last': dict(precision='bf16', channels_last=True),
     'bf16, channels_last, compiled': dict(precision='bf16', channels_last=True, compile=True),
 }
-GPU_PAIRS = [
+GPU_PAIRS: list[dict] = [
     dict(teacher='micro_resnet', student='micro_vit', side=32, images=512),
     dict(teacher='swin_tiny_patch4_window7_224', student='resnet18', side=224, images=128),
 ]
-TINY = [dict(teacher='micro_resnet', student='micro_vit', side=8, images=4)]
+TINY: list[dict] = [dict(teacher='micro_resnet', student='micro_vit', side=8, images=4)]
 
 
 def gpu_task(
@@ -388,8 +389,8 @@ def gpu_floor(pair: dict, setting: dict, device: torch.device):
     "A function of the teacher's forward and the student's forward and backward alone, same settings."
     task, batch = gpu_task('kd', pair, device, **setting | dict(compile=False))
     kind = PRECISIONS[setting.get('precision', 'fp32')]
-    student: Callable = task.student
-    teacher: Callable = task.teacher.model
+    student: Callable = task.get_submodule('student')
+    teacher: Callable = task.get_submodule('teacher.model')
     if setting.get('compile'):
         student = torch.compile(student)
         teacher = torch.compile(teacher)
