@@ -45,7 +45,7 @@ ROOMS = {
         'workers': 'checkpoints',
         'loaders': 'data',
         'recipes': '',
-        'runs': 'atomic checkpoints data tasks loaders models recipes training',
+        'runs': 'atomic checkpoints data tasks loaders models recipes settings training',
         'records': 'atomic',
         'cache': 'atomic checkpoints data tasks',
         'sweeps': 'atomic cache checkpoints data tasks figures models records runs training workers',
@@ -69,6 +69,7 @@ ROOMS = {
         'breadth': 'tasks models',
         'bench_training': '*',
         'cli': '*',
+        '__main__': '*',
     },
 }
 READ_LATE = {'twins'}  # imported by lessons before it: they are the better introduction
