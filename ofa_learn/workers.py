@@ -12,10 +12,10 @@ import threading
 import traceback
 from _thread import interrupt_main
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import Pipe, connection, get_context, parent_process
-from typing import Callable, Iterator
 
 import torch
 

@@ -4,9 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
-import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
