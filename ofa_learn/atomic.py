@@ -6,10 +6,20 @@
 __all__ = ['BUSY', 'NO_LOCKS', 'whole', 'write_atomically', 'sealed', 'unsealed', 'Taken', 'locked', 'check_place']
 
 # %% ../nbs/internals/02_atomic.ipynb #394a5c12
-import errno, glob, hashlib, json, os, secrets, socket, threading, time, warnings
-from contextlib import contextmanager
+import errno
+import glob
+import hashlib
+import json
+import os
+import secrets
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Iterator
+from typing import IO
 
 try:
     import fcntl
@@ -177,7 +187,8 @@ def _acquire(file: Path, what: str) -> int:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         got = _lock(handle)
         if got is None:
-            warnings.warn(f'{file.parent}: this file system has no locks; let only one program write here')
+            what_is_missing = f'{file.parent}: this file system has no locks; let only one program write here'
+            warnings.warn(what_is_missing, stacklevel=4)
             return handle
         if got and _names(file, handle):
             return handle
@@ -194,10 +205,8 @@ def _release(file: Path, handle: int) -> None:
         file.unlink(missing_ok=True)
     os.close(handle)
     if fcntl is None:
-        try:
+        with suppress(OSError):  # somebody has it open
             file.unlink()
-        except OSError:
-            pass  # somebody has it open
 
 # %% ../nbs/internals/02_atomic.ipynb #f5872592
 @contextmanager
@@ -233,10 +242,13 @@ def check_place(
     path = Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(f'path: {path} is a folder or a device, and a file cannot take its place')
-    path.parent.mkdir(parents=True, exist_ok=True)
     trial = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp')
     try:
-        trial.write_bytes(b'x')
-    finally:
-        trial.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            trial.write_bytes(b'x')
+        finally:
+            trial.unlink(missing_ok=True)
+    except OSError as e:
+        raise OSError(e.errno, f'nothing can be written there ({e.strerror})', str(path)) from e
     return path

@@ -9,7 +9,19 @@ __all__ = ['CKA_LAYERS', 'LOSSES', 'KINDS', 'BENCHMARKS', 'interleaved', 'ratio'
            'bench_methods', 'table', 'bench']
 
 # %% ../nbs/internals/95_bench.ipynb #3929c8a4
-import contextlib, copy, gc, inspect, io, multiprocessing, os, platform, resource, statistics, sys, time, warnings
+import contextlib
+import copy
+import gc
+import inspect
+import io
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+import warnings
 from functools import partial
 from pathlib import Path
 from typing import Callable
@@ -23,9 +35,9 @@ from . import __version__
 from .cka import cka, layer_names
 from .data import Batches, digits, split
 from .demo import PAIRS
-from .distill import Teacher, all_methods, create_task
 from .losses import ofa_loss
 from .models import count_params, make_model
+from .tasks import Teacher, all_methods, create_task
 
 # %% ../nbs/internals/95_bench.ipynb #d8f31d02
 def interleaved(

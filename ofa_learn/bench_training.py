@@ -9,7 +9,10 @@ __all__ = ['SCHEDULE', 'GAMMAS', 'CASES', 'SETTINGS', 'GPU_PAIRS', 'TINY', 'BENC
            'bench_sweep', 'gpu_task', 'repeat', 'gpu_step', 'gpu_floor', 'gpu_row', 'bench_gpu']
 
 # %% ../nbs/internals/98_bench_training.ipynb #654284a7
-import copy, statistics, tempfile, warnings
+import copy
+import statistics
+import tempfile
+import warnings
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -26,10 +29,10 @@ from torchvision import transforms
 
 from .bench import BENCHMARKS, bench, interleaved, machine, ratio, ratio_text
 from .data import Augment, Batch, Batches, Splits, channel_norm, digits, from_arrays, from_npz, split
-from .distill import DistillationTask, Teacher, create_task
 from .losses import ofa_loss
 from .models import count_flops, make_model, save_model, tapped_forward
 from .sweeps import Sweep, sweep
+from .tasks import DistillationTask, Teacher, create_task
 from .training import PRECISIONS, Loop, train_epoch
 
 # %% ../nbs/internals/98_bench_training.ipynb #ad23a878

@@ -6,7 +6,9 @@
 __all__ = ['smallest', 'tiny_teacher', 'check_student', 'check_teacher', 'check_models', 'breadth_line']
 
 # %% ../nbs/internals/96_breadth.ipynb #763a4f1d
-import gc, time, warnings
+import gc
+import time
+import warnings
 from typing import Iterator
 
 import timm
@@ -14,8 +16,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .distill import OFA
 from .models import check_model_name, count_params, make_model, tapped_forward
+from .tasks import OFA
 
 # %% ../nbs/internals/96_breadth.ipynb #bcf73037
 def smallest(module: str) -> str | None:
@@ -91,7 +93,7 @@ def check_teacher(name: str, input_size=None, classes: int = 7) -> str:
     answers = task.teacher(x, ('logits', 'pooled'))
     if not torch.equal(answers.logits, plain):
         return 'its answers differ from model(x)'
-    if answers.pooled.shape != (2, task.teacher.taps.width):
+    if answers.pooled.shape != (2, task.teacher_taps.width):
         return f'pooled features of shape {tuple(answers.pooled.shape)}'
     loss = task(x, y)['loss']
     loss.backward()

@@ -7,7 +7,15 @@ __all__ = ['KIND', 'VERSION', 'SEAL', 'SEALED', 'random_state', 'set_random_stat
            'save_checkpoint', 'load_checkpoint', 'newest', 'differences', 'plain', 'Stopped', 'Stop', 'stoppable']
 
 # %% ../nbs/running/78_checkpoints.ipynb #492499ea
-import hashlib, json, math, os, pickle, signal, threading, warnings, zipfile
+import hashlib
+import json
+import math
+import os
+import pickle
+import signal
+import threading
+import warnings
+import zipfile
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
@@ -124,7 +132,7 @@ def save_checkpoint(
         try:
             torch.save(dict(kind=KIND, version=VERSION, state=state), hashing)
         except RuntimeError as e:
-            raise hashing.error or e  # of a full disk torch says "unexpected pos"
+            raise hashing.error or e from None  # of a full disk torch says "unexpected pos"
         _write_seal(f, hashing.sum.hexdigest())
         f.flush()
         os.fsync(f.fileno())  # on the disk, before the old one gives up its name

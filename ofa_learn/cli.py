@@ -7,7 +7,11 @@ __all__ = ['COMMANDS', 'demo', 'teach', 'train', 'cka', 'bench', 'methods', 'mod
            'main']
 
 # %% ../nbs/internals/99_cli.ipynb #261287b4
-import difflib, json, os, sys, warnings
+import difflib
+import json
+import os
+import sys
+import warnings
 from itertools import combinations
 from pathlib import Path
 
@@ -27,7 +31,7 @@ def demo(
     records: str = None,  # a folder to keep every run in as JSON
 ):
     "Watch a teacher of one family teach a student of another to read handwritten digits, by six methods"
-    from ofa_learn.demo import Plan, QUICK, more_methods
+    from ofa_learn.demo import QUICK, Plan, more_methods
     from ofa_learn.demo import demo as run
 
     more = more_methods() if methods == 'all' else tuple(m for m in (methods or '').split(',') if m)
@@ -60,12 +64,13 @@ def teach(
     device: str = None,  # cuda, mps or cpu (default: the first there is)
 ):
     "Train a teacher with labels and keep it in one file"
-    from ofa_learn.data import Augment
+    from ofa_learn.data import Augment, ImageData
     from ofa_learn.runs import teach as run
     from ofa_learn.runs import teaching_data
 
     parts = teaching_data(data, size, train, valid, test)
     print(f'{parts}: teaching {teacher} for {epochs} epochs')
+    shift = max(parts.input_size[1] // 8, 1) if isinstance(parts.train, ImageData) else 0  # else timm's views
     info = run(
         teacher,
         parts,
@@ -77,7 +82,7 @@ def teach(
         opt=opt,
         batch_size=batch,
         device=device,
-        augment=Augment(shift=max(parts.input_size[1] // 8, 1)),
+        augment=Augment(shift=shift),
     )
     print(
         f"{out}: {info['name']}, {info['params'] / 1e6:.2f} M parameters, {info['valid_accuracy']:.1f} % on validation, {info['test_accuracy']:.1f} % on test"
@@ -222,6 +227,7 @@ def bench(
 ):
     "Measure a piece beside a named alternative"
     import torch
+
     from ofa_learn.bench_training import bench as run  # which knows those of training too
     from ofa_learn.records import write_atomically
 
@@ -279,6 +285,7 @@ def models(
 def _size(name: str) -> tuple[int, int, int]:
     "The image size a model was published for."
     import timm
+
     from ofa_learn.models import check_model_name
 
     return tuple(timm.models.get_pretrained_cfg(check_model_name(name)).input_size)

@@ -4,14 +4,18 @@
 
 # %% auto #0
 __all__ = ['SUFFIXES', 'PARTS', 'OFFICIAL', 'MASK', 'ImageData', 'from_arrays', 'digits', 'contact_sheet', 'from_npz',
-           'from_folder', 'load_data', 'Norm', 'channel_norm', 'check_part', 'Splits', 'split', 'in_order',
-           'load_splits', 'mix_bits', 'uniforms', 'Augment', 'views', 'Batch', 'epoch_order', 'Batches']
+           'part_folders', 'from_folder', 'load_data', 'Norm', 'channel_norm', 'check_part', 'Splits', 'split',
+           'in_order', 'load_splits', 'mix_bits', 'uniforms', 'Augment', 'views', 'Batch', 'epoch_order', 'Batches']
 
 # %% ../nbs/course/00_data.ipynb #139adca0
-import hashlib, math, zipfile, zlib
+import hashlib
+import math
+import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -88,9 +92,8 @@ def _to_uint8(x: np.ndarray) -> np.ndarray:
     if not np.isfinite(x).all():
         raise ValueError(f'images: {int((~np.isfinite(x)).sum())} pixels are NaN or infinite')
     if x.size and (x.min() < 0 or x.max() > 1):
-        raise ValueError(
-            f'images: float pixels must be in [0, 1], got {x.min():.3g} to {x.max():.3g}; divide by 255 first?'
-        )
+        found = f'{x.min():.3g} to {x.max():.3g}'
+        raise ValueError(f'images: float pixels must be in [0, 1], got {found}; divide by 255 first?')
     return np.rint(x * 255).astype(np.uint8)
 
 # %% ../nbs/course/00_data.ipynb #ce4a9326
@@ -197,6 +200,12 @@ def _read_image(path: Path, size: int, mode: str) -> np.ndarray:
 PARTS = {'train', 'training', 'val', 'valid', 'validation', 'dev', 'eval', 'evaluation', 'test', 'testing'}
 
 
+def part_folders(path: str | Path) -> list[str]:
+    "Which sub-folders are parts of a set and no classes: called like a part, with folders of their own."
+    named = sorted(p for p in Path(path).iterdir() if p.name.lower() in PARTS and p.is_dir())
+    return [p.name for p in named if any(q.is_dir() for q in p.iterdir())]
+
+
 def _class_folders(path: Path) -> list[Path]:
     "The sub-folders of `path`, one a class; a `ValueError` where there are none, or where they are parts."
     if not path.is_dir():
@@ -204,11 +213,11 @@ def _class_folders(path: Path) -> list[Path]:
     folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
     if not folders:
         raise ValueError(f'{path}: expected one sub-folder a class, found none')
-    parts = [p.name for p in folders if p.name.lower() in PARTS and any(q.is_dir() for q in p.iterdir())]
-    if parts:
+    if parts := part_folders(path):
         raise ValueError(
-            f'{path}: {", ".join(parts)} hold folders of their own, so they are parts of a set and no classes; '
-            'give the folder of one part, or read the set with `load_images` (`ofa-learn teach --data`)'
+            f'{path}: {", ".join(parts)} hold folders of their own, so they are parts of a set and no '
+            'classes; give the folder of one part, or read the set with `load_images` '
+            '(`ofa-learn teach --data`)'
         )
     return folders
 
@@ -219,7 +228,7 @@ def from_folder(
     channels: int = 3,  # 3 for colour, 1 for grey
     per_class: int | None = None,  # read at most so many of each class, spread over its sorted files
 ) -> ImageData:
-    "An `ImageData` from a folder of class folders, read into memory; unreadable images and empty classes are errors."
+    "An `ImageData` from class folders, read into memory; unreadable images and empty classes are errors."
     path = Path(path)
     if channels not in (1, 3):
         raise ValueError(f'channels: expected 1 or 3, got {channels}')
@@ -242,7 +251,7 @@ def from_folder(
 
 # %% ../nbs/course/00_data.ipynb #b7d5a36a
 def load_data(
-    source='digits',  # 'digits', an .npz file, a folder of class folders, an (images, labels) pair, or an ImageData
+    source='digits',  # 'digits', an .npz file, a folder of class folders, (images, labels) or an ImageData
     **options,  # `size`, `channels` and `per_class` for folders
 ) -> ImageData:
     "Images from whatever `source` is; an unknown one is a `ValueError` that lists what is understood."
@@ -295,7 +304,8 @@ def check_part(
         new = sorted(set(part.classes) - set(train.classes))
         raise ValueError(
             f'{name}: its classes are not those of the training part, so its labels would mean others '
-            f'(only in training: {", ".join(lacking[:5]) or "none"}; only in {name}: {", ".join(new[:5]) or "none"})'
+            f'(only in training: {", ".join(lacking[:5]) or "none"}; '
+            f'only in {name}: {", ".join(new[:5]) or "none"})'
         )
     if part.image_size != train.image_size:
         raise ValueError(
@@ -334,7 +344,8 @@ class Splits:
         return self.train.image_size
 
     def __repr__(self):
-        return f'Splits({self.train.name}: {len(self.train)} train, {len(self.valid)} valid, {len(self.test)} test)'
+        counts = f'{len(self.train)} train, {len(self.valid)} valid, {len(self.test)} test'
+        return f'Splits({self.train.name}: {counts})'
 
 # %% ../nbs/course/00_data.ipynb #7d5eab17
 def _draw(
@@ -346,7 +357,8 @@ def _draw(
     k = len(np.unique(labels[rows]))
     if not k <= n <= len(rows) - k:
         raise ValueError(
-            f'{what}: expected {k} to {len(rows) - k} images (at least one a class, here and among the others), got {n}'
+            f'{what}: expected {k} to {len(rows) - k} images (at least one a class, here and among the '
+            f'others), got {n}'
         )
     rest, drawn = train_test_split(rows, test_size=n, stratify=labels[rows], random_state=seed)
     return drawn, rest
@@ -358,9 +370,9 @@ def _deal(
     "Training and validation part out of `rows`, beside a test part that is given."
     labels = data.labels.cpu().numpy()
     valid_rows, rest = _draw(rows, labels, valid, split_seed, 'valid')
-    train_rows = (
-        rest if train is None or train == len(rest) else _draw(rest, labels, train, split_seed, 'train')[0]
-    )
+    train_rows = rest
+    if train is not None and train != len(rest):
+        train_rows, _ = _draw(rest, labels, train, split_seed, 'train')
     parts = [data.take(torch.from_numpy(np.sort(r))) for r in (train_rows, valid_rows)]
     return Splits(*parts, tests, channel_norm(parts[0].images), split_seed)
 
@@ -370,15 +382,13 @@ def split(
     train: int | None = None,  # training images; default all that the other parts leave
     valid: int | None = None,  # images that choices are made on; default a quarter, at most 400
     test: int
-    | None = None,  # images that are reported, the same ones for every `split_seed`; default a third, at most 500
+    | None = None,  # images that are reported, the same for every `split_seed`; default ⅓, at most 500
     split_seed: int = 0,  # deals the images that are not test
 ) -> Splits:
     "Stratified train, valid and test parts; `ValueError` where the counts don't fit."
     labels = data.labels.cpu().numpy()
-    valid, test = (
-        min(len(data) // 4, 400) if valid is None else valid,
-        min(len(data) // 3, 500) if test is None else test,
-    )
+    valid = min(len(data) // 4, 400) if valid is None else valid
+    test = min(len(data) // 3, 500) if test is None else test
     counts = np.bincount(labels, minlength=len(data.classes))
     rare = [name for name, n in zip(data.classes, counts) if n < 3]
     if rare:
@@ -423,7 +433,8 @@ def _official_part(name: str, root, train: bool) -> ImageData:
             d = make(root, train=train, download=True)
         except (RuntimeError, OSError) as e:
             raise ValueError(
-                f'{name}: not under {root!s}, and the download failed ({e}). Without a network, copy there what '
+                f'{name}: not under {root!s}, and the download failed ({e}). '
+                'Without a network, copy there what '
                 f'torchvision.datasets.{OFFICIAL[name]}(root, download=True) makes on another machine'
             ) from e
     return from_arrays(np.asarray(d.data), np.asarray(d.targets), d.classes, name)
@@ -468,7 +479,7 @@ def uniforms(
     ids: torch.Tensor,  # (B,) int64, the images' ids
     n: int,  # numbers an image
 ) -> torch.Tensor:  # (B, n) float32 in [0, 1)
-    "`n` random numbers for each image, a pure function of (view_seed, epoch, id) on every device (after Salmon et al., 2011)."
+    "`n` random numbers per image, a pure function of (view_seed, epoch, id) (Salmon et al., 2011)."
     h = mix_bits(torch.tensor((view_seed + 0x9E3779B9) & MASK, device=ids.device))
     h = mix_bits(h ^ (epoch & MASK))
     h = mix_bits(h ^ (ids & MASK))[:, None]
@@ -494,7 +505,7 @@ class Augment:
 
 
 def _shift_flip(x: torch.Tensor, u: torch.Tensor, a: Augment) -> torch.Tensor:
-    "Crop at a random offset after padding by `a.shift`, then mirror half of the images: exact, one gather of whole windows."
+    "Crop at a random offset after padding by `a.shift`, then mirror half of the images: one exact gather."
     h, w = x.shape[-2:]
     dy, dx = ((u[:, i] * (2 * a.shift + 1)).long() for i in (0, 1))
     windows = F.pad(x, [a.shift] * 4).unfold(2, h, 1).unfold(3, w, 1)  # (B, C, 2s+1, 2s+1, H, W), a view
@@ -595,7 +606,7 @@ class Batches:
         return Batch(self.norm(x), part.labels, rows)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        "Shuffled batches of views, from the batch `start` on; the same for the same (seed, view_seed, epoch) and any number of processes."
+        "Shuffled batches of views from batch `start` on; equal for equal (seed, view_seed, epoch)."
         order = epoch_order(len(self.part), self.seed, epoch).to(self.part.labels.device)
         for i in range(start, len(self)):
             rows = order[i * self.batch_size : (i + 1) * self.batch_size]

@@ -7,10 +7,14 @@ __all__ = ['PAIRS', 'TEACHER_EPOCHS', 'QUICK', 'QUANTILES', 'LEGEND', 'Plan', 'r
            'digit_cards', 'loss_cards', 'run_all', 'notes', 'write_report', 'demo']
 
 # %% ../nbs/course/94_demo.ipynb #86fc71b2
-import multiprocessing, platform, statistics, tempfile, time
+import multiprocessing
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import timm
@@ -18,14 +22,14 @@ import torch
 
 from . import __version__
 from .data import Augment, Splits, digits, split
-from .distill import Teacher, all_methods
 from .figures import method_style
 from .losses import decompose
 from .models import count_params, load_model
 from .records import results, save_record, table_cells, table_text
 from .runs import teach
 from .sweeps import FAMILIES
-from .training import distill, predict
+from .tasks import Teacher, all_methods
+from .training import Run, distill, predict
 from .twins import report
 
 # %% ../nbs/course/94_demo.ipynb #900e23c1
@@ -57,9 +61,8 @@ class Plan:
             raise ValueError(f'seeds: expected at least 1, got {self.seeds}')
         unknown = [m for row in self.methods for m in row.split('+') if m not in all_methods()]
         if unknown:
-            raise ValueError(
-                f'methods: expected some of {", ".join(all_methods())}, got {", ".join(unknown)}'
-            )
+            known = ', '.join(all_methods())
+            raise ValueError(f'methods: expected some of {known}, got {", ".join(unknown)}')
 
     def data(self) -> Splits:
         return split(digits(), train=self.train, split_seed=self.split_seed)
@@ -70,29 +73,28 @@ QUICK = dict(epochs=10)
 
 def rows(plan: Plan) -> dict[str, tuple[str, dict]]:
     "The table's rows: for each its method and that method's options."
-    return dict(
+    out: dict[str, tuple[str, dict]] = dict(
         labels=('labels', {}),
         deep_supervision=('deep_supervision', {}),
         kd=('kd', dict(setting='own')),
         ofa_released=('ofa', dict(form='released', gamma=plan.gamma)),
         ofa_paper=('ofa', dict(form='paper', gamma=plan.gamma)),
         labels_long=('labels', {}),
-    ) | {m: (m, {}) for m in plan.methods}
+    )
+    return out | {m: (m, {}) for m in plan.methods}
 
 
 def more_methods() -> tuple[str, ...]:
     "Every method that is not among the six rows, and OFA with FitNet, the paper's † rows."
-    return (*(m for m in all_methods() if m not in ('labels', 'deep_supervision', 'kd', 'ofa')), 'ofa+fitnet')
+    there = ('labels', 'deep_supervision', 'kd', 'ofa')
+    return (*(m for m in all_methods() if m not in there), 'ofa+fitnet')
 
 # %% ../nbs/course/94_demo.ipynb #f813dd62
-def run_one(
-    plan: Plan, row: str, seed: int, epochs: int, teacher_file: str, teacher_info: dict, show: list[int] = ()
-) -> tuple[dict, list]:
-    "One run of the plan → its record, and the student's logits on the test images at `show`."
-    torch.set_num_threads(1)
-    data, (method, options) = plan.data(), rows(plan)[row]
+def _trained(plan: Plan, row: str, seed: int, epochs: int, teacher_file: str, data: Splits) -> Run:
+    "A row's student after its epochs, in one thread."
+    method, options = rows(plan)[row]
     teacher = None if method == 'labels' else Teacher(teacher_file)
-    run = distill(
+    return distill(
         method,
         PAIRS[plan.pair][1],
         teacher,
@@ -109,7 +111,19 @@ def run_one(
         progress=False,
         eval_every=max(epochs // 40, 1),
     )
-    record = dict(
+
+
+def _described_data(data: Splits) -> dict:
+    "What a record says of the images."
+    sizes = dict(train=len(data.train), valid=len(data.valid), test=len(data.test))
+    return dict(name=data.train.name, fingerprint=data.train.fingerprint, **sizes)
+
+
+def _record(
+    plan: Plan, row: str, seed: int, epochs: int, run: Run, data: Splits, teacher_info: dict | None
+) -> dict:
+    "A finished run as a record."
+    return dict(
         schema=1,
         pair=plan.pair,
         method=row,
@@ -117,14 +131,8 @@ def run_one(
         seed=seed,
         split_seed=plan.split_seed,
         view_seed=plan.view_seed,
-        data=dict(
-            name=data.train.name,
-            fingerprint=data.train.fingerprint,
-            train=len(data.train),
-            valid=len(data.valid),
-            test=len(data.test),
-        ),
-        teacher=teacher_info if teacher else None,
+        data=_described_data(data),
+        teacher=teacher_info,
         student=dict(name=PAIRS[plan.pair][1], params=count_params(run.student)),
         epochs=epochs,
         history=run.history,
@@ -140,19 +148,34 @@ def run_one(
             ofa_learn=__version__,
         ),
     )
-    logits = (
-        predict(run.student, data.test.take(torch.tensor(list(show), dtype=torch.long)), data.norm)
-        if len(show)
-        else torch.zeros(0)
-    )
-    return record, logits.tolist()
+
+# %% ../nbs/course/94_demo.ipynb #861cff73
+def run_one(
+    plan: Plan,
+    row: str,  # one of the table's rows
+    seed: int,
+    epochs: int,
+    teacher_file: str,
+    teacher_info: dict,  # what `teach` said of it
+    show: Sequence[int] = (),  # rows of the test part
+) -> tuple[dict, list]:
+    "One run of the plan → its record, and the student's logits on the test images at `show`."
+    torch.set_num_threads(1)
+    data = plan.data()
+    run = _trained(plan, row, seed, epochs, teacher_file, data)
+    has_teacher = rows(plan)[row][0] != 'labels'
+    record = _record(plan, row, seed, epochs, run, data, teacher_info if has_teacher else None)
+    if not len(show):
+        return record, []
+    shown = data.test.take(torch.tensor(list(show), dtype=torch.long))
+    return record, predict(run.student, shown, data.norm).tolist()
 
 # %% ../nbs/course/94_demo.ipynb #3e2fc60e
 QUANTILES = (0.0, 0.01, 0.03, 0.06, 0.12, 0.3, 0.6, 1.0)
 
 
 def pick_digits(teacher: torch.nn.Module, data: Splits) -> tuple[list[int], torch.Tensor]:
-    "Rows of eight test images, from the teacher's worst mistake to its surest answer, and its logits for them."
+    "Rows of eight test images, from the teacher's worst mistake to its surest answer, and its logits there."
     logits = predict(teacher, data.test, data.norm)
     sure = logits.softmax(-1).gather(1, data.test.labels[:, None])[:, 0]
     order = sure.argsort()
@@ -193,12 +216,21 @@ def _collect(futures: dict, say) -> list[tuple[dict, list]]:
     for f in as_completed(futures):
         record, logits = f.result()
         out.append((record, logits))
-        say(
-            f"  {method_style(record['method'])[0]:36} seed {record['seed']}  {record['test_accuracy']:5.1f} %  {record['epochs']:4} epochs  {record['seconds']:4.0f} s"
-        )
+        name = method_style(record['method'])[0]
+        result = f"{record['test_accuracy']:5.1f} %  {record['epochs']:4} epochs  {record['seconds']:4.0f} s"
+        say(f"  {name:36} seed {record['seed']}  {result}")
     return out
 
 
+def _epochs_at_ofas_time(plan: Plan, done: list[tuple[dict, list]]) -> int:
+    "How many epochs labels alone get in the time that OFA took; never fewer than the other rows."
+
+    def took(method: str) -> float:
+        return statistics.median(r['seconds'] for r, _ in done if r['method'] == method)
+
+    return max(round(plan.epochs * took('ofa_paper') / took('labels')), plan.epochs)
+
+# %% ../nbs/course/94_demo.ipynb #e56873a6
 def run_all(
     plan: Plan, teacher_file: str, teacher_info: dict, show: list[int], jobs: int = 2, say=print
 ) -> list[tuple[dict, list]]:
@@ -206,17 +238,10 @@ def run_all(
     rest = (teacher_file, teacher_info, show)
     pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context('spawn'))
     try:
-        done = _collect(
-            _submit(pool, plan, 'labels', plan.epochs, *rest)
-            | _submit(pool, plan, 'ofa_paper', plan.epochs, *rest),
-            say,
-        )
-        took = {
-            m: statistics.median(r['seconds'] for r, _ in done if r['method'] == m)
-            for m in ('labels', 'ofa_paper')
-        }
-        long = max(round(plan.epochs * took['ofa_paper'] / took['labels']), plan.epochs)
-        later = _submit(pool, plan, 'labels_long', long, *rest)
+        first = _submit(pool, plan, 'labels', plan.epochs, *rest)
+        first |= _submit(pool, plan, 'ofa_paper', plan.epochs, *rest)
+        done = _collect(first, say)
+        later = _submit(pool, plan, 'labels_long', _epochs_at_ofas_time(plan, done), *rest)
         for row in ('ofa_released', 'deep_supervision', 'kd', *plan.methods):
             later |= _submit(pool, plan, row, plan.epochs, *rest)
         return done + _collect(later, say)
@@ -224,78 +249,156 @@ def run_all(
         pool.shutdown(wait=False, cancel_futures=True)
 
 # %% ../nbs/course/94_demo.ipynb #205728a9
-LEGEND = '\nMean ± sample standard deviation over seeds (runs); differences are paired by seed; "within noise": within twice their standard error.'
+LEGEND = (
+    '\nMean ± sample standard deviation over seeds (runs); differences are paired by seed; '
+    '"within noise": within twice their standard error.'
+)
+
+
+def _data_note(data: Splits) -> str:
+    "On which images."
+    sizes = f'{len(data.train)} train, {len(data.valid)} validation, {len(data.test)} test images'
+    return f'Data: the {len(digits())} handwritten 8×8 digits of scikit-learn; {sizes}.'
+
+
+def _teacher_note(data: Splits, info: dict) -> str:
+    "From which teacher."
+    return (
+        f"Teacher: {info['name']} ({info['params'] / 1e6:.2f} M parameters), trained on the same "
+        f"{len(data.train)} images with the labels; {info['test_accuracy']:.1f} % on test."
+    )
 
 
 def notes(plan: Plan, data: Splits, info: dict, jobs: int, quick: bool) -> list[str]:
     "On what everything was measured, one sentence each."
-    out = [
-        f'Data: the {len(digits())} handwritten 8×8 digits of scikit-learn; {len(data.train)} train, {len(data.valid)} validation, {len(data.test)} test images.',
-        f"Teacher: {info['name']} ({info['params'] / 1e6:.2f} M parameters), trained on the same {len(data.train)} images with the labels; {info['test_accuracy']:.1f} % on test.",
-        f'Student: {PAIRS[plan.pair][1]}; {plan.epochs} epochs a row, and for “labels alone, at OFA’s time” as many as take OFA’s time; γ = {plan.gamma:g}.',
-        f'{plan.seeds} seeds on one split; spread is over the seeds. CPU, {jobs} processes of one thread each; these are laptop-scale results, not the paper’s.',
-    ]
+    warning = (
+        'QUICK RUN: too short to conclude anything from. '
+        'The full demo trains long enough for every row to learn.'
+    )
+    student = (
+        f'Student: {PAIRS[plan.pair][1]}; {plan.epochs} epochs a row, and for “labels alone, '
+        f'at OFA’s time” as many as take OFA’s time; γ = {plan.gamma:g}.'
+    )
+    runs = (
+        f'{plan.seeds} seeds on one split; spread is over the seeds. CPU, {jobs} processes of '
+        'one thread each; these are laptop-scale results, not the paper’s.'
+    )
+    below = (
+        'Rows below “labels alone, at OFA’s time”: each method in its own default setting, '
+        'not tuned for these images.'
+    )
+    out = [_data_note(data), _teacher_note(data, info), student, runs]
     if plan.methods:
-        out.append(
-            'Rows below “labels alone, at OFA’s time”: each method in its own default setting, not tuned for these images.'
-        )
-    if quick:
-        out.insert(
-            0,
-            'QUICK RUN: too short to conclude anything from. The full demo trains long enough for every row to learn.',
-        )
-    return out
+        out.append(below)
+    return [warning, *out] if quick else out
 
 
-def write_report(plan, data, records, at, teacher_logits, student_logits, about, out) -> None:
+def write_report(
+    plan: Plan,
+    data: Splits,
+    records: list[dict],
+    at: list[int],  # rows of the test part to show
+    teacher_logits: torch.Tensor,
+    student_logits: list,  # both of the images at `at`
+    about: list[str],  # of `notes`
+    out: str | Path,  # where the page goes
+) -> None:
     "The report of a finished plan."
-    cards, loss = (
-        digit_cards(data, at, teacher_logits),
-        loss_cards(data, at, teacher_logits, student_logits, plan.gamma),
-    )
-    title = (
-        'QUICK RUN, too short to conclude from. ' * about[0].startswith('QUICK')
-        + f'One teacher, {len(rows(plan))} ways to learn: {plan.pair.replace("-", " → ").upper()}'
-    )
+    cards = digit_cards(data, at, teacher_logits)
+    loss = loss_cards(data, at, teacher_logits, student_logits, plan.gamma)
+    title = f'One teacher, {len(rows(plan))} ways to learn: {plan.pair.replace("-", " → ").upper()}'
+    if about[0].startswith('QUICK'):
+        title = 'QUICK RUN, too short to conclude from. ' + title
     report(records, cards, loss, out, title=title, classes=list(data.classes), notes=about)
 
 # %% ../nbs/course/94_demo.ipynb #04253d0a
+def _say(text: str) -> None:
+    "Print at once, also into a pipe."
+    print(text, flush=True)
+
+
+def _label(method: str) -> str:
+    "What a row of the table is called."
+    return method_style(method)[0]
+
+
+def _teach(plan: Plan, data: Splits, file: str, quick: bool) -> dict:
+    "The plan's teacher, trained and kept in a file; what there is to know about it."
+    name = PAIRS[plan.pair][0]
+    epochs = TEACHER_EPOCHS[name]
+    if quick:
+        epochs //= 4
+    return teach(name, data, file, epochs, augment=plan.augment, device='cpu', progress=False)
+
+
+def _in_order(plan: Plan, done: list[tuple[dict, list]]) -> list[tuple[dict, list]]:
+    "Runs by the table's rows, then by seed."
+    order = list(rows(plan))
+    return sorted(done, key=lambda d: (order.index(d[0]['method']), d[0]['seed']))
+
+
+def _keep(records: list[dict], folder: str | Path) -> None:
+    "The records as files in a folder."
+    for r in records:
+        save_record(r, Path(folder) / f"{r['pair']}_{r['method']}_{r['seed']}.json")
+
+# %% ../nbs/course/94_demo.ipynb #1514d8eb
 def demo(
     plan: Plan = Plan(),
     out: str | Path | None = 'demo.html',
     jobs: int = 2,
     quick: bool = False,
     keep: str | Path | None = None,
-    say=partial(print, flush=True),
+    say: Callable[[str], object] = _say,
 ) -> list[dict]:
-    "Train the teacher, run the plan, print the table, write the report (and the records to `keep`); returns the records."
-    start, data, name = time.perf_counter(), plan.data(), PAIRS[plan.pair][0]
+    """Train a teacher, then students by every row of a plan, and say how they compare.
+
+    Prints on what it measures, each run as it ends, and a table with paired differences; writes a report that
+    opens in a browser without a network. With the default plan it takes about four minutes on two idle cores.
+
+    Args:
+        plan: What the comparison depends on; default a micro ResNet that teaches a micro ViT, three seeds.
+        out: The report's file, HTML; None writes none.
+        jobs: Processes of one thread each that train side by side, at least 1.
+        quick: Teach the teacher for a quarter of its epochs, and say that nothing can be concluded. The
+            students' epochs are the plan's.
+        keep: A folder for the records, a JSON file a run; None keeps none.
+        say: Called with each text; default prints it.
+
+    Returns:
+        The records of all runs, as `results` takes them: by row, then by seed.
+
+    Raises:
+        ValueError: `jobs` is under 1. The plan itself refuses a pair, method or number of seeds.
+
+    Example:
+        >>> plan = Plan('mlp-cnn', epochs=10, seeds=1)
+        >>> records = demo(plan, keep='runs', quick=True)  # doctest: +SKIP
+        >>> demo(plan, jobs=0)
+        Traceback (most recent call last):
+        ...
+        ValueError: jobs: expected at least 1, got 0
+    """
+    start = time.perf_counter()
+    if jobs < 1:
+        raise ValueError(f'jobs: expected at least 1, got {jobs}')
+    data = plan.data()
     torch.set_num_threads(1)  # as the workers: on busy cores more threads are slower
     with tempfile.TemporaryDirectory() as folder:
         file = str(Path(folder) / 'teacher.safetensors')
-        say(f'Teaching the teacher, {name} …')
-        info = teach(
-            name,
-            data,
-            file,
-            TEACHER_EPOCHS[name] // (4 if quick else 1),
-            augment=plan.augment,
-            device='cpu',
-            progress=False,
-        )
+        say(f'Teaching the teacher, {PAIRS[plan.pair][0]} …')
+        info = _teach(plan, data, file, quick)
         about = notes(plan, data, info, jobs, quick)
         say('\n'.join(f'· {n}' for n in about) + '\n')
         at, teacher_logits = pick_digits(load_model(file)[0], data)
-        done = run_all(plan, file, info, at, jobs, say)
-    done.sort(key=lambda d: (list(rows(plan)).index(d[0]['method']), d[0]['seed']))
+        done = _in_order(plan, run_all(plan, file, info, at, jobs, say))
     records = [r for r, _ in done]
-    say('\n' + table_text(table_cells(results(records), lambda m: method_style(m)[0])) + LEGEND)
-    for r in records if keep else ():
-        save_record(r, Path(keep) / f"{r['pair']}_{r['method']}_{r['seed']}.json")
+    say('\n' + table_text(table_cells(results(records), _label)) + LEGEND)
+    if keep:
+        _keep(records, keep)
     if out:
         student = next(l for r, l in done if r['method'] == 'ofa_paper' and r['seed'] == 0)
         write_report(plan, data, records, at, teacher_logits, student, about, out)
-        say(
-            f'\nReport: {out} (opens in any browser, without a network). Took {time.perf_counter() - start:.0f} s.'
-        )
+        seconds = time.perf_counter() - start
+        say(f'\nReport: {out} (opens in any browser, without a network). Took {seconds:.0f} s.')
     return records

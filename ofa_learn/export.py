@@ -6,7 +6,11 @@
 __all__ = ['export_student', 'export_onnx']
 
 # %% ../nbs/running/88_export.ipynb #8baa75d7
-import json, os, shutil, tempfile
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import timm
@@ -21,49 +25,85 @@ def _read_back(folder: Path) -> nn.Module:
     "The network of an exported folder, as timm builds it from nothing else."
     config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     args = dict(num_classes=config['num_classes']) | config.get('model_args', {})
+    weights = str(folder / 'model.safetensors')
     with torch.random.fork_rng(devices=[]):
-        return timm.create_model(
-            config['architecture'], checkpoint_path=str(folder / 'model.safetensors'), **args
+        return timm.create_model(config['architecture'], checkpoint_path=weights, **args)
+
+
+def _architecture(student: nn.Module) -> str:
+    "timm's name of a model's architecture; a `ValueError` for what is no timm model."
+    config = getattr(student, 'pretrained_cfg', None) or {}
+    if not config.get('architecture'):
+        raise ValueError(
+            f'student: {type(student).__name__} is no timm model; keep its state_dict with torch.save'
+        )
+    return config['architecture']
+
+
+def _check_answers(student: nn.Module, folder: Path, input_size: tuple[int, int, int]) -> None:
+    "A `ValueError` where the network that timm builds from a folder answers otherwise."
+    again = _read_back(folder).to(blank_image(student, input_size).dtype)
+    if not same_answer(student, again, input_size):
+        raise ValueError(
+            f'student: timm builds another network from {_architecture(student)} and its arguments; '
+            'name what else it was built with. Nothing was written'
         )
 
 # %% ../nbs/running/88_export.ipynb #00d6a9d9
 def export_student(
-    student: nn.Module,  # a timm model, such as `task.student`
-    folder: str | Path,  # the folder to write; it must not exist, or be empty
-    input_size,  # (C, H, W) of its images
-    norm=None,  # (mean, std) of its inputs
-    classes=None,  # the classes' names
-    **kwargs,  # what else the model was built with, such as img_size=(8, 8) or depth=6
-) -> Path:  # the folder
-    "Write model.safetensors and config.json in timm's (and the Hugging Face hub's) layout."
-    folder, cfg = Path(folder), getattr(student, 'pretrained_cfg', None) or {}
-    if not cfg.get('architecture'):
-        raise ValueError(
-            f'student: {type(student).__name__} is no timm model; keep its state_dict with torch.save'
-        )
+    student: nn.Module,
+    folder: str | Path,
+    input_size: tuple[int, int, int],
+    norm: Sequence[Sequence[float]] | None = None,
+    classes: Iterable | None = None,
+    **model_args,
+) -> Path:
+    """Write a student as a folder that timm, and the Hugging Face hub, read: weights and configuration.
+
+    `model.safetensors` has the weights, `config.json` the architecture, its arguments and the preprocessing.
+    timm reads them back before the folder takes its name, and must answer as the student does, to the bit.
+
+    Args:
+        student: A timm model, such as `task.student`; on any device, in any floating dtype.
+        folder: The folder to write. It must not exist, or be empty; its parents are made.
+        input_size: (C, H, W) of its images, in pixels.
+        norm: (mean, std) of its inputs, a number a channel; default 0 and 1, images from 0 to 1 as they are.
+        classes: The classes' names, in the order of the logits; default none are written.
+        model_args: What else the model was built with, such as `img_size=(8, 8)` or `depth=6`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: The student is no timm model, the folder holds something, or timm builds another network
+            from what it was told. Nothing is written then.
+
+    Example:
+        >>> import tempfile
+        >>> from ofa_learn.models import make_model
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     folder = export_student(make_model('micro_resnet'), f'{home}/student', (1, 8, 8))
+        ...     print(sorted(p.name for p in folder.iterdir()))
+        ['config.json', 'model.safetensors']
+    """
+    folder = Path(folder)
+    _architecture(student)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f'folder: {folder} exists already; nothing was written')
     c, h, w = input_size
     mean, std = norm or ((0.0,) * c, (1.0,) * c)
-    seen = dict(input_size=(c, h, w), mean=tuple(mean), std=tuple(std), crop_pct=1.0)
-    names = {} if classes is None else dict(label_names=[str(n) for n in classes])
     folder.parent.mkdir(parents=True, exist_ok=True)
     building = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
     try:
         save_for_hf(
             student,
-            building,
-            model_config=names,
-            model_args=dict(in_chans=c, **kwargs),
-            data_config=seen,
+            str(building),
+            model_config={} if classes is None else dict(label_names=[str(n) for n in classes]),
+            model_args=dict(in_chans=c, **model_args),
+            data_config=dict(input_size=(c, h, w), mean=tuple(mean), std=tuple(std), crop_pct=1.0),
             safe_serialization=True,
         )
-        again = _read_back(building).to(blank_image(student, input_size).dtype)
-        if not same_answer(student, again, input_size):
-            raise ValueError(
-                f'student: timm builds another network from {cfg["architecture"]} and its arguments; '
-                'name what else it was built with. Nothing was written'
-            )
+        _check_answers(student, building, input_size)
         if folder.exists():
             folder.rmdir()
         os.replace(building, folder)
@@ -72,56 +112,90 @@ def export_student(
     return folder
 
 # %% ../nbs/running/88_export.ipynb #8fe52158
+def _check_onnx() -> None:
+    "An `ImportError` that says what to install where ONNX cannot be written or run."
+    try:
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401  torch's exporter needs it
+    except ImportError as e:
+        raise ImportError(f'{e}; ONNX export needs `pip install ofa-learn[onnx]`') from e
+
+
+def _write_onnx(student: nn.Module, x: torch.Tensor, path: Path) -> None:
+    "The student as an ONNX file, traced on a batch of images."
+    torch.onnx.export(
+        student,
+        (x,),
+        str(path),
+        input_names=['images'],
+        output_names=['logits'],
+        dynamic_shapes=({0: torch.export.Dim('batch')},),
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+
+
+def _onnx_difference(student: nn.Module, x: torch.Tensor, path: Path) -> float:
+    "The largest difference of a logit between ONNX Runtime and PyTorch, for a batch and for three images."
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
+    off = 0.0
+    for n in (len(x), 3):
+        logits = torch.from_numpy(session.run(None, dict(images=x[:n].cpu().numpy()))[0])
+        off = max(off, (logits - student(x[:n]).cpu()).abs().max().item())
+    return off
+
+# %% ../nbs/running/88_export.ipynb #538ef2bd
 def export_onnx(
-    student: nn.Module,  # any module from images to logits
-    path: str | Path,  # the .onnx file to write
-    input_size,  # (C, H, W) of its images
-    tolerance: float = 1e-3,  # largest difference of a logit that is accepted
-) -> float:  # the largest difference between PyTorch's and ONNX Runtime's logits
-    "Write an ONNX file for batches of any size, after comparing it with PyTorch on random images."
+    student: nn.Module,
+    path: str | Path,
+    input_size: tuple[int, int, int],
+    tolerance: float = 1e-3,
+) -> float:
+    """Write an ONNX file for batches of any size, after comparing it with PyTorch on random images.
+
+    The file takes a tensor `images` (B, C, H, W) and gives `logits` (B, K). It needs
+    `pip install ofa-learn[onnx]`.
+
+    Args:
+        student: Any module from images (B, C, H, W) to logits (B, K), such as `task.student`.
+        path: The file to write, ending in .onnx; one that is there is replaced.
+        input_size: (C, H, W) of its images, in pixels.
+        tolerance: Largest difference of a logit that is accepted, in the logits' own unit.
+
+    Returns:
+        The largest difference between PyTorch's and ONNX Runtime's logits.
+
+    Raises:
+        ValueError: The path does not end in .onnx, or the logits differ by more than the tolerance. Nothing
+            is written then.
+        ImportError: ONNX Runtime or its exporter is not installed.
+
+    Example:
+        >>> from ofa_learn.models import make_model
+        >>> off = export_onnx(make_model('micro_resnet'), 'student.onnx', (1, 8, 8))  # doctest: +SKIP
+        >>> export_onnx(make_model('micro_resnet'), 'student.bin', (1, 8, 8))
+        Traceback (most recent call last):
+        ...
+        ValueError: path: expected a file ending in .onnx, got student.bin
+    """
     path = Path(path)
     if path.suffix != '.onnx':
         raise ValueError(f'path: expected a file ending in .onnx, got {path.name}')
-    try:
-        import onnxruntime, onnxscript
-    except ImportError as e:
-        raise ImportError(f'{e}; ONNX export needs `pip install ofa-learn[onnx]`') from e
-    home = next(student.parameters()).device
-    x = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0)).to(
-        blank_image(student, input_size)
-    )
+    _check_onnx()
+    x = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0))
+    x = x.to(blank_image(student, input_size))
     temporary = path.with_name(f'.{path.stem}.{os.getpid()}.onnx')
     try:
         with evaluating(student):
-            torch.onnx.export(
-                student,
-                (x,),
-                str(temporary),
-                input_names=['images'],
-                output_names=['logits'],
-                dynamic_shapes=({0: torch.export.Dim('batch')},),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-            session, off = (
-                onnxruntime.InferenceSession(str(temporary), providers=['CPUExecutionProvider']),
-                0.0,
-            )
-            for n in (4, 3):
-                off = max(
-                    off,
-                    (
-                        torch.from_numpy(session.run(None, dict(images=x[:n].cpu().numpy()))[0])
-                        - student(x[:n]).cpu()
-                    )
-                    .abs()
-                    .max()
-                    .item(),
-                )
+            _write_onnx(student, x, temporary)
+            off = _onnx_difference(student, x, temporary)
         if not off <= tolerance:
             raise ValueError(
-                f'student: ONNX Runtime and PyTorch differ by {off:.2g}, more than {tolerance:g}; nothing was written'
+                f'student: ONNX Runtime and PyTorch differ by {off:.2g}, more than {tolerance:g}; '
+                'nothing was written'
             )
         os.replace(temporary, path)
     finally:

@@ -68,18 +68,16 @@ METHOD_LABELS, METHOD_COLOURS, METHOD_DASHES = ({m: v[i] for m, v in METHODS.ite
 
 
 def method_style(method: str) -> tuple[str, str, str]:
-    "A method's label, colour and dash; one that is not known yet gets its own name, black and a short dash, several joined by + those of their parts."
+    """A method's label, colour and dash; one that is not known yet gets its own name, black and a short dash.
+
+    Several joined by + get the labels of their parts, the first one's colour and the short dash.
+    """
     if '+' in method:
-        return (
-            ' + '.join(METHOD_LABELS.get(m, m) for m in method.split('+')),
-            method_style(method.split('+')[0])[1],
-            '3px,3px',
-        )
-    return (
-        METHOD_LABELS.get(method, method),
-        METHOD_COLOURS.get(method, '#000000'),
-        METHOD_DASHES.get(method, '3px,3px'),
-    )
+        parts = method.split('+')
+        label = ' + '.join(METHOD_LABELS.get(part, part) for part in parts)
+        return label, METHOD_COLOURS.get(parts[0], '#000000'), '3px,3px'
+    label = METHOD_LABELS.get(method, method)
+    return label, METHOD_COLOURS.get(method, '#000000'), METHOD_DASHES.get(method, '3px,3px')
 
 # %% ../nbs/widgets/05_figures.ipynb #7ac804f9
 _axis = dict(
@@ -140,9 +138,11 @@ def digit_strip(
         raise ValueError(
             f'images: expected (N, H, W) with a label each, got {images.shape} and {len(labels)} labels'
         )
-    (n, h, w), columns = images.shape, min(columns, len(images))
-    rows, top, side = -(-n // columns), h / 2, w / 4  # room for a label, and between images
-    tall, wide = int(h + top), int(w + side)
+    n, h, w = images.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    tall = int(h + h / 2)  # with room for a label
+    wide = int(w + w / 4)  # with room between images
     canvas = np.full((rows * tall, columns * wide), None, dtype=object)
     fig = go.Figure()
     for i, (image, label) in enumerate(zip(images, labels)):
@@ -164,9 +164,8 @@ def digit_strip(
         hoverongaps=False,
         hovertemplate='grey value %{z}<extra></extra>',
     )
-    styled(fig, title, '', '', caption, 70 + 95 * rows).update_layout(
-        margin=dict(l=10, r=10, b=10), plot_bgcolor='#ffffff'
-    )
+    styled(fig, title, '', '', caption, 70 + 95 * rows)
+    fig.update_layout(margin=dict(l=10, r=10, b=10), plot_bgcolor='#ffffff')
     fig.update_xaxes(visible=False, constrain='domain')
     return fig.update_yaxes(visible=False, autorange='reversed', scaleanchor='x')
 
@@ -176,20 +175,26 @@ def curves(
     title: str = 'Accuracy while training',  # what is shown, on which part
     y: str = 'accuracy (%)',  # title of the y axis
     caption: str = (
-        'Point at a line for its mean and its lowest and highest seed. Click a name to hide a method, twice to see it alone. '
+        'Point at a line for its mean and its lowest and highest seed. '
+        'Click a name to hide a method, twice to see it alone. '
         'Where two bands overlap, seeds differ as much as methods do.'
     ),
 ) -> go.Figure:
     "Mean accuracy over epochs for each method, in a band from the lowest to the highest seed."
     fig = go.Figure()
     for method, runs in series.items():
-        label, colour, dash = method_style(method)
         if not runs:
             raise ValueError(f'series: {method!r} has no runs')
         if len({tuple(x) for x, _ in runs}) > 1:
             raise ValueError(f'series: the runs of {method!r} have different epochs')
-        x, ys = list(runs[0][0]), np.array([r[1] for r in runs], float)  # (seeds, epochs)
+        label, colour, dash = method_style(method)
+        x = list(runs[0][0])
+        ys = np.array([y for _, y in runs], float)  # (seeds, epochs)
         low, high = ys.min(0).tolist(), ys.max(0).tolist()
+        hover = (
+            f'<b>{plain(label)}</b><br>epoch %{{x}}: mean %{{y:.1f}} %<br>{len(runs)} seeds, '
+            'from %{customdata[0]:.1f} to %{customdata[1]:.1f} %<extra></extra>'
+        )
         fig.add_scatter(
             x=x + x[::-1],
             y=high + low[::-1],
@@ -210,8 +215,7 @@ def curves(
             line=dict(color=colour, dash=dash, width=2.5),
             mode='lines',
             customdata=list(zip(low, high)),
-            hovertemplate=f'<b>{plain(label)}</b><br>epoch %{{x}}: mean %{{y:.1f}} %<br>{len(runs)} seeds, '
-            'from %{customdata[0]:.1f} to %{customdata[1]:.1f} %<extra></extra>',
+            hovertemplate=hover,
         )
     return styled(fig, title, 'epoch', y, caption, 460)
 
@@ -223,7 +227,7 @@ def target_weighting(
     gamma: float,  # γ ≥ 1
     p: float | None = None,  # the teacher's probability of one image's true class, to be marked
 ) -> go.Figure:
-    "The true class's weight over the teacher's confidence, in both forms, beside γ = 1 (Hao et al., 2023, Eqs. 5 and 6)."
+    "The true class's weight over the teacher's confidence, in both forms (Hao et al., 2023, Eqs. 5 and 6)."
     if not gamma >= 1:
         raise ValueError(f'gamma: expected at least 1, got {gamma}')
     if p is not None and not 0 <= p <= 1:
@@ -233,19 +237,16 @@ def target_weighting(
         ('paper: (1 + p)^γ', 'ofa_paper', 'solid', [(1 + q) ** gamma for q in P_GRID]),
         ('released: (1 + p)^γ − 1', 'ofa_released', 'dash', [(1 + q) ** gamma - 1 for q in P_GRID]),
     )
-    fig = go.Figure(
-        [
-            go.Scatter(
-                x=P_GRID,
-                y=y,
-                name=name,
-                mode='lines',
-                line=dict(color=METHOD_COLOURS[m], dash=dash, width=2.5),
-                hovertemplate='p = %{x:.2f}: weight %{y:.3f}<extra>' + name + '</extra>',
-            )
-            for name, m, dash, y in lines
-        ]
-    )
+    fig = go.Figure()
+    for name, method, dash, weights in lines:
+        fig.add_scatter(
+            x=P_GRID,
+            y=weights,
+            name=name,
+            mode='lines',
+            line=dict(color=METHOD_COLOURS[method], dash=dash, width=2.5),
+            hovertemplate='p = %{x:.2f}: weight %{y:.3f}<extra>' + name + '</extra>',
+        )
     if p is not None:
         fig.add_scatter(
             x=[p, p],
@@ -260,7 +261,8 @@ def target_weighting(
         f'Weight of the true class at γ = {gamma:g}',
         'teacher’s probability p of the true class',
         'weight in the loss',
-        'Raise γ: the right end rises and the left end stays. γ trusts a label more only where the teacher agrees with it.',
+        'Raise γ: the right end rises and the left end stays. '
+        'γ trusts a label more only where the teacher agrees with it.',
     )
     return fig.update_xaxes(range=[-0.02, 1.02])  # room for a point at either end
 
@@ -278,25 +280,23 @@ def class_bars(
     gamma: float,  # γ ≥ 1
     classes=None,  # the K classes' names; their numbers when left out
 ) -> go.Figure:
-    "The teacher's probabilities and each class's weight in both forms; the true class on the left, the others on the right."
+    "The teacher's probabilities and each class's weight in both forms; the true class stands on the left."
     p = np.asarray(probs, float)
     if p.ndim != 1 or not 0 <= label < len(p):
         raise ValueError(f'label: expected a class from 0 to {p.size - 1}, got {label}')
     if not gamma >= 1:
         raise ValueError(f'gamma: expected at least 1, got {gamma}')
-    names, wrong = (
-        [plain(c) for c in (range(len(p)) if classes is None else classes)],
-        [c for c in range(len(p)) if c != label],
-    )
+    names = [plain(c) for c in (range(len(p)) if classes is None else classes)]
+    wrong = [c for c in range(len(p)) if c != label]
+    paper = np.where(np.arange(len(p)) == label, (1 + p) ** gamma, p)
     released = p**gamma
     released[label] = (1 + p[label]) ** gamma - 1
-    values = (p, np.where(np.arange(len(p)) == label, (1 + p) ** gamma, p), released)
     fig = go.Figure()
     for at, axis in (([label], ''), (wrong, '2')):
-        for (name, colour), v in zip(BARS, values):
+        for (name, colour), values in zip(BARS, (p, paper, released)):
             fig.add_bar(
                 x=[names[c] for c in at],
-                y=v[at].tolist(),
+                y=values[at].tolist(),
                 name=name,
                 legendgroup=name,
                 showlegend=axis == '',
@@ -310,7 +310,8 @@ def class_bars(
         f'What each class counts at γ = {gamma:g}',
         '',
         '',
-        'Compare grey and orange on the right: what is missing is the dark knowledge that the released form takes away.',
+        'Compare grey and orange on the right: '
+        'what is missing is the dark knowledge that the released form takes away.',
     )
     top = max(0.05, 1.1 * max(p[wrong], default=0))  # tiny weights stay tiny to the eye
     return fig.update_layout(
@@ -333,19 +334,16 @@ def loss_parts(
     "Stacked bars, one an image, one colour a part."
     if len(parts) != len(names):
         raise ValueError(f'names: expected {len(parts)}, one for each image, got {len(names)}')
-    keys, names = list(dict.fromkeys(k for d in parts for k in d)), [plain(n) for n in names]
-    fig = go.Figure(
-        [
-            go.Bar(
-                x=names,
-                y=[d.get(k, 0) for d in parts],
-                name=plain(k),
-                hovertemplate='%{x}: %{y:.3f} nats<extra>' + plain(k) + '</extra>',
-                marker=dict(color=PART_COLOURS[i % len(PART_COLOURS)], line=dict(color='#1a1a1a', width=0.5)),
-            )
-            for i, k in enumerate(keys)
-        ]
-    )
+    names = [plain(n) for n in names]
+    fig = go.Figure()
+    for i, part in enumerate(dict.fromkeys(k for d in parts for k in d)):
+        fig.add_bar(
+            x=names,
+            y=[d.get(part, 0) for d in parts],
+            name=plain(part),
+            hovertemplate='%{x}: %{y:.3f} nats<extra>' + plain(part) + '</extra>',
+            marker=dict(color=PART_COLOURS[i % len(PART_COLOURS)], line=dict(color='#1a1a1a', width=0.5)),
+        )
     fig.update_layout(barmode='relative')
     return styled(fig, title, 'image', 'loss (nats)', caption).update_xaxes(type='category')
 
@@ -364,14 +362,16 @@ def paired_dots(
     rows: list[dict],  # a run each: method, seed, accuracy (percent)
     title: str = 'Test accuracy of every run',
     caption: str = (
-        'Every dot is a run, every tall tick a mean, every thin line one seed. Where the dots of two rows mix and the lines still lean one way, '
+        'Every dot is a run, every tall tick a mean, every thin line one seed. '
+        'Where the dots of two rows mix and the lines still lean one way, '
         'seeds differ more than methods, and only the pairs show the difference.'
     ),
 ) -> go.Figure:
     "One dot a run, one row a method, a tick at the mean; thin lines join the runs of a seed."
     if not rows:
         raise ValueError('rows: expected at least one run')
-    fig, methods = go.Figure(), list(dict.fromkeys(r['method'] for r in rows))
+    fig = go.Figure()
+    methods = list(dict.fromkeys(r['method'] for r in rows))
     label = {m: wrapped(method_style(m)[0]) for m in methods}
     for seed in dict.fromkeys(r['seed'] for r in rows):
         at = sorted((r for r in rows if r['seed'] == seed), key=lambda r: methods.index(r['method']))
@@ -383,7 +383,8 @@ def paired_dots(
             hoverinfo='skip',
         )
     for m in methods:
-        colour, runs = method_style(m)[1], [r for r in rows if r['method'] == m]
+        _, colour, _ = method_style(m)
+        runs = [r for r in rows if r['method'] == m]
         fig.add_scatter(
             x=[float(np.mean([r['accuracy'] for r in runs]))],
             y=[label[m]],
@@ -399,12 +400,10 @@ def paired_dots(
             customdata=[r['seed'] for r in runs],
             hovertemplate='seed %{customdata}: %{x:.2f} %<extra></extra>',
         )
-    fig = styled(fig, title, 'test accuracy (%)', '', caption, 110 + 52 * len(methods)).update_layout(
-        showlegend=False
-    )
-    return fig.update_yaxes(
-        type='category', categoryorder='array', categoryarray=[label[m] for m in reversed(methods)]
-    )
+    styled(fig, title, 'test accuracy (%)', '', caption, 110 + 52 * len(methods))
+    fig.update_layout(showlegend=False)
+    upwards = [label[m] for m in reversed(methods)]
+    return fig.update_yaxes(type='category', categoryorder='array', categoryarray=upwards)
 
 # %% ../nbs/widgets/05_figures.ipynb #47369f72
 CKA_SCALE = [[0, '#ffffff'], [0.25, '#d5e6f3'], [0.5, '#8fbfdf'], [0.75, '#2f7fb8'], [1, '#08306b']]
@@ -439,47 +438,48 @@ def cka_heatmap(
     title: str = 'CKA of every layer with every layer',
     x: str = 'layer of the second network',
     y: str = 'layer of the first network',
-    caption: str = 'Point at a field for its two layers. Follow a row: which layers of the other network see what this one sees?',
+    caption: str = (
+        'Point at a field for its two layers. '
+        'Follow a row: which layers of the other network see what this one sees?'
+    ),
 ) -> go.Figure:
     "A heat map of layer similarities with the starts of both networks in the lower left."
     fig = styled(go.Figure(_cka_trace(matrix, rows, columns)), title, x, y, caption, 480)
-    return (
-        fig.update_layout(plot_bgcolor='#9a9a9a')
-        .update_xaxes(showgrid=False, type='category')
-        .update_yaxes(showgrid=False, type='category')
-    )
+    fig.update_layout(plot_bgcolor='#9a9a9a')
+    return fig.update_xaxes(showgrid=False, type='category').update_yaxes(showgrid=False, type='category')
 
 # %% ../nbs/widgets/05_figures.ipynb #316052c0
 def cka_panels(
     panels: list[tuple],  # (title, matrix, rows, columns) a panel
     title: str = 'CKA within and across families',
-    caption: str = 'Compare the first row with the second: within a family like depths are alike, a dark diagonal; across families they need not be.',
+    caption: str = (
+        'Compare the first row with the second: within a family like depths are alike, a dark diagonal; '
+        'across families they need not be.'
+    ),
     across: int = 3,  # panels in a row
 ) -> go.Figure:
     "Several heat maps on one scale; the layers' names are shown by pointing (Hao et al., 2023, Fig. 1)."
     if not panels:
         raise ValueError('panels: expected at least one')
-    down, across = -(-len(panels) // across), min(across, len(panels))
-    fig = make_subplots(
-        down,
-        across,
-        subplot_titles=[plain(p[0]) for p in panels],
-        horizontal_spacing=0.06,
-        vertical_spacing=0.22 / down,
-    )
+    down = -(-len(panels) // across)
+    across = min(across, len(panels))
+    titles = [plain(panel[0]) for panel in panels]
+    gaps = dict(horizontal_spacing=0.06, vertical_spacing=0.22 / down)
+    fig = make_subplots(down, across, subplot_titles=titles, **gaps)
     for i, (_, matrix, rows, columns) in enumerate(panels):
         fig.add_trace(_cka_trace(matrix, rows, columns, i == 0), i // across + 1, i % across + 1)
-    styled(fig, title, 'layer', 'layer', caption, 140 + 260 * down).update_layout(
-        plot_bgcolor='#9a9a9a', margin_t=70
-    )
-    fig.update_xaxes(showticklabels=False, showgrid=False, type='category', ticks='', title_standoff=4)
-    return fig.update_yaxes(showticklabels=False, showgrid=False, type='category', ticks='', title_standoff=4)
+    styled(fig, title, 'layer', 'layer', caption, 140 + 260 * down)
+    fig.update_layout(plot_bgcolor='#9a9a9a', margin_t=70)
+    axis = dict(showticklabels=False, showgrid=False, type='category', ticks='', title_standoff=4)
+    return fig.update_xaxes(axis).update_yaxes(axis)
 
-
+# %% ../nbs/widgets/05_figures.ipynb #c44e45cb
 def cka_profile(
     lines: dict[str, list[float]],  # for each name CKA at like depths, from the first layer to the last
     title: str = 'CKA at like depths',
-    caption: str = 'Click a name to hide its line. Where do two networks part: early, late, or from the start?',
+    caption: str = (
+        'Click a name to hide its line. Where do two networks part: early, late, or from the start?'
+    ),
 ) -> go.Figure:
     "Similarity over relative depth, a line a pair."
     if not lines:
@@ -487,19 +487,18 @@ def cka_profile(
     fig = go.Figure()
     for i, (name, y) in enumerate(lines.items()):
         x = [k / max(len(y) - 1, 1) for k in range(len(y))]
-        _, colour, dash = (
-            method_style(name)
-            if name in METHODS
-            else (name, list(PALETTE.values())[i % len(PALETTE)], ('solid', 'dash', 'dot', 'dashdot')[i % 4])
-        )
+        if name in METHODS:
+            _, colour, dash = method_style(name)
+        else:
+            colour = list(PALETTE.values())[i % len(PALETTE)]
+            dash = ('solid', 'dash', 'dot', 'dashdot')[i % 4]
         fig.add_scatter(
             x=x,
-            y=[None if v != v else round(v, 4) for v in y],
+            y=[None if np.isnan(v) else round(v, 4) for v in y],
             name=plain(METHOD_LABELS.get(name, name)),
             mode='lines+markers',
             line=dict(color=colour, dash=dash, width=2.5),
             hovertemplate='depth %{x:.2f}: CKA %{y:.3f}<extra>' + plain(name) + '</extra>',
         )
-    return styled(fig, title, 'depth (0: first layer, 1: last)', 'CKA', caption, 420).update_yaxes(
-        range=[-0.1, 1.05]
-    )
+    styled(fig, title, 'depth (0: first layer, 1: last)', 'CKA', caption, 420)
+    return fig.update_yaxes(range=[-0.1, 1.05])

@@ -16,9 +16,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .branches import check_stages
-from .distill import DistillationTask, Teacher, choose, register
-from .models import Stage, Taps, as_map
+from .losses import check_weight
+from .models import Stage, Taps, as_map, check_stages
+from .tasks import DistillationTask, Teacher, choose, register
 
 # %% ../nbs/methods/60_hints.ipynb #e092b0e1
 def paired_with(
@@ -103,12 +103,6 @@ class Hints(nn.Module):
         return [(m, as_map(f), as_map(answers.maps[i])) for m, f, i in zip(modules, features.stages, self.at)]
 
 
-def _positive(name: str, value: float) -> float:
-    if not value > 0:
-        raise ValueError(f'{name}: expected a number > 0, got {value}')
-    return value
-
-
 class HintTask(DistillationTask):
     "Base of the three tasks: they need the teacher's maps, and the student's stages paired with them."
 
@@ -116,8 +110,7 @@ class HintTask(DistillationTask):
 
     def pairs(self) -> list[tuple[Stage, Stage]]:
         "The pairs of stages; `self.stages` becomes the student's numbers."
-        stages = (self.stages,) if isinstance(self.stages, int) else self.stages
-        pairs = stage_pairs(self.student_taps, self.teacher.taps, stages)
+        pairs = stage_pairs(self.student_taps, self.teacher_taps, self.stages)
         self.stages = tuple(s.number for s, _ in pairs)
         return pairs
 
@@ -166,7 +159,7 @@ class FitNet(HintTask):
         **options,
     ):
         chosen = choose(FITNET_SETTINGS, setting, stages=stages, weight=weight)
-        self.stages, self.weight = chosen['stages'], _positive('weight', chosen['weight'])
+        self.stages, self.weight = chosen['stages'], check_weight('weight', chosen['weight'], zero=False)
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
@@ -366,7 +359,7 @@ class OFD(HintTask):
         self.chosen, self.stages, self.weight = (
             choose(OFD_SETTINGS, setting),
             stages,
-            None if weight is None else _positive('weight', weight),
+            None if weight is None else check_weight('weight', weight, zero=False),
         )
         super().__init__(student, teacher, **options)
 
@@ -466,11 +459,9 @@ class ReviewKD(HintTask):
         chosen = choose(REVIEWKD_SETTINGS, setting, weight=weight, warmup=warmup)
         self.stages, self.weight, self.warmup = (
             stages,
-            _positive('weight', chosen['weight']),
-            chosen['warmup'],
+            check_weight('weight', chosen['weight'], zero=False),
+            check_weight('warmup', chosen['warmup']),
         )
-        if self.warmup < 0:
-            raise ValueError(f'warmup: expected a number of epochs from 0, got {warmup}')
         super().__init__(student, teacher, **options)
 
     def build_heads(self):

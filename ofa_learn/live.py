@@ -7,7 +7,9 @@ __all__ = ['EXIT_LINES', 'STATUS', 'Runner', 'label_marks', 'marked', 'accuracy_
            'status_text', 'numbers_text', 'Buttons', 'LiveDistill', 'words_html', 'live_page']
 
 # %% ../nbs/widgets/93_live.ipynb #34c8faa3
-import html, threading, traceback
+import html
+import threading
+import traceback
 from pathlib import Path
 from typing import Callable
 
@@ -16,8 +18,8 @@ import torch
 
 from .checkpoints import Stopped, stoppable
 from .data import Splits
-from .distill import DistillationTask, create_task
 from .figures import METHOD_COLOURS, PALETTE, plain, styled
+from .tasks import DistillationTask, create_task
 from .training import accuracy, fit
 from .twins import figure_html, write_page
 from .widgets import CSS, SOURCE, Slider, W, anywidget, beside, follow, live, tr

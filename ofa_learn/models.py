@@ -6,12 +6,18 @@
 __all__ = ['default_cfgs', 'USUAL', 'BasicBlock', 'MicroResNet', 'micro_patch', 'micro_resnet', 'micro_vit', 'micro_mixer',
            'swin_nano', 'swin_pico', 'count_params', 'usual_names', 'cifar_resnet56', 'check_model_name', 'make_model',
            'Stage', 'Taps', 'stage_indices', 'Features', 'as_map', 'tapped_forward', 'evaluating', 'blank_image',
-           'find_taps', 'count_flops', 'same_answer', 'save_model', 'load_model']
+           'find_taps', 'check_stages', 'count_flops', 'same_answer', 'save_model', 'load_model']
 
 # %% ../nbs/course/10_models.ipynb #f8d12961
-import difflib, hashlib, inspect, json, math, re
+import difflib
+import hashlib
+import inspect
+import json
+import math
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
 
@@ -447,6 +453,26 @@ def find_taps(
     return Taps(
         kind, tuple(stages), prefix, has_class, pooled.shape[-1], model.num_classes, tuple(input_size)
     )
+
+# %% ../nbs/course/10_models.ipynb #f5a3ac16
+def check_stages(
+    stages,  # None for all, one number, or several of them
+    taps: Taps,  # of the model whose stages they are
+) -> tuple[int, ...]:  # sorted, the nearest to the image first
+    "The chosen stages' numbers; raise unless each is a stage that `taps` has, and named once."
+    have = tuple(s.number for s in taps.stages)
+    if stages is None:
+        return have
+    given = [stages] if isinstance(stages, Integral) else stages
+    if isinstance(given, str) or not hasattr(given, '__iter__'):
+        raise TypeError(f'stages: expected numbers from {have}, got {stages!r}')
+    given = list(given)
+    if not all(isinstance(s, Integral) and not isinstance(s, bool) for s in given):
+        raise TypeError(f'stages: expected whole numbers from {have}, got {stages!r}')
+    numbers = tuple(sorted(map(int, given)))
+    if not numbers or len(set(numbers)) < len(numbers) or not set(numbers) <= set(have):
+        raise ValueError(f'stages: expected one or more of {have}, each once, got {stages!r}')
+    return numbers
 
 # %% ../nbs/course/10_models.ipynb #f54948ff
 def count_flops(

@@ -7,10 +7,13 @@ __all__ = ['LAST', 'VERSION', 'rounded', 'trimmed', 'whole', 'shared', 'without'
            'load_recording', 'recordings', 'regenerate', 'recorded', 'contents']
 
 # %% ../nbs/running/87_recorded.ipynb #435954e7
-import json, warnings
+import json
+import warnings
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from .atomic import sealed, unsealed, write_atomically
 from .records import check_record, load_records
@@ -27,6 +30,15 @@ def rounded(value, digits: int = 4):
     return round(value, digits) if isinstance(value, float) else value
 
 
+def _row(record: dict) -> dict:
+    "A record without its history, the settings on its level."
+    row = {k: v for k, v in record.items() if k not in ('setting', 'history')}
+    row |= {f'setting.{k}': v for k, v in record['setting'].items()}
+    for k in ('test_accuracy', 'valid_accuracy'):
+        row[k] = rounded(row[k], 2)
+    return row
+
+
 def trimmed(
     record: dict,  # as `check_record` passes it
 ) -> dict:  # a row: setting.* on its level, curve (percent an epoch), last
@@ -34,53 +46,55 @@ def trimmed(
     history = record['history']
     if [h['epoch'] for h in history] != list(range(1, len(history) + 1)):
         raise ValueError(f'{record.get("run")}: expected a history of epochs 1, 2, 3, …')
-    row = {k: v for k, v in record.items() if k not in ('setting', 'history')} | {
-        f'setting.{k}': v for k, v in record['setting'].items()
-    }
-    for k in ('test_accuracy', 'valid_accuracy'):
-        row[k] = rounded(row[k], 2)
+    curve = [rounded(h.get('valid_accuracy'), 2) for h in history]
     last = {k: rounded(history[-1][k]) for k in LAST if k in history[-1]} if history else {}
-    return row | dict(curve=[rounded(h.get('valid_accuracy'), 2) for h in history], last=last)
+    return _row(record) | dict(curve=curve, last=last)
 
 
 def whole(row: dict) -> dict:
     "The record of a row, with the history that was kept."
     record = {k: v for k, v in row.items() if not k.startswith('setting.') and k not in ('curve', 'last')}
+    setting = {k[8:]: v for k, v in row.items() if k.startswith('setting.')}
     history = [dict(epoch=i, valid_accuracy=v) for i, v in enumerate(row['curve'], 1)]
     if history:
         history[-1] |= row['last'] | dict(seconds=row['seconds'])
-    return record | dict(
-        setting={k[8:]: v for k, v in row.items() if k.startswith('setting.')}, history=history
-    )
+    return record | dict(setting=setting, history=history)
 
 # %% ../nbs/running/87_recorded.ipynb #004eeb62
+def _has(row: dict, key: str, value) -> bool:
+    "Whether a row has this value under the key, compared as JSON."
+    return key in row and json.dumps(row[key], sort_keys=True) == json.dumps(value, sort_keys=True)
+
+
 def shared(rows: list[dict]) -> dict:
     "What is the same in all rows."
-    as_text = lambda v: json.dumps(v, sort_keys=True)
-    return {k: v for k, v in rows[0].items() if all(k in r and as_text(r[k]) == as_text(v) for r in rows[1:])}
+    return {k: v for k, v in rows[0].items() if all(_has(r, k, v) for r in rows[1:])}
 
 
 def without(row: dict, known: dict) -> dict:
+    "What a row has beyond what is known."
     return {k: v for k, v in row.items() if k not in known}
 
 
 def folded(
     rows: list[dict],  # of `trimmed`
-) -> (
-    dict
-):  # shared: of all; groups: shared by a pair and method; runs: the rest, with the number of its group
-    "Rows with everything said once."
+) -> dict:  # shared, groups, runs
+    """Rows with everything said once.
+
+    `shared` is of all rows, `groups` has what a pair and method share, and `runs` the rest, each run with the
+    number of its group.
+    """
     common = shared(rows)
-    key = lambda r: (r['pair'], r['method'])
-    groups = {
-        k: shared([without(r, common) for r in rows if key(r) == k]) for k in dict.fromkeys(map(key, rows))
-    }
-    at = {k: i for i, k in enumerate(groups)}
-    return dict(
-        shared=common,
-        groups=list(groups.values()),
-        runs=[dict(group=at[key(r)]) | without(without(r, common), groups[key(r)]) for r in rows],
-    )
+    members: dict[tuple, list[dict]] = {}
+    for r in rows:
+        members.setdefault((r['pair'], r['method']), []).append(without(r, common))
+    groups = {key: shared(own) for key, own in members.items()}
+    order = list(groups)
+    runs = []
+    for r in rows:
+        key = r['pair'], r['method']
+        runs.append(dict(group=order.index(key)) | without(without(r, common), groups[key]))
+    return dict(shared=common, groups=list(groups.values()), runs=runs)
 
 
 def unfolded(found: dict, run: dict) -> dict:
@@ -88,31 +102,55 @@ def unfolded(found: dict, run: dict) -> dict:
     return found['shared'] | found['groups'][run['group']] | without(run, {'group': 0})
 
 # %% ../nbs/running/87_recorded.ipynb #99549d45
+def _seeds(plan: Sweep) -> tuple:
+    "Which seeds a plan has."
+    return tuple(range(plan.seeds)) if isinstance(plan.seeds, int) else plan.seeds
+
+
+def _grid_values(plan: Sweep, record: dict) -> list[tuple[str, Any, Sequence]]:
+    "Options of the grid that a run has: name, the run's value, the plan's."
+    grid = json.loads(json.dumps(plan.grid))
+    setting = record['setting']
+    # the methods joined by + have settings of their own
+    owners = [(record['method'], setting), *setting.get('parts', {}).items()]
+    out: list[tuple[str, Any, Sequence]] = []
+    for name, values in grid.items():
+        scope, _, option = name.rpartition('.')
+        for owner, own in owners:
+            if option in own and scope in ('', owner) and (scope or f'{owner}.{option}' not in grid):
+                out.append((name, own[option], values if isinstance(values, list) else [values]))
+    return out
+
+
 def place(
     plan: Sweep,  # what was to be run
     record: dict,  # what was run
 ) -> tuple:  # position of its pair, method, options and seed
     "Where a run stands in a plan; a `ValueError` where it does not."
-    grid, method, setting, out = json.loads(json.dumps(plan.grid)), record['method'], record['setting'], []
-    wanted = [('pair', record['pair'], plan.pairs), ('method', method, plan.methods)]
-    for name, values in grid.items():
-        scope, _, option = name.rpartition('.')
-        for owner, own in [
-            (method, setting),
-            *setting.get('parts', {}).items(),
-        ]:  # the methods joined by + have settings of their own
-            if option in own and scope in ('', owner) and (scope or f'{owner}.{option}' not in grid):
-                wanted.append((name, own[option], values if isinstance(values, list) else [values]))
-    for name, value, values in wanted + [('seed', record['seed'], plan.seeds)]:
+    wanted: list[tuple[str, Any, Sequence]] = [
+        ('pair', record['pair'], plan.pairs),
+        ('method', record['method'], plan.methods),
+        *_grid_values(plan, record),
+        ('seed', record['seed'], _seeds(plan)),
+    ]
+    out = []
+    for name, value, values in wanted:
         if value not in values:
+            name_of_run = record.get('run', 'a run')
+            expected = ', '.join(map(repr, values))
             raise ValueError(
-                f'{record.get("run", "a run")}: not of this plan, its {name} is {value!r} and the plan has {", ".join(map(repr, values))}'
+                f'{name_of_run}: not of this plan, its {name} is {value!r} and the plan has {expected}'
             )
         out.append(list(values).index(value))
     return tuple(out)
 
 # %% ../nbs/running/87_recorded.ipynb #8ef7a580
 VERSION = 1
+
+
+def _line(value) -> str:
+    "JSON on one line, without spaces."
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(',', ':'))
 
 
 def pack(
@@ -136,9 +174,8 @@ def pack(
     rows = [r | dict(checksum=sealed(whole(r))['checksum']) for r in rows]
     about = dict(kind='recording', version=VERSION, planned=planned, plan=sealed(asdict(plan)))
     found = about | folded(rows)
-    line = lambda v: json.dumps(v, ensure_ascii=False, allow_nan=False, separators=(',', ':'))
-    lines = ',\n'.join(map(line, found.pop('runs')))
-    return write_atomically(path, f'{line(found)[:-1]},\n"runs":[\n{lines}\n]}}\n')
+    lines = ',\n'.join(map(_line, found.pop('runs')))
+    return write_atomically(path, f'{_line(found)[:-1]},\n"runs":[\n{lines}\n]}}\n')
 
 # %% ../nbs/running/87_recorded.ipynb #b203cfde
 def load_recording(
@@ -154,9 +191,9 @@ def load_recording(
     if not isinstance(found, dict) or found.get('kind') != 'recording':
         raise ValueError(f'{path}: no recording; `ofa_learn.recorded.pack` writes them')
     if found.get('version') != VERSION:
-        raise ValueError(
-            f'{path}: a recording of version {found.get("version")!r}, expected {VERSION}; do the sweep again and pack it'
-        )
+        came = found.get('version')
+        advice = 'do the sweep again and pack it'
+        raise ValueError(f'{path}: a recording of version {came!r}, expected {VERSION}; {advice}')
     out = []
     for i, run in enumerate(found.get('runs', ())):
         try:
@@ -171,11 +208,9 @@ def load_recording(
 # %% ../nbs/running/87_recorded.ipynb #7f74e73d
 def recordings() -> list[str]:
     "The names of the recordings that come with the package."
-    return sorted(
-        p.stem
-        for p in recording_path('').parent.glob('*.json')
-        if p.read_bytes()[:19] == b'{"kind":"recording"'
-    )
+    start = b'{"kind":"recording"'
+    files = recording_path('').parent.glob('*.json')
+    return sorted(p.stem for p in files if p.read_bytes()[: len(start)] == start)
 
 
 def regenerate(name: str) -> str:
@@ -189,17 +224,24 @@ def recorded(
     "The records of a sweep that comes with the package."
     path = recording_path(name)
     if not path.is_file():
+        there = 'are ' + ', '.join(recordings()) if recordings() else 'is none'
+        packing = f'`pack({name!r}, {name + ".json"!r}, PLAN)`'
         raise ValueError(
-            f'name: no recording {name!r}, there {"are " + ", ".join(recordings()) if recordings() else "is none"}; '
-            f'`ofa-learn sweep --plan PLAN --out {name}` and `pack({name!r}, {name + ".json"!r}, PLAN)` make one, `load_recording` reads it'
+            f'name: no recording {name!r}, there {there}; `ofa-learn sweep --plan PLAN --out {name}` and '
+            f'{packing} make one, `load_recording` reads it'
         )
     return load_recording(path)
+
+
+def _counted(words: Iterable[str]) -> str:
+    "Each word with how often it came."
+    return ', '.join(f'{word} {n}' for word, n in Counter(words).items())
 
 
 def contents(
     records: list[dict],  # of `recorded`
 ) -> str:
     "What a recording holds, in a line: runs by pair and method."
-    pairs, methods = Counter(r['pair'] for r in records), Counter(r['method'] for r in records)
-    count = lambda c: ', '.join(f'{k} {n}' for k, n in c.items())
-    return f'{len(records)} runs of {records[0]["data"]["name"]}; pairs: {count(pairs)}; methods: {count(methods)}'
+    pairs = _counted(r['pair'] for r in records)
+    methods = _counted(r['method'] for r in records)
+    return f'{len(records)} runs of {records[0]["data"]["name"]}; pairs: {pairs}; methods: {methods}'

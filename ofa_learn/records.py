@@ -7,7 +7,12 @@ __all__ = ['SCHEMA', 'NUMBER', 'FIELDS', 'NESTED', 'SEEDS', 'COLUMNS', 'check_re
            'load_records', 'verdict', 'results', 'table_cells', 'table_text', 'table_markdown', 'table_html']
 
 # %% ../nbs/running/84_records.ipynb #196ad7f8
-import html, json, math, statistics, warnings
+import html
+import json
+import math
+import statistics
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from .atomic import sealed, unsealed, write_atomically
@@ -35,7 +40,7 @@ FIELDS = dict(
     threads=int,
     versions=dict,
 )
-NESTED = dict(
+NESTED: dict[str, dict] = dict(
     data=dict(name=str, fingerprint=str, train=int, valid=int, test=int),
     teacher=dict(name=str, params=int, valid_accuracy=NUMBER, test_accuracy=NUMBER),
     student=dict(name=str, params=int),
@@ -49,9 +54,8 @@ def _check_fields(record: dict, fields: dict, at: str = '') -> None:
             raise ValueError(f'{at}{name}: missing')
         kinds = kind if isinstance(kind, tuple) else (kind,)
         if not isinstance(record[name], kinds) or isinstance(record[name], bool):
-            raise ValueError(
-                f'{at}{name}: expected {" or ".join(k.__name__ for k in kinds)}, got {record[name]!r:.60}'
-            )
+            expected = ' or '.join(k.__name__ for k in kinds)
+            raise ValueError(f'{at}{name}: expected {expected}, got {record[name]!r:.60}')
 
 # %% ../nbs/running/84_records.ipynb #eef3e19f
 def _check_plain(value, at: str) -> None:
@@ -76,7 +80,7 @@ def _check_plain(value, at: str) -> None:
 def check_record(
     record: dict,  # what is meant to be a record
 ) -> dict:  # the same object
-    "The record itself, when it is one; otherwise a `ValueError` that names the field, what came and what was expected."
+    "The record itself, when it is one; otherwise a `ValueError` that names the field and what was expected."
     if not isinstance(record, dict):
         raise ValueError(f'record: expected a dict, got {type(record).__name__}')
     if record.get('schema') != SCHEMA:
@@ -102,7 +106,7 @@ def check_record(
 
 # %% ../nbs/running/84_records.ipynb #d4adff59
 def save_record(record: dict, path: str | Path) -> Path:
-    "One run to one JSON file, atomically, after `check_record`; a refused record leaves an older file as it was."
+    "One run to one JSON file, atomically, after `check_record`; a refused record leaves an older file alone."
     text = json.dumps(sealed(check_record(record)), ensure_ascii=False, allow_nan=False, indent=1)
     return write_atomically(path, text)
 
@@ -117,7 +121,7 @@ def load_record(path: str | Path) -> dict:
 
 
 def load_records(folder: str | Path) -> list[dict]:
-    "All records (`*.json`) under a folder, by file name; what is no record is named in a warning and left out."
+    "All records (`*.json`) under a folder, by file name; what is no record is left out, with a warning."
     if not Path(folder).is_dir():
         raise ValueError(f'folder: expected a folder, got {str(folder)!r}')
     out = []
@@ -137,107 +141,154 @@ def _spread(values: list[float]) -> float | None:
 def verdict(
     differences: list[float],  # one a pair of runs, in points
 ) -> str:  # 'better', 'worse', 'within noise' or 'too few'
-    "Whether the mean difference exceeds twice its standard error; 'within noise' if not, 'too few' under three pairs."
+    """Whether the mean difference exceeds twice its standard error.
+
+    'within noise' where it does not, 'too few' under three pairs.
+    """
     if len(differences) < 3:
         return 'too few'
-    mean, error = statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences))
-    return 'within noise' if abs(mean) <= 2 * error else 'better' if mean > 0 else 'worse'
+    mean = statistics.fmean(differences)
+    error = statistics.stdev(differences) / math.sqrt(len(differences))
+    if abs(mean) <= 2 * error:
+        return 'within noise'
+    return 'better' if mean > 0 else 'worse'
 
 # %% ../nbs/running/84_records.ipynb #05d70bc9
 SEEDS = ('seed', 'split_seed', 'view_seed')
 
 
 def _key(r: dict) -> tuple:
+    "What paired runs share."
     return r['pair'], r['split_seed'], r['view_seed'], r['seed']
 
 
+def _setting(r: dict) -> tuple:
+    "What all runs of a group share."
+    setting = {k: v for k, v in r['setting'].items() if k not in SEEDS}
+    return setting, r['epochs'], r['data'].get('fingerprint')
+
+
+def _check_group(pair: str, method: str, runs: list[dict]) -> None:
+    "A `ValueError` where a run came twice or settings differ."
+    keys = [_key(r) for r in runs]
+    twice = next((k for k in keys if keys.count(k) > 1), None)
+    if twice:
+        _, split_seed, view_seed, seed = twice
+        where = f'(split {split_seed}, views {view_seed})'
+        raise ValueError(f'records: {method!r} of {pair!r} has two runs of seed {seed} {where}')
+    if any(_setting(r) != _setting(runs[0]) for r in runs):
+        raise ValueError(
+            f'records: runs of {method!r} of {pair!r} differ in setting, epochs or data; '
+            'compare one at a time'
+        )
+
+
 def _group(records: list[dict]) -> dict[tuple, list[dict]]:
-    "Runs by (pair, method), in order of appearance; a `ValueError` where one came twice or settings differ."
-    groups, setting = (
-        {},
-        lambda r: (
-            {k: v for k, v in r['setting'].items() if k not in SEEDS},
-            r['epochs'],
-            r['data'].get('fingerprint'),
-        ),
-    )
+    "Runs by (pair, method), in order of appearance, each group checked."
+    groups: dict[tuple, list[dict]] = {}
     for r in records:
         groups.setdefault((r['pair'], r['method']), []).append(r)
     for (pair, method), runs in groups.items():
-        keys = [_key(r) for r in runs]
-        twice = next((k for k in keys if keys.count(k) > 1), None)
-        if twice:
-            raise ValueError(
-                f'records: {method!r} of {pair!r} has two runs of seed {twice[3]} (split {twice[1]}, views {twice[2]})'
-            )
-        for r in runs:
-            if setting(r) != setting(runs[0]):
-                raise ValueError(
-                    f'records: runs of {method!r} of {pair!r} differ in setting, epochs or data; compare one at a time'
-                )
+        _check_group(pair, method, runs)
     return groups
 
+# %% ../nbs/running/84_records.ipynb #86d832d7
+def _row(runs: list[dict], baseline: str, base: dict[tuple, float]) -> dict:
+    "A group's row; `base` has the baseline's accuracies by what paired runs share."
+    method = runs[0]['method']
+    accuracies = [r['test_accuracy'] for r in runs]
+    differences = []
+    if method != baseline:
+        differences = [r['test_accuracy'] - base[_key(r)] for r in runs if _key(r) in base]
+    return dict(
+        pair=runs[0]['pair'],
+        method=method,
+        n=len(runs),
+        mean=statistics.fmean(accuracies),
+        spread=_spread(accuracies),
+        difference=statistics.fmean(differences) if differences else None,
+        difference_spread=_spread(differences),
+        pairs=len(differences),
+        verdict=verdict(differences) if differences else '',
+        epochs=runs[0]['epochs'],
+        seconds=statistics.median(r['seconds'] for r in runs),
+        valid=statistics.fmean(r['valid_accuracy'] for r in runs),
+        baseline=baseline,
+    )
 
-def results(
-    records: list[dict],  # runs, as `check_record` passes them
-    baseline: str = 'kd',  # the method that differences are taken to
-) -> list[
-    dict
-]:  # pair, method, n, mean, spread, difference, difference_spread, pairs, verdict, epochs, seconds, valid, baseline
-    "A row for each (pair, method): test accuracy in percent, its spread over seeds, and the paired difference to the baseline in points."
-    base, rows = {_key(r): r['test_accuracy'] for r in records if r['method'] == baseline}, []
-    for (pair, method), runs in _group(records).items():
-        accs = [r['test_accuracy'] for r in runs]
-        diffs = [r['test_accuracy'] - base[_key(r)] for r in runs if _key(r) in base and method != baseline]
-        rows.append(
-            dict(
-                pair=pair,
-                method=method,
-                n=len(runs),
-                mean=statistics.fmean(accs),
-                spread=_spread(accs),
-                difference=statistics.fmean(diffs) if diffs else None,
-                difference_spread=_spread(diffs),
-                pairs=len(diffs),
-                verdict=verdict(diffs) if diffs else '',
-                epochs=runs[0]['epochs'],
-                seconds=statistics.median(r['seconds'] for r in runs),
-                valid=statistics.fmean(r['valid_accuracy'] for r in runs),
-                baseline=baseline,
-            )
-        )
-    return rows
+
+def results(records: list[dict], baseline: str = 'kd') -> list[dict]:
+    """A row for each pair and method: mean test accuracy, its spread, the paired difference to a baseline.
+
+    Two runs are paired where pair, split, views and seed are the same; what varies between seeds then falls
+    out of their difference. A run without a partner enters the mean alone. Rows stand in the order in which
+    their methods first came.
+
+    Args:
+        records: Runs, as `load_records` gives them and `check_record` passes them.
+        baseline: The method that differences are taken to; its own rows have none. Where no run has this
+            method, nothing is paired.
+
+    Returns:
+        Dicts with `pair`, `method`, `n` (runs), `mean` and `spread` (test accuracy of the last epoch in
+        percent, and its sample standard deviation), `difference` and `difference_spread` (points),
+        `pairs` (paired runs), `verdict` ('better', 'worse', 'within noise', 'too few', or '' where nothing
+        is paired), `epochs`, `seconds` (median of training), `valid` (mean validation accuracy in percent)
+        and `baseline`. A spread of fewer than two runs is None, and so is a difference without pairs.
+
+    Raises:
+        ValueError: A method of a pair has the same run twice, or runs that differ in setting, epochs or data.
+
+    Example:
+        >>> def run(method, seed, accuracy):
+        ...     made_up = dict(pair='made up', split_seed=0, view_seed=0, setting={}, data={}, epochs=1)
+        ...     got = dict(test_accuracy=accuracy, valid_accuracy=accuracy, seconds=1.0)
+        ...     return dict(made_up, method=method, seed=seed, **got)
+        >>> runs = [run('kd', s, a) for s, a in enumerate((60.0, 70.0, 80.0))]
+        >>> runs += [run('mine', s, a) for s, a in enumerate((62.0, 71.0, 82.0))]
+        >>> mine = results(runs)[1]
+        >>> print(f"{mine['mean']:.1f} ± {mine['spread']:.1f}: {mine['difference']:+.1f}, {mine['verdict']}")
+        71.7 ± 10.0: +1.7, better
+    """
+    base = {_key(r): r['test_accuracy'] for r in records if r['method'] == baseline}
+    return [_row(runs, baseline, base) for runs in _group(records).values()]
 
 # %% ../nbs/running/84_records.ipynb #373a7fc2
 COLUMNS = ('method', 'test accuracy', 'difference to {base}', '', 'epochs', 'seconds a run')
 
 
+def _plus_minus(mean: float, spread: float | None, sign: str = '') -> str:
+    "A mean with its spread, where it has one."
+    text = f'{mean:{sign}.1f}'
+    return text if spread is None else f'{text} ± {spread:.1f}'
+
+
+def _row_cells(r: dict, label: Callable[[str], str]) -> list[str]:
+    "The cells of one row, in the order of the columns."
+    difference = ''
+    if r['difference'] is not None:
+        difference = _plus_minus(r['difference'], r['difference_spread'], '+')
+    mean = f"{_plus_minus(r['mean'], r['spread'])} ({r['n']})"
+    return [label(r['method']), mean, difference, r['verdict'], str(r['epochs']), f"{r['seconds']:.0f}"]
+
+
 def table_cells(
     rows: list[dict],  # of `results`
-    label=str,  # method → what to call it
+    label: Callable[[str], str] = str,  # method → what to call it
     baseline: str | None = None,  # what to call the baseline; its label when left out
 ) -> list[list[str]]:  # header first
-    "Header and cells: accuracies in percent as mean ± spread over seeds (number of runs), differences in points."
-    pm = lambda m, s, sign='': f'{m:{sign}.1f}' + (f' ± {s:.1f}' if s is not None else '')
-    pairs, base = len({r['pair'] for r in rows}) > 1, baseline or label(rows[0]['baseline'] if rows else 'kd')
-    out = [['pair'] * pairs + [c.format(base=base) for c in COLUMNS]]
-    for r in rows:
-        diff = '' if r['difference'] is None else pm(r['difference'], r['difference_spread'], '+')
-        out.append(
-            [r['pair']] * pairs
-            + [
-                label(r['method']),
-                f"{pm(r['mean'], r['spread'])} ({r['n']})",
-                diff,
-                r['verdict'],
-                str(r['epochs']),
-                f"{r['seconds']:.0f}",
-            ]
-        )
-    return out
+    "Header and cells: accuracies in percent as mean ± spread over seeds (runs), differences in points."
+    base = baseline or label(rows[0]['baseline'] if rows else 'kd')
+    out = [[c.format(base=base) for c in COLUMNS]]
+    out += [_row_cells(r, label) for r in rows]
+    if len({r['pair'] for r in rows}) < 2:
+        return out
+    pairs = ['pair', *(r['pair'] for r in rows)]
+    return [[pair, *cells] for pair, cells in zip(pairs, out)]
 
 
-def _cells(rows) -> list[list[str]]:
+def _cells(rows: list) -> list[list[str]]:
+    "Cells as they are, rows of `results` as cells."
     return rows if rows and not isinstance(rows[0], dict) else table_cells(rows)
 
 # %% ../nbs/running/84_records.ipynb #c36c77c9
@@ -245,22 +296,32 @@ def table_text(rows: list) -> str:
     "Rows of `results`, or cells, as aligned columns for a terminal."
     cells = _cells(rows)
     widths = [max(map(len, col)) for col in zip(*cells)]
-    lines = [
-        '  '.join(c.ljust(w) if i == 0 else c.rjust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
-        for row in cells
-    ]
+    lines = []
+    for first, *others in cells:
+        right = [c.rjust(w) for c, w in zip(others, widths[1:])]
+        lines.append('  '.join([first.ljust(widths[0]), *right]).rstrip())
     return '\n'.join([lines[0], '─' * sum(widths, 2 * (len(widths) - 1)), *lines[1:]])
+
+
+def _markdown_line(cells: list[str]) -> str:
+    "A line of a Markdown table, its cells escaped."
+    escaped = [html.escape(c, quote=False).replace('|', '\\|').replace('\n', ' ') for c in cells]
+    return '| ' + ' | '.join(escaped) + ' |'
 
 
 def table_markdown(rows: list) -> str:
     "Rows of `results`, or cells, as a Markdown table."
-    row = lambda r: (
-        '| '
-        + ' | '.join(html.escape(c, quote=False).replace('|', '\\|').replace('\n', ' ') for c in r)
-        + ' |'
-    )
-    cells = _cells(rows)
-    return '\n'.join([row(cells[0]), '|' + '---|' * len(cells[0]), *map(row, cells[1:])])
+    head, *body = _cells(rows)
+    return '\n'.join([_markdown_line(head), '|' + '---|' * len(head), *map(_markdown_line, body)])
+
+# %% ../nbs/running/84_records.ipynb #d6b00965
+_TABLE = '<figure class="table"><div class="scroll" tabindex="0" role="region" aria-label="table"><table>'
+
+
+def _html_line(cells: list[str]) -> str:
+    "A line of an HTML table; its first cell is a heading."
+    first, *others = [html.escape(c) for c in cells]
+    return f'<tr><th scope="row">{first}</th>' + ''.join(f'<td>{c}</td>' for c in others) + '</tr>'
 
 
 def table_html(
@@ -269,13 +330,9 @@ def table_html(
 ) -> str:  # a <figure>: the table, which scrolls by itself on a narrow screen, and its caption
     "Rows of `results`, or cells, as an HTML table, everything escaped."
     head, *body = _cells(rows)
-    line = lambda r: (
-        f'<th scope="row">{html.escape(r[0])}</th>' + ''.join(f'<td>{html.escape(c)}</td>' for c in r[1:])
-    )
+    columns = ''.join(f'<th scope="col">{html.escape(c) or "verdict"}</th>' for c in head)
+    lines = ''.join(map(_html_line, body))
     return (
-        '<figure class="table"><div class="scroll" tabindex="0" role="region" aria-label="table"><table><thead><tr>'
-        + ''.join(f'<th scope="col">{html.escape(c) or "verdict"}</th>' for c in head)
-        + '</tr></thead><tbody>'
-        + ''.join(f'<tr>{line(r)}</tr>' for r in body)
-        + f'</tbody></table></div><figcaption>{html.escape(caption)}</figcaption></figure>'
+        f'{_TABLE}<thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table></div>'
+        f'<figcaption>{html.escape(caption)}</figcaption></figure>'
     )

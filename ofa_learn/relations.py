@@ -8,18 +8,16 @@ __all__ = ['SHORTEST', 'CC_SETTINGS', 'RKD_SETTINGS', 'CRD_SETTINGS', 'NEGATIVES
            'RKD', 'CRD']
 
 # %% ../nbs/methods/65_relations.ipynb #957adf9d
-import inspect
 import math
 import warnings
 
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from torch.nn.parallel import DistributedDataParallel
 
 from .data import MASK, mix_bits
-from .distill import DistillationTask, choose, register, unwrapped
-from .losses import wide
+from .losses import check_number, check_temperature, check_weight, wide
+from .tasks import DistillationTask, choose, register, unwrapped
 
 # %% ../nbs/methods/65_relations.ipynb #f16520d3
 def _can_look(t: torch.Tensor) -> bool:
@@ -300,11 +298,12 @@ class CC(DistillationTask):
         width: int = 128,
         **options,
     ):
-        self.weight, self.width = choose(CC_SETTINGS, setting, weight=weight)['weight'], width
+        chosen = choose(CC_SETTINGS, setting, weight=weight)
+        self.weight, self.width = check_weight('weight', chosen['weight']), width
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
-        return Embeddings(self.student_taps.width, self.teacher.taps.width, self.width)
+        return Embeddings(self.student_taps.width, self.teacher_taps.width, self.width)
 
     def losses(self, student, heads, teacher, target):
         return dict(ce=F.cross_entropy(student.logits, target), cc=self.weight * cc_loss(*heads))
@@ -328,7 +327,8 @@ class RKD(DistillationTask):
         **options,
     ):
         chosen = choose(RKD_SETTINGS, setting, distance_weight=distance_weight, angle_weight=angle_weight)
-        self.distance_weight, self.angle_weight = chosen['distance_weight'], chosen['angle_weight']
+        self.distance_weight = check_weight('distance_weight', chosen['distance_weight'])
+        self.angle_weight = check_weight('angle_weight', chosen['angle_weight'])
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):
@@ -379,6 +379,7 @@ class CRD(DistillationTask):
     "Contrastive representation distillation with two memory banks (Tian et al., 2020)."
 
     needs, taps_needed, stages, paper, status = ('pooled',), True, (), 'Tian et al., 2020', 'paper'
+    own_buffers = True  # each of several processes has its own banks
     _unseen = True
 
     def __init__(
@@ -396,12 +397,12 @@ class CRD(DistillationTask):
         width: int = 128,
         **options,
     ):
-        if not temperature > 0:
-            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
+        check_temperature(temperature)
+        check_number('momentum', momentum)
         if not 0 <= momentum < 1:
             raise ValueError(f'momentum: expected 0 ≤ momentum < 1, got {momentum}')
         self.weight, self.temperature, self.momentum, self.width = (
-            choose(CRD_SETTINGS, setting, weight=weight)['weight'],
+            check_weight('weight', choose(CRD_SETTINGS, setting, weight=weight)['weight']),
             temperature,
             momentum,
             width,
@@ -412,7 +413,7 @@ class CRD(DistillationTask):
 
     def build_heads(self):
         return MemoryBanks(
-            self.student_taps.width, self.teacher.taps.width, self.num_samples, self.labels, self.width
+            self.student_taps.width, self.teacher_taps.width, self.num_samples, self.labels, self.width
         )
 
     def _check_index(self, index, target) -> None:
@@ -444,11 +445,3 @@ class CRD(DistillationTask):
             *heads, self.index.to(heads[0].device), self.negatives, self.temperature, self.momentum
         )
         return dict(ce=F.cross_entropy(student.logits, target), crd=self.weight * nce)
-
-    def prepare_distributed(self, device_ids=None, **options):
-        "As ever, but each rank keeps its own banks: buffers are not broadcast in the forward unless asked for."
-        names = ('forward_sync_buffers', 'broadcast_buffers')  # the newer PyTorch's name, the older one's
-        known = inspect.signature(DistributedDataParallel).parameters
-        if not set(names) & set(options):
-            options[next(n for n in names if n in known)] = False
-        return super().prepare_distributed(device_ids, **options)

@@ -12,8 +12,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .distill import DistillationTask, register
-from .losses import wide
+from .losses import check_weight, wide
+from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/70_rsd.ipynb #e83be6e6
 def standardised(
@@ -44,8 +44,7 @@ def rsd_loss(
     kappa: float = 0.01,  # weight of what is off the diagonal
 ) -> torch.Tensor:  # scalar, float32 (float64 for a float64 student)
     "Invariance on the diagonal, decorrelation beside it, summed over features (Zhang et al., 2025)."
-    if not kappa >= 0:
-        raise ValueError(f'kappa: expected a number ≥ 0, got {kappa}')
+    check_weight('kappa', kappa)
     with torch.autocast(student.device.type, enabled=False):
         P = correlations(wide(student), wide(teacher.detach(), student))
         on = P.diagonal()
@@ -62,7 +61,7 @@ class Decoupler(nn.Module):
         ratio: float = 2.0,  # hidden width over d_s
     ):
         super().__init__()
-        hidden = round(ratio * width)
+        hidden = round(check_weight('ratio', ratio) * width)
         if hidden < 1:
             raise ValueError(f'ratio: expected a hidden width of at least 1, got {ratio} × {width}')
         self.body = nn.Sequential(
@@ -92,15 +91,12 @@ class RSD(DistillationTask):
         ratio: float = 2.0,
         **options,
     ):
-        if not weight > 0:
-            raise ValueError(f'weight: expected a number > 0, got {weight}')
-        if not kappa >= 0:
-            raise ValueError(f'kappa: expected a number ≥ 0, got {kappa}')
-        self.weight, self.kappa, self.ratio, self._warned = weight, kappa, ratio, False
+        self.weight, self.kappa = check_weight('weight', weight, zero=False), check_weight('kappa', kappa)
+        self.ratio, self._warned = ratio, False
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
-        return Decoupler(self.student_taps.width, self.teacher.taps.width, self.ratio)
+        return Decoupler(self.student_taps.width, self.teacher_taps.width, self.ratio)
 
     def losses(self, student, heads, teacher, target):
         self._warned = self._warned or self._warn(*heads.shape)

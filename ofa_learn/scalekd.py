@@ -11,8 +11,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .distill import DistillationTask, Teacher, choose, register
+from .losses import check_logits, check_temperature, check_weight, over_classes, wide
 from .models import as_map
+from .tasks import DistillationTask, Teacher, choose, register
 
 # %% ../nbs/methods/74_scalekd.ipynb #8dbb22f6
 VIEWS = ('direct', 'alternative')
@@ -64,8 +65,7 @@ class CAP(nn.Module):
             raise ValueError(
                 f'heads: expected a number that divides the teacher\'s width {width}, got {heads}'
             )
-        if not s > 0:
-            raise ValueError(f's: expected a number > 0, got {s}')
+        check_weight('s', s, zero=False)
         self.grid, self.heads, self.scale = tuple(grid), heads, s / (width // heads) ** 0.5
         n = grid[0] * grid[1]
         self.conv = nn.Sequential(
@@ -292,13 +292,16 @@ SCALEKD_SETTINGS = dict(
 
 
 def soft_ce_loss(
-    student: torch.Tensor,  # logits (B, K)
-    teacher: torch.Tensor,  # logits (B, K)
-    temperature: float = 1.0,  # T
-) -> torch.Tensor:  # scalar, the mean over the batch
+    student: torch.Tensor,  # logits (B, K), or a stack of exits (E, B, K); any floating dtype
+    teacher: torch.Tensor,  # logits (B, K); no gradient goes to it
+    temperature: float = 1.0,  # T > 0
+) -> torch.Tensor:  # the mean over the batch: scalar, for a stack (E,)
     "T² times the cross-entropy of the student's softened probabilities under the teacher's."
-    p, q = (z.float() if z.dtype in (torch.float16, torch.bfloat16) else z for z in (teacher, student))
-    return temperature**2 * F.cross_entropy(q / temperature, (p / temperature).softmax(-1))
+    check_logits(student, teacher)
+    check_temperature(temperature)
+    with torch.autocast(student.device.type, enabled=False):
+        p, q = (wide(z, student) / temperature for z in (teacher.detach(), student))
+        return -(temperature**2) * over_classes(p.softmax(-1), q.log_softmax(-1)).mean(-1)
 
 # %% ../nbs/methods/74_scalekd.ipynb #5316c59b
 @register('scalekd')
@@ -332,15 +335,16 @@ class ScaleKD(DistillationTask):
             alternative_weight=alternative_weight,
             s=s,
         )
-        if not self.chosen['temperature'] > 0:
-            raise ValueError(f'temperature: expected a number > 0, got {temperature}')
+        check_temperature(self.chosen['temperature'])
+        for name in ('label_weight', 'kd_weight', 'direct_weight', 'alternative_weight'):
+            check_weight(name, self.chosen[name])
         if heads is not None and (isinstance(heads, int) or len(heads) != 2):
             raise ValueError(f'heads: expected two numbers, for stages 3 and 4, got {heads}')
         self.attention_heads = heads
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
-        own, taps = self.student_taps, self.teacher.taps
+        own, taps = self.student_taps, self.teacher_taps
         if len(own.stages) < 2:
             raise ValueError(f'student: ScaleKD needs two stages or more, it has {len(own.stages)}')
         last_stage, t4 = find_last_stage(self.teacher, self.input_size), taps.stages[-1]

@@ -7,7 +7,13 @@ __all__ = ['PRECISIONS', 'pick_device', 'predict', 'place', 'summed', 'accuracy'
            'loop_state', 'load_loop_state', 'train_epoch', 'fit', 'check_fit', 'distributed', 'Run', 'distill']
 
 # %% ../nbs/course/80_training.ipynb #1a5b6820
-import csv, gc, importlib.util, inspect, io, os, time
+import csv
+import gc
+import importlib.util
+import inspect
+import io
+import os
+import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,8 +24,6 @@ import torch
 import torch.distributed as dist
 import torch.nn as nn
 from timm.data.mixup import Mixup
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2
 from tqdm.auto import tqdm
 
 from .atomic import locked, write_atomically
@@ -34,14 +38,34 @@ from ofa_learn.checkpoints import (
     stoppable,
 )
 from .data import Augment, Batches, ImageData, Norm, Splits
-from .distill import DistillationTask, create_task, same_norm, unwrapped
-from .models import count_params, evaluating
+from .identity import data_identity, in_short, task_identity
+from .models import evaluating
+from ofa_learn.settings import (
+    check_settings,
+    load_optimizer_state,
+    make_optimizer,
+    make_schedule,
+    optimizer_state,
+)
+from .tasks import DistillationTask, create_task, same_norm, unwrapped
 
 # %% ../nbs/course/80_training.ipynb #4f4e7693
+def _there(device) -> torch.device:
+    "A device by its name, if this machine has it."
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError) as e:
+        raise ValueError(f"device: expected 'cpu', 'cuda', 'cuda:1' or 'mps', got {device!r}") from e
+    have = dict(cuda=torch.cuda.device_count(), mps=int(torch.backends.mps.is_available())).get(found.type, 1)
+    if (found.index or 0) >= have:
+        raise ValueError(f'device: {device} was asked for, and this machine has {have} of that kind')
+    return found
+
+
 def pick_device(device: str | None = None) -> torch.device:
-    "The device asked for, else CUDA, else Apple's MPS, else the CPU."
+    "The device asked for, else CUDA, else Apple's MPS, else the CPU; one that is not here is a `ValueError`."
     if device is not None:
-        return torch.device(device)
+        return _there(device)
     if torch.cuda.is_available():
         return torch.device('cuda', torch.cuda.current_device())
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
@@ -145,10 +169,10 @@ class Watch:
 
 # %% ../nbs/course/80_training.ipynb #b85fff42
 def _check_fits(task: DistillationTask, data: Splits) -> None:
-    "The data must be what the task was built for, and the task must have something to train."
-    if not any(p.requires_grad for p in task.trainable_module.parameters()):
+    "The data must be what the task was built for, and the student must have something to train."
+    if not any(p.requires_grad for p in task.student.parameters()):
         raise ValueError(
-            'task: nothing in it can be trained; was its student made a teacher since? That freezes it'
+            'task: nothing in its student can be trained; was it made a teacher since? That freezes it'
         )
     if tuple(task.input_size) != tuple(data.input_size):
         raise ValueError(f'data: images of {data.input_size}, but the task was built for {task.input_size}')
@@ -162,29 +186,6 @@ def _check_fits(task: DistillationTask, data: Splits) -> None:
         raise ValueError(
             f'data: normalised by {tuple(data.norm)}, but student and teacher were set up for {tuple(task.input_norm)}'
         )
-
-
-def _optimizer(task, s: dict, steps: int):
-    "timm's optimizer over student and heads, and timm's schedule, counted in steps, by the settings of `fit`."
-    optimizer = create_optimizer_v2(
-        task.trainable_module,
-        opt=s['opt'],
-        lr=s['lr'],
-        weight_decay=s['weight_decay'],
-        momentum=s['momentum'],
-    )
-    scheduler, _ = create_scheduler_v2(
-        optimizer,
-        sched=s['sched'],
-        num_epochs=s['epochs'],
-        warmup_epochs=min(s['warmup_epochs'], max(s['epochs'] - 1, 0)),
-        warmup_lr=s['lr'] / 100 if s['warmup_lr'] is None else s['warmup_lr'],
-        min_lr=s['min_lr'],
-        decay_epochs=s['decay_epochs'],
-        step_on_epochs=False,
-        updates_per_epoch=steps,
-    )
-    return optimizer, scheduler
 
 # %% ../nbs/course/80_training.ipynb #bcdae8c0
 class Mix:
@@ -277,7 +278,7 @@ def loop_state(loop: Loop) -> dict:
     return dict(
         weights=unwrapped(loop.task.trainable_module).state_dict(),
         ema=None if ema is None else ema.module.state_dict(),
-        optimizer=loop.optimizer.state_dict(),
+        optimizer=optimizer_state(loop.optimizer),
         scaler=loop.scaler.state_dict(),
         random=random_state(),
         watch=loop.watch.state(),
@@ -289,7 +290,7 @@ def load_loop_state(loop: Loop, state: dict) -> None:
     unwrapped(loop.task.trainable_module).load_state_dict(state['weights'])
     if state['ema'] is not None:
         loop.task.get_trainable_module(ema=True).module.load_state_dict(state['ema'])
-    loop.optimizer.load_state_dict(state['optimizer'])
+    load_optimizer_state(loop.optimizer, state['optimizer'])
     if state['scaler']:
         loop.scaler.load_state_dict(state['scaler'])
     loop.watch.load(state['watch'])
@@ -325,15 +326,15 @@ def fit(
     epochs: int = 100,  # passes over the training images
     *,
     batch_size: int = 50,  # images a batch, over all processes
-    opt: str = 'adamw',  # any of timm's optimizers
+    opt: str = 'adamw',  # one of `optimizers()`: timm's, but for a few
     lr: float = 2e-3,  # peak learning rate
     weight_decay: float = 0.05,  # not on biases, norms, positions and class tokens
-    sched: str = 'cosine',  # any of timm's schedules
+    sched: str = 'cosine',  # one of `SCHEDULES`: timm's, but for plateau
     momentum: float = 0.9,  # of optimizers that have one, such as SGD
-    warmup_epochs: int = 5,  # of linear warm-up
+    warmup_epochs: int = 5,  # of linear warm-up, at most all epochs but the last
     warmup_lr: float | None = None,  # where that begins; default a hundredth of lr
-    decay_epochs: int = 30,  # between the steps of the step schedule
-    min_lr: float = 1e-5,  # where the schedule ends
+    decay_epochs: int = 30,  # between the steps of the step schedule; for multistep a list, such as [30, 60]
+    min_lr: float = 1e-5,  # where the schedule ends, at most lr
     clip: float | None = 5.0,  # the gradient's norm is cut to this (Hao et al., 2023: 5); None leaves it
     augment: Augment = Augment(),  # the views
     mixup: float = 0.0,
@@ -360,7 +361,8 @@ def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
         if s['mixup'] or s['cutmix']
         else None
     )
-    optimizer, scheduler = _optimizer(task, s, -(-len(batches) // max(s['accumulate'], 1)))
+    optimizer = make_optimizer(task.trainable_module, s)
+    scheduler = make_schedule(optimizer, s, -(-len(batches) // s['accumulate']))
     return Loop(task, optimizer, scheduler, s['clip'], s['precision'], s['accumulate'], mix, channels_last)
 
 # %% ../nbs/course/80_training.ipynb #88d8e124
@@ -386,8 +388,9 @@ class _Run:
 
     def __post_init__(self):
         s, d, task = self.setting, self.data, self.task
-        if not isinstance(s['epochs'], int) or s['epochs'] < 1:
-            raise ValueError(f"epochs: expected an integer from 1, got {s['epochs']!r}")
+        check_settings(s | dict(eval_every=self.eval_every, save_seconds=self.save_seconds))
+        if not isinstance(s['augment'], Augment):
+            raise TypeError(f'augment: expected an Augment, got {type(s["augment"]).__name__}')
         if self.resume and self.out is None:
             raise ValueError('resume: say with out= which folder holds the checkpoint')
         _check_fits(task, d)
@@ -408,25 +411,28 @@ class _Run:
         self.loop = _loop(task, self.batches, s, self.channels_last)
         if s['ema'] is not None:
             task.setup_ema(decay=s['ema'])
-        self.setting = plain(
-            s
-            | dict(
-                method=task.name,
-                data=d.train.fingerprint,
-                student=type(task.student).__name__,
-                params=count_params(task.trainable_module),
-                augment=asdict(s['augment']),
-            )
-        )
+        self.setting = s | dict(augment=asdict(s['augment']))
         self.history, self.seconds, self.best, self.epoch, self.start = [], 0.0, -1.0, 0, 0
         if self.out is not None:
             self.out = Path(self.out)
+            self.setting = plain(self.setting | dict(data=data_identity(d)) | task_identity(task))
             _restore(self)
 
     def train(self) -> list[dict]:
         return _train(self)
 
 # %% ../nbs/course/80_training.ipynb #8666fa39
+def _check_same(run: _Run, then: dict) -> None:
+    "A `ValueError` that says how the run in the folder differs from this one."
+    if 'teacher' not in then:
+        raise ValueError(
+            f'resume: {run.out} was written by an earlier version, which kept neither the teacher nor the options '
+            'of the method, so it cannot be compared; finish it with that version, or begin in another folder'
+        )
+    if differ := differences(then, run.setting):
+        raise ValueError(f'resume: {run.out} holds another run; {in_short(differ)}')
+
+
 def _restore(run: _Run) -> None:
     "Go on from the newest checkpoint, or refuse to write over one that was not meant."
     state = newest(run.out / 'last.pt')
@@ -436,8 +442,7 @@ def _restore(run: _Run) -> None:
         raise ValueError(
             f'out: {run.out} holds a run already (epoch {state["epoch"]}); give resume=True to go on, or another folder'
         )
-    if differ := differences(state['setting'], run.setting):
-        raise ValueError(f'resume: {run.out} holds another run; {"; ".join(differ)}')
+    _check_same(run, state['setting'])
     load_loop_state(run.loop, state['loop'])
     for k in ('history', 'seconds', 'best', 'epoch', 'start'):
         setattr(run, k, state[k])

@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['TWIN', 'GAMMA_CAPTION', 'SAYS', 'TABLE_CAPTION', 'READING', 'CKA_READING', 'gamma_numbers', 'gamma_sentence',
            'embed_json', 'figure_html', 'check_digit', 'gamma_twin', 'static_text', 'page', 'write_page', 'headline',
-           'facts', 'comparison', 'loss_section', 'report', 'cka_page']
+           'facts', 'validation_curve', 'comparison', 'loss_section', 'report', 'cka_page']
 
 # %% ../nbs/widgets/92_twins.ipynb #4d62a4e7
 import html
 import json
 import math
 from importlib.resources import files
+from itertools import combinations
 from pathlib import Path
 
 import plotly.graph_objects as go
@@ -37,7 +38,7 @@ def gamma_numbers(
     probs: list[float],  # (K,) the teacher's probabilities of one image
     label: int,  # its true class, 0 to K-1
     gamma: float,  # γ ≥ 1
-) -> dict:  # paper, released: (K,) weights; target_paper, target_released: of the true class; dark_paper, dark_released: of all others
+) -> dict:  # paper, released: (K,) weights; target_…: of the true class; dark_…: of all others, for each form
     "The weight of every class in both forms (Hao et al., 2023, Eq. 6, and the released code)."
     if not 0 <= label < len(probs):
         raise ValueError(f'label: expected a class from 0 to {len(probs) - 1}, got {label}')
@@ -45,7 +46,11 @@ def gamma_numbers(
         raise ValueError(f'gamma: expected at least 1, got {gamma}')
     paper = [(1 + p) ** gamma if c == label else p for c, p in enumerate(probs)]
     released = [(1 + p) ** gamma - 1 if c == label else p**gamma for c, p in enumerate(probs)]
-    dark = lambda w: sum(v for c, v in enumerate(w) if c != label)
+
+    def dark(weights):
+        "What all classes but the true one weigh together."
+        return sum(v for c, v in enumerate(weights) if c != label)
+
     return dict(
         paper=paper,
         released=released,
@@ -59,12 +64,15 @@ def gamma_numbers(
 def gamma_sentence(n: dict) -> str:
     "The numbers of `gamma_numbers` in words; the page says the same."
     return (
-        f"True class: weight {n['target_paper']:.3f} in the paper’s form, {n['target_released']:.3f} in the released one. "
-        f"All wrong classes together: {n['dark_paper']:.4f} in the paper’s form, {n['dark_released']:.4f} in the released one."
+        f"True class: weight {n['target_paper']:.3f} in the paper’s form, "
+        f"{n['target_released']:.3f} in the released one. "
+        f"All wrong classes together: {n['dark_paper']:.4f} in the paper’s form, "
+        f"{n['dark_released']:.4f} in the released one."
     )
 
 # %% ../nbs/widgets/92_twins.ipynb #9956b59c
-TWIN = 'application/vnd.ofa-learn.twin+html'  # a widget's output holds its twin under this type, for pages without a kernel
+# A widget's output holds its twin under this type, for pages without a kernel.
+TWIN = 'application/vnd.ofa-learn.twin+html'
 
 
 def embed_json(state) -> str:
@@ -77,40 +85,44 @@ def figure_html(
     caption: str | None = None,  # an instruction to the reader; the figure's own when left out
 ) -> str:  # a <figure> that twins.js draws
     "A figure and its caption as an HTML fragment."
-    state, caption = (
-        json.loads(fig.to_json()),
-        caption if caption is not None else (fig.layout.meta or {}).get('caption', ''),
-    )
+    if caption is None:
+        caption = (fig.layout.meta or {}).get('caption', '')
+    state = embed_json(json.loads(fig.to_json()))
     return (
-        f'<figure class="ofa-twin" data-twin="plot"><script type="application/json">{embed_json(state)}</script>'
+        '<figure class="ofa-twin" data-twin="plot">'
+        f'<script type="application/json">{state}</script>'
         f'<figcaption>{html.escape(caption)}</figcaption></figure>'
     )
 
 # %% ../nbs/widgets/92_twins.ipynb #815d097a
+def _are_grey_rows(image) -> bool:
+    "Rows of one length with whole numbers from 0 to 255."
+    if not image or len({len(row) for row in image}) != 1:
+        return False
+    return all(isinstance(v, int) and 0 <= v <= 255 for row in image for v in row)
+
+
 def check_digit(d: dict, i: int, classes: int) -> None:
     "A `ValueError` that names what is wrong with the i-th image, its label or the teacher's probabilities."
-    image, probs = d['image'], d['probs']
-    if (
-        not image
-        or len({len(row) for row in image}) != 1
-        or not all(isinstance(v, int) and 0 <= v <= 255 for row in image for v in row)
-    ):
+    if not _are_grey_rows(d['image']):
         raise ValueError(f'digits.{i}.image: expected rows of one length with whole numbers from 0 to 255')
-    if (
-        len(probs) != classes
-        or not all(0 <= p <= 1 for p in probs)
-        or not math.isclose(sum(probs), 1, abs_tol=1e-3)
-    ):
+    probs = d['probs']
+    sums_to_one = math.isclose(sum(probs), 1, abs_tol=1e-3)
+    if len(probs) != classes or not all(0 <= p <= 1 for p in probs) or not sums_to_one:
         raise ValueError(
-            f'digits.{i}.probs: expected {classes} probabilities that sum to 1, got {len(probs)} that sum to {sum(probs):.4g}'
+            f'digits.{i}.probs: expected {classes} probabilities that sum to 1, '
+            f'got {len(probs)} that sum to {sum(probs):.4g}'
         )
     if not 0 <= d['label'] < classes:
         raise ValueError(f"digits.{i}.label: expected a class from 0 to {classes - 1}, got {d['label']}")
 
 
 GAMMA_CAPTION = (
-    'Slide γ (the arrow keys work) and pick images, from those the teacher gets wrong to those it is sure of. Watch the wrong classes: the paper’s form '
-    'leaves them as the teacher has them, the released one shrinks them. For an image that the teacher gets wrong, γ hardly changes the target.'
+    'Slide γ (the arrow keys work) and pick images, '
+    'from those the teacher gets wrong to those it is sure of. '
+    'Watch the wrong classes: the paper’s form leaves them as the teacher has them, '
+    'the released one shrinks them. '
+    'For an image that the teacher gets wrong, γ hardly changes the target.'
 )
 
 
@@ -134,9 +146,12 @@ def gamma_twin(
         figures=[json.loads(f.to_json()) for f in first],
         digits=[{k: d[k] for k in ('image', 'label', 'probs')} for d in digits],
     )
+    said = gamma_sentence(gamma_numbers(probs, label, gamma))
     return (
-        f'<figure class="ofa-twin" data-twin="gamma"><script type="application/json">{embed_json(state)}</script><p class="numbers" role="status">'
-        f'{html.escape(gamma_sentence(gamma_numbers(probs, label, gamma)))}</p><figcaption>{GAMMA_CAPTION}</figcaption></figure>'
+        '<figure class="ofa-twin" data-twin="gamma">'
+        f'<script type="application/json">{embed_json(state)}</script>'
+        f'<p class="numbers" role="status">{html.escape(said)}</p>'
+        f'<figcaption>{GAMMA_CAPTION}</figcaption></figure>'
     )
 
 # %% ../nbs/widgets/92_twins.ipynb #3bb25b23
@@ -150,17 +165,20 @@ def static_text(
 def page(title: str, body: str, scripts: str = '') -> str:
     "A whole HTML page with the course's look; `body` and `scripts` are HTML already."
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<title>{html.escape(title)}</title><link rel="icon" href="data:,"><style>\n{static_text("page.css")}</style>{scripts}</head><body><main>{body}</main></body></html>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<title>{html.escape(title)}</title><link rel="icon" href="data:,">'
+        f'<style>\n{static_text("page.css")}</style>{scripts}</head>'
+        f'<body><main>{body}</main></body></html>'
     )
 
 
 def write_page(path: str | Path, title: str, body: str) -> Path:
     "Write a page whose twins come to life: plotly.js and the twins' code stand in the file."
-    own = f'(function () {{\n{static_text("shared.js", "twins.js")}\n}})();'  # one scope: no name of ours reaches the page
-    return write_atomically(
-        path, page(title, body, f'<script>{get_plotlyjs()}</script><script>{own}</script>')
-    )
+    # One scope: no name of ours reaches the page.
+    own = f'(function () {{\n{static_text("shared.js", "twins.js")}\n}})();'
+    scripts = f'<script>{get_plotlyjs()}</script><script>{own}</script>'
+    return write_atomically(path, page(title, body, scripts))
 
 # %% ../nbs/widgets/92_twins.ipynb #95bbf9e8
 SAYS = {
@@ -171,90 +189,101 @@ SAYS = {
 }
 
 
+def _label(method: str) -> str:
+    return method_style(method)[0]
+
+
+def _against_baseline(row: dict) -> str:
+    "One row's mean and its paired difference, in words."
+    runs = '1 paired run' if row['pairs'] == 1 else f"{row['pairs']} paired runs"
+    return (
+        f"{_label(row['method'])}: {row['mean']:.1f} % on test, {row['difference']:+.1f} points "
+        f"against {_label(row['baseline'])} in {runs} ({SAYS[row['verdict']]})."
+    )
+
+
 def headline(rows: list[dict]) -> str:
-    "What the rows of one pair say about OFA against the baseline, in words; the rows without a teacher stand beside it."
-    said, name = [], lambda r: method_style(r['method'])[0]
-    for r in rows:
-        if not r['method'].startswith('ofa') or r['difference'] is None:
-            continue
-        runs = f"{r['pairs']} paired run" + 's' * (r['pairs'] != 1)
-        said.append(
-            f"{name(r)}: {r['mean']:.1f} % on test, {r['difference']:+.1f} points against {method_style(r['baseline'])[0]} in {runs} ({SAYS[r['verdict']]})."
-        )
+    "What one pair's rows say about OFA against the baseline, in words, beside the rows without a teacher."
+    compared = [r for r in rows if r['method'].startswith('ofa') and r['difference'] is not None]
+    said = [_against_baseline(r) for r in compared]
     if not said:
         said = ['No OFA run has a baseline run of the same seeds beside it, so nothing is compared.']
-    alone = [
-        f"{name(r)} {r['mean']:.1f} %"
-        for r in rows
-        if r['method'] in ('labels', 'labels_long', 'deep_supervision')
-    ]
-    if alone:
-        said.append(f'Without a teacher: {"; ".join(alone)}.')
+    without = [r for r in rows if r['method'] in ('labels', 'labels_long', 'deep_supervision')]
+    if without:
+        alone = '; '.join(f"{_label(r['method'])} {r['mean']:.1f} %" for r in without)
+        said.append(f'Without a teacher: {alone}.')
     if len(rows) > 1:
-        said.append('The highest mean here: {0}.'.format(name(max(rows, key=lambda r: r['mean']))))
+        best = max(rows, key=lambda r: r['mean'])
+        said.append(f"The highest mean here: {_label(best['method'])}.")
     return ' '.join(said)
 
 # %% ../nbs/widgets/92_twins.ipynb #cfeef14a
+def _data_fact(record: dict) -> str:
+    data = record['data']
+    return f"{data['name']}: {data['train']} train, {data['valid']} validation, {data['test']} test images"
+
+
+def _network_fact(network: dict) -> str:
+    return f"{network['name']}, {network['params'] / 1e6:.2f} M parameters"
+
+
+def _teacher_fact(record: dict) -> str | None:
+    teacher = record['teacher']
+    if not teacher:
+        return None
+    accuracies = f"{teacher['valid_accuracy']:.1f} % on validation, {teacher['test_accuracy']:.1f} % on test"
+    return f'{_network_fact(teacher)}, {accuracies}'
+
+
+def _epochs_fact(record: dict) -> str:
+    longer = record['method'] == 'labels_long'
+    return f"{record['epochs']} ({_label('labels_long')})" if longer else str(record['epochs'])
+
+
 def facts(records: list[dict]) -> list[tuple[str, str]]:
     "What was run, as (term, description), read off the records."
-    each = lambda f: '; '.join(dict.fromkeys(str(f(r)) for r in records if f(r) is not None))
-    data = lambda r: (
-        f"{r['data']['name']}: {r['data']['train']} train, {r['data']['valid']} validation, {r['data']['test']} test images"
-    )
-    teacher = lambda r: (
-        r['teacher']
-        and (
-            f"{r['teacher']['name']}, {r['teacher']['params'] / 1e6:.2f} M parameters, {r['teacher']['valid_accuracy']:.1f} % on validation, "
-            f"{r['teacher']['test_accuracy']:.1f} % on test"
-        )
-    )
+
+    def each(describe):
+        "What is said of any record, once each; None says nothing."
+        said = (describe(r) for r in records)
+        return '; '.join(dict.fromkeys(str(text) for text in said if text is not None))
+
+    def of(name):
+        return each(lambda r: r[name])
+
+    seeds = ', '.join(map(str, sorted({r['seed'] for r in records})))
+    seconds = sum(r['seconds'] for r in records)
     out = [
-        ('Data', each(data)),
-        (
-            'Split',
-            f"split seed {each(lambda r: r['split_seed'])}, view seed {each(lambda r: r['view_seed'])}",
-        ),
-        ('Runs', f"{len(records)}, seeds {', '.join(map(str, sorted({r['seed'] for r in records})))}"),
-        ('Teacher', each(teacher)),
-        (
-            'Student',
-            each(lambda r: f"{r['student']['name']}, {r['student']['params'] / 1e6:.2f} M parameters"),
-        ),
-        (
-            'Epochs',
-            '; '.join(
-                dict.fromkeys(
-                    f"{r['epochs']}"
-                    + (f" ({method_style('labels_long')[0]})" if r['method'] == 'labels_long' else '')
-                    for r in records
-                )
-            ),
-        ),
-        (
-            'Machine',
-            f"{each(lambda r: r['device'])}, {each(lambda r: r['threads'])} thread(s) a run, {sum(r['seconds'] for r in records):.0f} s of training in all",
-        ),
+        ('Data', each(_data_fact)),
+        ('Split', f"split seed {of('split_seed')}, view seed {of('view_seed')}"),
+        ('Runs', f'{len(records)}, seeds {seeds}'),
+        ('Teacher', each(_teacher_fact)),
+        ('Student', each(lambda r: _network_fact(r['student']))),
+        ('Epochs', each(_epochs_fact)),
+        ('Machine', f"{of('device')}, {of('threads')} thread(s) a run, {seconds:.0f} s of training in all"),
         ('Versions', each(lambda r: ', '.join(f'{k} {v}' for k, v in r['versions'].items()))),
     ]
     return [(term, text) for term, text in out if text]
 
 # %% ../nbs/widgets/92_twins.ipynb #aa6f163d
+def validation_curve(record: dict) -> tuple[list, list]:
+    "Epochs and validation accuracies of a run, where it was looked at."
+    seen = [row for row in record['history'] if row.get('valid_accuracy') is not None]
+    return [row['epoch'] for row in seen], [row['valid_accuracy'] for row in seen]
+
+
 def comparison(records: list[dict]) -> str:
     "Curves and dots of one pair's runs, as HTML."
-    by_method, seen = {}, lambda r: [h for h in r['history'] if h.get('valid_accuracy') is not None]
+    lines = {}
     for r in records:
-        by_method.setdefault(r['method'], []).append(r)
-    lines = {
-        m: [([h['epoch'] for h in seen(r)], [h['valid_accuracy'] for h in seen(r)]) for r in rs]
-        for m, rs in by_method.items()
-        if all(map(seen, rs))
-    }
+        lines.setdefault(r['method'], []).append(validation_curve(r))
+    # A method of which a run was never looked at has no curve.
+    lines = {m: runs for m, runs in lines.items() if all(epochs for epochs, _ in runs)}
     dots = [dict(method=r['method'], seed=r['seed'], accuracy=r['test_accuracy']) for r in records]
-    return (
-        figure_html(curves(lines, 'Accuracy on the validation part', 'validation accuracy (%)'))
-        if lines
-        else ''
-    ) + figure_html(paired_dots(dots))
+    figures = [paired_dots(dots)]
+    if lines:
+        figures.insert(0, curves(lines, 'Accuracy on the validation part', 'validation accuracy (%)'))
+    return ''.join(map(figure_html, figures))
 
 
 def loss_section(cards: list[dict], classes: list[str]) -> str:
@@ -270,21 +299,37 @@ def loss_section(cards: list[dict], classes: list[str]) -> str:
         [c['terms'] for c in cards],
         names,
         'The parts of each image’s loss',
-        'Point at a block for its size; click a name to take that part out. Where γ’s part is tall, the teacher is sure and the student is not.',
+        'Point at a block for its size; click a name to take that part out. '
+        'Where γ’s part is tall, the teacher is sure and the student is not.',
     )
     return figure_html(strip) + figure_html(bars)
 
 
 TABLE_CAPTION = (
-    'Test accuracy after the last epoch in percent: mean ± sample standard deviation over seeds (number of runs). Differences are in points and paired: runs '
-    'with the same split, views and seed. “Within noise”: within twice the standard error of the mean difference.'
+    'Test accuracy after the last epoch in percent: '
+    'mean ± sample standard deviation over seeds (number of runs). '
+    'Differences are in points and paired: runs with the same split, views and seed. '
+    '“Within noise”: within twice the standard error of the mean difference.'
 )
 READING = (
-    'A difference counts only in pairs: each method’s run against the baseline’s run with the same seed, the same images and the same first weights.',
-    'The verdict is a coarse sieve: with three seeds nearly one null effect in five passes it. The spread is over seeds on one split; another split would add its own.',
-    'Deep supervision trains OFA’s exits with the labels alone. What OFA gains beyond that row, it gains from the teacher.',
-    'Compare at equal epochs and at equal time: OFA’s exits cost time, and “labels alone, at OFA’s time” spends it on plain training.',
+    'A difference counts only in pairs: each method’s run against the baseline’s run '
+    'with the same seed, the same images and the same first weights.',
+    'The verdict is a coarse sieve: with three seeds nearly one null effect in five passes it. '
+    'The spread is over seeds on one split; another split would add its own.',
+    'Deep supervision trains OFA’s exits with the labels alone. '
+    'What OFA gains beyond that row, it gains from the teacher.',
+    'Compare at equal epochs and at equal time: OFA’s exits cost time, '
+    'and “labels alone, at OFA’s time” spends it on plain training.',
 )
+
+
+def _bullets(items) -> str:
+    return '<ul>' + ''.join(f'<li>{html.escape(item)}</li>' for item in items) + '</ul>'
+
+
+def _definitions(terms: list[tuple[str, str]]) -> str:
+    lines = [f'<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>' for term, text in terms]
+    return '\n'.join(['<dl>', *lines, '</dl>'])
 
 # %% ../nbs/widgets/92_twins.ipynb #02e7a84f
 def report(
@@ -297,51 +342,67 @@ def report(
     notes: list[str] = (),  # what else to know, one sentence each
     classes: list[str] | None = None,  # the classes' names; those of the records, or numbers, when left out
 ) -> Path:  # the file
-    "One self-contained HTML file: result in words, table, curves, runs, the loss of real images, and the γ slider."
+    "One self-contained HTML file: result in words, table, curves, runs, images' losses, and the γ slider."
     if not records:
         raise ValueError('records: expected at least one run')
     if len(parts) != len(digits) and not all('terms' in p for p in parts):
         raise ValueError(f'parts: expected {len(digits)}, one for each digit, got {len(parts)}')
-    named = records[0]['data'].get('classes')
-    classes = [
-        str(c) for c in (classes or (named if isinstance(named, list) else range(len(digits[0]['probs']))))
-    ]
+    if not classes:
+        named = records[0]['data'].get('classes')
+        classes = named if isinstance(named, list) else range(len(digits[0]['probs']))
+    classes = [str(c) for c in classes]
     cards = [p if 'terms' in p else dict(digits[i], terms=p) for i, p in enumerate(parts)]
-    rows, esc = results(records), html.escape
-    pairs, bullets = (
-        list(dict.fromkeys(r['pair'] for r in records)),
-        lambda items: '<ul>' + ''.join(f'<li>{esc(t)}</li>' for t in items) + '</ul>',
-    )
-    of = lambda pair: f'<strong>{esc(pair)}.</strong> ' * (len(pairs) > 1)
+    rows = results(records)
+    pairs = list(dict.fromkeys(r['pair'] for r in records))
+    several = len(pairs) > 1  # then each says whose it is
+    leads, courses = [], []
+    for pair in pairs:
+        of = f'<strong>{html.escape(pair)}.</strong> ' if several else ''
+        said = html.escape(headline([r for r in rows if r['pair'] == pair]))
+        leads.append(f'<p class="lead">{of}{said}</p>')
+        heading = f'How they got there: {html.escape(pair)}' if several else 'How they got there'
+        drawn = comparison([r for r in records if r['pair'] == pair])
+        courses.append(f'<h2>{heading}</h2>{drawn}')
     body = [
-        f'<h1>{esc(title)}</h1>',
-        *(f'<p class="lead">{of(p)}{esc(headline([r for r in rows if r["pair"] == p]))}</p>' for p in pairs),
-        bullets(notes) if notes else '',
+        f'<h1>{html.escape(title)}</h1>',
+        *leads,
+        _bullets(notes) if notes else '',
         '<h2>The table</h2>',
-        table_html(table_cells(rows, lambda m: method_style(m)[0]), TABLE_CAPTION),
-        '<h2>What was run</h2><dl>',
-        *(f'<dt>{esc(t)}</dt><dd>{esc(d)}</dd>' for t, d in facts(records)),
-        '</dl>',
-        *(
-            f'<h2>How they got there{": " + esc(p) if len(pairs) > 1 else ""}</h2>'
-            + comparison([r for r in records if r['pair'] == p])
-            for p in pairs
-        ),
+        table_html(table_cells(rows, _label), TABLE_CAPTION),
+        f'<h2>What was run</h2>{_definitions(facts(records))}',
+        *courses,
         *(['<h2>Where the loss of an image comes from</h2>', loss_section(cards, classes)] if cards else []),
         '<h2>Slide γ</h2>',
         gamma_twin(digits, classes),
         '<h2>How to read this</h2>',
-        bullets(READING),
+        _bullets(READING),
     ]
     return write_page(path, title, '\n'.join(body))
 
 # %% ../nbs/widgets/92_twins.ipynb #84b1f459
 CKA_READING = (
-    'CKA compares which images two layers find alike. 1: the same ones; 0: nothing in common. It is not changed by rotating or scaling all features.',
-    'A network beside itself has a diagonal of exactly 1, whatever it has learned. It is shown to give the others a scale.',
-    'Early layers of any two networks look alike because both still see the image. Compare with untrained networks before you read learning into a number.',
+    'CKA compares which images two layers find alike. 1: the same ones; 0: nothing in common. '
+    'It is not changed by rotating or scaling all features.',
+    'A network beside itself has a diagonal of exactly 1, whatever it has learned. '
+    'It is shown to give the others a scale.',
+    'Early layers of any two networks look alike because both still see the image. '
+    'Compare with untrained networks before you read learning into a number.',
     'A few large directions, or two images far from the others that are alike, can decide the number alone.',
 )
+
+
+def _all_pairs(results: dict, names: list[str], across: list[tuple[str, str]]) -> go.Figure:
+    "A small map for each network with itself and for each pair."
+    panels = []
+    for a, b in [(name, name) for name in names] + across:
+        s = results[a, b]
+        panels.append((f'{a} and {b}' if a != b else f'{a} with itself', s.matrix, s.rows, s.columns))
+    return cka_panels(
+        panels,
+        'First each network with itself, then with the others',
+        'Dark: alike. The lower left holds the first layers of both. Point at a field for its layers.',
+        min(len(names), 3),
+    )
 
 
 def cka_page(
@@ -350,48 +411,25 @@ def cka_page(
     title: str = 'CKA of every layer with every layer',
     facts: list[tuple[str, str]] = (),  # what was compared, as (term, description)
 ) -> Path:  # the file
-    "One self-contained HTML file: all pairs at a glance, profiles over depth, and a map for each pair of networks."
-    names, esc = list(dict.fromkeys(a for a, _ in results)), html.escape
+    "One self-contained HTML file: all pairs at a glance, profiles over depth, and a map for each pair."
+    names = list(dict.fromkeys(a for a, _ in results))
     if not names:
         raise ValueError('results: expected at least one pair')
-    across = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    grid = [
-        (f'{a} and {b}' if a != b else f'{a} with itself', s.matrix, s.rows, s.columns)
-        for a, b in [(n, n) for n in names] + across
-        for s in [results[a, b]]
-    ]
-    maps = [
-        cka_heatmap(s.matrix, s.rows, s.columns, f'{a} and {b}', f'layer of {b}', f'layer of {a}')
-        for a, b in across or [(names[0],) * 2]
-        for s in [results[a, b]]
-    ]
-    body = [
-        f'<h1>{esc(title)}</h1>',
-        '<dl>',
-        *(f'<dt>{esc(t)}</dt><dd>{esc(d)}</dd>' for t, d in facts),
-        '</dl>',
-    ]
+    across = list(combinations(names, 2))
+    body = [f'<h1>{html.escape(title)}</h1>', _definitions(facts)]
     if across:
         lines = {f'{a} and {b}': results[a, b].profile() for a, b in across}
         body += [
             '<h2>All pairs</h2>',
-            figure_html(
-                cka_panels(
-                    grid,
-                    'First each network with itself, then with the others',
-                    'Dark: alike. The lower left holds the first layers of both. Point at a field for its layers.',
-                    min(len(names), 3),
-                )
-            ),
+            figure_html(_all_pairs(results, names, across)),
             '<h2>At like depths</h2>',
             figure_html(cka_profile(lines)),
         ]
-    body += [
-        '<h2>Layer by layer</h2>',
-        *map(figure_html, maps),
-        '<h2>How to read this</h2>',
-        '<ul>',
-        *(f'<li>{esc(t)}</li>' for t in CKA_READING),
-        '</ul>',
-    ]
+    body.append('<h2>Layer by layer</h2>')
+    for a, b in across or [(names[0], names[0])]:
+        s = results[a, b]
+        titles = (f'{a} and {b}', f'layer of {b}', f'layer of {a}')
+        body.append(figure_html(cka_heatmap(s.matrix, s.rows, s.columns, *titles)))
+    reading = [f'<li>{html.escape(text)}</li>' for text in CKA_READING]
+    body += ['<h2>How to read this</h2>', '<ul>', *reading, '</ul>']
     return write_page(path, title, '\n'.join(body))

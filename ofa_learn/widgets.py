@@ -43,7 +43,8 @@ try:
     import traitlets as tr
 except ImportError as e:
     raise ImportError(
-        f'ofa_learn.widgets needs {e.name}, which is not installed: pip install ipywidgets anywidget (both come with pip install ofa-learn)'
+        f'ofa_learn.widgets needs {e.name}, which is not installed: '
+        'pip install ipywidgets anywidget (both come with pip install ofa-learn)'
     ) from e
 
 # %% ../nbs/widgets/90_widgets.ipynb #9dc8c6dd
@@ -54,11 +55,13 @@ def spread(
     "Images from the surest to the most wrong, as evenly spaced in the teacher's probability as they come."
     if not 1 <= n <= len(sure):
         raise ValueError(f'n: expected 1 to {len(sure)}, the number of images, got {n}')
-    left, out = sure.double().clone(), []
+    left = sure.double().clone()
+    taken = []
     for goal in torch.linspace(float(sure.max()), float(sure.min()), n).tolist():
-        out.append(int((left - goal).abs().argmin()))
-        left[out[-1]] = math.inf  # each image once
-    return sorted(out, key=lambda i: -float(sure[i]))
+        nearest = int((left - goal).abs().argmin())
+        left[nearest] = math.inf  # each image once
+        taken.append(nearest)
+    return sorted(taken, key=lambda i: -float(sure[i]))
 
 
 def teacher_cards(
@@ -69,19 +72,22 @@ def teacher_cards(
 ) -> list[dict]:  # a card each: image (rows of 0–255, 255 is ink), label, logits ((K,), the teacher's)
     "Images from the one that the teacher is surest of to its worst mistake, each with its logits."
     logits = predict(teacher, part, norm).double().cpu()
-    at = spread(logits.softmax(-1).gather(1, part.labels.cpu()[:, None])[:, 0], n)
+    sure = logits.softmax(-1).gather(1, part.labels.cpu()[:, None])[:, 0]
+    at = spread(sure, n)
     grey = part.images.cpu()[at].double().mean(1, keepdim=True)  # (n, 1, H, W)
     if max(grey.shape[-2:]) > 32:
         grey = F.adaptive_avg_pool2d(grey, 32)
-    return [
-        dict(image=i[0].round().int().tolist(), label=int(part.labels[k]), logits=logits[k].tolist())
-        for i, k in zip(grey, at)
-    ]
+    images = [image[0].round().int().tolist() for image in grey]
+    return [dict(image=i, label=int(part.labels[k]), logits=logits[k].tolist()) for i, k in zip(images, at)]
 
 # %% ../nbs/widgets/90_widgets.ipynb #3f4057b8
 def percent(p: float) -> str:
     "A probability in percent; no 100 % for .9996, no 0 % for .0004."
-    return '<1 %' if 0 < p < 0.005 else '>99 %' if 0.995 < p < 1 else f'{100 * p:.0f} %'
+    if 0 < p < 0.005:
+        return '<1 %'
+    if 0.995 < p < 1:
+        return '>99 %'
+    return f'{100 * p:.0f} %'
 
 
 def probs_of(
@@ -100,10 +106,8 @@ def check_cards(
     if not cards:
         raise ValueError('cards: expected at least one image, got none')
     for i, c in enumerate(cards):
-        if missing := {'image', 'label', 'logits'} - set(c):
-            raise ValueError(
-                f'cards.{i}: expected image, label and logits, {", ".join(sorted(missing))} missing'
-            )
+        if missing := ', '.join(sorted({'image', 'label', 'logits'} - set(c))):
+            raise ValueError(f'cards.{i}: expected image, label and logits, {missing} missing')
         if not all(map(math.isfinite, c['logits'])):
             raise ValueError(f'cards.{i}.logits: expected finite numbers, got {c["logits"]}')
     names = [str(c) for c in (range(len(cards[0]['logits'])) if classes is None else classes)]
@@ -120,20 +124,21 @@ def gamma_state(
     gamma: float,  # γ ≥ 1
     temperature: float = 1.0,  # T > 0
 ) -> dict:  # probs (K,), p; for kd, paper, released: weights (K,), and target, dark, share by form
-    "Every class's weight in KD and in both forms of OFA (Hao et al., 2023, Eqs. 5 and 6, and their released code)."
-    p, y = torch.tensor([probs_of(card, temperature)], dtype=torch.float64), torch.tensor([card['label']])
+    "Every class's weight in KD and in OFA's forms (Hao et al., 2023, Eqs. 5, 6, and the released code)."
+    label = card['label']
+    p, y = torch.tensor([probs_of(card, temperature)], dtype=torch.float64), torch.tensor([label])
     forms = dict(kd=(1.0, 'paper'), paper=(gamma, 'paper'), released=(gamma, 'released'))
-    weights = {k: class_weights(p, y, *f)[0].tolist() for k, f in forms.items()}
-    dark = {k: dark_mass(p, y, *f).item() for k, f in forms.items()}
+    weights = {k: class_weights(p, y, *form)[0].tolist() for k, form in forms.items()}
+    dark = {k: dark_mass(p, y, *form).item() for k, form in forms.items()}
     return dict(
         gamma=gamma,
         temperature=temperature,
-        label=card['label'],
+        label=label,
         probs=p[0].tolist(),
-        p=p[0, card['label']].item(),
+        p=p[0, label].item(),
         dark=dark,
         **weights,
-        target={k: w[card['label']] for k, w in weights.items()},
+        target={k: w[label] for k, w in weights.items()},
         share={k: d / dark['kd'] if dark['kd'] > 0 else 1.0 for k, d in dark.items()},
     )
 
@@ -143,7 +148,8 @@ def gamma_rows(
     classes: list[str],  # the classes' names
 ) -> list[list[str]]:  # cells, the header first
     "The numbers of `gamma_state` as a table: a row for each loss."
-    rival = max((c for c in range(len(s['probs'])) if c != s['label']), key=lambda c: s['probs'][c])
+    wrong = [c for c in range(len(s['probs'])) if c != s['label']]
+    rival = max(wrong, key=lambda c: s['probs'][c])
     head = [
         'loss',
         f'weight of the true class, {classes[s["label"]]}',
@@ -151,16 +157,11 @@ def gamma_rows(
         'of all wrong ones',
         'dark knowledge kept',
     ]
-    return [head] + [
-        [
-            name,
-            f"{s['target'][k]:.3f}",
-            f'{s[k][rival]:.4f}',
-            f"{s['dark'][k]:.4f}",
-            f"{100 * s['share'][k]:.0f} %",
-        ]
-        for k, name in LOSSES.items()
-    ]
+    rows = [head]
+    for k, name in LOSSES.items():
+        target, dark, share = (s[part][k] for part in ('target', 'dark', 'share'))
+        rows.append([name, f'{target:.3f}', f'{s[k][rival]:.4f}', f'{dark:.4f}', f'{100 * share:.0f} %'])
+    return rows
 
 # %% ../nbs/widgets/90_widgets.ipynb #f0f852da
 TERMS = 4  # of the series, shown apart
@@ -172,11 +173,14 @@ def anatomy_state(
     gamma: float,  # γ ≥ 1
     temperature: float = 1.0,  # T > 0
 ) -> dict:  # p, ce, dark, kd (Eq. 5), ofa (6), ofa2 (8), weights and rest of the series (7), gradients (K,)
-    "One image's loss by Eqs. 5 to 8, and its gradient with respect to the student's logits (Hao et al., 2023)."
+    "One image's loss by Eqs. 5 to 8, and its gradient in the student's logits (Hao et al., 2023)."
+    label = card['label']
+    y = torch.tensor([label])
     z_s, z_t = (torch.tensor([z], dtype=torch.float64) for z in (student_logits, card['logits']))
-    y, (p_s, p_t) = torch.tensor([card['label']]), ((z / temperature).softmax(-1) for z in (z_s, z_t))
+    p_s, p_t = ((z / temperature).softmax(-1) for z in (z_s, z_t))
     parts, two = (decompose(z_s, z_t, y, gamma=g, temperature=temperature, n=TERMS) for g in (gamma, 2.0))
-    p, n = p_t[0, card['label']].item(), min(TERMS, int(gamma)) if gamma == int(gamma) else TERMS
+    p = p_t[0, label].item()
+    n = min(TERMS, int(gamma)) if gamma == int(gamma) else TERMS  # an integer γ ends the series
     weights = [c * p**k for k, c in enumerate(binomial(gamma, n), 1)] + [0.0] * (TERMS - n)
 
     def gradient(g):
@@ -187,7 +191,7 @@ def anatomy_state(
     return dict(
         gamma=gamma,
         temperature=temperature,
-        label=card['label'],
+        label=label,
         p=p,
         **{k: v.item() for k, v in numbers.items()},
         weights=weights,
@@ -198,33 +202,34 @@ def anatomy_state(
     )
 
 # %% ../nbs/widgets/90_widgets.ipynb #eb38e11c
+def _three_digits(value: float) -> str:
+    "Three digits after the point, with a minus sign as long as the plus."
+    return f'{value:.3f}'.replace('-', '−')
+
+
 def formulas(
     s: dict,  # of `anatomy_state`
 ) -> list[tuple[str, str, str]]:  # (equation, in symbols, in numbers)
     "Eqs. 5 to 8 with the current numbers in them; pᵗ and pˢ are the probabilities of the true class."
-    n = lambda v: f'{v:.3f}'.replace('-', '−')
-    p, ce, dark = n(s['p']), n(s['ce']), n(s['dark'])
-    series = ' + '.join([n(w) for w in s['weights'] if w] + [n(s['rest'])] * (abs(s['rest']) > 5e-4)).replace(
-        '+ −', '− '
+    p, ce, dark, kd, ofa, ofa2 = (_three_digits(s[k]) for k in ('p', 'ce', 'dark', 'kd', 'ofa', 'ofa2'))
+    squared = _three_digits(s['p'] ** 2)
+    terms = [_three_digits(w) for w in s['weights'] if w]
+    if abs(s['rest']) > 5e-4:
+        terms.append(_three_digits(s['rest']))
+    series = ' + '.join(terms).replace('+ −', '− ')
+    in_symbols = {
+        'Eq. 5': '−log pˢ − pᵗ log pˢ − Σ pᵗ_c log pˢ_c',
+        'Eq. 6': '−(1 + pᵗ)^γ log pˢ − Σ pᵗ_c log pˢ_c',
+        'Eq. 7': 'Eq. 5 − (Σ_k C(γ,k) (pᵗ)^k − pᵗ) log pˢ',
+        'Eq. 8, γ = 2': 'Eq. 5 − (pᵗ + (pᵗ)²) log pˢ',
+    }
+    in_numbers = (
+        f'{ce} + {p} · {ce} + {dark} = {kd}',
+        f'(1 + {p})^{s["gamma"]:g} · {ce} + {dark} = {ofa}',
+        f'{kd} + ({series} − {p}) · {ce} = {ofa}',
+        f'{kd} + ({p} + {squared}) · {ce} = {ofa2}',
     )
-    return [
-        ('Eq. 5', '−log pˢ − pᵗ log pˢ − Σ pᵗ_c log pˢ_c', f'{ce} + {p} · {ce} + {dark} = {n(s["kd"])}'),
-        (
-            'Eq. 6',
-            '−(1 + pᵗ)^γ log pˢ − Σ pᵗ_c log pˢ_c',
-            f'(1 + {p})^{s["gamma"]:g} · {ce} + {dark} = {n(s["ofa"])}',
-        ),
-        (
-            'Eq. 7',
-            'Eq. 5 − (Σ_k C(γ,k) (pᵗ)^k − pᵗ) log pˢ',
-            f'{n(s["kd"])} + ({series} − {p}) · {ce} = {n(s["ofa"])}',
-        ),
-        (
-            'Eq. 8, γ = 2',
-            'Eq. 5 − (pᵗ + (pᵗ)²) log pˢ',
-            f'{n(s["kd"])} + ({p} + {n(s["p"] ** 2)}) · {ce} = {n(s["ofa2"])}',
-        ),
-    ]
+    return [(name, symbols, numbers) for (name, symbols), numbers in zip(in_symbols.items(), in_numbers)]
 
 
 def formulas_text(s: dict) -> str:
@@ -246,12 +251,11 @@ def stacks(
     "The loss by each of Eqs. 5 to 8 as parts that add up to it."
     ce, p, none = s['ce'], s['p'], dict.fromkeys(PARTS, 0.0) | {'dark knowledge': s['dark']}
     own = none | {'labels: CE': ce}
+    series = {f'k = {k}': w * ce for k, w in enumerate(s['weights'], 1)} | {'k ≥ 5': s['rest'] * ce}
     return {
         'Eq. 5, KD': own | {'k = 1': p * ce},
         'Eq. 6, OFA': none | {'true class, whole': s['target'] * ce},
-        'Eq. 7, series': own
-        | {f'k = {k}': w * ce for k, w in enumerate(s['weights'], 1)}
-        | {'k ≥ 5': s['rest'] * ce},
+        'Eq. 7, series': own | series,
         'Eq. 8, γ = 2': own | {'k = 1': 2 * p * ce, 'k = 2': p * p * ce},
     }
 
@@ -278,11 +282,10 @@ def anatomy_figure(s: dict) -> go.Figure:
         marker=dict(symbol='line-ew', size=34, line=dict(width=3, color='#000000')),
         hovertemplate='%{x}: %{y:.3f} nats<extra>total</extra>',
     )
-    low = min(sum(v for v in b.values() if v < 0) for b in bars.values())
+    below = min(sum(v for v in b.values() if v < 0) for b in bars.values())
+    low = -stepped(-below) / 2 if below < -1e-9 else 0
     top = stepped(*(sum(v for v in b.values() if v > 0) for b in bars.values()))
-    return fig.update_xaxes(title_text='equation').update_yaxes(
-        range=[-stepped(-low) / 2 if low < -1e-9 else 0, top]
-    )
+    return fig.update_xaxes(title_text='equation').update_yaxes(range=[low, top])
 
 # %% ../nbs/widgets/90_widgets.ipynb #327d1d58
 def gradient_figure(s: dict, classes: list[str]) -> go.Figure:
@@ -292,25 +295,23 @@ def gradient_figure(s: dict, classes: list[str]) -> go.Figure:
         ('kd', 'KD (γ = 1)', METHOD_COLOURS['kd']),
         ('paper', 'OFA, paper’s form', METHOD_COLOURS['ofa_paper']),
     )
-    fig = go.Figure(
-        [
-            go.Bar(
-                x=names,
-                y=s['gradient'][k],
-                name=name,
-                marker=dict(color=colour, line=dict(color='#1a1a1a', width=0.5)),
-                hovertemplate='logit of class %{x}: %{y:.4f}<extra>' + name + '</extra>',
-            )
-            for k, name, colour in lines
-        ]
-    )
+    fig = go.Figure()
+    for k, name, colour in lines:
+        fig.add_bar(
+            x=names,
+            y=s['gradient'][k],
+            name=name,
+            marker=dict(color=colour, line=dict(color='#1a1a1a', width=0.5)),
+            hovertemplate='logit of class %{x}: %{y:.4f}<extra>' + name + '</extra>',
+        )
     top = stepped(*(abs(g) for k, *_ in lines for g in s['gradient'][k]))
     styled(
         fig,
         f'What the student feels at γ = {s["gamma"]:g}',
         'the student’s logit of class',
         '∂L/∂zˢ',
-        'Below zero: training raises this logit. Set the student’s sliders so that all bars vanish: what are its probabilities then?',
+        'Below zero: training raises this logit. '
+        'Set the student’s sliders so that all bars vanish: what are its probabilities then?',
     )
     return fig.update_xaxes(type='category').update_yaxes(range=[-top, top])
 
@@ -330,16 +331,19 @@ class Slider(anywidget.AnyWidget):
     def _in_range(self, proposal):
         if not self.min <= proposal['value'] <= self.max:
             raise ValueError(
-                f'{self.description}: expected a number from {self.min:g} to {self.max:g}, got {proposal["value"]:g}'
+                f'{self.description}: expected a number from {self.min:g} to {self.max:g}, '
+                f'got {proposal["value"]:g}'
             )
-        return round(proposal['value'], 9)  # 2, and not 2.0000000000000004: an integer γ ends the series
+        # 2, and not 2.0000000000000004: an integer γ ends the series.
+        return round(proposal['value'], 9)
 
 
 class Strip(anywidget.AnyWidget):
     "Images in a row, one of them picked."
 
     _esm, _css = SOURCE, CSS
-    value, description = tr.Int(0).tag(sync=True), tr.Unicode('').tag(sync=True)
+    value = tr.Int(0).tag(sync=True)
+    description = tr.Unicode('').tag(sync=True)
     images, names = tr.List().tag(sync=True), tr.List().tag(sync=True)
 
     @tr.validate('value')
@@ -352,7 +356,8 @@ class Strip(anywidget.AnyWidget):
 class Engine(W.Widget):
     "The installed plotly.js, sent to a page once, however many figures it shows."
 
-    code, one = tr.Bytes().tag(sync=True), None
+    code = tr.Bytes().tag(sync=True)
+    one = None
 
     @classmethod
     def get(cls) -> 'Engine':
@@ -363,7 +368,7 @@ class Engine(W.Widget):
 
 
 class Plot(anywidget.AnyWidget):
-    "A figure on the page, as wide as there is room, that others can replace; `data` and `layout` are those of the figure shown."
+    "A figure as wide as there is room, that others can replace; `data` and `layout` are of the one shown."
 
     _esm = static_text('shared.js', 'plot.js')
     traces, look = tr.List().tag(sync=True), tr.Dict().tag(sync=True)  # its data and layout as JSON
@@ -375,9 +380,11 @@ class Plot(anywidget.AnyWidget):
 
     def show(self, figure: go.Figure) -> None:
         "Draw a figure in the place of the one before, in one message; what is the same is not sent."
-        self.figure, new = figure, json.loads(figure.to_json())
+        self.figure = figure
+        new = json.loads(figure.to_json())
         with self.hold_sync():
-            self.traces, self.look = new['data'], new['layout'] | dict(autotypenumbers='strict')
+            self.traces = new['data']
+            self.look = new['layout'] | dict(autotypenumbers='strict')
 
     @property
     def data(self):
@@ -408,20 +415,19 @@ def follow(
 
 def beside(*parts: tuple[W.Widget, int]) -> W.HBox:
     "Widgets, each with its least width in pixels, side by side where there is room, else under one another."
-    return W.HBox(
-        [W.VBox([p], layout=dict(flex=f'1 1 {least}px', min_width='0')) for p, least in parts],
-        layout=dict(flex_flow='row wrap', overflow='hidden'),
-    )
+    boxes = [W.VBox([part], layout=dict(flex=f'1 1 {least}px', min_width='0')) for part, least in parts]
+    return W.HBox(boxes, layout=dict(flex_flow='row wrap', overflow='hidden'))
 
 # %% ../nbs/widgets/90_widgets.ipynb #36c3f37b
 class Explorer(W.VBox):
-    "Digits, γ and T, and one path from any control to all that is shown; subclasses define `state`, `draw` and `text`."
+    "Digits, γ and T, and one path from any control to all shown; subclasses define `state`, `draw`, `text`."
 
     caption = ''
 
     def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0):
         super().__init__()
-        self.cards, self.classes = cards, check_cards(cards, classes)
+        self.cards = cards
+        self.classes = check_cards(cards, classes)
         self.gamma = Slider(description='γ', min=1, max=4, step=0.1, value=gamma)
         self.temperature = Slider(description='temperature T', min=1, max=8, step=0.5, value=temperature)
         names = [f"{self.classes[c['label']]}: {percent(probs_of(c)[c['label']])}" for c in cards]
@@ -430,12 +436,14 @@ class Explorer(W.VBox):
             images=[c['image'] for c in cards],
             names=names,
         )
-        self.words, self.hint = (
-            W.HTML(),
-            W.HTML(f'<p style="line-height:1.4; margin:4px 0"><b>Try:</b> {html.escape(self.caption)}</p>'),
-        )
+        self.words = W.HTML()
+        self.hint = W.HTML(self.paragraph(f'<b>Try:</b> {html.escape(self.caption)}'))
         for control in (self.gamma, self.temperature, self.digit):
             control.observe(self.redraw, 'value')
+
+    @staticmethod
+    def paragraph(text: str) -> str:
+        return f'<p style="line-height:1.4; margin:4px 0">{text}</p>'
 
     @property
     def card(self) -> dict:
@@ -456,57 +464,48 @@ class Explorer(W.VBox):
         self.words.value = self.html()
 
     def _repr_mimebundle_(self, **kwargs):
-        return (
-            super()._repr_mimebundle_(**kwargs)
-            | self.fig.stored
-            | {'text/plain': self.text(), TWIN: self.stored_twin()}
-        )
+        kept = {'text/plain': self.text(), TWIN: self.stored_twin()}
+        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | kept
 
     def stored_twin(self) -> str:
-        return self.twin()  # in the notebook, for pages made from it
+        "What a notebook keeps for pages made from it."
+        return self.twin()
 
     def _write(self, path, title, body):
         return write_page(path, title, f'<h1>{html.escape(title)}</h1>{body}')
 
 # %% ../nbs/widgets/90_widgets.ipynb #d6ee428c
 class GammaExplorer(Explorer):
-    "Slide γ and T over real digits: each class's weight in KD and in both forms of OFA (Hao et al., 2023, Eq. 6)."
+    "Slide γ and T over real digits: each class's weight in KD and in OFA's forms (Hao et al., 2023, Eq. 6)."
 
     caption = (
-        'Pick the surest digit and slide γ from 1 to 4: its dot climbs. Pick the last digit and slide again: hardly anything moves, γ trusts a label only where the '
-        'teacher agrees. Then watch orange among the wrong classes: the released form silences the dark knowledge that the paper’s form keeps. Raise T to wake more of it.'
+        'Pick the surest digit and slide γ from 1 to 4: its dot climbs. '
+        'Pick the last digit and slide again: hardly anything moves, '
+        'γ trusts a label only where the teacher agrees. Then watch orange among the wrong classes: '
+        'the released form silences the dark knowledge that the paper’s form keeps. '
+        'Raise T to wake more of it.'
     )
 
     def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0):
         super().__init__(cards, classes, gamma, temperature)
         self.show()
         self.bars = self.figures[1]
-        self.children = [
-            self.hint,
-            self.gamma,
-            self.temperature,
-            self.digit,
-            beside(*((f, 430) for f in self.figures)),
-            self.words,
-        ]
+        drawn = beside(*((figure, 430) for figure in self.figures))
+        self.children = [self.hint, self.gamma, self.temperature, self.digit, drawn, self.words]
 
     def state(self):
         return gamma_state(self.card, self.gamma.value, self.temperature.value)
 
     def draw(self, s):
-        top = 1.05 * (4 if s['gamma'] <= 2 else 8 if s['gamma'] <= 3 else 16)  # in jumps, as in the twin
-        return [
-            target_weighting(s['gamma'], s['p'])
-            .update_layout(height=300)
-            .update_yaxes(range=[-0.02 * top, top]),
-            class_bars(s['probs'], s['label'], s['gamma'], self.classes).update_layout(height=300),
-        ]
+        # In jumps, as in the twin: 4, 8 or 16, and a little room.
+        top = 1.05 * next(power for power in (4, 8, 16) if 2 ** s['gamma'] <= power)
+        weighting = target_weighting(s['gamma'], s['p']).update_yaxes(range=[-0.02 * top, top])
+        bars = class_bars(s['probs'], s['label'], s['gamma'], self.classes)
+        return [figure.update_layout(height=300) for figure in (weighting, bars)]
 
     def html(self):
-        return table_html(
-            gamma_rows(self.numbers, self.classes),
-            f'At γ = {self.gamma.value:g} and T = {self.temperature.value:g}.',
-        )
+        caption = f'At γ = {self.gamma.value:g} and T = {self.temperature.value:g}.'
+        return table_html(gamma_rows(self.numbers, self.classes), caption)
 
     def text(self):
         return table_text(gamma_rows(self.numbers, self.classes))
@@ -515,7 +514,10 @@ class GammaExplorer(Explorer):
         "The γ slider and the digits for a page without a kernel, at the current temperature."
         T = self.temperature.value
         digits = [dict(image=c['image'], label=c['label'], probs=probs_of(c, T)) for c in self.cards]
-        note = f'<p>The teacher’s probabilities at temperature {T:g}. On this page γ and the digit move; the temperature is fixed.</p>'
+        note = (
+            f'<p>The teacher’s probabilities at temperature {T:g}. '
+            'On this page γ and the digit move; the temperature is fixed.</p>'
+        )
         return note + gamma_twin(digits, self.classes, self.gamma.value)
 
     def to_html(self, path: str | Path) -> Path:
@@ -523,6 +525,12 @@ class GammaExplorer(Explorer):
 
 # %% ../nbs/widgets/90_widgets.ipynb #212db54c
 GAMMAS = [round(1 + i / 10, 1) for i in range(31)]
+
+
+def _what_moves(figure: go.Figure) -> dict:
+    "What a step changes in a figure: its title, its range, and each trace's values and texts."
+    traces = [{k: list(t[k]) for k in ('y', 'text') if t[k] is not None} for t in figure.data]
+    return dict(title=figure.layout.title.text, range=list(figure.layout.yaxis.range), traces=traces)
 
 
 def steps_twin(
@@ -534,21 +542,20 @@ def steps_twin(
     "A γ slider over precomputed figures, without a kernel."
     if not len(figures) == len(texts) == len(GAMMAS):
         raise ValueError(
-            f'figures: expected {len(GAMMAS)}, one for each γ, and as many texts, got {len(figures)} and {len(texts)}'
+            f'figures: expected {len(GAMMAS)}, one for each γ, and as many texts, '
+            f'got {len(figures)} and {len(texts)}'
         )
-    values = lambda t: {k: list(t[k]) for k in ('y', 'text') if t[k] is not None}
-    change = lambda f: dict(
-        title=f.layout.title.text, range=list(f.layout.yaxis.range), traces=[values(t) for t in f.data]
-    )
     start = min(range(len(GAMMAS)), key=lambda i: abs(GAMMAS[i] - gamma))
     state = dict(
         gamma=GAMMAS[start],
         figures=[json.loads(f.to_json()) for f in figures[start]],
-        steps=[dict(text=t, figures=[change(f) for f in fs]) for t, fs in zip(texts, figures)],
+        steps=[dict(text=t, figures=[_what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
     )
     return (
-        f'<figure class="ofa-twin" data-twin="steps"><script type="application/json">{embed_json(state)}</script><p class="numbers" style="white-space: pre-line" role="status">'
-        f'{html.escape(texts[start])}</p><figcaption>{html.escape(caption)}</figcaption></figure>'
+        '<figure class="ofa-twin" data-twin="steps">'
+        f'<script type="application/json">{embed_json(state)}</script>'
+        f'<p class="numbers" style="white-space: pre-line" role="status">{html.escape(texts[start])}</p>'
+        f'<figcaption>{html.escape(caption)}</figcaption></figure>'
     )
 
 
@@ -556,66 +563,71 @@ def three_classes(
     card: dict,  # label and the teacher's logits (K,), K ≥ 3
 ) -> list[int]:  # the true class, then the teacher's two favourites among the wrong ones
     "The classes that a reader moves."
-    wrong = sorted(
-        (c for c in range(len(card['logits'])) if c != card['label']), key=lambda c: -card['logits'][c]
-    )
-    return [card['label'], *wrong[:2]]
+    wrong = [c for c in range(len(card['logits'])) if c != card['label']]
+    liked = sorted(wrong, key=lambda c: -card['logits'][c])
+    return [card['label'], *liked[:2]]
 
 # %% ../nbs/widgets/90_widgets.ipynb #e6d4f02a
+def _checked_student(student_logits, cards: int, classes: int) -> list[list[float]]:
+    "A student's logits for every card, all 0 when none are given."
+    if classes < 3:
+        raise ValueError(f'cards: expected at least 3 classes, got {classes}')
+    if student_logits is None:
+        return [[0.0] * classes for _ in range(cards)]
+    logits = torch.as_tensor(student_logits).double().tolist()
+    if [len(z) for z in logits] != [classes] * cards:
+        raise ValueError(f'student_logits: expected ({cards}, {classes}), a row for each card')
+    if not all(math.isfinite(v) for z in logits for v in z):
+        raise ValueError('student_logits: expected finite numbers')
+    return logits
+
+
+def _logit_sliders(student: list[list[float]]) -> list[Slider]:
+    "Three sliders, wide enough for all of a student's logits."
+    far = math.ceil(max(10, *(abs(v) for logits in student for v in logits)))
+    return [Slider(min=-far, max=far, step=0.1, value=0) for _ in range(3)]
+
+# %% ../nbs/widgets/90_widgets.ipynb #7ddf1270
 class LossAnatomy(Explorer):
-    "Eqs. 5 to 8 for one digit and one student, as bars that add up, formulas with their numbers, and the gradient (Hao et al., 2023)."
+    "Eqs. 5 to 8 for a digit and a student: bars that add up, formulas, the gradient (Hao et al., 2023)."
 
     caption = (
-        'Slide γ to 2 and compare the last three bars, then to 1.4 and look below zero. Raise the student’s logit of the true class: which blocks shrink, which one grows? '
+        'Slide γ to 2 and compare the last three bars, then to 1.4 and look below zero. '
+        'Raise the student’s logit of the true class: which blocks shrink, which one grows? '
         'Last, try to make all gradients vanish with the three sliders.'
     )
 
     def __init__(self, cards, classes=None, gamma=2.0, temperature=1.0, student_logits=None):
         super().__init__(cards, classes, gamma, temperature)
-        k = len(self.classes)
-        if k < 3:
-            raise ValueError(f'cards: expected at least 3 classes, got {k}')
-        self.student = (
-            [[0.0] * k for _ in cards]
-            if student_logits is None
-            else torch.as_tensor(student_logits).double().tolist()
-        )
-        if [len(z) for z in self.student] != [k] * len(cards):
-            raise ValueError(f'student_logits: expected ({len(cards)}, {k}), a row for each card')
-        far = max([10.0, *(abs(v) for z in self.student for v in z)])
-        if not math.isfinite(far):
-            raise ValueError('student_logits: expected finite numbers')
-        self.z = [Slider(min=-math.ceil(far), max=math.ceil(far), step=0.1, value=0) for _ in range(3)]
+        self.student = _checked_student(student_logits, len(cards), len(self.classes))
+        self.z = _logit_sliders(self.student)
         self.load()
         for slider in self.z:
             slider.observe(self.moved, 'value')
         self.show()
         self.gradient = self.figures[1]
-        self.children = [
-            self.hint,
-            self.gamma,
-            self.temperature,
-            self.digit,
-            *self.z,
-            beside((self.fig, 400), (self.words, 280)),
-            self.gradient,
-        ]
+        controls = [self.gamma, self.temperature, self.digit, *self.z]
+        self.children = [self.hint, *controls, beside((self.fig, 400), (self.words, 280)), self.gradient]
+
+    @property
+    def logits(self) -> list[float]:
+        "The student's, of the digit that is looked at."
+        return self.student[self.digit.value]
 
     def load(self):
         "The sliders take the names and values of the digit's three classes."
         self.loading = True
-        for i, (slider, c) in enumerate(zip(self.z, three_classes(self.card))):
-            slider.description, slider.value = (
-                f'student’s logit of {self.classes[c]}' + (' (true)' if i == 0 else ''),
-                self.student[self.digit.value][c],
-            )
+        for slider, c in zip(self.z, three_classes(self.card)):
+            true = ' (true)' if c == self.card['label'] else ''
+            slider.description = f'student’s logit of {self.classes[c]}{true}'
+            slider.value = self.logits[c]
         self.loading = False
 
     def moved(self, change):
         if self.loading:
             return
         for slider, c in zip(self.z, three_classes(self.card)):
-            self.student[self.digit.value][c] = slider.value
+            self.logits[c] = slider.value
         super().redraw()
 
     def redraw(self, change=None):
@@ -624,15 +636,11 @@ class LossAnatomy(Explorer):
         super().redraw()
 
     def state(self):
-        return anatomy_state(
-            self.student[self.digit.value], self.card, self.gamma.value, self.temperature.value
-        )
+        return anatomy_state(self.logits, self.card, self.gamma.value, self.temperature.value)
 
     def draw(self, s):
-        return [
-            anatomy_figure(s).update_layout(height=400),
-            gradient_figure(s, self.classes).update_layout(height=320),
-        ]
+        bars, gradient = anatomy_figure(s), gradient_figure(s, self.classes)
+        return [bars.update_layout(height=400), gradient.update_layout(height=320)]
 
     def text(self):
         return formulas_text(self.numbers)
@@ -649,34 +657,34 @@ class LossAnatomy(Explorer):
 # %% ../nbs/widgets/90_widgets.ipynb #7bbe794f
 def formulas_html(s: dict) -> str:
     "The formulas as HTML, a paragraph an equation: symbols, then numbers."
-    line = lambda name, symbols, numbers: (
-        f'<p style="margin:.5rem 0 0; line-height:1.45; font-variant-numeric:tabular-nums"><b>{html.escape(name)}</b>: {html.escape(symbols)}<br>'
-        f'{html.escape(numbers)}</p>'
-    )
-    said = f'pᵗ = {s["p"]:.3f}, pˢ = {s["p_s"][s["label"]]:.3f}: teacher’s and student’s probability of the true class at T = {s["temperature"]:g}.'
-    return f'<div role="status">{"".join(line(*f) for f in formulas(s))}<p style="margin:.5rem 0 0; line-height:1.45">{html.escape(said)}</p></div>'
-
-
-def anatomy_twin(w) -> str:
-    "The body of a `LossAnatomy`'s page: its digit, and a γ slider over its bars and gradients."
-    states = [anatomy_state(w.student[w.digit.value], w.card, g, w.temperature.value) for g in GAMMAS]
-    p, name = w.numbers['p'], w.classes[w.card['label']]
-    strip = digit_strip(
-        [w.card['image']],
-        [name],
-        title='The image',
-        caption=f'Its true class is {name}; the teacher gives that {p:.3f} at temperature {w.temperature.value:g}.',
-    )
-    student = ', '.join(f'{w.classes[c]}: {v:g}' for c, v in enumerate(w.student[w.digit.value]))
-    note = f'<p>The student’s logits: {html.escape(student)}. On this page only γ moves.</p>'
-    return (
-        figure_html(strip)
-        + note
-        + steps_twin(
-            [w.draw(s) for s in states],
-            [formulas_text(s) for s in states],
-            w.gamma.value,
-            'Slide γ (the arrow keys work). '
-            'At 2 the last three bars are equal; between whole numbers one block may hang below zero.',
+    look = 'margin:.5rem 0 0; line-height:1.45'
+    lines = []
+    for formula in formulas(s):
+        name, symbols, numbers = map(html.escape, formula)
+        lines.append(
+            f'<p style="{look}; font-variant-numeric:tabular-nums"><b>{name}</b>: {symbols}<br>{numbers}</p>'
         )
+    said = (
+        f'pᵗ = {s["p"]:.3f}, pˢ = {s["p_s"][s["label"]]:.3f}: '
+        f'teacher’s and student’s probability of the true class at T = {s["temperature"]:g}.'
     )
+    return f'<div role="status">{"".join(lines)}<p style="{look}">{html.escape(said)}</p></div>'
+
+
+def anatomy_twin(w: LossAnatomy) -> str:
+    "The body of a `LossAnatomy`'s page: its digit, and a γ slider over its bars and gradients."
+    T = w.temperature.value
+    name = w.classes[w.card['label']]
+    known = f'Its true class is {name}; the teacher gives that {w.numbers["p"]:.3f} at temperature {T:g}.'
+    strip = digit_strip([w.card['image']], [name], title='The image', caption=known)
+    student = ', '.join(f'{w.classes[c]}: {v:g}' for c, v in enumerate(w.logits))
+    note = f'<p>The student’s logits: {html.escape(student)}. On this page only γ moves.</p>'
+    states = [anatomy_state(w.logits, w.card, gamma, T) for gamma in GAMMAS]
+    slider = steps_twin(
+        [w.draw(s) for s in states],
+        [formulas_text(s) for s in states],
+        w.gamma.value,
+        'Slide γ (the arrow keys work). '
+        'At 2 the last three bars are equal; between whole numbers one block may hang below zero.',
+    )
+    return figure_html(strip) + note + slider

@@ -6,13 +6,16 @@
 __all__ = ['attempt', 'Reins', 'each']
 
 # %% ../nbs/running/79_workers.ipynb #2f1091b5
-import os, signal, threading, traceback
+import os
+import signal
+import threading
+import traceback
 from _thread import interrupt_main
 from collections import deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import Pipe, connection, get_context, parent_process
-from typing import Callable, Iterator
 
 import torch
 
@@ -103,7 +106,7 @@ def each(
     items: list[tuple],  # its arguments, one tuple a call
     jobs: int,  # processes of one thread each; 0 works in this one
 ) -> Iterator[tuple]:  # (item, result, error), as they come; one of the last two is None
-    "Call `fn` for each item, in several processes; errors come back as text, a stop is raised when all have saved."
+    "Call `fn` for each item, in several processes; errors come back as text, a stop when all have saved."
     if jobs == 0:
         for item in items:
             yield item, *attempt(fn, item)

@@ -1,4 +1,4 @@
-"""How the tests run: one thread per process, which tests share a process, and a plain last line with the counts."""
+"""How the tests run: one thread per process, which tests share a process, a last line with the counts."""
 
 import os
 import subprocess
@@ -6,7 +6,9 @@ import sys
 
 os.environ['OMP_NUM_THREADS'] = '1'  # two busy cores make two-thread PyTorch crawl
 import pytest
-from copies import copy_tree
+from copies import ROOT, copy_tree
+
+sys.path.insert(0, str(ROOT / 'tools'))
 
 # Two processes (`make test`) finish together when what takes longest begins first.
 LONGEST_FIRST = ('site', 'test_lab', 'test_walkthroughs', 'test_sweeps', 'test_training')

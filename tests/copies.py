@@ -28,7 +28,7 @@ NOT = (
 
 
 def copy_tree(to: Path) -> list[str]:
-    "Copy what git knows or would add; without git, all but what .gitignore names. The files' names."
+    "Copy what git knows or would add; without git, all but what .gitignore names. Returns the files' names."
     git = ['git', '-C', ROOT, 'ls-files', '-z', '--cached', '--others', '--exclude-standard']
     listed = subprocess.run(git, capture_output=True, text=True) if (ROOT / '.git').exists() else None
     if listed and listed.returncode == 0:

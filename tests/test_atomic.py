@@ -1,6 +1,11 @@
-"""Files under two writers, killed writers, a full disk and flipped bits; folders that one program writes at a time."""
+"""Files under two writers, killed writers, a full disk and flipped bits; one writer at a time for a folder."""
 
-import json, os, subprocess, sys, threading, time
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 
@@ -72,9 +77,8 @@ def test_without_locks_age_decides(tmp_path, monkeypatch):
         made_old(left, seconds)
         write_atomically(path, 'whole')
         assert left.exists() == stays
-    with pytest.warns(UserWarning, match='this file system has no locks'):
-        with locked(tmp_path / 'run'):
-            pass
+    with pytest.warns(UserWarning, match='this file system has no locks'), locked(tmp_path / 'run'):
+        pass
 
 
 @pytest.mark.parametrize('try_it', [check_place, lambda path: write_atomically(path, 'x')])
@@ -150,9 +154,8 @@ def test_the_second_is_told_who_the_first_is(tmp_path):
     try:
         with pytest.raises(
             Taken, match=rf'run is being written by process {first.pid} on .*, since \d{{4}}-'
-        ):
-            with locked(out):
-                pass
+        ), locked(out):
+            pass
         with locked(out, 'part'):
             pass  # one thing in it is not all of it
     finally:

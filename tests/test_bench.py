@@ -22,8 +22,8 @@ from ofa_learn.bench_training import (
 )
 from ofa_learn.cli import main
 from ofa_learn.data import digits, split
-from ofa_learn.distill import Teacher, all_methods, create_task
 from ofa_learn.models import load_model
+from ofa_learn.tasks import Teacher, all_methods, create_task
 
 
 def quiet(line):

@@ -1,6 +1,10 @@
 """A teacher's kept answers: equal to the bit, refused where they are another's, noticed where they are broken."""
 
-import os, random, subprocess, sys, warnings
+import os
+import random
+import subprocess
+import sys
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -9,8 +13,8 @@ import torch.nn.functional as F
 
 from ofa_learn.cache import TeacherCache, cached, marks, same_marks, weights_hash
 from ofa_learn.data import Augment, Batches, Norm, digits, split
-from ofa_learn.distill import METHODS, DistillationTask, Teacher, create_task, register
 from ofa_learn.models import make_model
+from ofa_learn.tasks import METHODS, DistillationTask, Teacher, create_task, register
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=130)  # 50 + 50 + 30: the last batch is short
@@ -115,7 +119,7 @@ def test_pooled_features(methods, tmp_path):
                 def forward(self, features, answers):
                     return super().forward(features.pooled)
 
-            return Head(self.student_taps.width, self.teacher.taps.width)
+            return Head(self.student_taps.width, self.teacher_taps.width)
 
         def losses(self, student, heads, teacher, target):
             return dict(ce=F.cross_entropy(student.logits, target), hint=F.mse_loss(heads, teacher.pooled))
@@ -200,6 +204,39 @@ def test_other_views_are_noticed(wrong, tmp_path):
     cache = TeacherCache(tmp_path, t, DATA, augment=SHIFT).build(2, progress=False)
     with pytest.raises(ValueError, match='^input: not the images'):
         student('kd', t, cache, **wrong)
+
+
+def test_a_teacher_with_the_same_weights_and_other_heads_is_another_teacher(tmp_path):
+    torch.manual_seed(0)
+    two, four = (make_model('micro_vit', num_heads=n) for n in (2, 4))
+    four.load_state_dict(two.state_dict())
+    x = DATA.norm(DATA.train.images[:5])
+    assert weights_hash(two) == weights_hash(four) and not torch.equal(two.eval()(x), four.eval()(x))
+    cache = TeacherCache(tmp_path, Teacher(two), DATA, augment=SHIFT)
+    with pytest.raises(ValueError, match='teacher.layers.blocks.0.attn.num_heads: 2 → 4'):
+        TeacherCache(tmp_path, Teacher(four), DATA, augment=SHIFT)
+    for other, what in ((Teacher(four), 'num_heads: 2 → 4'), (Teacher(two, norm=((0.5,), (0.5,))), 'norm: ')):
+        with pytest.raises(
+            ValueError, match=f'^task: its teacher has other weights, modules or norm.*{what}'
+        ):
+            cached(create_task('kd', 'micro_vit', other, data=DATA), cache)
+
+
+def test_images_that_are_read_while_training_are_refused_with_a_reason(tmp_path):
+    from PIL import Image
+
+    from ofa_learn.loaders import load_images
+
+    for part, n in (('train', 6), ('validation', 2)):
+        for i in range(2 * n):
+            place = tmp_path / part / f'c{i % 2}'
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new('L', (8, 8), 20 * i).save(place / f'{i}.png')
+    data = load_images(tmp_path, size=8, channels=1, norm=Norm((0.5,), (0.5,)), valid=2, workers=0)
+    torch.manual_seed(0)
+    with pytest.raises(ValueError, match='^data: .*is read while training.*leave the teacher in the loop'):
+        TeacherCache(tmp_path / 'kept', Teacher(make_model('micro_resnet', 2)), data)
+    assert not (tmp_path / 'kept').exists()
 
 
 def test_mixed_images_and_missing_rows(tmp_path):

@@ -1,6 +1,10 @@
 """Stops that nobody takes for a failure, and checkpoints that load as they were written or not at all."""
 
-import os, random, signal, threading, warnings
+import os
+import random
+import signal
+import threading
+import warnings
 
 import pytest
 import torch
@@ -15,8 +19,8 @@ from ofa_learn.checkpoints import (
     stoppable,
 )
 from ofa_learn.data import digits, split
-from ofa_learn.distill import create_task
 from ofa_learn.models import load_model, make_model, save_model
+from ofa_learn.tasks import create_task
 from ofa_learn.training import fit
 
 
@@ -56,10 +60,9 @@ def test_the_innermost_context_says_when(number):
     assert seen == ['saved']
 
     def prompt():
-        with stoppable():
-            with stoppable(at_once=True):
-                signal.raise_signal(number)
-                seen.append('not reached')
+        with stoppable(), stoppable(at_once=True):
+            signal.raise_signal(number)
+            seen.append('not reached')
 
     with pytest.raises(Stopped):
         prompt()
@@ -67,25 +70,22 @@ def test_the_innermost_context_says_when(number):
 
 
 def test_many_sigterms_are_one_and_a_second_ctrl_c_interrupts():
-    with pytest.raises(KeyboardInterrupt) as raised:
-        with stoppable():
-            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
-                signal.raise_signal(number)
+    with pytest.raises(KeyboardInterrupt) as raised, stoppable():
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
     assert raised.type is KeyboardInterrupt
 
 
 def test_the_outermost_advice_is_the_message():
     with pytest.raises(Stopped, match='^the same command goes on$'):
-        with stoppable(advice='the same command goes on'):
-            with stoppable(advice='resume=True goes on'):
-                raise Stopped('in the middle')
+        with stoppable(advice='the same command goes on'), stoppable(advice='resume=True goes on'):
+            raise Stopped('in the middle')
 
 
 def test_an_error_stays_what_it_is():
-    with pytest.raises(ValueError, match='wrong'):
-        with stoppable(advice='go on') as stop:
-            stop.ask()
-            raise ValueError('wrong')
+    with pytest.raises(ValueError, match='wrong'), stoppable(advice='go on') as stop:
+        stop.ask()
+        raise ValueError('wrong')
 
 
 def test_another_thread_has_a_request_of_its_own():
@@ -128,11 +128,10 @@ def test_a_training_within_tells_who_is_around_it():
 
 
 def test_who_has_nothing_to_lose_does_not_begin_after_a_request():
-    with pytest.raises(Stopped):
-        with stoppable() as stop:
-            stop.ask()
-            with stoppable(at_once=True):
-                raise AssertionError('begun')
+    with pytest.raises(Stopped), stoppable() as stop:
+        stop.ask()
+        with stoppable(at_once=True):
+            raise AssertionError('begun')
 
 
 def state_of(step):
@@ -246,7 +245,9 @@ for step in range(1, 10_000):
 
 @pytest.mark.skipif(os.name != 'posix', reason='kills')
 def test_killed_while_writing(tmp_path):
-    import subprocess, sys, time
+    import subprocess
+    import sys
+    import time
 
     path, rng = tmp_path / 'last.pt', random.Random(0)
     for _ in range(3):
@@ -310,7 +311,8 @@ for n in (20_000, 200_000):
 
 @pytest.mark.skipif(os.name != 'posix', reason='sets a limit')
 def test_a_full_disk_is_called_so_and_costs_nothing(tmp_path):
-    import subprocess, sys
+    import subprocess
+    import sys
 
     command = [sys.executable, '-c', FULL, tmp_path / 'last.pt']
     done = subprocess.run(command, capture_output=True, text=True)

@@ -1,6 +1,8 @@
 """CKA: identities, invariances, streaming against whole, any module, what is refused, and the command."""
 
-import csv, warnings
+import copy
+import csv
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from ofa_learn.bench import CKA_LAYERS, bench_cka, cka_networks, interleaved, peak_growth, ratio
 from ofa_learn.cka import (
     ESTIMATORS,
+    along,
     as_seen_by,
     cka,
     cka_all,
@@ -24,6 +27,7 @@ from ofa_learn.cka import (
     layer_names,
     load_network,
     table_csv,
+    watching,
 )
 from ofa_learn.cli import main
 from ofa_learn.data import digits, split
@@ -480,3 +484,143 @@ def test_benchmark_reports_ratios():
         and result['machine']['threads'] == 1
         and len(result['rows']) >= 2
     )
+
+
+# --- where a layer keeps its images --------------------------------------------------------------
+
+
+class Sequence(nn.Module):
+    "Patches through a Transformer of PyTorch's own, images first or second, with a table of positions."
+
+    def __init__(self, batch_first, side=2):
+        super().__init__()
+        self.batch_first, self.side = batch_first, side
+        torch.manual_seed(0)
+        self.embed = nn.Linear(side * side, 16)
+        self.table = nn.Embedding((8 // side) ** 2, 16)
+        self.block = nn.TransformerEncoderLayer(16, 2, 32, batch_first=batch_first)
+
+    def forward(self, x):
+        s = self.side
+        x = x.unfold(2, s, s).unfold(3, s, s).flatten(4).flatten(1, 3)  # (B, S, patch)
+        x = x if self.batch_first else x.transpose(0, 1)
+        positions = self.table(torch.arange(self.table.num_embeddings))  # (S, C), no image in it
+        x = self.embed(x) + (positions if self.batch_first else positions[:, None])
+        return self.block(x)
+
+
+@pytest.mark.parametrize('n', [4, 8, 16, 24])  # 16 tokens: a multiple of the batch, equal to it, or neither
+def test_images_may_come_second(n, images):
+    first, second = Sequence(True).eval(), Sequence(False).eval()
+    got = cka(first, second, images[:n], ['embed', 'block', 'block.linear1'], **quiet)
+    assert got.rows == ['embed', 'block', 'block.linear1']
+    torch.testing.assert_close(got.matrix.diagonal(), torch.ones(3, dtype=torch.float64))
+    with torch.no_grad():
+        want = cka_matrix(first.embed(first_patches(images[:n])), first(images[:n]))
+    assert got.matrix[0, 1].item() == pytest.approx(want.item(), abs=1e-6)
+
+
+def first_patches(x):
+    return x.unfold(2, 2, 2).unfold(3, 2, 2).flatten(4).flatten(1, 3)
+
+
+def test_a_table_has_no_images(images):
+    for n in (4, 8, 16):
+        assert (
+            'table'
+            not in cka(Sequence(False).eval(), Sequence(True).eval(), images[:n], 'leaves', **quiet).rows
+        )
+        with pytest.raises(ValueError, match='no features with a row an image from table'):
+            cka(Sequence(True).eval(), Sequence(True).eval(), images[:n], 'table', **quiet)
+
+
+class Views(nn.Module):
+    "Two views of each image in one batch, all first views before all second ones, or side by side."
+
+    def __init__(self, beside):
+        super().__init__()
+        self.beside, self.body = beside, nn.Linear(64, 5)
+        nn.init.normal_(self.body.weight, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x):
+        views = torch.stack([x, x.flip(-1)], 1 if self.beside else 0).flatten(2)
+        return self.body(views.flatten(0, 1))
+
+
+def test_several_entries_an_image_fold_back_however_they_lie(images):
+    got = cka(Views(True), Views(False), images, 'body', **quiet)
+    assert got.matrix.item() == pytest.approx(1)
+    assert along(torch.randn(4, 3), torch.randn(8, 3)).times == 2
+
+
+@pytest.mark.parametrize(
+    'two, four',
+    [
+        ((2, 3), (2, 3)),
+        ((2, 2), (4, 4)),
+        ((2,), (4,)),
+        ((3, 5), (5, 5)),
+        ((2, 5), (4, 5, 1)),
+        ((4, 5), (5, 5)),
+        ((1, 5), (2, 5)),
+    ],
+)
+def test_no_dimension_or_several_follow_the_batch(two, four):
+    assert along(torch.zeros(two), torch.zeros(four)) is None
+    assert along(None, torch.zeros(four)) is None
+
+
+def test_a_forward_without_images_is_named(nets, images):
+    cnn, _ = nets
+    for given in ('no images', images[:0], torch.arange(5)):
+        with pytest.raises(ValueError, match='MicroResNet was called without images'), watching(cnn, ['fc']):
+            cnn(given)
+    assert hooks(cnn) == 0
+
+
+def test_probing_changes_nothing(nets, images):
+    cnn = make_model('micro_resnet').train()
+    before = {k: v.clone() for k, v in cnn.state_dict().items()}
+    state = torch.get_rng_state()
+    with watching(cnn.eval(), ['stages.0', 'fc']) as grams, torch.no_grad():
+        cnn(images)
+    assert set(grams) == {'stages.0', 'fc'} and all(g.shape == (24, 24) for g in grams.values())
+    assert all(torch.equal(v, before[k]) for k, v in cnn.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), state)
+    with watching(cnn.train(), ['fc']) as grams:
+        cnn(images)
+        assert cnn.training and cnn.stem[1].num_batches_tracked == 1 and grams['fc'].shape == (24, 24)
+
+
+@pytest.mark.parametrize('kind', ['channels_last', 'half', 'double'])
+def test_layouts_and_precisions_give_the_same(kind, nets, images):
+    cnn, want = nets[0], cka(*nets, images, ['stages.*'], ['blocks.*'], **quiet).matrix
+    other = copy.deepcopy(cnn)
+    if kind == 'channels_last':
+        other, x = (
+            other.to(memory_format=torch.channels_last),
+            images.contiguous(memory_format=torch.channels_last),
+        )
+    else:
+        x = images.to(torch.bfloat16 if kind == 'half' else torch.float64)
+        other = other.to(x.dtype)
+    got = cka(other, nets[1], x, ['stages.*'], ['blocks.*'], data_b=images, **quiet).matrix
+    torch.testing.assert_close(got, want, atol=0.02 if kind == 'half' else 1e-4, rtol=0)
+
+
+# --- loaders -------------------------------------------------------------------------------------
+
+
+def test_two_loaders_must_not_shuffle(nets, images):
+    from torch.utils.data import DataLoader, SubsetRandomSampler, TensorDataset
+
+    labels = torch.zeros(24)  # all of one class: their order does not show
+    held = TensorDataset(images, labels)
+    still, shuffled = DataLoader(held, 12), DataLoader(held, 12, shuffle=True)
+    drawn = DataLoader(held, 12, sampler=SubsetRandomSampler(range(24)))
+    for a, b in ((shuffled, shuffled), (still, shuffled), (shuffled, still), (still, drawn)):
+        with pytest.raises(ValueError, match='the loader for [ab] shuffles.*shuffle=False'):
+            cka(*nets, a, data_b=b, **quiet)
+    want = cka(*nets, images, batch_size=12, **quiet).matrix
+    torch.testing.assert_close(cka(*nets, still, data_b=still, **quiet).matrix, want, atol=1e-6, rtol=0)
+    assert cka(*nets, shuffled, **quiet).images == 24  # one loader for both: they see the same

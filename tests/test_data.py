@@ -8,7 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from ofa_learn.data import Splits, digits, from_arrays, load_data, load_splits, split
+from ofa_learn import loaders
+from ofa_learn.data import Norm, Splits, digits, from_arrays, load_data, load_splits, split
+from ofa_learn.loaders import load_images
 
 GREY = np.zeros((6, 8, 8), np.uint8)
 LABELS = [0, 1, 0, 1, 0, 1]
@@ -117,6 +119,88 @@ def test_parts_of_other_classes_or_sizes_are_refused(tmp_path):
     small = load_data(tmp_path / 'a', size=16)
     with pytest.raises(ValueError, match=r'valid: images of \(3, 16, 16\)'):
         Splits(train, small, train, norm)
+
+
+def pictures(root: Path, **classes) -> Path:
+    "Parts, each with its classes' folders: 12 pictures a class in train, 4 elsewhere."
+    for part, names in classes.items():
+        folders(root / part, *names, each=12 if part == 'train' else 4)
+    return root
+
+
+PETS = ('ant', 'bee', 'cat')
+
+
+@pytest.mark.parametrize(
+    'parts, message',
+    [
+        (dict(train=PETS, test=PETS), "no folder 'validation'; there are test, train"),
+        (dict(training=PETS), "no folder 'validation'; there are training"),
+        (dict(ants=PETS, val=PETS), "no folder 'train'; there are ants, val"),
+        (dict(train=PETS, val=PETS, test=PETS), 'train and val would be read and test would not'),
+        (dict(train=PETS, val=('ant', 'cat')), 'only in train: bee; only in validation: none'),
+        (dict(train=PETS, val=('ant', 'bee', 'cow', 'cat')), 'only in train: none; only in validation: cow'),
+    ],
+)
+def test_image_folders_that_would_be_read_as_something_else(parts, message, tmp_path):
+    root = pictures(tmp_path / 'set', **parts)
+    with pytest.raises(ValueError, match=message):
+        load_images(root, size=16, workers=0)
+
+
+def test_image_folders_whose_parts_are_named(tmp_path):
+    root = pictures(tmp_path / 'set', train=PETS, test=PETS)
+    data = load_images(root, size=16, valid=6, parts=('train', 'test'), workers=0)
+    assert (len(data.train), len(data.valid), len(data.test)) == (30, 6, 12)
+    (root / 'val').mkdir()
+    (root / 'val' / 'flat.png').write_bytes(b'')  # ImageNet's test folder is like that: pictures, no classes
+    again = load_images(root, size=16, valid=6, parts=('train', 'test'), workers=0)
+    assert again.train.fingerprint == data.train.fingerprint
+    with pytest.raises(ValueError, match="expected '', or a name such as torch/cifar10"):
+        load_images(root, 'cifar10')
+
+
+def test_pictures_of_all_kinds_are_read(tmp_path):
+    root = pictures(tmp_path / 'set', train=PETS, val=PETS)
+    for kind in ('webp', 'bmp', 'gif'):
+        Image.new('RGB', (8, 8)).save(root / 'val' / 'ant' / f'more.{kind}')
+    assert len(load_images(root, size=16, valid=6, workers=0).test) == 15
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('content', [b'no picture', None])
+def test_a_broken_picture_is_named_and_no_other_takes_its_place(tmp_path, workers, content):
+    root = pictures(tmp_path / 'set', train=PETS, val=PETS)
+    broken = root / 'val' / 'bee' / '2.png'
+    broken.write_bytes(content or broken.read_bytes()[:45])
+    data = load_images(root, size=16, valid=6, workers=workers)
+    with pytest.raises(ValueError) as raised:
+        list(data.test.batches(data.norm, 4).plain())
+    said = str(raised.value)
+    assert said.startswith(str(broken)) and 'cannot be read' in said and '\n' not in said
+
+
+class Grey:
+    "Pictures without colours, as torchvision's MNIST gives them."
+
+    def __init__(self, n: int):
+        self.targets = [i % 3 for i in range(n)]
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, i):
+        return Image.new('L', (8, 8), i), self.targets[i]
+
+
+@pytest.mark.parametrize('channels', [1, 3])
+def test_pictures_have_the_channels_that_were_asked_for(monkeypatch, channels):
+    monkeypatch.setattr(
+        loaders, 'create_dataset', lambda name, split, **how: Grey(60 if split == 'train' else 9)
+    )
+    norm = Norm((0.5,) * channels, (0.5,) * channels)
+    data = load_images('nowhere', 'torch/mnist', 16, channels, norm, valid=6, workers=0)
+    assert next(iter(data.train.batches(norm, 4).epoch(0))).input.shape == (4, channels, 16, 16)
 
 
 @pytest.mark.parametrize('read', [load_data, load_splits])

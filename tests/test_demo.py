@@ -1,6 +1,7 @@
 """The main job in small: the real command, its table, report and records."""
 
-import subprocess, sys
+import subprocess
+import sys
 from pathlib import Path
 
 from ofa_learn.records import load_records
@@ -77,7 +78,7 @@ def test_a_teacher_of_ones_own_data(tmp_path):
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
-    from ofa_learn.distill import Teacher
+    from ofa_learn.tasks import Teacher
 
     teacher = Teacher(str(tmp_path / 't.safetensors'))
     assert teacher.input_size == (3, 16, 16) and teacher.norm is not None

@@ -1,13 +1,9 @@
 """Notebooks as pages: the pure functions of tools/docsite.py, on cells of a few lines."""
 
 import ast
-import sys
-from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
 import docsite
+import pytest
 from docsite import PLOTLY, TWIN, broken_links, linked, navigation, unshown
 
 BARS = {
@@ -74,20 +70,24 @@ def test_front_matter():
             '[`ofa_loss()`](../course/40_losses.ipynb#ofa_learn.losses.ofa_loss)',
         ),
         ('`ofa_loss`', 'course/40_losses.ipynb', '`ofa_loss`'),
-        *(
-            (text, 'index.ipynb', text)
-            for text in (
-                '`x`',
-                '[see `ofa_loss`](x.ipynb)',
-                '[`ofa_loss`](x.ipynb)',
-                '```\n`ofa_loss`\n```',
-                '``ofa_loss``',
-            )
-        ),
     ],
 )
 def test_names_lead_to_their_definitions(text, page, expected):
     assert linked(text, page, WHERE) == expected
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '`x`',
+        '[see `ofa_loss`](x.ipynb)',
+        '[`ofa_loss`](x.ipynb)',
+        '```\n`ofa_loss`\n```',
+        '``ofa_loss``',
+    ],
+)
+def test_other_text_stays(text):
+    assert linked(text, 'index.ipynb', WHERE) == text
 
 
 def made():
@@ -118,7 +118,8 @@ EXAMPLE = '''def scaled(
 
 
 def test_the_reference_is_read_off_the_code():
-    node, said = ast.parse(EXAMPLE).body[0], docsite.comments(EXAMPLE)
+    node = ast.parse(EXAMPLE).body[0]
+    said = docsite.comments(EXAMPLE)
     assert docsite.parameters(node, said) == [
         ('x', 'float', 'a number'),
         ('by', 'float', 'how much'),
@@ -130,9 +131,8 @@ def test_the_reference_is_read_off_the_code():
 
 
 def test_navigation_follows_the_folders():
-    parts = navigation(
-        ['index.ipynb', 'course/40_losses.ipynb', 'walkthroughs/10_slide.ipynb', 'running/80_x.ipynb']
-    )
+    names = ['index.ipynb', 'course/40_losses.ipynb', 'walkthroughs/10_slide.ipynb', 'running/80_x.ipynb']
+    parts = navigation(names)
     assert [p['title'] for p in parts] == ['Course', 'Walkthroughs', 'Package', 'Reference']
     assert parts[0]['sections'] == [('The path', ['course/40_losses.ipynb'])]
     assert parts[2]['sections'] == [('Running', ['running/80_x.ipynb'])]
@@ -149,3 +149,32 @@ def test_what_a_reader_would_not_see_is_found():
         'a/b.html': '<p id="here"><img src="../no.png"></p><a href="../index.html">home</a>',
     }
     assert broken_links(site, set(site)) == ['index.html → #top', 'a/b.html → ../no.png']
+
+
+WITH_SECTIONS = '''def half(x: float) -> float:
+    """Half of `x`.
+
+    Args:
+        x: a number,
+            in metres.
+    Returns:
+        A number.
+    Raises:
+        ValueError: `x` is negative.
+    Example:
+        >>> half(4)
+        2.0
+    """
+    return x/2
+'''
+
+
+def test_sections_of_a_docstring_are_shown():
+    node = ast.parse(WITH_SECTIONS).body[0]
+    lead, more = docsite.sections(ast.get_docstring(node))
+    assert lead == 'Half of `x`.' and list(more) == ['Args', 'Returns', 'Raises', 'Example']
+    assert docsite.items(more['Args']) == {'x': 'a number, in metres.'}
+    text = docsite.entry(node, {}, 'tiny', 'course/05_tiny.ipynb')
+    for part in ('a number, in metres.', 'raises ValueError', '>>> half(4)\n2.0', 'A number.'):
+        assert part in text
+    assert 'Args:' not in text

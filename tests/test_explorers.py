@@ -1,16 +1,13 @@
-"""The explorers without a kernel's page and with one: numbers against the records, figures that follow, pages that hold the same, and errors."""
+"""The explorers: numbers against the records, figures that follow, pages that hold the same, and errors."""
 
 import json
-import os
 import re
-import sys
 from itertools import product
-from pathlib import Path
 
 import pytest
+from browsers import one_browser, watch
 
 from ofa_learn.data import digits, split
-from ofa_learn.distill import create_task
 from ofa_learn.explorers import (
     ALONE,
     TAUGHT,
@@ -33,16 +30,18 @@ from ofa_learn.models import count_params, make_model
 from ofa_learn.recorded import recorded
 from ofa_learn.records import results
 from ofa_learn.sweeps import pair_models, recording_path
+from ofa_learn.tasks import create_task
 from ofa_learn.twins import embed_json
 from ofa_learn.widgets import SOURCE
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
-from pictures import CHROMIUM_ARGS, chromium
-
-GAMMAS, FORMS, PAIRS = (1.0, 1.4, 2.0), ('paper', 'released'), ('cnn-vit', 'vit-cnn')
+GAMMAS = (1.0, 1.4, 2.0)
+FORMS = ('paper', 'released')
+PAIRS = ('cnn-vit', 'vit-cnn')
 
 
 def run(pair, method, seed, test, epochs=4, **setting):
+    "A made-up run that was not looked at in its second epoch."
+    seen = {e: test - 10 * (epochs - e) for e in range(1, epochs + 1) if e != 2}
     return dict(
         schema=1,
         kind='run',
@@ -60,10 +59,7 @@ def run(pair, method, seed, test, epochs=4, **setting):
         student=dict(name='nobody', params=1),
         epochs=epochs,
         versions=dict(test='1'),
-        history=[
-            dict(epoch=e, valid_accuracy=None if e == 2 else test - 10 * (epochs - e))
-            for e in range(1, epochs + 1)
-        ],
+        history=[dict(epoch=e, valid_accuracy=seen.get(e)) for e in range(1, epochs + 1)],
         test_accuracy=test,
         valid_accuracy=test,
         seconds=1.0,
@@ -72,45 +68,34 @@ def run(pair, method, seed, test, epochs=4, **setting):
 
 def made_up_gamma():
     "All numbers are made up: accuracy falls with γ, a point apart by seed."
-    return [
-        run(p, m, s, 60.0 + 5 * i + s + 3 * j)
-        for j, p in enumerate(PAIRS)
-        for i, m in enumerate(('labels', 'deep_supervision', 'kd'))
-        for s in range(3)
-    ] + [
-        run(p, 'ofa', s, 80.0 - 2 * g + s + f + 3 * j, gamma=g, form=form)
-        for j, p in enumerate(PAIRS)
-        for f, form in enumerate(FORMS)
-        for g in GAMMAS
-        for s in range(3)
-    ]
+    runs = []
+    for (j, pair), seed in product(enumerate(PAIRS), range(3)):
+        for i, method in enumerate(('labels', 'deep_supervision', 'kd')):
+            runs.append(run(pair, method, seed, 60.0 + 5 * i + seed + 3 * j))
+        for (f, form), gamma in product(enumerate(FORMS), GAMMAS):
+            test = 80.0 - 2 * gamma + seed + f + 3 * j
+            runs.append(run(pair, 'ofa', seed, test, gamma=gamma, form=form))
+    return runs
 
 
 def made_up_exits():
-    return [
-        run(p, 'ofa', s, 70.0 + len(e or '1234') + s, stages=e)
-        for p in PAIRS
-        for e in ([1], [4], [1, 4], None)
-        for s in range(2)
-    ]
+    choices = product(PAIRS, ([1], [4], [1, 4], None), range(2))
+    return [run(p, 'ofa', seed, 70.0 + len(e or '1234') + seed, stages=e) for p, e, seed in choices]
 
 
 def made_up_cka():
-    methods = ALONE + TAUGHT
-    matrix = lambda i: [[round((r + c + i) / 20, 3) for c in range(3)] for r in range(2)]
-    runs = {
-        (t, s, m): dict(
-            teacher=t,
-            student=s,
-            method=m,
-            test_accuracy=50.0 + i,
-            matrix=matrix(i),
-            rows=['stem', 'end'],
-            columns=['a', 'b', '<c>'],
-        )
-        for t, s in product(('cnn', 'vit'), repeat=2)
-        for i, m in enumerate(methods)
-    }
+    runs = {}
+    for teacher, student in product(('cnn', 'vit'), repeat=2):
+        for i, method in enumerate(ALONE + TAUGHT):
+            runs[teacher, student, method] = dict(
+                teacher=teacher,
+                student=student,
+                method=method,
+                test_accuracy=50.0 + i,
+                matrix=[[round((r + c + i) / 20, 3) for c in range(3)] for r in range(2)],
+                rows=['stem', 'end'],
+                columns=['a', 'b', '<c>'],
+            )
     return dict(
         data=dict(name='made up', train=3, valid=2, test=10),
         epochs=1,
@@ -134,74 +119,52 @@ def test_curve_numbers_are_the_records():
     records = made_up_gamma()
     for pair, form, g in product(PAIRS, FORMS, GAMMAS):
         s = curve_state(records, pair, form, g, 3)
-        mine = [
-            r
-            for r in records
-            if r['pair'] == pair
-            and (r['method'] != 'ofa' or (r['setting']['gamma'], r['setting']['form']) == (g, form))
-        ]
+        of_pair = [r for r in records if r['pair'] == pair]
+        mine = [r for r in of_pair if r['setting'] in ({}, dict(gamma=g, form=form))]
         for a, b in zip(s['rows'], results(mine), strict=True):
-            assert {k: v for k, v in a.items() if k != 'method'} == {
-                k: v for k, v in b.items() if k != 'method'
-            } and a['method'].split('_p')[0].split('_r')[0] == b['method']
-        assert s['over'] == {
-            h: [
-                r['test_accuracy']
-                for r in records
-                if (r['pair'], r['method']) == (pair, 'ofa') and r['setting'] == dict(gamma=h, form=form)
-            ]
-            for h in GAMMAS
-        }
-        assert all(
-            x == [1, 3, 4] for lines in s['series'].values() for x, _ in lines
-        )  # the epoch without a look is left out, not drawn as 0
-        assert (
-            s['at']['kd'] == [r['history'][2]['valid_accuracy'] for r in mine if r['method'] == 'kd']
-            and s['low'] % 10 == 0
-        )
+            assert a == b | dict(method=f'ofa_{form}' if b['method'] == 'ofa' else b['method'])
+        for h in GAMMAS:
+            recorded_so = [r for r in of_pair if r['setting'] == dict(gamma=h, form=form)]
+            assert s['over'][h] == [r['test_accuracy'] for r in recorded_so]
+        assert list(s['over']) == list(GAMMAS)
+        # The epoch without a look is left out, not drawn as 0.
+        assert all(x == [1, 3, 4] for lines in s['series'].values() for x, _ in lines)
+        assert s['at']['kd'] == [r['history'][2]['valid_accuracy'] for r in mine if r['method'] == 'kd']
+        assert s['low'] % 10 == 0
     assert curve_state(records, 'cnn-vit', 'paper', 1.0, 2)['at']['kd'] == []
     assert 'not recorded' in curve_words(curve_state(records, 'cnn-vit', 'paper', 3.0, 4))
 
 
 @pytest.mark.parametrize('pair', ['cnn-vit', 'vit-cnn', 'cnn-mlp', 'mlp-cnn'])
 def test_costs_are_those_of_the_task(pair):
-    costs, (teacher, student), data = branch_costs(pair), pair_models(pair), split(digits(), train=50)
+    costs = branch_costs(pair)
+    teacher, student = pair_models(pair)
+    data = split(digits(), train=50)
     for exits in ([2], [1, 4], [1, 2, 3, 4]):
         task = create_task('ofa', student, make_model(teacher), data=data, stages=exits)
         s = branch_state([], pair, exits)
-        assert (
-            count_params(task.trainable_module) == s['params'] + costs['student']['params']
-            and count_params(task.student) == costs['student']['params']
-        )
-        assert (
-            s['flops'] == sum(c['flops'] for c in costs['exits'] if c['stage'] in exits) > 0
-            and s['here'] == []
-        )
+        assert count_params(task.student) == costs['student']['params']
+        assert count_params(task.trainable_module) == s['params'] + costs['student']['params']
+        assert s['flops'] == sum(c['flops'] for c in costs['exits'] if c['stage'] in exits) > 0
+        assert s['here'] == []
     assert branch_state([], pair, [])['params'] == 0
 
 
 def test_exits_none_means_all_and_gaps_are_said():
     s = branch_state(made_up_exits(), 'cnn-vit', [1, 2, 3, 4])
     assert s['here'] == [74.0, 75.0] and list(s['over']) == [(1,), (4,), (1, 4), (1, 2, 3, 4)]
-    assert (
-        branch_table(branch_state(made_up_exits(), 'cnn-vit', [2, 3]))[-1][-1]
-        == 'not recorded'
-        == spread_text([])
-    )
+    chosen = branch_table(branch_state(made_up_exits(), 'cnn-vit', [2, 3]))[-1]
+    assert chosen[-1] == 'not recorded' == spread_text([])
 
 
 def test_cka_numbers_are_the_matrices():
     found = made_up_cka()
     s = cka_state(found, 'cnn', 'vit', 'ofa', 'untrained')
-    assert (
-        s['before'] is found['runs']['cnn', 'vit', 'untrained']
-        and s['after'] is found['runs']['cnn', 'vit', 'ofa']
-    )
-    assert (
-        [r['method'] for r in s['rows']] == list(ALONE + TAUGHT)
-        and s['rows'][0]['mean'] == pytest.approx(sum(range(2)) / 40 + 1 / 20)
-        and s['rows'][0]['last'] == 0.15
-    )
+    assert s['before'] is found['runs']['cnn', 'vit', 'untrained']
+    assert s['after'] is found['runs']['cnn', 'vit', 'ofa']
+    assert [r['method'] for r in s['rows']] == list(ALONE + TAUGHT)
+    assert s['rows'][0]['mean'] == pytest.approx(sum(range(2)) / 40 + 1 / 20)
+    assert s['rows'][0]['last'] == 0.15
 
 
 # Controls
@@ -215,12 +178,8 @@ def test_a_choice_has_nothing_in_between():
             c.value = wrong
         assert c.value == 1.0
     boxes = Choice('checks', 'exits', {1: 'a', 2: 'b', 3: 'c'}, (3, 1, 3))
-    assert (
-        boxes.value == [1, 3]
-        and boxes.key([]) == ''
-        and len(boxes.options()) == 8
-        and len({boxes.key(o) for o in boxes.options()}) == 8
-    )
+    assert boxes.value == [1, 3] and boxes.key([]) == ''
+    assert len(boxes.options()) == 8 and len({boxes.key(o) for o in boxes.options()}) == 8
     with pytest.raises(ValueError, match='exits: expected a list, got 1'):
         boxes.value = 1
     with pytest.raises(ValueError, match='exits: expected some of 1, 2, 3, got 4'):
@@ -231,38 +190,29 @@ def test_figures_follow_the_controls():
     w = AccuracyCurves(made_up_gamma())
     for pair, form, g in product(PAIRS, FORMS, GAMMAS):
         w.pair.value, w.form.value, w.gamma.value = pair, form, g
-        s, ring, ofa = w.numbers, w.figures[1].data[-1], w.figures[1].data[-2]
-        mean = sum(s['over'][g]) / 3
-        assert (
-            list(ring.x) == [g]
-            and list(ring.y) == [pytest.approx(mean)]
-            and list(ofa.x) == list(GAMMAS)
-            and list(ofa.error_y.array) == [1.0] * 3
-        )
-        assert (
-            w.fig.data[-2].y[-1] == pytest.approx(mean)
-            and pair_name(pair) in w.figures[1].layout.title.text
-            and f'γ = {g:g}' in w.fig.layout.title.text
-        )
+        *_, ofa, ring = w.figures[1].data
+        mean = sum(w.numbers['over'][g]) / 3
+        assert list(ring.x) == [g] and list(ring.y) == [pytest.approx(mean)]
+        assert list(ofa.x) == list(GAMMAS) and list(ofa.error_y.array) == [1.0] * 3
+        assert w.fig.data[-2].y[-1] == pytest.approx(mean)
+        assert pair_name(pair) in w.figures[1].layout.title.text
+        assert f'γ = {g:g}' in w.fig.layout.title.text
         assert f'γ = {g:g}' in w.words.value and 'ofa-learn' not in w.hint.value
     w.epoch.value = 1
     assert list(w.fig.data[-1].x) == [1, 1] and 'validation, epoch 1' in w.words.value
     b = BranchExplorer(made_up_exits())
     b.exits.value = [4]
-    assert (
-        list(b.fig.data[0].marker.opacity) == [0.2, 0.2, 0.2, 1.0]
-        and list(b.figures[1].data[-1].y) == ['4']
-        and 'Exit 4,' in b.words.value
-    )
+    assert list(b.fig.data[0].marker.opacity) == [0.2, 0.2, 0.2, 1.0]
+    assert list(b.figures[1].data[-1].y) == ['4'] and 'Exit 4,' in b.words.value
     b.exits.value = [2]
     assert list(b.figures[1].data[-1].y) == [] and 'not recorded' in b.words.value
     b.exits.value = []
     assert 'tick at least one' in b.words.value
     c = CKAExplorer(made_up_cka())
     c.method.value = 'kd'
-    assert [list(map(float, z)) for z in c.figures[1].data[0].z] == c.found['runs']['cnn', 'vit', 'kd'][
-        'matrix'
-    ] and c.figures[1].data[0].x[-1] == 'ViT &lt;c&gt;'
+    (after,) = c.figures[1].data
+    assert [list(map(float, z)) for z in after.z] == c.found['runs']['cnn', 'vit', 'kd']['matrix']
+    assert after.x[-1] == 'ViT &lt;c&gt;'
     assert '<c>' not in c.words.value and 'After: KD' in c.figures[1].layout.title.text
 
 
@@ -294,17 +244,15 @@ def test_refused(call, message):
 
 def test_shipped_recordings_open():
     w = AccuracyCurves()
-    assert 'ofa-learn sweep --plan recorded:gamma --out gamma' in w.hint.value and len(w.gamma.values) == len(
-        {r['setting']['gamma'] for r in recorded('gamma') if r['method'] == 'ofa'}
-    )
+    gammas = {r['setting']['gamma'] for r in recorded('gamma') if r['method'] == 'ofa'}
+    assert set(w.gamma.values) == gammas
+    assert 'ofa-learn sweep --plan recorded:gamma --out gamma' in w.hint.value
     assert 'recorded:exits' in BranchExplorer().hint.value and 'record_cka' in CKAExplorer().hint.value
     found = load_cka()
-    assert len(found['runs']) == 45 and all(
-        len(r['matrix']) == len(r['rows'])
-        and len(r['matrix'][0]) == len(r['columns'])
-        and all(-0.2 <= v <= 1 for z in r['matrix'] for v in z)
-        for r in found['runs'].values()
-    )
+    assert len(found['runs']) == 45
+    for r in found['runs'].values():
+        assert len(r['matrix']) == len(r['rows']) and len(r['matrix'][0]) == len(r['columns'])
+        assert all(-0.2 <= v <= 1 for line in r['matrix'] for v in line)
     for m in ALONE:  # one student, whichever teacher it stands beside
         for s in ('cnn', 'vit', 'mlp'):
             assert len({found['runs'][t, s, m]['test_accuracy'] for t in ('cnn', 'vit', 'mlp')}) == 1
@@ -314,104 +262,87 @@ def test_shipped_recordings_open():
 
 
 def state_of(text):
-    return json.loads(
-        re.search(r'data-twin="choices"><script type="application/json">(.*?)</script>', text, re.S)[1]
-    )
+    "What a twin of choices holds."
+    embedded = r'data-twin="choices"><script type="application/json">(.*?)</script>'
+    return json.loads(re.search(embedded, text, re.S)[1])
 
 
 @pytest.mark.parametrize('name', WIDGETS)
 def test_every_choice_is_on_the_page(name):
     w = WIDGETS[name]()
     state = state_of(choices_twin(w))
-    moving = {k: c for k, c in w.controls.items() if k not in w.fixed}
-    assert len(state['states']) == len(list(product(*(c.options() for c in moving.values())))) and len(
-        {embed_json(v) for v in state['pool']}
-    ) == len(state['pool'])
-    for values in list(product(*(c.options() for c in moving.values())))[::3]:
-        for c, v in zip(moving.values(), values):
+    pool = state['pool']
+    assert len({embed_json(v) for v in pool}) == len(pool)
+    moving = [c for k, c in w.controls.items() if k not in w.fixed]
+    choices = list(product(*(c.options() for c in moving)))
+    assert len(state['states']) == len(choices)
+    for values in choices[::3]:
+        for c, v in zip(moving, values):
             c.value = v
-        s = state['states'][','.join(c.key(v) for c, v in zip(moving.values(), values))]
+        s = state['states'][','.join(c.key(v) for c, v in zip(moving, values))]
         for shown, (traces, layout) in zip(w.figures, s['figures'], strict=True):
-            drawn = json.loads(shown.figure.to_json() if hasattr(shown, 'figure') else shown.to_json())
-            assert [state['pool'][t] for t in traces] == [
-                {k: v for k, v in t.items() if k != 'uid'} for t in drawn['data']
-            ]
-            assert state['pool'][layout]['title'] == drawn['layout']['title']
-        assert (
-            state['pool'][s['words']] == w.words_of(w.numbers) and state['pool'][s['table']] in w.words.value
-        )
-
-
-def unavailable(reason):
-    if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1':
-        pytest.fail(f'{reason}, and OFA_LEARN_REQUIRE_BROWSER=1 asks for one')
-    pytest.skip(f'{reason}: the browser tests need one')
+            drawn = json.loads(shown.figure.to_json())
+            assert [pool[t] for t in traces] == drawn['data']
+            assert pool[layout]['title'] == drawn['layout']['title']
+        assert pool[s['words']] == w.words_of(w.numbers)
+        assert pool[s['table']] in w.words.value
 
 
 @pytest.fixture(scope='module')
 def browser():
-    if not chromium() or not os.path.exists(chromium()):
-        unavailable('no Chromium on the PATH or in $CHROMIUM')
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        unavailable('no playwright')
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium(), args=CHROMIUM_ARGS)
-        yield browser
-        browser.close()
+    yield from one_browser()
 
 
 @pytest.fixture
 def opened(browser, tmp_path):
     "A function of a widget → its page in the browser; no request, no error, no warning until the end."
-    trouble, pages = [], []
+    pages = {}
 
     def show(w):
         page = browser.new_page(viewport=dict(width=900, height=1200))
-        page.on('pageerror', lambda e: trouble.append(str(e)))
-        page.on('console', lambda m: trouble.append(m.text) if m.type in ('error', 'warning') else None)
-        page.on(
-            'request',
-            lambda r: trouble.append(r.url) if not r.url.startswith(('file:', 'data:', 'blob:')) else None,
-        )
+        pages[page] = watch(page)
         page.set_default_timeout(90_000)
         page.goto(w.to_html(tmp_path / 'page.html').as_uri())
         page.wait_for_function("document.querySelectorAll('.js-plotly-plot').length === 2")
-        pages.append(page)
         return page
 
     yield show
-    for page in pages:
+    for page, trouble in pages.items():
         for width in (320, 900):
             page.set_viewport_size(dict(width=width, height=900))
             page.wait_for_timeout(200)
             assert page.evaluate('document.documentElement.scrollWidth') <= width
         page.close()
-    assert trouble == []
+        assert trouble == []
 
 
 STAND_IN = '''async ([source, state]) => {
-    const {default: control} = await import(URL.createObjectURL(new Blob([source], {type: 'text/javascript'}))), heard = [];
-    window.model = {get: (k) => state[k], set: (k, v) => { state[k] = v; }, save_changes: () => heard.forEach((f) => f()), on: (_, f) => heard.push(f), off: () => {}};
+    const file = new Blob([source], {type: 'text/javascript'});
+    const {default: control} = await import(URL.createObjectURL(file));
+    const heard = [];
+    window.model = {
+        get: (name) => state[name],
+        set: (name, value) => { state[name] = value; },
+        save_changes: () => heard.forEach((changed) => changed()),
+        on: (_, changed) => heard.push(changed),
+        off: () => {},
+    };
     document.body.innerHTML = '';
-    control.render({model: window.model, el: document.body}); }'''
+    control.render({model: window.model, el: document.body});
+}'''
 
 
 def test_controls_of_the_widgets(browser):
     "Each kind of `Choice` with a stand-in for the kernel: named, moved by keys, and told of changes."
-    page, trouble = browser.new_page(), []
-    page.on('pageerror', lambda e: trouble.append(str(e)))
-    value = lambda: page.evaluate('window.model.get("value")')
+    page = browser.new_page()
+    trouble = watch(page)
+
+    def value():
+        return page.evaluate('window.model.get("value")')
 
     def show(c):
-        page.evaluate(
-            STAND_IN,
-            [
-                SOURCE,
-                dict(kind=c.kind, value=c.value, values=c.values, names=c.names, description=c.description),
-            ],
-        )
+        known = ('kind', 'value', 'values', 'names', 'description')
+        page.evaluate(STAND_IN, [SOURCE, {name: getattr(c, name) for name in known}])
 
     show(Choice('stops', 'γ', {1.0: '1', 1.4: '1.4', 4.0: '4'}, 1.4))
     slider = page.get_by_label('γ')
@@ -431,37 +362,39 @@ def test_controls_of_the_widgets(browser):
     page.close()
 
 
+DRAWN = '''(i) => {
+    const plot = document.querySelectorAll('.js-plotly-plot')[i];
+    const line = (u) => ArrayBuffer.isView(u) || Array.isArray(u) ? Array.from(u) : u;
+    const plain = (v) => v === undefined ? null : Array.from(v, line);
+    const traces = plot.data.map((t) => ({x: plain(t.x), y: plain(t.y), z: plain(t.z)}));
+    return {title: plot.layout.title.text, traces};
+}'''
+
+
+def listed(values):
+    "Values of a trace, or lines of them, as lists."
+    if values is None:
+        return None
+    return [list(map(float, v)) if hasattr(v, '__len__') and not isinstance(v, str) else v for v in values]
+
+
 def same(page, w):
     "The page shows what the widget shows: every trace's numbers, the titles, the words and the table."
     for i, shown in enumerate(w.figures):
-        drawn = page.evaluate(
-            '''i => { const p = document.querySelectorAll('.js-plotly-plot')[i];
-            const plain = (v) => v === undefined ? null : Array.from(v, (u) => ArrayBuffer.isView(u) || Array.isArray(u) ? Array.from(u) : u);
-            return {title: p.layout.title.text, traces: p.data.map((t) => ({x: plain(t.x), y: plain(t.y), z: plain(t.z)}))}; }''',
-            i,
-        )
-        listed = lambda v: (
-            None
-            if v is None
-            else [list(map(float, u)) if hasattr(u, '__len__') and not isinstance(u, str) else u for u in v]
-        )
+        drawn = page.evaluate(DRAWN, i)
         assert drawn['title'] == shown.layout.title.text
-        assert drawn['traces'] == [
-            dict(x=listed(t.x), y=listed(t.y), z=listed(t.z if 'z' in t else None)) for t in shown.data
-        ]
+        for trace, t in zip(drawn['traces'], shown.data, strict=True):
+            assert trace == dict(x=listed(t.x), y=listed(t.y), z=listed(t.z if 'z' in t else None))
     assert page.inner_text('.numbers') == w.words_of(w.numbers)
-    assert page.locator('.cells td, .cells tbody th').all_inner_texts() == [
-        c for row in w.table(w.numbers)[1:] for c in row
-    ]
+    cells = [cell for row in w.table(w.numbers)[1:] for cell in row]
+    assert page.locator('.cells td, .cells tbody th').all_inner_texts() == cells
 
 
 def test_curves_by_keyboard(opened):
     w = WIDGETS['curves']()
     page = opened(w)
-    assert (
-        page.get_by_label('γ', exact=True).get_attribute('type') == 'range'
-        and page.get_by_label('pair').count() == 1
-    )
+    assert page.get_by_label('γ', exact=True).get_attribute('type') == 'range'
+    assert page.get_by_label('pair').count() == 1
     same(page, w)
     page.get_by_label('γ', exact=True).focus()
     page.keyboard.press('ArrowRight')

@@ -7,9 +7,9 @@ import timm
 import torch
 import torch.nn as nn
 
-from ofa_learn.distill import Teacher, create_task
 from ofa_learn.export import export_onnx, export_student
 from ofa_learn.models import load_model, make_model, save_model
+from ofa_learn.tasks import Teacher, create_task
 
 ONE = dict(input_size=(1, 8, 8), num_classes=10)
 

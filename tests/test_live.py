@@ -1,6 +1,10 @@
 """A training in a thread, without a browser: the same numbers as `distill`, pause, continue, stop, γ moved, exceptions, a second run, and no thread left."""
 
-import importlib, json, re, sys, threading
+import importlib
+import json
+import re
+import sys
+import threading
 
 import pytest
 import torch
@@ -8,7 +12,6 @@ import torch.nn as nn
 
 from ofa_learn.checkpoints import load_checkpoint
 from ofa_learn.data import digits, split
-from ofa_learn.distill import Teacher, create_task
 from ofa_learn.live import (
     LiveDistill,
     Runner,
@@ -19,6 +22,7 @@ from ofa_learn.live import (
     status_text,
 )
 from ofa_learn.models import make_model
+from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.training import distill, fit
 
 DATA = split(digits(), train=100)
@@ -421,7 +425,9 @@ def test_no_page_of_nothing(teacher, tmp_path):
 
 @pytest.mark.parametrize('name', ['ipywidgets', 'anywidget'])
 def test_what_is_missing_is_named(monkeypatch, name):
-    import ofa_learn, ofa_learn.live, ofa_learn.widgets
+    import ofa_learn
+    import ofa_learn.live
+    import ofa_learn.widgets
 
     for module in ('live', 'widgets'):
         monkeypatch.delitem(sys.modules, f'ofa_learn.{module}')

@@ -1,6 +1,9 @@
 """Properties of the losses, against slow formulas written apart from them."""
 
-import math, os, subprocess, sys
+import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from ofa_learn.losses import (
     binomial,
     check_gamma,
     check_target,
+    check_weight,
     class_weights,
     dark_mass,
     decompose,
@@ -29,6 +33,7 @@ ROOT = Path(__file__).resolve().parent.parent
 seeds, gammas, forms = st.integers(0, 10_000), st.floats(1, 4), st.sampled_from(FORMS)
 many, few = settings(max_examples=30, deadline=None), settings(max_examples=12, deadline=None)
 same = torch.testing.assert_close
+nan, inf = float('nan'), float('inf')
 
 
 def problem(seed, b=6, k=5, scale=3.0, dtype=torch.float64):
@@ -178,6 +183,65 @@ def test_series_converges(seed, gamma):
 
 def test_binomial():
     assert all(binomial(g, g) == [math.comb(g, k) for k in range(1, g + 1)] for g in range(1, 9))
+
+
+# --- masked classes: 0·log 0 is 0, and what is no logit is not hidden
+
+WITH_TEACHER = {
+    'ofa': lambda s, t, y: ofa_loss(s, t, y, gamma=1.4),
+    'ofa released': lambda s, t, y: ofa_loss(s, t, y, gamma=2.0, form='released', temperature=2.0),
+    'ofa stack': lambda s, t, y: ofa_loss(torch.stack([s, 2 * s]), t, y, gamma=[1.0, 1.4]),
+    'kd': lambda s, t, y: kd_loss(s, t, temperature=3.0),
+    'kd stack': lambda s, t, y: kd_loss(torch.stack([s, 2 * s]), t),
+    'decompose': lambda s, t, y: torch.stack([p for p in decompose(s, t, y, gamma=1.4) if p.ndim == 1]),
+    'terms': lambda s, t, y: decompose(s, t, y, gamma=1.4).terms,
+}
+
+
+@pytest.mark.parametrize('name', WITH_TEACHER)
+def test_a_class_that_both_mask_is_as_if_it_were_not_there(name):
+    loss, (s, t, _) = WITH_TEACHER[name], problem(0)
+    y, kept = torch.tensor([0, 1, 3, 4, 0, 1]), [0, 1, 3, 4]
+    few_s, few_t, few_y = s[:, kept], t[:, kept], torch.tensor([0, 1, 2, 3, 0, 1])
+    s, t = (z.clone().index_fill(1, torch.tensor([2]), -inf) for z in (s, t))
+    same(loss(s, t, y), loss(few_s, few_t, few_y))
+    g = grad(lambda z: loss(z, t, y), s)
+    same(g[:, kept], grad(lambda z: loss(z, few_t, few_y), few_s))
+    assert not g[:, 2].any()
+
+
+@pytest.mark.parametrize('name', WITH_TEACHER)
+def test_a_teacher_that_masks_is_the_limit_of_one_that_gives_next_to_nothing(name):
+    "For wrong classes and for the true one, which is masked in the third image."
+    loss, (s, t, _), y = WITH_TEACHER[name], problem(0), torch.tensor([0, 1, 2, 3, 4, 0])
+    never, hardly = (t.index_fill(1, torch.tensor([2]), v) for v in (-inf, -1e4))
+    same(loss(s, never, y), loss(s, hardly, y))
+    same(grad(lambda z: loss(z, never, y), s), grad(lambda z: loss(z, hardly, y), s))
+
+
+@pytest.mark.parametrize('name', WITH_TEACHER)
+@pytest.mark.parametrize('who', ['student', 'teacher'])
+@pytest.mark.parametrize('value', [nan, inf])
+def test_what_is_no_logit_is_not_hidden(name, who, value):
+    for at in range(5):
+        s, t, y = problem(0)
+        (s if who == 'student' else t)[0, at] = value
+        assert not WITH_TEACHER[name](s, t, y).isfinite().all()
+
+
+def test_a_student_that_masks_what_is_wanted_pays_without_end():
+    s, t, y = problem(0)
+    s[0, 2] = -inf
+    assert kd_loss(s, t) == inf and ofa_loss(s, t, y, gamma=1.4) == inf
+    assert kd_loss(s[1:], t[1:]).isfinite()
+
+
+def test_compiled_and_fast_agree_on_masked_classes(compiled):
+    s, t, y = problem(0, dtype=torch.float32)
+    y, s, t = y.clamp(max=3), *(z.index_fill(1, torch.tensor([4]), -inf) for z in (s, t))
+    loss = lambda f: lambda z: f(z, t, y, gamma=1.4)
+    same(loss(compiled(ofa_loss))(s), loss(ofa_loss)(s))
+    same(grad(loss(compiled(ofa_loss)), s), grad(loss(ofa_loss), s))
 
 
 # --- symmetries
@@ -377,6 +441,54 @@ def test_memory_is_saved_and_no_bit_changes(form, gamma):
     assert exit[1].any() and not exit[0].any()
 
 
+LAYOUTS = {
+    'exits last': lambda b, e, k: torch.randn(b, k, e).permute(2, 0, 1),
+    'exits in the middle': lambda b, e, k: torch.randn(b, e, k).transpose(0, 1),
+    'classes first': lambda b, e, k: torch.randn(k, b, e).permute(2, 1, 0),
+    'images last': lambda b, e, k: torch.randn(e, k, b).mT,
+    'every second': lambda b, e, k: torch.randn(2 * e, 2 * b, 2 * k)[::2, 1::2, ::2],
+    'a part of more classes': lambda b, e, k: torch.randn(e, b, k + 3)[..., 1:-2],
+    'one answer for all images': lambda b, e, k: torch.randn(e, 1, k).expand(e, b, k),
+    'one head for all exits': lambda b, e, k: torch.randn(1, b, k).expand(e, b, k),
+    'one number': lambda b, e, k: torch.randn(1, 1, 1).expand(e, b, k),
+}
+
+
+@pytest.mark.parametrize('b, k', [(6, 5), (1, 5), (6, 2), (1, 2), (33, 40)])
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_any_layout_gives_what_a_contiguous_copy_gives(layout, b, k):
+    "Losses and gradients do not depend on how logits, teacher or labels lie in memory."
+    y, plain = torch.randint(k, (b,)), lambda z: z.clone(memory_format=torch.contiguous_format)
+    teacher, labels = LAYOUTS[layout](b, 1, k)[0] * 2, LAYOUTS[layout](b, 1, k)[0].softmax(-1)
+    for stack in (LAYOUTS[layout](b, 3, k), LAYOUTS[layout](b, 1, k)[0]):
+        for loss in (
+            lambda z, t, p: ofa_loss(z, t, y, gamma=1.4, reduction='none'),
+            lambda z, t, p: ofa_loss(z, t, p, gamma=1.4, form='released', temperature=2.0),
+            lambda z, t, p: ofa_loss(z, t, y, gamma=[1.0, 1.4, 2.0] if z.ndim == 3 else 1.5),
+            lambda z, t, p: kd_loss(z, t, temperature=2.0, reduction='none'),
+        ):
+            z, copy = stack.detach().requires_grad_(), plain(stack.detach()).requires_grad_()
+            ours, want = loss(z, teacher, labels), loss(copy, plain(teacher), plain(labels))
+            same(ours, want)
+            for _ in range(2):  # memory that was never written differs from one time to the next
+                g, h = (
+                    torch.autograd.grad(l.sum(), x, retain_graph=True)[0]
+                    for l, x in ((ours, z), (want, copy))
+                )
+                same(g, h)
+
+
+@pytest.mark.parametrize(
+    'shape, view',
+    [((4, 3), lambda z: z.T), ((4, 3), lambda z: z.T.expand(2, 3, 4)), ((4, 6), lambda z: z[:, ::2].T)],
+)
+def test_gradcheck_on_views(shape, view):
+    z = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    z_t, y = torch.randn(3, 4, dtype=torch.float64), torch.tensor([3, 0, 1])
+    assert torch.autograd.gradcheck(lambda z: ofa_loss(view(z), z_t, y, gamma=1.7, reduction='none'), z)
+    assert torch.autograd.gradgradcheck(lambda z: ofa_loss(view(z), z_t, y, gamma=1.7), z)
+
+
 @pytest.mark.parametrize('form', FORMS)
 def test_second_derivatives(form):
     z_s, z_t, y = (
@@ -459,7 +571,6 @@ def test_off_the_cpu_no_value_is_read():
 
 Z, Y = torch.zeros(6, 5), torch.zeros(6, dtype=torch.long)
 STACK, EVEN = torch.zeros(3, 6, 5), torch.full((6, 5), 0.2)
-nan, inf = float('nan'), float('inf')
 
 
 @pytest.mark.parametrize(
@@ -544,6 +655,25 @@ def test_bad_input(changes, error, says):
 @pytest.mark.parametrize(
     'call, error, says',
     [
+        (
+            lambda: check_weight('alpha', -0.5),
+            ValueError,
+            'alpha: expected a finite number of at least 0, got -0.5',
+        ),
+        (
+            lambda: check_weight('beta', nan),
+            ValueError,
+            'beta: expected a finite number of at least 0, got nan',
+        ),
+        (lambda: check_weight('beta', inf), ValueError, 'beta: .* got inf'),
+        (
+            lambda: check_weight('weight', 0, zero=False),
+            ValueError,
+            'weight: expected a finite number above 0, got 0',
+        ),
+        (lambda: check_weight('weight', True), TypeError, 'weight: expected a number, got True'),
+        (lambda: check_weight('weight', '1'), TypeError, "weight: expected a number, got '1'"),
+        (lambda: check_weight('weight', None), TypeError, 'weight: expected a number, got None'),
         (lambda: kd_loss(Z, Z[:, :4]), ValueError, '4 classes'),
         (lambda: kd_loss(Z, Z, temperature=0), ValueError, 'temperature'),
         (lambda: kd_loss(Z, Z, reduction='men'), ValueError, "did you mean 'mean'"),
@@ -570,6 +700,8 @@ def test_bad_input_elsewhere(call, error, says):
 
 
 def test_good_input():
+    for weight in (0, 0.0, 2, np.float32(0.5), 1e-300):
+        assert check_weight('weight', weight) is weight
     for gamma in (
         1,
         1.0,

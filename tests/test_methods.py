@@ -1,6 +1,8 @@
 """Every method on every pair: formulas written apart, limits, half precision, one step, learning, combination, state, and what is refused."""
 
-import itertools, os, warnings
+import itertools
+import os
+import warnings
 
 import numpy as np
 import pytest
@@ -12,12 +14,13 @@ from hypothesis import strategies as st
 from ofa_learn.cli import main
 from ofa_learn.data import Augment, digits, split
 from ofa_learn.demo import PAIRS, Plan, more_methods, rows
-from ofa_learn.distill import BUILT_IN, Teacher, all_methods, choose, create_task
-from ofa_learn.hcd import mutual_kl, orthogonality_loss
+from ofa_learn.hcd import mutual_kl, orthogonality_loss, sub_cross_entropy
 from ofa_learn.logits import dist_loss, dkd_loss, dkd_parts
 from ofa_learn.losses import kd_loss
 from ofa_learn.models import make_model
 from ofa_learn.rsd import correlations, rsd_loss
+from ofa_learn.scalekd import soft_ce_loss
+from ofa_learn.tasks import BUILT_IN, Teacher, all_methods, choose, create_task
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=100)
@@ -83,6 +86,57 @@ def test_dist_by_hand_and_blind_to_affine_maps(seed, a, b):
     )
 
 
+def slow_dist(s, t):
+    "Rows and columns from logarithms in float64, each in units of its largest number."
+    log = [z.double().log_softmax(1).numpy() for z in (s, t)]
+
+    def part(a, b):
+        scaled = [np.exp(x - x.max(1, keepdims=True)) for x in (a, b)]
+        return np.mean([1 - np.corrcoef(p, q)[0, 1] for p, q in zip(*scaled)])
+
+    return part(*log) + part(*(x.T for x in log))
+
+
+@pytest.mark.parametrize('size', [1.0, 10.0, 20.0, 60.0, 300.0])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_dist_of_sure_answers_over_many_classes(dtype, size):
+    "Rare classes are no constants: at 20, float32 gave 0.617 for 0.123."
+    own, t = (size * logits(seed, 32, 1000, 1.0) for seed in (0, 1))
+    s, t = (0.1 * own + 0.9 * t).to(dtype).requires_grad_(), t.to(dtype)
+    loss = dist_loss(s, t)
+    assert loss.item() == pytest.approx(slow_dist(s.detach(), t), abs=2e-5)
+    exact = s.detach().double().requires_grad_()
+    g, h = (torch.autograd.grad(l, z)[0] for l, z in ((loss, s), (dist_loss(exact, t.double()), exact)))
+    assert (g - h).norm() < 1e-4 * h.norm()
+
+
+def test_dist_in_any_units():
+    "The column of a class that all find unlikely counts like any other."
+    s, t = logits(0, 8, 4), logits(1, 8, 4)
+    shift = torch.tensor([0.0, 0, -60, 0], dtype=torch.float64)
+    for dtype in (torch.float32, torch.float64):
+        found = dist_loss((s + shift).to(dtype), (t + shift).to(dtype), beta=0.0)
+        columns = [(z + shift).softmax(1).T.numpy() for z in (s, t)]
+        assert found.item() == pytest.approx(
+            np.mean([1 - np.corrcoef(p, q)[0, 1] for p, q in zip(*columns)]), abs=1e-5
+        )
+
+
+@pytest.mark.parametrize('b, k', [(6, 5), (5, 5), (2, 7)])
+def test_a_stack_gives_each_exit_its_loss(b, k):
+    "Also where images and classes are as many: DIST gave 1.784 for 1.457 there."
+    stack, t, y = torch.stack([logits(i, b, k) for i in range(3)]), logits(9, b, k), classes(0, b, k)
+    for loss in (
+        lambda z: dist_loss(z, t, beta=2.0, temperature=2.0),
+        lambda z: dkd_loss(z, t, y),
+        lambda z: dkd_parts(z, t, y)[0],
+        lambda z: dkd_parts(z, t, y)[1],
+        lambda z: soft_ce_loss(z, t, 2.0),
+    ):
+        torch.testing.assert_close(loss(stack), torch.stack([loss(z) for z in stack]))
+        torch.testing.assert_close(gradient(loss, stack), torch.stack([gradient(loss, z) for z in stack]))
+
+
 @few
 @given(st.integers(0, 999), st.floats(0, 1))
 def test_rsd_by_hand(seed, kappa):
@@ -135,6 +189,72 @@ def test_hcd_parts_by_hand():
     before = leaf.grad.clone()
     mutual_kl(leaf, s.clone().requires_grad_(), detach=True).sum().backward()
     assert torch.equal(before, leaf.grad)
+
+
+WITH_TEACHER = {
+    'dkd': lambda s, t, y: dkd_loss(s, t, y),
+    'dkd parts': lambda s, t, y: torch.stack(dkd_parts(s, t, y, 2.0)),
+    'mutual': lambda s, t, y: mutual_kl(torch.stack([t, 2 * t]), s),
+    'soft cross-entropy': lambda s, t, y: soft_ce_loss(s, t, 2.0),
+    'opinions': lambda s, t, y: orthogonality_loss(torch.stack([s + t, t]), y, 0.1),
+    'labels of opinions': lambda s, t, y: sub_cross_entropy(
+        torch.stack([s + t, t])[None], one_hot(y, s.shape[1])
+    ),
+}
+
+
+def one_hot(y, k):
+    return nn.functional.one_hot(y, k).double()
+
+
+def gradient(loss, z):
+    z = z.clone().requires_grad_()
+    return torch.autograd.grad(loss(z).sum(), z)[0]
+
+
+@pytest.mark.parametrize('name', WITH_TEACHER)
+def test_a_class_that_both_mask_is_as_if_it_were_not_there(name):
+    loss, kept, y = WITH_TEACHER[name], [0, 1, 3, 4], torch.tensor([0, 1, 3, 4, 0, 1])
+    s, t = (logits(seed).index_fill(1, torch.tensor([2]), -torch.inf) for seed in (0, 1))
+    few_s, few_t, few_y = s[:, kept], t[:, kept], torch.tensor([0, 1, 2, 3, 0, 1])
+    torch.testing.assert_close(loss(s, t, y), loss(few_s, few_t, few_y))
+    g = gradient(lambda z: loss(z, t, y), s)
+    torch.testing.assert_close(g[:, kept], gradient(lambda z: loss(z, few_t, few_y), few_s))
+    assert not g[:, 2].any()
+    if name == 'mutual':  # the one whose target is trained too
+        assert gradient(lambda z: loss(s, z, y), t).isfinite().all()
+
+
+@pytest.mark.parametrize('name', ['dkd', 'dkd parts', 'mutual', 'soft cross-entropy'])
+def test_a_teacher_that_masks_is_the_limit_of_one_that_gives_next_to_nothing(name):
+    "For wrong classes and for the true one, which is masked in the third image."
+    loss, s, t, y = WITH_TEACHER[name], logits(0), logits(1), torch.tensor([0, 1, 2, 3, 4, 0])
+    never, hardly = (t.index_fill(1, torch.tensor([2]), v) for v in (-torch.inf, -1e4))
+    torch.testing.assert_close(loss(s, never, y), loss(s, hardly, y))
+    torch.testing.assert_close(
+        gradient(lambda z: loss(z, never, y), s), gradient(lambda z: loss(z, hardly, y), s)
+    )
+
+
+def test_dkd_where_only_the_true_class_is_left():
+    "The others have no probability to share: TCKD is that of a sure teacher, NCKD is 0."
+    s, t, y = logits(0), logits(1), classes(0)
+    only = t.masked_fill(one_hot(y, 5) == 0, -torch.inf)
+    tckd, nckd = dkd_parts(s, only, y)
+    torch.testing.assert_close(tckd, nn.functional.cross_entropy(s, y, reduction='none'))
+    assert not nckd.any() and gradient(lambda z: dkd_loss(z, only, y), s).isfinite().all()
+    assert not gradient(lambda z: dkd_loss(z, only, y), only).any()
+
+
+@pytest.mark.parametrize('name', [*WITH_TEACHER, 'dist'])
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+def test_what_is_no_logit_is_not_hidden(name, value):
+    loss = WITH_TEACHER.get(name, lambda s, t, y: dist_loss(s, t))
+    for who, at in itertools.product((0, 1), range(5)):
+        pair, y = [logits(0), logits(1)], torch.tensor([0, 1, 2, 3, 4, 0])
+        pair[who][0, at] = value
+        hidden = name == 'opinions' and at == 0  # the true class's column may hold anything
+        assert hidden or not loss(*pair, y).isfinite().all(), (who, at)
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
@@ -287,6 +407,39 @@ def test_combination_weights_parts_and_counts_the_labels_once():
     assert task.name == 'ofa+rsd+kd' and type(task.student).__name__ == 'VisionTransformer'
 
 
+NUMBERS = dict(
+    kd=('label_weight', 'kd_weight', 'temperature'),
+    dkd=('alpha', 'beta', 'temperature', 'warmup'),
+    dist=('beta', 'gamma', 'temperature'),
+    fitnet=('weight',),
+    ofd=('weight',),
+    reviewkd=('weight', 'warmup'),
+    cc=('weight',),
+    rkd=('distance_weight', 'angle_weight'),
+    crd=('weight', 'temperature', 'momentum'),
+    rsd=('weight', 'kappa', 'ratio'),
+    hcd=('sub_weight', 'orthogonal_weight', 'theta', 'temperature'),
+    scalekd=('label_weight', 'kd_weight', 'temperature', 'direct_weight', 'alternative_weight', 's'),
+)
+
+
+@pytest.mark.parametrize('method, option', [(m, o) for m, options in NUMBERS.items() for o in options])
+@pytest.mark.parametrize('value', [-1.5, float('nan'), float('inf'), '1', True])
+def test_a_number_that_makes_no_sense_is_refused_when_the_task_is_built(method, option, value):
+    with pytest.raises((ValueError, TypeError), match=f'{option}: expected'):
+        create_task(method, 'micro_vit', make_model('micro_resnet'), data=DATA, **{option: value})
+
+
+def test_a_part_may_be_switched_off():
+    for method, option, part in (
+        ('kd', 'label_weight', 'ce'),
+        ('dkd', 'beta', 'dkd'),
+        ('hcd', 'sub_weight', 'sub_kd'),
+    ):
+        task = create_task(method, 'micro_vit', make_model('micro_resnet'), data=DATA, **{option: 0})
+        assert method == 'dkd' or step(task)[part].item() == 0
+
+
 @pytest.mark.parametrize(
     'call, says',
     [
@@ -332,6 +485,7 @@ def test_combination_weights_parts_and_counts_the_labels_once():
         (lambda t: step(create_task('kd', 'micro_vit', t, data=DATA), 1), 'at least two images'),
         (lambda t: Plan(methods=('rsd', 'nothing')), 'got nothing'),
         (lambda t: choose(dict(a={}), 'b'), "expected one of a, got 'b'"),
+        (lambda t: dist_loss(logits(0, 1), logits(1, 1)), 'needs at least 2, got 1'),
     ],
 )
 def test_bad_input(call, says):
@@ -416,7 +570,7 @@ def test_soft_labels_as_the_released_code_takes_them():
 
 
 def test_published_weights_bring_their_normalisation(monkeypatch):
-    from ofa_learn.distill import published_norm
+    from ofa_learn.tasks import published_norm
 
     model = make_model('resnet18', 1000, (3, 64, 64))
     assert (
@@ -424,7 +578,7 @@ def test_published_weights_bring_their_normalisation(monkeypatch):
         and published_norm(model, 1) is None
         and published_norm(torch.nn.Linear(2, 2), 3) is None
     )
-    monkeypatch.setattr('ofa_learn.distill.make_model', lambda name, k, size, pretrained: model)
+    monkeypatch.setattr('ofa_learn.tasks.make_model', lambda name, k, size, pretrained: model)
     assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True).norm == published_norm(model, 3)
     assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True, norm=((0.0,) * 3, (1.0,) * 3)).norm == (
         (0.0,) * 3,

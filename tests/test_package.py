@@ -1,4 +1,4 @@
-"""What `pip install ofa-learn` gives: sdist, wheel from the sdist, and the wheel in an environment of its own."""
+"""What `pip install ofa-learn` gives: sdist, wheel from the sdist, the wheel in an environment of its own."""
 
 import os
 import subprocess
@@ -10,24 +10,26 @@ from importlib.metadata import requires, version
 from pathlib import Path
 
 import pytest
+from copies import ROOT
 from packaging.requirements import Requirement
 from packaging.version import Version
-from test_project import ROOT, copy  # noqa: F401  (a fixture)
+from test_project import copy  # noqa: F401  (a fixture)
 
 SMALL = '''
 import torch, ofa_learn
 torch.set_num_threads(1)
 from ofa_learn.losses import ofa_loss
 from ofa_learn.data import digits, split
-from ofa_learn.distill import Teacher
+from ofa_learn.tasks import Teacher
 from ofa_learn.models import make_model
 from ofa_learn.training import distill, fit
 from ofa_learn.runs import teach
 import tempfile, os
-data = split(digits(), train=100)
+data, how = split(digits(), train=100), dict(device='cpu', progress=False)
 with tempfile.TemporaryDirectory() as d:
-    info = teach('micro_resnet', data, os.path.join(d, 't.safetensors'), epochs=5, device='cpu', progress=False)
-    run = distill('ofa', 'micro_vit', os.path.join(d, 't.safetensors'), data, epochs=3, device='cpu', progress=False)
+    teacher = os.path.join(d, 't.safetensors')
+    info = teach('micro_resnet', data, teacher, epochs=5, **how)
+    run = distill('ofa', 'micro_vit', teacher, data, epochs=3, **how)
 assert run.history[-1]['loss'] < run.history[0]['loss'], run.history
 print(ofa_learn.__file__)
 '''
@@ -48,35 +50,36 @@ def wheel(copy, tmp_path_factory):  # noqa: F811
 
 
 def test_contents(wheel):
-    names = zipfile.ZipFile(wheel).namelist()
     scripts = ('shared.js', 'controls.js', 'plot.js', 'twins.js')
     sheets = ('page.css', 'controls.css', 'choices.css', 'choices_page.css')
     static = {f'ofa_learn/static/{n}' for n in (*scripts, *sheets, 'recorded/gamma.json')}
+    with zipfile.ZipFile(wheel) as opened:
+        names = opened.namelist()
+        entry_points = opened.read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
     assert {'ofa_learn/py.typed', 'ofa_learn/losses.py'} | static <= set(names)
     assert not [n for n in names if n.startswith(('tests/', 'nbs/', 'tools/'))]
-    assert (
-        'ofa-learn = ofa_learn.cli:main'
-        in zipfile.ZipFile(wheel).read(next(n for n in names if n.endswith('entry_points.txt'))).decode()
-    )
-    sdist = tarfile.open(next(wheel.parent.glob('*.tar.gz'))).getnames()
+    assert 'ofa-learn = ofa_learn.cli:main' in entry_points
+    with tarfile.open(next(wheel.parent.glob('*.tar.gz'))) as sdist:
+        names = sdist.getnames()
     for f in ('settings.ini', 'README.md', 'LICENSE', *static):
-        assert any(n.endswith(f) for n in sdist), f
+        assert any(n.endswith(f) for n in names), f
 
 
 @pytest.fixture(scope='module')
 def installed(wheel, tmp_path_factory):
-    "A fresh environment with the wheel and the newest fastcore, which sees the other requirements where they are installed already."
+    """A fresh environment with the wheel and the newest fastcore.
+
+    It sees the other requirements where they are installed already.
+    """
     home = tmp_path_factory.mktemp('env')
     venv.create(home, with_pip=True)
     py = home / 'bin' / 'python'
-    site = Path(python(py, '-c', 'import site; print(site.getsitepackages()[0])').strip())
-    outer = Path(python(sys.executable, '-c', 'import site; print(site.getsitepackages()[0])').strip())
-    python(py, '-m', 'pip', 'install', '-q', '--no-deps', wheel)
-    newest = subprocess.run(
-        [py, '-m', 'pip', 'install', '-q', '--no-deps', '--upgrade', 'fastcore'],
-        capture_output=True,
-        text=True,
-    )
+    where = 'import site; print(site.getsitepackages()[0])'
+    site = Path(python(py, '-c', where).strip())
+    outer = Path(python(sys.executable, '-c', where).strip())
+    install = [py, '-m', 'pip', 'install', '-q', '--no-deps']
+    python(*install, wheel)
+    newest = subprocess.run([*install, '--upgrade', 'fastcore'], capture_output=True, text=True)
     (site / 'outer.pth').write_text(f'{outer}\n')  # behind the environment's own packages
     return py, newest
 
@@ -87,9 +90,7 @@ def test_installed_wheel_distills(installed, tmp_path):
     assert where.startswith(str(installed.parent.parent)), where
     assert 'demo' in python(installed.parent / 'ofa-learn', '--help', cwd=tmp_path)
     if newest.returncode and 'OFA_LEARN_REQUIRE_BROWSER' not in os.environ:
-        pytest.skip(
-            'the wheel works; the newest fastcore could not be downloaded, so it works beside the installed one'
-        )
+        pytest.skip('the newest fastcore could not be downloaded: the wheel works beside the installed one')
     assert newest.returncode == 0, newest.stderr[-2000:]
     there = python(installed, '-c', 'import fastcore; print(fastcore.__version__)', cwd=tmp_path).strip()
     assert Version(there) >= Version(version('fastcore'))
@@ -105,12 +106,19 @@ def test_requirements_are_met_and_readable():
 
 
 def test_import_of_losses_is_light(tmp_path):
-    heavy = python(
-        sys.executable,
-        '-c',
-        "import sys, ofa_learn.losses; print([m for m in ('timm', 'torchvision', 'plotly', 'sklearn', 'IPython', 'jupyterlab', "
-        "'ipywidgets', 'fastcore', 'pandas') if m in sys.modules])",
-        cwd=tmp_path,
-        env=os.environ | {'PYTHONPATH': str(ROOT)},
+    env = os.environ | {'PYTHONPATH': str(ROOT)}
+    loaded = python(
+        sys.executable, '-c', 'import sys, ofa_learn.losses; print(*sys.modules)', cwd=tmp_path, env=env
     )
-    assert heavy.strip() == '[]'
+    heavy = {
+        'timm',
+        'torchvision',
+        'plotly',
+        'sklearn',
+        'IPython',
+        'jupyterlab',
+        'ipywidgets',
+        'fastcore',
+        'pandas',
+    }
+    assert 'torch' in loaded.split() and heavy & set(loaded.split()) == set()

@@ -1,55 +1,78 @@
-"""The committed tree is consistent: notebooks, modules, README, configuration. All of it is looked at in a copy."""
+"""The committed tree is consistent: notebooks, modules, README, configuration.
+
+All of it is looked at in a copy.
+"""
 
 import ast
 import hashlib
 import json
+import posixpath
 import re
 import subprocess
 import sys
 from configparser import ConfigParser
+from graphlib import TopologicalSorter
 
 import pytest
 import yaml
-from copies import ROOT, copy_tree  # noqa: F401  (test_package takes ROOT from here)
+from copies import copy_tree
+from test_style import WHERE
 
-# (module, what it may import of the package), in the lessons' order: arrows go up only.
-ROOMS = [
-    ('data', ''),
-    ('atomic', ''),
-    ('figures', ''),
-    ('models', 'atomic'),
-    ('cka', 'data models'),
-    ('branches', 'models'),
-    ('losses', ''),
-    ('distill', 'models branches losses'),
-    ('logits', 'distill losses'),
-    ('hints', 'models branches distill'),
-    ('relations', 'data losses distill'),
-    ('rsd', 'losses distill'),
-    ('hcd', 'branches losses distill'),
-    ('scalekd', 'models distill'),
-    ('checkpoints', 'atomic'),
-    ('workers', 'checkpoints'),
-    ('training', 'atomic checkpoints data models distill'),
-    ('loaders', 'data'),
-    ('recipes', ''),
-    ('runs', 'atomic checkpoints data distill loaders models recipes training'),
-    ('records', 'atomic'),
-    ('export', 'models'),
-    ('cache', 'atomic checkpoints data distill'),
-    ('sweeps', 'atomic cache checkpoints data distill figures models records runs training workers'),
-    ('recorded', 'atomic records sweeps'),
-    ('exercises', ''),
-    ('twins', 'figures records'),
-    ('widgets', 'figures records losses data models cka branches training twins'),
-    ('explorers', 'figures records recorded widgets twins cka branches models data distill training sweeps'),
-    ('live', 'figures records widgets twins training distill data checkpoints models'),
-    ('demo', '*'),
-    ('bench', '*'),
-    ('breadth', 'distill models'),
-    ('bench_training', '*'),
-    ('cli', '*'),
-]
+# {folder: {module: what it may import of the package}}, in reading order; * is all that has a lower number.
+ROOMS = {
+    'course': {
+        'data': '',
+        'models': 'atomic',
+        'cka': 'data models',
+        'branches': 'models',
+        'losses': '',
+        'tasks': 'models branches losses checks',
+        'training': 'atomic checkpoints data identity models settings tasks',
+        'demo': '*',
+    },
+    'methods': {
+        'logits': 'tasks losses',
+        'hints': 'models losses tasks',
+        'relations': 'data losses tasks',
+        'rsd': 'losses tasks',
+        'hcd': 'branches losses tasks',
+        'scalekd': 'models losses tasks',
+        'combined': 'models checks tasks',
+    },
+    'running': {
+        'identity': '',
+        'settings': '',
+        'checkpoints': 'atomic',
+        'workers': 'checkpoints',
+        'loaders': 'data',
+        'recipes': '',
+        'runs': 'atomic checkpoints data identity tasks loaders models recipes training',
+        'records': 'atomic',
+        'cache': 'atomic checkpoints data identity tasks',
+        'sweeps': 'atomic cache checkpoints data tasks figures models records runs training workers',
+        'recorded': 'atomic records sweeps',
+        'export': 'models',
+    },
+    'widgets': {
+        'figures': '',
+        'widgets': 'figures records losses data models cka branches training twins',
+        'explorers': (
+            'figures records recorded widgets twins cka branches models data tasks training sweeps'
+        ),
+        'twins': 'figures records',
+        'live': 'figures records widgets twins training tasks data checkpoints models',
+    },
+    'internals': {
+        'atomic': '',
+        'checks': 'models losses',
+        'exercises': '',
+        'bench': '*',
+        'breadth': 'tasks models',
+        'bench_training': '*',
+        'cli': '*',
+    },
+}
+READ_LATE = {'twins'}  # imported by lessons before it: they are the better introduction
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = [
     'py' + 'pi.org',
@@ -71,8 +94,9 @@ class Copy:
     def read(self, name):
         return (self.path / name).read_text(encoding='utf-8')
 
-    def lessons(self):
-        return [n for n in self.names if re.match(r'nbs/(?!.*/?[._]).*\.ipynb$', n)]
+    def notebooks(self):
+        found = [n for n in self.names if n.startswith('nbs/') and n.endswith('.ipynb')]
+        return [n for n in found if not any(part[0] in '._' for part in n.split('/'))]
 
     def hashes(self):
         return {n: hashlib.sha256((self.path / n).read_bytes()).hexdigest() for n in self.names}
@@ -114,11 +138,10 @@ def test_changes_nothing(tree, what, code):
     before = tree.hashes()
     tree.python('-c', code)
     changed = [n for n, h in tree.hashes().items() if h != before[n]]
-    new = [p.relative_to(tree.path).as_posix() for p in (tree.path / 'ofa_learn').rglob('*.py')]
     assert not changed, f'{what} changes {changed}: run it, and commit what it gives'
-    assert set(new) <= set(tree.names), (
-        f'{what} makes modules that are not there: {sorted(set(new) - set(tree.names))}'
-    )
+    modules = {p.relative_to(tree.path).as_posix() for p in (tree.path / 'ofa_learn').rglob('*.py')}
+    new = sorted(modules - set(tree.names))
+    assert not new, f'{what} makes modules that are not there: {new}'
 
 
 def test_readme_is_current(tree):
@@ -126,10 +149,16 @@ def test_readme_is_current(tree):
 
 
 def test_one_version(tree, settings):
-    assert f'__version__ = "{settings["version"]}"' == tree.read('ofa_learn/__init__.py').strip(), (
-        '__init__.py holds the version and nothing else'
-    )
+    first_line = tree.read('ofa_learn/__init__.py').splitlines()[0]
+    assert first_line == f'__version__ = "{settings["version"]}"'
     assert tree.python('setup.py', '--version').split()[-1] == settings['version']
+
+
+def test_the_package_is_light_until_it_is_used(tree):
+    "`distill` is there at the top, and torch is imported only when it is asked for."
+    code = 'import sys, ofa_learn; light = "torch" not in sys.modules; '
+    code += 'from ofa_learn import distill; print(light, distill.__module__, "distill" in dir(ofa_learn))'
+    assert tree.python('-c', code).split() == ['True', 'ofa_learn.training', 'True']
 
 
 def test_workflows(tree):
@@ -142,18 +171,41 @@ def test_workflows(tree):
             assert job['runs-on'] and all('uses' in s or 'run' in s for s in job['steps']), name
 
 
+def test_hooks_run_what_the_tests_run(tree, settings):
+    config = yaml.safe_load(tree.read('.pre-commit-config.yaml'))
+    hooks = [hook for repo in config['repos'] for hook in repo['hooks']]
+    assert {repo['repo'] for repo in config['repos']} == {'local'}
+    assert [hook['entry'] for hook in hooks] == [
+        f'.venv/bin/ruff check {" ".join(WHERE)}',
+        f'.venv/bin/ruff format --check {" ".join(WHERE)}',
+        '.venv/bin/nbdev_clean',
+    ]
+    needed = {re.split('[<>=]', r)[0] for r in settings['dev_requirements'].split()}
+    assert {'ruff', 'mypy', 'nbdev'} <= needed
+
+
+def test_issue_forms(tree):
+    "They are short, and ask for what one needs to go on."
+    names = [n for n in tree.names if n.startswith('.github/ISSUE_TEMPLATE/')]
+    assert len(names) == 3
+    for name in names:
+        form = yaml.safe_load(tree.read(name))
+        assert form['name'] and form['description'] and len(form['body']) <= 5, name
+        ids = [field['id'] for field in form['body']]
+        assert len(ids) == len(set(ids)) and all(f['attributes']['label'] for f in form['body']), name
+        assert any(f.get('validations', {}).get('required') for f in form['body']), name
+
+
 def test_every_notebook_has_its_place(tree):
-    for name in tree.lessons():
-        cells = json.loads(tree.read(name))['cells']
-        exports = any(
-            re.search(r'^#\|\s*default_exp\s', ''.join(c['source']), re.M)
-            for c in cells
-            if c['cell_type'] == 'code'
-        )
-        apart = name == 'nbs/index.ipynb' or name.startswith(('nbs/walkthroughs/', 'nbs/pages/'))
-        assert exports != apart, f'{name}: ' + (
-            'exports, so it is a lesson: number it' if apart else 'a lesson has a #| default_exp'
-        )
+    assert tree.notebooks()
+    for name in tree.notebooks():
+        code = [c for c in json.loads(tree.read(name))['cells'] if c['cell_type'] == 'code']
+        exports = any(re.search(r'^#\|\s*default_exp\s', ''.join(c['source']), re.M) for c in code)
+        if name == 'nbs/index.ipynb' or name.startswith(('nbs/walkthroughs/', 'nbs/pages/')):
+            assert not exports, f'{name}: it exports, so it is a lesson and belongs to one of {list(ROOMS)}'
+        else:
+            assert exports, f'{name}: a lesson has a #| default_exp'
+            assert re.fullmatch(rf'nbs/({"|".join(ROOMS)})/\d\d_\w+\.ipynb', name), name
 
 
 def imports_of_package(source):
@@ -169,21 +221,56 @@ def imports_of_package(source):
         yield from (n.split('.')[1] for n in names if n.startswith('ofa_learn.'))
 
 
+EVERY_FORM = '''
+import ofa_learn.a, os
+from .b import x
+from . import c
+from ofa_learn import d
+from ofa_learn.e import y
+'''
+
+
 def test_imports_are_seen():
-    assert list(
-        imports_of_package(
-            'import ofa_learn.a, os\nfrom .b import x\nfrom . import c\nfrom ofa_learn import d\nfrom ofa_learn.e import y'
-        )
-    ) == list('abcde')
+    assert list(imports_of_package(EVERY_FORM)) == list('abcde')
+
+
+def lessons_of(tree, folder):
+    "The notebooks of a folder, by number."
+    return sorted(n for n in tree.notebooks() if n.startswith(f'nbs/{folder}/'))
+
+
+def module_of(tree, lesson):
+    "The module that a lesson exports."
+    code = [''.join(c['source']) for c in json.loads(tree.read(lesson))['cells'] if c['cell_type'] == 'code']
+    return next(m[1] for source in code if (m := re.search(r'^#\|\s*default_exp\s+(\w+)', source, re.M)))
+
+
+def number_of(lesson):
+    return int(lesson.rpartition('/')[2][:2])
+
+
+@pytest.mark.parametrize('folder', ROOMS)
+def test_rooms_follow_the_folders(tree, folder):
+    modules = [module_of(tree, lesson) for lesson in lessons_of(tree, folder)]
+    assert list(ROOMS[folder]) == modules, 'say in ROOMS what each may import, in the order of the numbers'
+
+
+def allowed_imports(numbers):
+    "{module: the modules that it may import}."
+    rooms = {}
+    for module, names in [room for rooms_of in ROOMS.values() for room in rooms_of.items()]:
+        before = {m for m in numbers if numbers[m] < numbers[module]}
+        rooms[module] = before if names == '*' else set(names.split())
+        late = rooms[module] - before - READ_LATE
+        assert not late, f'{module} may import {late}, which come after it'
+    return rooms
 
 
 def test_arrows_go_one_way(tree):
-    above, wrong = [], []
-    rooms = {}
-    for module, allowed in ROOMS:
-        rooms[module] = set(above) if allowed == '*' else set(allowed.split())
-        assert rooms[module] <= set(above), f'{module} may import what comes after it'
-        above.append(module)
+    lessons = [n for folder in ROOMS for n in lessons_of(tree, folder)]
+    rooms = allowed_imports({module_of(tree, n): number_of(n) for n in lessons})
+    TopologicalSorter(rooms).prepare()  # fails where imports go in a circle
+    wrong = []
     for name in tree.names:
         module = re.fullmatch(r'ofa_learn/(\w+)\.py', name)
         if not module or module[1] in NOT_MODULES:
@@ -192,6 +279,46 @@ def test_arrows_go_one_way(tree):
         seen = set(imports_of_package(tree.read(name))) - NOT_MODULES - {'__version__'}
         wrong += [f'{module[1]} imports {x}' for x in sorted(seen - rooms[module[1]])]
     assert not wrong
+
+
+def next_of(tree, name):
+    "The notebook to which the last line of one leads, None where it leads to none."
+    prose = [
+        ''.join(c['source']) for c in json.loads(tree.read(name))['cells'] if c['cell_type'] == 'markdown'
+    ]
+    last_line = prose[-1].rstrip().splitlines()[-1]
+    link = re.match(r'Next: \[[^]]+\]\(([^)#]+)\)', last_line)
+    return posixpath.normpath(posixpath.join(posixpath.dirname(name), link[1])) if link else None
+
+
+def walk(tree, name):
+    "The notebooks that a reader visits who follows \"Next\", up to the first that was there already."
+    visited = []
+    while name and name not in visited:
+        visited.append(name)
+        name = next_of(tree, name)
+    return visited
+
+
+def test_next_visits_every_lesson(tree):
+    "Folder by folder, each in the order of its numbers; the last lesson leads to no other."
+    order = [n for folder in ROOMS for n in lessons_of(tree, folder)]
+    assert walk(tree, order[0]) == order
+
+
+def test_next_visits_every_walkthrough(tree):
+    "And ends where it began, at the list of all."
+    order = lessons_of(tree, 'walkthroughs')
+    assert walk(tree, order[0]) == order and next_of(tree, order[-1]) == order[0]
+
+
+@pytest.mark.parametrize('folder', ROOMS)
+def test_the_readme_lists_the_lessons_in_order(tree, folder):
+    rows = re.findall(
+        rf'^\| (\d\d) \| \[(\w+)\]\((nbs/{folder}/\w+\.ipynb)\) \| \w', tree.read('README.md'), re.M
+    )
+    assert [path for _, _, path in rows] == lessons_of(tree, folder)
+    assert [f'nbs/{folder}/{number}_{title}.ipynb' for number, title, _ in rows] == lessons_of(tree, folder)
 
 
 def test_text_names_no_machine_and_no_registry(tree):

@@ -1,6 +1,10 @@
-"""Recorded sweeps: packed small, read back as records, refused when damaged, and made again by the command they name."""
+"""Recorded sweeps: packed small, read back as records, refused when damaged, made again by their command."""
 
-import json, random, subprocess, sys, warnings
+import json
+import random
+import subprocess
+import sys
+import warnings
 from dataclasses import replace
 
 import pytest

@@ -1,9 +1,16 @@
 """Records: what is refused, what survives a crash, and results that equal a computation by hand."""
 
-import json, math, os, statistics, subprocess, sys, threading
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import threading
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ofa_learn.records import (
     check_record,
@@ -225,7 +232,10 @@ def test_differences_only_over_shared_seeds_splits_views_and_pairs():
 
 def test_order_does_not_matter():
     records = [run(m, s, 50.0 + s + 3 * (m == 'mine') + (s == 1)) for m in ('kd', 'mine') for s in range(4)]
-    by_name = lambda rows: {r['method']: r for r in rows}
+
+    def by_name(rows):
+        return {r['method']: r for r in rows}
+
     assert by_name(results(records)) == by_name(results(records[::-1]))
 
 

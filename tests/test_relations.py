@@ -1,6 +1,8 @@
 """CC, RKD and CRD against formulas written out per pair, triplet and negative; banks, draws, resume, wrappers, bad input."""
 
-import copy, math, warnings
+import copy
+import math
+import warnings
 
 import numpy as np
 import pytest
@@ -9,7 +11,6 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from ofa_learn.data import Batches, digits, split
-from ofa_learn.distill import create_task
 from ofa_learn.models import make_model
 from ofa_learn.relations import (
     CRD,
@@ -23,6 +24,7 @@ from ofa_learn.relations import (
     rkd_angle_loss,
     rkd_distance_loss,
 )
+from ofa_learn.tasks import create_task
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=200)
@@ -546,7 +548,7 @@ RAW = dict(data=None, input_size=(1, 8, 8), num_classes=10)
         ),
         (lambda: make('crd', labels=torch.rand(20), **RAW), 'labels: expected integers'),
         (lambda: make('crd', negatives=0), 'negatives: expected at least 1'),
-        (lambda: make('crd', temperature=0), 'temperature: expected a number > 0'),
+        (lambda: make('crd', temperature=0), 'temperature: expected a finite number above 0'),
         (lambda: make('crd', momentum=1.0), 'momentum'),
         (lambda: make('crd', setting='tian'), 'setting: expected one of own, ofa_paper'),
         (lambda: make('rkd', setting='park'), 'setting'),

@@ -1,25 +1,22 @@
-"""The report in a real browser: no network, no errors, and a slider whose numbers are Python's. All runs in here are made up."""
+"""The report in a real browser: no network, no errors, and a slider whose numbers are Python's.
+
+All runs in here are made up.
+"""
 
 import html
 import json
-import os
 import re
-import sys
 from html.parser import HTMLParser
-from pathlib import Path
 
 import pytest
+from browsers import one_browser, watch
 
 from ofa_learn.records import results
 from ofa_learn.twins import embed_json, facts, gamma_numbers, gamma_sentence, gamma_twin, headline, report
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
-from pictures import CHROMIUM_ARGS, chromium
-
-CHROMIUM = chromium()
 DIGITS = [
-    dict(image=[[(i * j * k) % 256 for i in range(8)] for j in range(8)], label=l, probs=p)
-    for k, l, p in (
+    dict(image=[[(i * j * k) % 256 for i in range(8)] for j in range(8)], label=label, probs=probs)
+    for k, label, probs in (
         (3, 1, [0.1, 0.6, 0.1, 0.2]),
         (5, 3, [0.3, 0.3, 0.3, 0.1]),
         (7, 0, [0.97, 0.01, 0.01, 0.01]),
@@ -29,16 +26,14 @@ CLASSES = ['a', '</script><b>', 'c', 'd']
 NASTY = '<img src=x onerror=alert(1)>'
 
 
-def made_up_runs(
-    pair='made-up', methods=(('labels', 50), ('kd', 60), ('ofa_paper', 62), ('ofa_released', 55))
-):
-    run = lambda m, s, a: dict(
+def made_up_run(pair, method, seed, accuracy):
+    return dict(
         schema=1,
         kind='run',
         pair=pair,
-        method=m,
+        method=method,
         setting={},
-        seed=s,
+        seed=seed,
         split_seed=0,
         view_seed=0,
         student=dict(name=NASTY, params=1),
@@ -46,27 +41,31 @@ def made_up_runs(
         data=dict(name='made up ' + NASTY, fingerprint='none', train=3, valid=2, test=1),
         teacher=dict(name='nobody', params=1, valid_accuracy=90.0, test_accuracy=91.0),
         epochs=3,
-        history=[dict(epoch=e, valid_accuracy=a + e if e != 2 else None) for e in (1, 2, 3)],
-        test_accuracy=a + s,
-        valid_accuracy=a + 3.0,
+        history=[dict(epoch=e, valid_accuracy=accuracy + e if e != 2 else None) for e in (1, 2, 3)],
+        test_accuracy=accuracy + seed,
+        valid_accuracy=accuracy + 3.0,
         seconds=1.0,
         device='cpu',
         threads=1,
     )
-    return [run(m, s, float(a)) for m, a in methods for s in range(3)]
+
+
+METHODS = dict(labels=50, kd=60, ofa_paper=62, ofa_released=55)
+
+
+def made_up_runs(pair='made-up', methods=METHODS):
+    return [made_up_run(pair, m, seed, float(a)) for m, a in methods.items() for seed in range(3)]
+
+
+def write_report(path):
+    "A report of everything above."
+    about = dict(title='Made up <for a test>', notes=['All numbers are made up. ' + NASTY], classes=CLASSES)
+    return report(made_up_runs(), DIGITS, [dict(ce=1.0, teacher=0.4)] * 3, path, **about)
 
 
 @pytest.fixture(scope='module')
 def file(tmp_path_factory):
-    return report(
-        made_up_runs(),
-        DIGITS,
-        [dict(ce=1.0, teacher=0.4)] * 3,
-        tmp_path_factory.mktemp('report') / 'report.html',
-        title='Made up <for a test>',
-        classes=CLASSES,
-        notes=['All numbers are made up. ' + NASTY],
-    )
+    return write_report(tmp_path_factory.mktemp('report') / 'report.html')
 
 
 class Reader(HTMLParser):
@@ -96,68 +95,43 @@ class Reader(HTMLParser):
 def test_self_contained_and_whole(file):
     page = Reader(file.read_text(encoding='utf-8'))
     names = [t for t, _ in page.tags]
-    assert (
-        page.open == [] and names.count('h1') == 1 and 'img' not in names and 'b' not in names
-    )  # nothing that came in as text became a tag
+    assert page.open == [] and names.count('h1') == 1
+    assert 'img' not in names and 'b' not in names  # nothing that came in as text became a tag
     assert all(v.startswith('data:') for _, a in page.tags for k, v in a.items() if k in ('src', 'href'))
-    assert (
-        dict(page.tags)['html'] == {'lang': 'en'}
-        and page.text['h1'] == ['Made up <for a test>'] == page.text['title']
-    )
+    assert dict(page.tags)['html'] == {'lang': 'en'}
+    assert page.text['h1'] == ['Made up <for a test>'] == page.text['title']
     levels = [int(t[1]) for t in names if re.fullmatch(r'h\d', t)]
     assert all(b <= a + 1 for a, b in zip([0, *levels], levels))
-    assert all(c.strip() for c in page.text['figcaption']) and len(page.text['figcaption']) == names.count(
-        'figure'
-    ) == names.count('figcaption')
+    captions = page.text['figcaption']
+    assert all(c.strip() for c in captions)
+    assert len(captions) == names.count('figure') == names.count('figcaption')
     states = [json.loads(t) for t in page.text['script'] if t.startswith('{')]
     assert len(states) == 5 and states[-1]['classes'] == CLASSES
     assert [p.name for p in file.parent.iterdir()] == ['report.html']
 
 
 def test_same_input_same_file(file, tmp_path):
-    again = report(
-        made_up_runs(),
-        DIGITS,
-        [dict(ce=1.0, teacher=0.4)] * 3,
-        tmp_path / 'again.html',
-        title='Made up <for a test>',
-        classes=CLASSES,
-        notes=['All numbers are made up. ' + NASTY],
-    )
-    assert again.read_bytes() == file.read_bytes()
+    assert write_report(tmp_path / 'again.html').read_bytes() == file.read_bytes()
 
 
 def test_what_the_headline_says():
     said = headline(results(made_up_runs()))
-    assert (
-        '62' not in said
-        and 'OFA, paper’s form: 63.0 % on test, +2.0 points against KD in 3 paired runs (better' in said
-    )
-    assert (
-        'OFA, released form: 56.0 % on test, -5.0 points' in said
-        and 'worse' in said
-        and 'Without a teacher: labels alone 51.0 %' in said
-    )
+    assert '62' not in said
+    assert 'OFA, paper’s form: 63.0 % on test, +2.0 points against KD in 3 paired runs (better' in said
+    assert 'OFA, released form: 56.0 % on test, -5.0 points' in said and 'worse' in said
+    assert 'Without a teacher: labels alone 51.0 %' in said
     assert 'too few runs to tell' in headline(results([r for r in made_up_runs() if r['seed'] < 2]))
-    assert 'nothing is compared' in headline(results(made_up_runs(methods=(('labels', 50),))))
+    assert 'nothing is compared' in headline(results(made_up_runs(methods=dict(labels=50))))
     assert dict(facts(made_up_runs()))['Runs'] == '12, seeds 0, 1, 2'
 
 
 def test_two_pairs_have_a_section_each(tmp_path):
     cards = [dict(d, terms=dict(ce=1.0)) for d in DIGITS[:2]]
-    text = report(
-        made_up_runs('one') + made_up_runs('two'),
-        DIGITS,
-        cards,
-        tmp_path / 'r.html',
-        title='Made up',
-        notes=(),
-    ).read_text(encoding='utf-8')
-    assert (
-        '<h2>How they got there: one</h2>' in text
-        and '<h2>How they got there: two</h2>' in text
-        and '<th scope="col">pair</th>' in text
-    )
+    runs = made_up_runs('one') + made_up_runs('two')
+    file = report(runs, DIGITS, cards, tmp_path / 'r.html', title='Made up', notes=())
+    text = file.read_text(encoding='utf-8')
+    assert '<h2>How they got there: one</h2>' in text and '<h2>How they got there: two</h2>' in text
+    assert '<th scope="col">pair</th>' in text
 
 
 @pytest.mark.parametrize(
@@ -184,36 +158,15 @@ def test_refused(call, message, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
-def unavailable(reason):
-    if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1':
-        pytest.fail(f'{reason}, and OFA_LEARN_REQUIRE_BROWSER=1 asks for one')
-    pytest.skip(f'{reason}: the browser tests need one')
-
-
 @pytest.fixture(scope='module')
 def browser():
-    if not CHROMIUM or not os.path.exists(CHROMIUM):
-        unavailable('no Chromium on the PATH or in $CHROMIUM')
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        unavailable('no playwright')
-    with sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_ARGS)
-        yield browser
-        browser.close()
+    yield from one_browser()
 
 
 @pytest.fixture
 def page(browser, file):
-    page, trouble = browser.new_page(viewport=dict(width=900, height=1000)), []
-    page.on('pageerror', lambda e: trouble.append(str(e)))
-    page.on('console', lambda m: trouble.append(m.text) if m.type in ('error', 'warning') else None)
-    page.on('dialog', lambda d: (trouble.append(d.message), d.dismiss()))
-    page.on(
-        'request',
-        lambda r: trouble.append(r.url) if not r.url.startswith(('file:', 'data:', 'blob:')) else None,
-    )
+    page = browser.new_page(viewport=dict(width=900, height=1000))
+    trouble = watch(page)
     page.goto(file.as_uri())
     page.wait_for_selector('[data-twin=gamma] .js-plotly-plot')
     yield page
@@ -221,26 +174,34 @@ def page(browser, file):
     assert trouble == []
 
 
+DRAWN = '''([plot, trace]) => {
+    const {x, y} = document.querySelectorAll('[data-twin=gamma] .plot')[plot].data[trace];
+    return {x: Array.from(x), y: Array.from(y)};
+}'''
+
+
 def drawn(page, plot, trace):
-    return page.evaluate(
-        '''([plot, i]) => {
-    const {x, y} = document.querySelectorAll('[data-twin=gamma] .plot')[plot].data[i]; return {x: Array.from(x), y: Array.from(y)}; }''',
-        [plot, trace],
-    )
+    return page.evaluate(DRAWN, [plot, trace])
 
 
 def check(page, digit, gamma):
     "What is drawn equals Python's numbers; returns the weights of the wrong classes in the released form."
     d = DIGITS[digit]
-    n, p, label = gamma_numbers(d['probs'], d['label'], gamma), d['probs'][d['label']], d['label']
-    close = lambda values: pytest.approx(values, abs=1e-12)
-    wrong = lambda values: [v for c, v in enumerate(values) if c != label]
+    label = d['label']
+    p = d['probs'][label]
+    n = gamma_numbers(d['probs'], label, gamma)
+
+    def close(values):
+        return pytest.approx(values, abs=1e-12)
+
+    def wrong(values):
+        return [v for c, v in enumerate(values) if c != label]
+
     names = [html.escape(c, quote=False) for c in CLASSES]
     assert drawn(page, 0, 3) == dict(x=close([p, p]), y=close([n['target_paper'], n['target_released']]))
-    curve = drawn(page, 0, 2)
-    assert curve['y'] == close([(1 + q) ** gamma - 1 for q in curve['x']]) and drawn(page, 0, 1)[
-        'y'
-    ] == close([(1 + q) ** gamma for q in curve['x']])
+    paper, released = (drawn(page, 0, trace) for trace in (1, 2))
+    assert released['y'] == close([(1 + q) ** gamma - 1 for q in released['x']])
+    assert paper['y'] == close([(1 + q) ** gamma for q in released['x']])
     for trace, values in enumerate((d['probs'], n['paper'], n['released'])):
         assert drawn(page, 1, trace) == dict(x=[names[label]], y=close([values[label]]))
         assert drawn(page, 1, trace + 3) == dict(x=wrong(names), y=close(wrong(values)))
@@ -281,9 +242,14 @@ def test_digits_by_keyboard(page):
     check(page, 2, 1.5)
 
 
+DARK = '''() => Array.from(document.querySelectorAll('.strip canvas')).map((canvas) => {
+    const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+    return Array.from(data).filter((_, i) => i % 4 === 0).map((v) => 255 - v);
+})'''
+
+
 def test_thumbnails_are_the_images(page):
-    dark = page.evaluate('''() => Array.from(document.querySelectorAll('.strip canvas')).map(c => {
-        const a = c.getContext('2d').getImageData(0, 0, c.width, c.height).data; return Array.from(a).filter((_, i) => i % 4 === 0).map(v => 255 - v); })''')
+    dark = page.evaluate(DARK)
     assert dark == [[v for row in d['image'] for v in row] for d in DIGITS]
 
 
@@ -293,19 +259,17 @@ def test_everything_is_drawn_and_fits(page, width):
     page.wait_for_timeout(300)
     assert page.locator('.js-plotly-plot').count() == 6 and page.locator('table tbody tr').count() == 4
     assert page.evaluate('document.documentElement.scrollWidth') <= width
-    boxes = page.evaluate(
-        "Array.from(document.querySelectorAll('.plot .main-svg')).map(s => s.getBoundingClientRect()).map(r => [r.left, r.right])"
-    )
+    boxes = page.evaluate('''Array.from(document.querySelectorAll('.plot .main-svg'))
+        .map((svg) => svg.getBoundingClientRect()).map((box) => [box.left, box.right])''')
     assert boxes and all(left >= 0 and right <= width + 1 for left, right in boxes)
 
 
 def test_dark_page_has_light_figures(browser, file):
     page = browser.new_page(color_scheme='dark')
     page.goto(file.as_uri())
-    colour = lambda where: page.evaluate(
-        "w => getComputedStyle(document.querySelector(w)).backgroundColor", where
-    )
-    assert colour('body') == 'rgb(22, 22, 22)' and colour('.plot') == 'rgb(255, 255, 255)'
+    background = "where => getComputedStyle(document.querySelector(where)).backgroundColor"
+    assert page.evaluate(background, 'body') == 'rgb(22, 22, 22)'
+    assert page.evaluate(background, '.plot') == 'rgb(255, 255, 255)'
     page.close()
 
 

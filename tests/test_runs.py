@@ -1,6 +1,11 @@
 """Recipes become runs: their settings arrive, a stopped run goes on, many processes share one, and images are read while training."""
 
-import json, os, signal, subprocess, sys, time
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,9 +13,10 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
-from ofa_learn import loaders
+from ofa_learn import loaders, runs
 from ofa_learn.cli import main
 from ofa_learn.data import digits, split
+from ofa_learn.identity import weights_hash
 from ofa_learn.loaders import load_images, seeded
 from ofa_learn.models import load_model
 from ofa_learn.recipes import recipe, recipes
@@ -25,6 +31,7 @@ from ofa_learn.runs import (
     task_options,
     teach,
     teaching_data,
+    training_folder,
     unfollowed,
     view_options,
 )
@@ -121,7 +128,7 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_student(tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
 
     taught = next((tmp_path / 'whole').glob('teacher-*'))
-    with pytest.raises(RuntimeError, match='resume=True goes on'):
+    with pytest.raises(KeyboardInterrupt, match='resume=True goes on'):
         run_recipe(r, tmp_path / 'cut', 'kd', device='cpu', progress=False, teacher=taught, on_epoch=stop)
     assert not (tmp_path / 'cut' / 'student.safetensors').exists()
     cut = run_recipe(r, tmp_path / 'cut', 'kd', device='cpu', progress=False, teacher=taught, resume=True)
@@ -133,6 +140,8 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_student(tmp_path):
         == whole.test_accuracy
         == json.loads((tmp_path / 'cut' / 'run.json').read_text())['test_accuracy']
     )
+    told = json.loads((tmp_path / 'cut' / 'run.json').read_text())['teacher']
+    assert told['model'] == 'MicroResNet' and told['weights'] == weights_hash(load_model(taught)[0])
 
 
 def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path):
@@ -317,6 +326,7 @@ def test_a_joined_method_is_timed_without_data():
     methods = task_options(r, 'ofa+crd')['parts']
     assert set(methods) == {'ofa', 'crd'} and methods['ofa']['soft'] == 'hard'
     from dataclasses import replace
+
     from ofa_learn.runs import recipe_task
 
     tiny = replace(recipe('laptop/cnn-vit'), methods=dict(ofa={}, crd={}))
@@ -332,3 +342,94 @@ def test_another_teaching_is_another_file(tmp_path):
         len(list(tmp_path.glob('teacher-*.safetensors'))) == 2
         and sum('teaching the teacher' in m for m in made) == 2
     )
+
+
+def stop_after(epoch):
+    "What `on_epoch` does when somebody presses Ctrl-C in that epoch."
+
+    def look(row):
+        if row['epoch'] == epoch:
+            signal.raise_signal(signal.SIGINT)
+
+    return look
+
+
+def test_a_teacher_that_was_stopped_goes_on_to_the_same_file(tmp_path):
+    data, how = split(digits(), train=100), dict(device='cpu', progress=False)
+    teach('micro_vit', data, tmp_path / 'whole.safetensors', 4, **how)
+    file = tmp_path / 'cut.safetensors'
+    with pytest.raises(KeyboardInterrupt, match='cut.training holds everything, resume=True goes on'):
+        teach('micro_vit', data, file, 4, on_epoch=stop_after(2), **how)
+    assert not file.exists() and training_folder(file).is_dir()
+    with pytest.raises(ValueError, match='cut.training holds a run already .* resume=True'):
+        teach('micro_vit', data, file, 4, **how)
+    with pytest.raises(ValueError, match='holds another run; .*lr'):
+        teach('micro_vit', data, file, 4, lr=1e-3, resume=True, **how)
+    teach('micro_vit', data, file, 4, resume=True, **how)
+    assert file.read_bytes() == (tmp_path / 'whole.safetensors').read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['cut.safetensors', 'whole.safetensors']
+
+
+def test_where_nothing_is_to_go_on_from(tmp_path):
+    data = split(digits(), train=100)
+    with pytest.raises(ValueError, match='nowhere does not exist, so there is nothing to go on from'):
+        run_recipe(recipe('laptop/cnn-vit', **SMALL), tmp_path / 'nowhere', resume=True, device='cpu')
+    with pytest.raises(ValueError, match='t.training does not exist, so there is nothing'):
+        teach('micro_vit', data, tmp_path / 't.safetensors', resume=True)
+    (tmp_path / 'other').mkdir()
+    with pytest.raises(ValueError, match='other holds no checkpoint'):
+        run_recipe(recipe('laptop/cnn-vit', **SMALL), tmp_path / 'other', resume=True, device='cpu')
+    assert [p.name for p in tmp_path.rglob('*')] == ['other']
+
+
+def test_a_recipe_that_was_stopped_while_its_teacher_learned_goes_on(tmp_path, monkeypatch):
+    r, how = recipe('laptop/cnn-vit', **SMALL), dict(device='cpu', progress=False)
+    whole = run_recipe(r, tmp_path / 'whole', 'kd', **how)
+    taught = runs.teach
+    monkeypatch.setattr(runs, 'teach', lambda *a, **k: taught(*a, on_epoch=stop_after(2), **k))
+    with pytest.raises(KeyboardInterrupt):
+        run_recipe(r, tmp_path / 'cut', 'kd', **how)
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match='holds a run already'):
+        run_recipe(r, tmp_path / 'cut', 'kd', **how)
+    cut = run_recipe(r, tmp_path / 'cut', 'kd', resume=True, **how)
+    assert cut.test_accuracy == whole.test_accuracy
+    files = [sorted(p.name for p in (tmp_path / n).glob('*.safetensors')) for n in ('whole', 'cut')]
+    assert files[0] == files[1] and not list((tmp_path / 'cut').glob('*.training'))
+    for name in files[0]:
+        assert (tmp_path / 'whole' / name).read_bytes() == (tmp_path / 'cut' / name).read_bytes()
+
+
+def test_the_place_of_a_file_is_tried_before_the_training(tmp_path, monkeypatch):
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'folder.safetensors').mkdir()
+    monkeypatch.setattr(runs, 'fit', lambda *a, **k: pytest.fail('it began to train'))
+    data = split(digits(), train=100)
+    for name in ('file/t.safetensors', 'folder.safetensors', '/proc/nowhere/t.safetensors'):
+        with pytest.raises((ValueError, OSError)):
+            teach('micro_vit', data, tmp_path / name, 1, device='cpu')
+    with pytest.raises((ValueError, OSError)):
+        run_recipe(recipe('laptop/cnn-vit', **SMALL), tmp_path / 'file', 'labels', device='cpu')
+
+
+@pytest.mark.parametrize(
+    'method, given, message',
+    [
+        ('kd', dict(data='images'), 'data: laptop/cnn-vit trains on the digits'),
+        ('kd', dict(workers=2), 'workers: the images of laptop/cnn-vit are in memory'),
+        ('labels', dict(teacher='t.safetensors'), 'teacher: labels learns without one'),
+        ('kd', dict(teacher='t.safetensors'), 't.safetensors: no such file'),
+        ('kd', dict(data=split(digits(), train=100), workers=2), 'workers: the images are loaded already'),
+    ],
+)
+def test_an_argument_that_a_run_would_not_use_is_an_error(tmp_path, method, given, message):
+    with pytest.raises(ValueError, match=message):
+        run_recipe(recipe('laptop/cnn-vit', **SMALL), tmp_path / 'run', method, device='cpu', **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_refuses_before_it_times(monkeypatch):
+    monkeypatch.setattr(runs, 'cost', lambda *a, **k: pytest.fail('it began to time'))
+    for at_once in (0, -5, 7):
+        with pytest.raises(ValueError, match='at_once: expected a divisor of 50'):
+            dry_run(recipe('laptop/cnn-vit'), 'kd', 'cpu', at_once)

@@ -1,6 +1,7 @@
 """ScaleKD: formulas written apart, the teacher's frozen last stage, and every family as its teacher."""
 
-import copy, math
+import copy
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,6 @@ import torch
 import torch.nn as nn
 
 from ofa_learn.data import digits, split
-from ofa_learn.distill import Teacher, create_task
 from ofa_learn.models import count_params, find_taps, make_model
 from ofa_learn.scalekd import (
     CAP,
@@ -20,6 +20,7 @@ from ofa_learn.scalekd import (
     find_last_stage,
     soft_ce_loss,
 )
+from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.training import fit
 
 SIZE, MICRO = (1, 8, 8), ['micro_resnet', 'micro_vit', 'micro_mixer']
@@ -437,8 +438,8 @@ def test_combined_compiled_and_restored():
         (lambda: make(heads=(3, 4)), "divides the teacher's width 64, got 3"),
         (lambda: make(heads=(4, 0)), "divides the teacher's width 64, got 0"),
         (lambda: make(heads=4), 'heads: expected two numbers'),
-        (lambda: make(s=-1.0), 's: expected a number > 0'),
-        (lambda: make(temperature=0.0), 'temperature: expected a number > 0'),
+        (lambda: make(s=-1.0), 's: expected a finite number above 0'),
+        (lambda: make(temperature=0.0), 'temperature: expected a finite number above 0'),
         (lambda: make(setting='ofa'), 'setting: expected one of own'),
         (lambda: make(positions=[3]), 'student: ScaleKD needs two stages or more, it has 1'),
         (lambda: make(teacher=nn.Sequential(nn.Flatten(), nn.Linear(64, 10))), 'gives logits only'),

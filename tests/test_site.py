@@ -1,16 +1,16 @@
-"""The docs site in a real browser, on loopback, with the network refused: pages, figures, keys, search, words for pictures, axe."""
+"""The docs site in a real browser, on loopback, with the network refused.
+
+Pages, figures, keys, search, words for pictures, and what axe finds.
+"""
 
 import functools
 import http.server
 import os
-import sys
 import threading
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
 from pictures import CHROMIUM_ARGS, chromium
 
 DESKTOP, PHONE = dict(width=1280, height=900), dict(width=390, height=844)
@@ -24,21 +24,49 @@ SAMPLE = [
     'walkthroughs/10_slide_gamma.html',
 ]
 ACCESS = [
-    'index.html',
-    'course/00_data.html',
-    'reference/logits.html',
-    'walkthroughs/10_slide_gamma.html',
-]  # text, pictures, definitions, figures that move
+    'index.html',  # text
+    'course/00_data.html',  # pictures
+    'reference/logits.html',  # definitions
+    'walkthroughs/10_slide_gamma.html',  # figures that move
+]
 WAIT = 120_000  # ms; a busy machine takes its time over plotly
-LOOK = '''() => ({
-    headings: document.querySelectorAll('h1').length, title: document.title,
-    silent: [...document.images].filter(i => !i.alt.trim() && i.getAttribute('role') !== 'presentation').length,
-    unseen: [...document.images].filter(i => i.loading !== 'lazy' && !i.naturalWidth).length,
-    twins: document.querySelectorAll('figure.ofa-twin').length, drawn: [...document.querySelectorAll('figure.ofa-twin')].filter(f => f.querySelector('.plot .main-svg .plot-container, .plot .main-svg .subplot')).length,
-    raw: [...document.querySelectorAll('main p, main li, main td')].filter(e => /\\|\\s*:?(-{3}|—)|\\]\\([\\w.\\/-]+\\)/.test([...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join(''))).length,
-    bad: document.querySelectorAll('merror, .error, .problematic').length})'''
-AXE = '''async () => (await axe.run({exclude: [['.main-svg']]}, {runOnly: ['wcag2a', 'wcag2aa', 'best-practice'], resultTypes: ['violations']})).violations
-    .filter(v => ['serious', 'critical'].includes(v.impact)).map(v => [v.id, v.nodes.length, v.nodes[0].target.join(' '), v.nodes[0].html.slice(0, 160), v.nodes[0].failureSummary])'''
+LOOK = '''() => {
+    const twins = [...document.querySelectorAll('figure.ofa-twin')]
+    const images = [...document.images]
+    const text = e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join('')
+    const markdown = /\\|\\s*:?(-{3}|—)|\\]\\([\\w.\\/-]+\\)/
+    const drawn = '.plot .main-svg .plot-container, .plot .main-svg .subplot'
+    return {
+        headings: document.querySelectorAll('h1').length,
+        title: document.title,
+        silent: images.filter(i => !i.alt.trim() && i.getAttribute('role') !== 'presentation').length,
+        unseen: images.filter(i => i.loading !== 'lazy' && !i.naturalWidth).length,
+        twins: twins.length,
+        drawn: twins.filter(f => f.querySelector(drawn)).length,
+        raw: [...document.querySelectorAll('main p, main li, main td')]
+            .filter(e => markdown.test(text(e))).length,
+        bad: document.querySelectorAll('merror, .error, .problematic').length,
+    }
+}'''
+AXE = '''async () => {
+    const rules = ['wcag2a', 'wcag2aa', 'best-practice']
+    const found = await axe.run({exclude: [['.main-svg']]}, {runOnly: rules, resultTypes: ['violations']})
+    return found.violations.filter(v => ['serious', 'critical'].includes(v.impact)).map(v => {
+        const node = v.nodes[0]
+        return [v.id, v.nodes.length, node.target.join(' '), node.html.slice(0, 160), node.failureSummary]
+    })
+}'''
+PLOTTED = '''() => {
+    const plots = [...document.querySelectorAll('figure.ofa-twin .plot')]
+    return plots.map(p => JSON.stringify(p.data.map(t => t.y)))
+}'''
+WIDTHS = '''() => [...document.querySelectorAll('.plot')].map(
+    p => [p.querySelector('.main-svg').getBoundingClientRect().width, p.clientWidth]
+)'''
+SHADE = '''() => {
+    const colour = getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3)
+    return colour.reduce((sum, part) => sum + Number(part), 0)
+}'''
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -78,26 +106,27 @@ def visit(browser, address):
     "Open a page; what went wrong is gathered in `visit.wrong`."
     pages = {}
 
+    def heard(message):
+        if message.type in ('error', 'warning'):
+            go.wrong.append(message.text)
+
+    def failed(request):
+        if request.failure != 'net::ERR_ABORTED':  # aborted: the reader went on
+            go.wrong.append(f'{request.failure}: {request.url[:80]}')
+
+    def asked(request):
+        if not request.url.startswith((address, 'data:', 'blob:')):
+            go.wrong.append(f'asked: {request.url[:80]}')
+
     def go(name, viewport=DESKTOP, scheme='light'):
-        if (key := (viewport['width'], scheme)) not in pages:
+        key = (viewport['width'], scheme)
+        if key not in pages:
             page = pages[key] = browser.new_context(viewport=viewport, color_scheme=scheme).new_page()
             page.set_default_timeout(WAIT)
-            page.on('console', lambda m: go.wrong.append(m.text) if m.type in ('error', 'warning') else None)
-            page.on('pageerror', lambda e: go.wrong.append(str(e)))
-            page.on(
-                'requestfailed',
-                lambda r: (
-                    go.wrong.append(f'{r.failure}: {r.url[:80]}') if r.failure != 'net::ERR_ABORTED' else None
-                ),
-            )  # aborted: the reader went on
-            page.on(
-                'request',
-                lambda r: (
-                    None
-                    if r.url.startswith((address, 'data:', 'blob:'))
-                    else go.wrong.append(f'asked: {r.url[:80]}')
-                ),
-            )
+            page.on('console', heard)
+            page.on('pageerror', lambda error: go.wrong.append(str(error)))
+            page.on('requestfailed', failed)
+            page.on('request', asked)
         pages[key].goto(address + name)
         return pages[key]
 
@@ -107,58 +136,39 @@ def visit(browser, address):
         page.context.close()
 
 
+def is_whole(look):
+    if any(look[fault] for fault in ('silent', 'unseen', 'bad', 'raw')):
+        return False
+    return look['twins'] == look['drawn'] and look['headings'] == 1 and bool(look['title'])
+
+
 def test_every_page_opens_whole(built, visit):
-    names, wrong = (
-        sorted(
-            p.relative_to(built / '_docs').as_posix()
-            for p in (built / '_docs').rglob('*.html')
-            if '_static' not in p.parts
-        ),
-        {},
-    )
-    twins = 0
-    for name in names:
+    docs = built / '_docs'
+    paths = sorted(p.relative_to(docs) for p in docs.rglob('*.html') if '_static' not in p.parts)
+    wrong, twins = {}, 0
+    for path in paths:
         visit.wrong.clear()
-        look = visit(name).evaluate(LOOK)
-        if (
-            look['twins'] != look['drawn']
-            or look['silent']
-            or look['unseen']
-            or look['bad']
-            or look['raw']
-            or look['headings'] != 1
-            or not look['title']
-            or visit.wrong
-        ):
-            wrong[name] = (look, visit.wrong[:])
+        look = visit(path.as_posix()).evaluate(LOOK)
+        if visit.wrong or not is_whole(look):
+            wrong[path.as_posix()] = (look, visit.wrong[:])
         twins += look['twins']
     assert not wrong and twins > 10
-
-
-def plotted(page):
-    return page.evaluate(
-        "[...document.querySelectorAll('figure.ofa-twin .plot')].map(p => JSON.stringify(p.data.map(t => t.y)))"
-    )
 
 
 def test_twins_move_by_keyboard(visit):
     page = visit('walkthroughs/10_slide_gamma.html')
     for kind in ('gamma', 'steps'):
         figure = page.locator(f'figure[data-twin={kind}]').first
-        slider, before, words = (
-            figure.locator('input[type=range]'),
-            plotted(page),
-            figure.locator('.numbers').text_content(),
-        )
+        slider, numbers = figure.locator('input[type=range]'), figure.locator('.numbers')
+        plots, words = page.evaluate(PLOTTED), numbers.text_content()
         start = float(slider.input_value())
         slider.focus()
         for _ in range(3):
             page.keyboard.press('ArrowRight')
-        assert (
-            figure.locator('output').text_content() == f'{start + 0.3:.1f}'
-            and slider.get_attribute('aria-valuetext') == f'gamma {start + 0.3:.1f}'
-        )
-        assert plotted(page) != before and figure.locator('.numbers').text_content() != words
+        now = f'{start + 0.3:.1f}'
+        assert figure.locator('output').text_content() == now
+        assert slider.get_attribute('aria-valuetext') == f'gamma {now}'
+        assert page.evaluate(PLOTTED) != plots and numbers.text_content() != words
     radio = page.locator('figure[data-twin=gamma] input[type=radio]')
     radio.first.focus()
     page.keyboard.press('ArrowRight')
@@ -169,10 +179,8 @@ def test_figures_fit_a_phone(visit):
     for name in SAMPLE:
         page = visit(name, PHONE)
         assert page.evaluate('document.documentElement.scrollWidth') <= PHONE['width'], name
-        wide = page.evaluate(
-            "[...document.querySelectorAll('.plot')].map(p => [p.querySelector('.main-svg').getBoundingClientRect().width, p.clientWidth])"
-        )
-        assert all(drawn <= room + 1 for drawn, room in wide), (name, wide)
+        widths = page.evaluate(WIDTHS)
+        assert all(drawn <= room + 1 for drawn, room in widths), (name, widths)
     assert visit.wrong == []
 
 
@@ -183,22 +191,19 @@ def test_search_finds_a_function(visit):
 
 
 def test_night_is_dark(visit):
-    shade = lambda scheme: visit('index.html', scheme=scheme).evaluate(
-        "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).slice(0, 3).reduce((a, b) => a + Number(b), 0)"
-    )
-    assert shade('dark') < 150 < 600 < shade('light')
+    dark, light = (visit('index.html', scheme=scheme).evaluate(SHADE) for scheme in ('dark', 'light'))
+    assert dark < 150 < 600 < light
 
 
 def test_axe_finds_nothing_serious(visit):
     spec = find_spec('axe_playwright_python')
     if not spec:
         pytest.skip('axe-playwright-python is not installed')
-    axe, found = (Path(spec.origin).parent / 'axe.min.js').read_text(encoding='utf-8'), {}
-    for name, size, scheme in [
-        *((n, s, 'light') for n in ACCESS for s in (DESKTOP, PHONE)),
-        ('reference/logits.html', PHONE, 'dark'),
-        ('course.html', DESKTOP, 'dark'),
-    ]:
+    axe = (Path(spec.origin).parent / 'axe.min.js').read_text(encoding='utf-8')
+    visits = [(name, size, 'light') for name in ACCESS for size in (DESKTOP, PHONE)]
+    visits += [('reference/logits.html', PHONE, 'dark'), ('course.html', DESKTOP, 'dark')]
+    found = {}
+    for name, size, scheme in visits:
         page = visit(name, size, scheme)
         page.evaluate(axe)
         if bad := page.evaluate(AXE):

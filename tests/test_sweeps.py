@@ -1,6 +1,15 @@
 """Sweeps: what runs there are and how they are named, killed ones that go on, failing ones that are named, and the records."""
 
-import os, random, shlex, shutil, signal, subprocess, sys, threading, time, warnings
+import os
+import random
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import wraps
@@ -14,7 +23,6 @@ import torch
 from ofa_learn import sweeps
 from ofa_learn.checkpoints import Stopped
 from ofa_learn.data import Augment
-from ofa_learn.distill import METHODS, Teacher
 from ofa_learn.records import check_record, load_record, load_records, results
 from ofa_learn.sweeps import (
     Sweep,
@@ -34,6 +42,7 @@ from ofa_learn.sweeps import (
     sweep,
     sweep_command,
 )
+from ofa_learn.tasks import METHODS, Teacher
 from ofa_learn.training import distill
 
 SMALL = dict(parts=dict(train=100, valid=100, test=100), teaching=dict(epochs=2, lr=5e-3, opt='muon'))
@@ -231,7 +240,7 @@ def test_killed_at_any_moment(whole, tmp_path):
 
 METHOD = '''
 import os, torch
-from ofa_learn.distill import METHODS, DistillationTask, register
+from ofa_learn.tasks import METHODS, DistillationTask, register
 if 'fails' not in METHODS:
     @register('fails')
     class Fails(DistillationTask):
@@ -545,6 +554,7 @@ def test_over_finds_a_setting_inside_a_joined_method():
 def test_a_teacher_is_described_for_the_images_at_hand(tmp_path):
     "The same file of weights, other test images: its accuracies are those of these images."
     from dataclasses import replace
+
     from ofa_learn.sweeps import ready_teacher
 
     plan = Sweep(

@@ -1,14 +1,21 @@
 """Tasks: what the lessons do not show of teachers, checkpoints, wrappers and bad input."""
 
 import copy
+import importlib
+import pickle
+import subprocess
+import sys
+import warnings
 
+import numpy as np
 import pytest
+import timm
 import torch
 import torch.nn as nn
 
 from ofa_learn.data import Augment, Batches, digits, from_arrays, split
-from ofa_learn.distill import Teacher, all_methods, create_task, unwrapped
-from ofa_learn.models import find_taps, make_model
+from ofa_learn.models import find_taps, make_model, save_model
+from ofa_learn.tasks import METHODS, Labels, Teacher, all_methods, create_task, register, unwrapped
 from ofa_learn.training import NotFinite, distill, fit, predict
 
 DATA = split(digits(), train=100)
@@ -198,3 +205,533 @@ def test_same_seeds_same_student_and_methods_are_paired():
 
     TEACHER = make_model('micro_resnet')
     assert torch.equal(start('ofa'), start('labels'))
+
+
+@pytest.mark.parametrize('method', sorted(all_methods()))
+def test_a_student_with_prefix_tokens_as_maps(method):
+    "The layout rule overruled: a class token has no place on a map, and every method trains without it."
+    more = dict(num_samples=6) if method == 'crd' else {}
+    out = make(method, kind='maps', **more).train()(X, Y, index=torch.arange(6))
+    out['loss'].backward()
+    assert out['loss'].isfinite()
+
+
+@pytest.mark.parametrize('stages, parts', [(4, {'exit_4'}), ((4, 1), {'exit_1', 'exit_4'})])
+def test_one_stage_or_several_get_exits(stages, parts):
+    for method in ('ofa', 'deep_supervision'):
+        out = make(method, stages=stages)(X, Y)
+        assert {k for k in out if k.startswith('exit')} == parts
+    assert make('hcd', stages=stages).stages == tuple(int(p[-1]) for p in sorted(parts))
+
+
+# --- the order of stages -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('container', [tuple, list, np.array, iter])
+@pytest.mark.parametrize('kind', [tuple, np.array, torch.tensor])
+def test_gamma_goes_to_the_stage_that_it_was_given_for(container, kind):
+    "γ follows the order in which the stages were named, the last is that of the final logits."
+    parts = {}
+    for stages, gamma in (((4, 1), (3.0, 1.0, 2.0)), ((1, 4), (1.0, 3.0, 2.0))):
+        task = make('ofa', 'micro_resnet', stages=container(stages), gamma=kind(gamma)).eval()
+        parts[stages] = task(X, Y)
+    for k, v in parts[1, 4].items():
+        assert torch.equal(v, parts[4, 1][k]), k
+    alone = make('ofa', 'micro_resnet', stages=(1, 4), gamma=3.0).eval()(X, Y)
+    assert torch.equal(parts[4, 1]['exit_4'], alone['exit_4'])
+    assert not torch.equal(parts[4, 1]['exit_1'], alone['exit_1'])
+
+
+def test_a_set_of_stages_has_no_order_and_one_gamma_is_for_all():
+    given = make('ofa', stages={4, 1}, gamma=(1.0, 3.0, 2.0)).gamma
+    assert tuple(given) == (1.0, 3.0, 2.0)
+    for gamma in (1.4, [1.4]):
+        assert make('ofa', stages=(4, 1), gamma=gamma).gamma == gamma
+    for gamma in ((1.0, 2.0), (1.0, 2.0, 3.0, 4.0)):
+        with pytest.raises(ValueError, match='gamma: expected a number or 3 of them'):
+            make('ofa', stages=(4, 1), gamma=gamma)
+
+
+# --- one teacher, several image sizes ------------------------------------------------------------
+
+
+def sized(method, teacher, size, **options):
+    torch.manual_seed(0)
+    return create_task(method, 'micro_vit', teacher, input_size=size, num_classes=10, **options)
+
+
+@pytest.mark.parametrize('method', ['ofd', 'fitnet', 'scalekd', 'rsd'])
+def test_a_teacher_is_tapped_at_the_size_of_each_task(method):
+    torch.manual_seed(3)
+    model = make_model('micro_resnet')
+    teacher, small, large = Teacher(model), (1, 8, 8), (1, 16, 16)
+    first = sized(method, teacher, small)
+    after = sized(method, teacher, large)
+    fresh = sized(method, Teacher(copy.deepcopy(model)), large)
+    assert [(s.height, s.width) for s in after.teacher_taps.stages] == [(16, 16), (8, 8), (4, 4), (2, 2)]
+    assert [(s.height, s.width) for s in first.teacher_taps.stages] == [(8, 8), (4, 4), (2, 2), (1, 1)]
+    x = torch.randn(6, *large, generator=torch.Generator().manual_seed(1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='rsd: a batch')
+        torch.manual_seed(1)
+        want = fresh(x, Y)
+        torch.manual_seed(1)
+        got = after(x, Y)
+        first(X, Y)
+    for k, v in want.items():
+        assert torch.equal(v, got[k]), k
+    with pytest.raises(ValueError, match=r'tapped at \(1, 8, 8\), \(1, 16, 16\)'):
+        _ = teacher.taps
+
+
+class Halfway(nn.Module):
+    "Gives logits and intermediates, and has no `forward_head`."
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(1, 4, 3), nn.Linear(4, 10)
+
+    def forward_intermediates(self, x, **how):
+        raise AssertionError('nobody asked for features')
+
+    def forward(self, x):
+        return self.head(self.stem(x).mean((2, 3)))
+
+
+def test_a_teacher_is_tapped_only_where_features_are_needed():
+    for method in ('kd', 'dkd', 'dist', 'ofa'):
+        task = create_task(method, 'micro_vit', Halfway(), input_size=(1, 8, 8), num_classes=10)
+        assert task(X, Y)['loss'].isfinite()
+    with pytest.raises(ValueError, match='Halfway gives logits only.*would work: .*dist, dkd, kd'):
+        create_task('rsd', 'micro_vit', Halfway(), input_size=(1, 8, 8), num_classes=10)
+    teacher = Teacher(make_model('micro_resnet'))
+    create_task('kd', 'micro_vit', teacher, input_size=(1, 8, 8))
+    assert teacher.taps is None
+
+
+# --- the student ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('method', sorted({*all_methods(), 'ofa+kd', 'labels+deep_supervision'}))
+def test_a_student_that_cannot_learn_is_refused(method):
+    more = dict(num_samples=6) if method == 'crd' else {}
+    teacher = Teacher(make_model('micro_resnet'))
+    with pytest.raises(ValueError, match=r'none of its 38 parameters can be trained.*requires_grad_\(True\)'):
+        create_task(method, copy.deepcopy(teacher.model), teacher, input_size=(1, 8, 8), **more)
+    student = copy.deepcopy(teacher.model).requires_grad_(True)
+    create_task(method, student, teacher, input_size=(1, 8, 8), **more)
+
+
+def test_a_student_that_was_made_a_teacher_since_is_refused():
+    task = make('ofa')
+    Teacher(task.student)
+    with pytest.raises(ValueError, match='student: none of its'):
+        task.train()(X, Y)
+    task = create_task('ofa', 'micro_vit', make_model('micro_resnet'), data=DATA)
+    fit(task, DATA, 1, device='cpu', progress=False)
+    Teacher(task.student)
+    with pytest.raises(ValueError, match='nothing in its student can be trained'):
+        fit(task, DATA, 1, device='cpu', progress=False)
+
+
+@pytest.mark.parametrize('method', ['kd', 'ofa', 'ofa+kd'])
+@pytest.mark.parametrize('how', ['itself', 'wrapped', 'one weight', 'assigned'])
+def test_student_and_teacher_share_nothing(method, how):
+    student, teacher = make_model('micro_resnet'), make_model('micro_resnet')
+    if how == 'itself':
+        teacher = student
+    elif how == 'wrapped':
+        teacher = Teacher(student)
+        student.requires_grad_(True)
+    elif how == 'one weight':
+        student.fc.weight = teacher.fc.weight
+    else:
+        student.load_state_dict(teacher.state_dict(), assign=True)
+    before = [p.requires_grad for p in student.parameters()]
+    with pytest.raises(ValueError, match=r'teacher: it shares weights with the student.*copy.deepcopy'):
+        create_task(method, student, teacher, input_size=(1, 8, 8))
+    assert [p.requires_grad for p in student.parameters()] == before  # and nothing was frozen on the way
+    create_task('labels', student, teacher, input_size=(1, 8, 8))  # a teacher that no one asks
+
+
+@pytest.mark.parametrize(
+    'wrap',
+    [nn.DataParallel, torch.optim.swa_utils.AveragedModel, lambda m: torch.compile(m, backend='eager')],
+)
+def test_models_in_wrappers_are_refused(wrap):
+    "Without its stages a teacher would change the exits: width 0 instead of its own."
+    for method in ('ofa', 'kd'):
+        with pytest.raises(ValueError, match='student: .* is a wrapper'):
+            create_task(
+                method, wrap(make_model('micro_vit')), make_model('micro_resnet'), input_size=(1, 8, 8)
+            )
+        with pytest.raises(ValueError, match='teacher: .* is a wrapper'):
+            create_task(
+                method, make_model('micro_vit'), wrap(make_model('micro_resnet')), input_size=(1, 8, 8)
+            )
+
+
+@pytest.mark.parametrize('method', sorted({*all_methods(), 'ofa+rsd', 'crd+kd'}))
+def test_heads_follow_the_precision_of_the_student(method):
+    more = dict(num_samples=6) if method == 'crd' else {}
+    if method == 'crd+kd':
+        more = dict(parts=dict(crd=dict(num_samples=6)))
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='rsd: a batch')
+        student, teacher = make_model('micro_vit').double(), make_model('micro_resnet').double()
+        early = create_task(method, student, teacher, input_size=(1, 8, 8), **more)
+        late = create_task(
+            method, 'micro_vit', make_model('micro_resnet'), input_size=(1, 8, 8), **more
+        ).double()
+        for task in (early, late):
+            out = task(X.double(), Y, index=torch.arange(6))
+            out['loss'].backward()
+            assert out['output'].dtype == torch.float64 and out['loss'].isfinite()
+
+
+def test_two_classifiers_are_left_out_of_clipping():
+    student = timm.create_model('deit_tiny_distilled_patch16_224', num_classes=10, img_size=32, in_chans=1)
+    task = create_task('kd', student, make_model('micro_resnet', 10, (1, 32, 32)), input_size=(1, 32, 32))
+    heads = {id(p) for h in (student.head, student.head_dist) for p in h.parameters()}
+    every, most = task.get_clip_parameters(), task.get_clip_parameters(exclude_head=True)
+    assert len(heads) == 4 and {id(p) for p in every} - {id(p) for p in most} == heads
+    task = make('ofa')
+    assert len(task.get_clip_parameters()) - len(task.get_clip_parameters(exclude_head=True)) == 2
+
+
+# --- labels --------------------------------------------------------------------------------------
+
+
+BAD_LABELS = [
+    (Y + 5, ValueError, 'expected classes 0 to 9, got 5 to 10'),
+    (Y - 100, ValueError, 'expected classes 0 to 9, got -100'),
+    (torch.full((6, 10), 0.2), ValueError, 'must sum to 1, off by 1'),
+    (torch.full((6, 10), float('nan')), ValueError, 'at least 0 and not NaN'),
+    (torch.eye(10)[:6] * 2 - 0.1, ValueError, 'at least 0'),
+    (torch.full((6, 9), 1 / 9), ValueError, r'\(6, 10\) probabilities, got shape \(6, 9\)'),
+    (Y.int(), TypeError, 'int64, got torch.int32'),
+    (Y.tolist(), TypeError, 'expected a tensor, got list'),
+    (torch.tensor(3), ValueError, 'got shape'),
+]
+
+
+@pytest.mark.parametrize('method', sorted({*all_methods(), 'kd+rsd'}))
+def test_labels_are_checked_for_every_method_and_batch(method):
+    more = dict(num_samples=6) if method == 'crd' else {}
+    task = make(method, **more)
+    for _ in range(2):  # in the first batch, and in one after a good one
+        for target, error, says in BAD_LABELS:
+            with pytest.raises(error, match=says):
+                task(X, target, index=torch.arange(6))
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', message='rsd: a batch')
+            task(X, Y, index=torch.arange(6))
+
+
+# --- registering ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def methods():
+    before = dict(METHODS)
+    yield METHODS
+    METHODS.clear()
+    METHODS.update(before)
+
+
+def plain_method(qualname, module=__name__):
+    return type('Mine', (Labels,), dict(__qualname__=qualname, __module__=module))
+
+
+@pytest.mark.parametrize('name', ['kd', 'scalekd', 'ofa', 'labels', 'deep_supervision'])
+def test_a_built_in_name_is_taken(methods, name):
+    mine = plain_method(all_methods()[name].__qualname__)
+    with pytest.raises(ValueError, match=f"name: '{name}' is that of ofa_learn.*already"):
+        register(name)(mine)
+    assert methods[name].__module__.startswith('ofa_learn.') and mine.name == 'labels'
+
+
+@pytest.mark.slow
+def test_a_built_in_name_is_taken_before_anyone_has_used_it():
+    code = """
+from ofa_learn.tasks import METHODS, Labels, create_task, register
+assert 'rsd' not in METHODS
+try:
+    register('rsd')(type('RSD', (Labels,), dict(__module__='elsewhere')))
+except ValueError as e:
+    print(e)
+"""
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert "'rsd' is that of ofa_learn.rsd.RSD already" in done.stdout, done.stderr
+
+
+def test_a_name_of_your_own_is_put_again_and_not_taken_over(methods):
+    first, again, other, far = (
+        plain_method('Mine'),
+        plain_method('Mine'),
+        plain_method('Other'),
+        plain_method('Mine', 'elsewhere'),
+    )
+    register('mine')(first)
+    assert register('mine')(again) is methods['mine'] is again and again.name == 'mine'
+    for cls in (other, far):
+        with pytest.raises(ValueError, match='needs another'):
+            register('mine')(cls)
+    assert methods['mine'] is again
+    importlib.reload(sys.modules['ofa_learn.rsd'])
+    assert methods['rsd'] is sys.modules['ofa_learn.rsd'].RSD
+
+
+@pytest.mark.parametrize('name', ['', 'a+b', 'a.b', 'a b', 7, None])
+def test_names_that_no_one_could_ask_for(name):
+    with pytest.raises(ValueError, match='name: expected letters'):
+        register(name)
+    with pytest.raises(TypeError, match='expected a class on DistillationTask'):
+        register('fine')(nn.Linear)
+
+
+# --- options -------------------------------------------------------------------------------------
+
+
+def with_option(method, **options):
+    return lambda: make(method, **options)
+
+
+@pytest.mark.parametrize(
+    'call, error, says',
+    [
+        (
+            with_option('ofa', temprature=2.0),
+            TypeError,
+            "'ofa' has no option 'temprature'; did you mean 'temperature'",
+        ),
+        (with_option('kd', gamma=2.0), TypeError, "'kd' has no option 'gamma'; it has setting, temperature"),
+        (with_option('ofa+kd', gamma=2.0), TypeError, r"no option 'gamma' for all; give it in parts="),
+        (with_option('ofa+kd', parts=dict(ofa=dict(gama=2.0))), TypeError, "did you mean 'gamma'"),
+        (with_option('ofa+kd', parts=dict(kd=dict(label_smoothing=0.1))), ValueError, 'give it beside parts'),
+        (
+            with_option('ofa+kd', parts=dict(kd=dict(input_size=(1, 8, 8)))),
+            ValueError,
+            'input_size in the part of kd',
+        ),
+        (with_option('ofa+kd', parts=dict(kd=dict(teacher=None))), ValueError, 'teacher in the part of kd'),
+        (with_option('ofa+kd', parts=dict(rsd={})), ValueError, 'expected options for ofa, kd'),
+        (with_option('ofa+kd', parts=dict(ofa=1.4)), TypeError, 'expected a dict of dicts'),
+        (with_option('ofa+kd', parts=[1]), TypeError, 'expected a dict of dicts'),
+        (with_option('ofa+kd', weights=2.0), TypeError, 'expected 2 finite numbers'),
+        (with_option('ofa+kd', weights=dict(ofa=1, kd=2)), TypeError, 'expected 2 finite numbers'),
+        (with_option('ofa+kd', weights=(1, float('nan'))), ValueError, r'got \[1, nan\]'),
+        (with_option('ofa+kd', weights=(1, -1)), ValueError, r'got \[1, -1\]'),
+        (with_option('ofa+kd', weights=(1, float('inf'))), ValueError, r'got \[1, inf\]'),
+        (
+            with_option('ofa', exit_weight=-1.0),
+            ValueError,
+            'exit_weight: expected a finite number of at least 0',
+        ),
+        (with_option('ofa', exit_weight=(1, 2, 1, 1)), TypeError, 'exit_weight: expected a number'),
+        (with_option('ofa', kd_weight=float('nan')), ValueError, 'kd_weight'),
+        (with_option('ofa', form='released', label_weight=-1), ValueError, 'label_weight'),
+        (with_option('deep_supervision', exit_weight=float('inf')), ValueError, 'exit_weight'),
+        (with_option('deep_supervision', teacher_width=-1), ValueError, 'teacher_width'),
+        (with_option('ofa', stages='4'), TypeError, 'stages: expected'),
+        (with_option('ofa', stages=(1, 1)), ValueError, r'one or more of \(1, 2, 3, 4\), each once'),
+        (with_option('hcd', stages=9), ValueError, 'got 9'),
+        (
+            with_option('kd', positions='odd'),
+            ValueError,
+            "positions: expected one of even, released, got 'odd'",
+        ),
+        (with_option('kd', kind='graph'), ValueError, "kind: expected 'maps' or 'tokens'"),
+        (with_option('kd', label_smoothing='a bit'), TypeError, 'label_smoothing: expected a number'),
+        (with_option('kd', input_norm=(0.5, 0.5)), TypeError, 'input_norm: expected'),
+        (with_option('kd', input_norm=((0.5,), (0.0,))), ValueError, 'input_norm: .*deviations above 0'),
+        (with_option('kd', input_norm=((0.5,) * 3, (0.5,) * 3)), ValueError, 'input_norm: .*1 of each'),
+        (
+            lambda: create_task('ofa+kd', 'micro_vit', make_model('micro_resnet')),
+            ValueError,
+            'input_size: give',
+        ),
+        (lambda: create_task('kd', 'micro_vit', None, data=3), TypeError, 'data: expected a data set'),
+        (
+            lambda: create_task('labels', 'micro_vit', input_size=(8, 8)),
+            ValueError,
+            r'\(C, H, W\).*got \(8, 8\)',
+        ),
+        (
+            lambda: create_task('labels', 'micro_vit', input_size=(1, 8, 8), num_classes=0),
+            ValueError,
+            'num_classes',
+        ),
+        (lambda: Teacher(make_model('micro_resnet'), pretrained=True), ValueError, 'goes with the name'),
+        (lambda: Teacher(make_model('micro_resnet'), norm=(0.5, 0.5)), TypeError, 'norm: expected'),
+        (
+            lambda: create_task(
+                'kd',
+                'micro_vit',
+                Teacher(make_model('micro_resnet'), norm=((0.5,) * 3, (0.5,) * 3)),
+                data=DATA,
+            ),
+            ValueError,
+            "the teacher's norm: .*1 of each",
+        ),
+    ],
+)
+def test_options_that_would_be_ignored_or_fail_later(call, error, says):
+    with pytest.raises(error, match=says):
+        call()
+
+
+def test_an_error_inside_a_method_stays_what_it_is(methods):
+    @register('broken')
+    class Broken(Labels):
+        def __init__(self, student, teacher=None, **options):
+            self.own = options.pop('own', 1)
+            super().__init__(student, teacher, **options)
+
+        def build_heads(self):
+            raise TypeError('something of its own')
+
+    with pytest.raises(TypeError, match='^something of its own$'):
+        make('broken', own=2)
+    Broken.build_heads = lambda self: nn.Linear(2, 2, size=3)
+    with pytest.raises(TypeError, match="__init__.. got an unexpected keyword argument 'size'"):
+        make('broken')
+
+
+def test_needs_are_some_of_what_a_teacher_gives():
+    for needs in ('logits', ('logit',), ('logits', 'pool')):
+        with pytest.raises(ValueError, match='needs: expected a tuple of logits, pooled, maps'):
+            type('Odd', (Labels,), dict(needs=needs))(
+                'micro_vit', make_model('micro_resnet'), input_size=(1, 8, 8)
+            )
+
+
+# --- several methods at once ---------------------------------------------------------------------
+
+
+class Counting(Labels):
+    "Carries a number from step to step, reads whether it trains, has a buffer and its own labels."
+
+    needs = ('logits',)
+
+    def __init__(self, student, teacher=None, **options):
+        super().__init__(student, teacher, **options)
+        self.register_buffer('centre', torch.zeros(2))
+        self.steps, self.seen = 0, None
+
+    def targets(self, target):
+        return super().targets(target.flip(0))
+
+    def losses(self, student, heads, teacher, target):
+        self.steps, self.seen = self.steps + 1, (self.training, self.epoch, self.index, target)
+        return dict(mine=nn.functional.cross_entropy(student.logits, target))
+
+    def get_task_state(self, module=None, ema=False):
+        return super().get_task_state(module, ema) | dict(steps=self.steps)
+
+    def load_task_state(self, state, strict=True, module=None, ema=False):
+        super().load_task_state(state, strict, module, ema)
+        self.steps = state['steps']
+
+
+def test_what_the_whole_passes_on_to_each_method(methods):
+    register('counting')(Counting)
+    task = make('ofa+counting', label_smoothing=0.1)
+    part = task.parts['counting']
+    task.epoch = 3
+    task.train()(X, Y, index=torch.arange(6))
+    training, epoch, index, target = part.seen
+    assert training and epoch == 3 and torch.equal(index, torch.arange(6))
+    torch.testing.assert_close(target, torch.eye(10)[Y.flip(0)] * 0.9 + 0.01)
+    task.eval()(X, Y)
+    assert part.seen[0] is False
+    task.double()
+    assert part.centre.dtype == torch.float64 and part.dtype == torch.float64
+    again = make('ofa+counting', label_smoothing=0.1)
+    again.load_task_state(task.get_task_state())
+    assert (
+        task.get_task_state()['parts'] == dict(counting=dict(steps=2)) and again.parts['counting'].steps == 2
+    )
+    assert 'parts' not in make('ofa+kd').get_task_state()
+    old = {k: v for k, v in task.get_task_state().items() if k != 'parts'}
+    again.load_task_state(old)  # a checkpoint of before
+    copied = copy.deepcopy(task)
+    assert copied.parts['counting'].teacher is copied.teacher is not task.teacher
+    assert next(iter(copied.tasks)) is next(iter(copied.parts.values()))
+    names = [n for n, _ in task.named_parameters()]
+    assert not any(n.startswith('tasks') for n in names) and len(names) == len(
+        set(map(id, task.parameters()))
+    )
+
+
+def test_a_method_that_replaces_the_whole_cannot_be_joined(methods):
+    @register('two_views')
+    class TwoViews(Labels):
+        def answers(self, input):
+            return super().answers(input.flip(-1))
+
+    assert make('two_views')(X, Y)['loss'].isfinite()
+    with pytest.raises(ValueError, match='two_views has its own answers, so it cannot be joined'):
+        make('ofa+two_views')
+
+
+def test_a_file_is_read_once_for_all_methods(tmp_path, monkeypatch):
+    import ofa_learn.tasks as module
+
+    file, reads = save_model(make_model('micro_resnet'), tmp_path / 'teacher.safetensors', (1, 8, 8)), []
+    load = module.load_model
+
+    def counted(path):
+        reads.append(path)
+        return load(path)
+
+    monkeypatch.setattr(module, 'load_model', counted)
+    for given in (str(file), file):
+        task = create_task('ofa+rsd+kd', 'micro_vit', given, input_size=(1, 8, 8))
+        assert len(reads) == 1 and all(p.teacher is task.teacher for p in task.parts.values())
+        reads.clear()
+        assert task.double()(X.double(), Y)['loss'].isfinite()
+    create_task('labels+deep_supervision', 'micro_vit', 'nowhere.safetensors', input_size=(1, 8, 8))
+    with pytest.raises(ValueError, match='OFA needs one'):
+        create_task('ofa+kd', 'micro_vit', input_size=(1, 8, 8))
+
+
+@pytest.mark.parametrize('method, own', [('crd', True), ('ofa+crd', True), ('ofa+kd', False)])
+def test_memory_banks_stay_with_their_process(method, own, tmp_path):
+    crd = dict(num_samples=6)
+    more = crd if method == 'crd' else dict(parts=dict(crd=crd)) if own else {}
+    torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/meet', rank=0, world_size=1)
+    try:
+        for given in ({}, dict(broadcast_buffers=True)):
+            wrapped = make(method, **more).prepare_distributed(**given).trainable_module
+            synced = getattr(wrapped, 'forward_sync_buffers', None)
+            synced = wrapped.broadcast_buffers if synced is None else synced
+            assert synced is not (own and not given)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize('method', ['ofa', 'scalekd', 'ofa+crd'])
+def test_tasks_are_copied_and_pickled_whole(method):
+    more = dict(parts=dict(crd=dict(num_samples=6))) if 'crd' in method else {}
+    task, index = make(method, **more).eval(), torch.arange(6)
+    want = task(X, Y, index=index)['loss']
+    copied = copy.deepcopy(task)
+    assert torch.equal(copied(X, Y, index=index)['loss'], want)
+    assert torch.equal(pickle.loads(pickle.dumps(task))(X, Y, index=index)['loss'], want)
+    assert copied.teacher is not task.teacher and not any(
+        p.requires_grad for p in copied.teacher.parameters()
+    )
+
+
+def test_two_tasks_share_one_teacher():
+    teacher = Teacher(make_model('micro_resnet'))
+    tasks = [create_task(m, 'micro_vit', teacher, input_size=(1, 8, 8)) for m in ('ofa', 'rsd', 'kd+fitnet')]
+    before = {k: v.clone() for k, v in teacher.state_dict().items()}
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', message='rsd: a batch')
+        for task in tasks:
+            task.train()(X, Y)['loss'].backward()
+            assert task.teacher is teacher and not teacher.training
+    assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
+    assert all(p.grad is None for p in teacher.parameters())

@@ -4,18 +4,15 @@ import base64
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import nbformat
-import pytest
-from nbclient.exceptions import CellExecutionError
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'tools'))
 import pictures
 import prepare
+import pytest
 import readme
+from copies import ROOT
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 FIGURE = {'data': [{'type': 'bar', 'x': ['a', 'b'], 'y': [1, 2]}], 'layout': {'width': 320, 'height': 240}}
 
@@ -84,6 +81,53 @@ def test_an_error_stops():
     assert not nb.cells[1].outputs
 
 
+def test_a_failing_cell_is_named(tmp_path):
+    path = tmp_path / '40_x.ipynb'
+    cells = [
+        new_markdown_cell('# T'),
+        new_code_cell('#| export\nz = 0', id='first'),
+        new_code_cell('1/z', id='bad'),
+    ]
+    nb = new_notebook(cells=cells)
+    nbformat.write(nb, path)
+    before = path.read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        prepare.prepare(path)
+    said = str(stopped.value)
+    assert "40_x.ipynb: cell 2 (from 0), id bad, '1/z' failed; nothing was written" in said
+    assert 'ZeroDivisionError' in said and path.read_bytes() == before
+    assert prepare.called(nb, 1) == "cell 1 (from 0), id first, 'z = 0'"
+
+
+def test_several_notebooks_are_counted(tmp_path, monkeypatch, capsys):
+    "And one alone is not; what is done with each is left out here."
+    monkeypatch.setattr(prepare, 'ROOT', tmp_path)
+    monkeypatch.setattr(prepare, 'prepare', lambda path: 2 if path.stem == 'b' else 0)
+    monkeypatch.setattr(prepare.subprocess, 'run', lambda *args, **kwargs: None)
+    monkeypatch.setattr(sys, 'argv', ['prepare.py', str(tmp_path / 'a.ipynb'), str(tmp_path / 'b.ipynb')])
+    prepare.main()
+    assert capsys.readouterr().out == '[1/2] a.ipynb: 0 s\n[2/2] b.ipynb: 0 s, 2 pictures\n'
+    monkeypatch.setattr(sys, 'argv', ['prepare.py', str(tmp_path / 'a.ipynb')])
+    prepare.main()
+    assert capsys.readouterr().out == 'a.ipynb: 0 s\n'
+
+
+def test_all_notebooks_in_order():
+    names = [p.relative_to(ROOT / 'nbs').as_posix() for p in prepare.all_notebooks()]
+    assert names[0] == 'course/00_data.ipynb' and names[-1] == 'index.ipynb'
+    assert len(names) == len(set(names)) == len([*(ROOT / 'nbs').glob('*/*.ipynb')]) + 1
+    numbers = [n.split('/')[1][:2] for n in names if not n.startswith(('walkthroughs/', 'pages/', 'index'))]
+    assert numbers == sorted(numbers)
+
+
+def test_what_jupyterlab_keeps_folded_stays():
+    metadata = dict(
+        execution=dict(busy=1), tags=['x'], jupyter=dict(source_hidden=True, outputs_hidden=False)
+    )
+    assert prepare.kept_metadata(metadata) == dict(tags=['x'], jupyter=dict(source_hidden=True))
+    assert prepare.kept_metadata(dict(jupyter=dict(outputs_hidden=False))) == {}
+
+
 def test_a_figure_gets_a_picture_and_cleaning_keeps_it(tmp_path):
     if not pictures.chromium():
         if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1':
@@ -92,16 +136,14 @@ def test_a_figure_gets_a_picture_and_cleaning_keeps_it(tmp_path):
     nb = new_notebook(cells=[new_markdown_cell('# T'), figure_cell()])
     assert pictures.add_pictures(nb) == 1
     png = base64.b64decode(nb.cells[1].outputs[0].data['image/png'])
-    assert png[:8] == b'\x89PNG\r\n\x1a\n' and (
-        int.from_bytes(png[16:20], 'big'),
-        int.from_bytes(png[20:24], 'big'),
-    ) == (320, 240)
-    nbformat.write(nb, tmp_path / 'figure.ipynb')
-    clean = (
-        f'from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__({str(tmp_path / "figure.ipynb")!r})'
-    )
-    subprocess.run([sys.executable, '-c', clean], cwd=ROOT, check=True)
-    data = nbformat.read(tmp_path / 'figure.ipynb', as_version=4).cells[1].outputs[0].data
+    assert png[:8] == b'\x89PNG\r\n\x1a\n'
+    width, height = (int.from_bytes(png[i : i + 4], 'big') for i in (16, 20))
+    assert (width, height) == (320, 240)
+    path = tmp_path / 'figure.ipynb'
+    nbformat.write(nb, path)
+    clean = 'import sys; from nbdev.clean import nbdev_clean; nbdev_clean.__wrapped__(sys.argv[1])'
+    subprocess.run([sys.executable, '-c', clean, path], cwd=ROOT, check=True)
+    data = nbformat.read(path, as_version=4).cells[1].outputs[0].data
     assert base64.b64decode(data['image/png']) == png and data[pictures.PLOTLY] == FIGURE
 
 

@@ -1,15 +1,22 @@
 """Training that is killed, stopped, resumed, spread over processes, or run in half precision ends where it should."""
 
-import os, subprocess, sys, textwrap, warnings
+import os
+import subprocess
+import sys
+import textwrap
+import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from ofa_learn.cache import TeacherCache, cached
 from ofa_learn.checkpoints import load_checkpoint, newest, previous_of, save_checkpoint
-from ofa_learn.data import Augment, Batches, digits, split
-from ofa_learn.distill import Teacher, create_task
-from ofa_learn.models import make_model
+from ofa_learn.data import Augment, Batches, Norm, digits, split
+from ofa_learn.loaders import load_images
+from ofa_learn.models import make_model, save_model
+from ofa_learn.tasks import DistillationTask, Teacher, create_task
 from ofa_learn.training import Mix, NotFinite, accuracy, check_fit, fit
 
 DATA = split(digits(), train=100)
@@ -35,12 +42,60 @@ def equal(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+class Cut(Exception):
+    "Power is gone."
+
+
+def cut_and_resumed(build, folder, data, at=1.5, **how):
+    "A run that ends in the middle of an epoch, after a checkpoint, and goes on with a task that is built again."
+
+    def cut(done):
+        if done > at:
+            raise Cut
+
+    with pytest.raises(Cut):
+        fit(build(), data, out=folder, save_seconds=0, on_step=cut, **how)
+    kept = load_checkpoint(folder / 'last.pt')
+    assert kept['start'] > 0, 'the checkpoint should be of the middle of an epoch'
+    task = build()
+    return task, fit(task, data, out=folder, resume=True, **how)
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    "130 digits as files, in folders of their classes, to be read while training."
+    from PIL import Image
+
+    root, images = tmp_path_factory.mktemp('pictures'), digits()
+    for i in range(130):
+        place = root / ('train' if i < 100 else 'validation') / f'c{images.labels[i]}'
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images.images[i, 0].numpy()).resize((16, 16)).save(place / f'{i}.png')
+    return root
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_images_that_are_read_while_training_and_drop_path_resume_to_the_bit(pictures, tmp_path, workers):
+    data = load_images(pictures, size=16, channels=1, norm=Norm((0.5,), (0.5,)), valid=20, workers=workers)
+    how = dict(epochs=3, batch_size=20, lr=3e-3, device='cpu', progress=False)
+
+    def build():
+        torch.manual_seed(0)
+        student = make_model('micro_vit', 10, (1, 16, 16), drop_path_rate=0.5, proj_drop_rate=0.2)
+        return create_task('labels', student, data=data)
+
+    whole = build()
+    history = fit(whole, data, **how)
+    task, again = cut_and_resumed(build, tmp_path, data, **how)
+    assert untimed(again) == untimed(history) and equal(weights(task), weights(whole))
+
+
 COMMON = '''
 import os, random, signal, sys, time, warnings
 import torch
 torch.set_num_threads(1)
 from ofa_learn.data import Augment, digits, split
-from ofa_learn.distill import Teacher, create_task
+from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.models import make_model
 from ofa_learn.training import distributed, fit, place
 DATA = split(digits(), train=100)
@@ -300,6 +355,7 @@ class Fake:
 
 def test_sets_with_a_test_part_of_their_own(monkeypatch):
     from torchvision import datasets
+
     from ofa_learn.data import load_splits
 
     monkeypatch.setattr(datasets, 'CIFAR10', Fake)
@@ -319,7 +375,9 @@ def test_sets_with_a_test_part_of_their_own(monkeypatch):
 
 def test_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
     "Every number of every epoch, once, also after a stop in between; the package itself is not needed here, only what is told to it."
-    import importlib.util, sys, types
+    import importlib.util
+    import sys
+    import types
 
     said, opened = {}, []
 
@@ -413,3 +471,100 @@ def test_settings_are_checked_without_training(options, said):
         with pytest.raises((ValueError, RuntimeError, AssertionError, KeyError), match=said):
             check_fit(task, DATA, **SAME | options)
     assert equal(weights(task), before) and torch.equal(torch.get_rng_state(), noise)
+
+
+def kd_task(student='micro_vit', seed=1, **options):
+    "A task whose teacher, options and student can be changed one at a time."
+    teaching = options.pop('teacher', 'micro_resnet')
+    norm = options.pop('norm', None)
+    method, data = options.pop('method', 'ofa'), options.pop('data', DATA)
+    torch.manual_seed(seed)
+    model = make_model(teaching)
+    if options.pop('buffer', False):
+        model.stem[1].running_var[0] += 0.01
+    torch.manual_seed(0)
+    made = make_model('micro_vit', **student) if isinstance(student, dict) else student
+    return create_task(method, made, Teacher(model, norm=norm), data=data, **options)
+
+
+OTHER_NORM = replace(DATA, norm=Norm((0.5,), (0.5,)))
+OTHER_VALID = replace(DATA, valid=DATA.valid.take(torch.arange(1, len(DATA.valid))))
+OTHER_IDS = replace(DATA, train=replace(DATA.train, ids=DATA.train.ids + 1))
+OTHER_LABELS = replace(DATA, train=replace(DATA.train, labels=DATA.train.labels.roll(1)))
+JOINED = dict(method='ofa+kd', weights=(1.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    'then, now, says',
+    [
+        ({}, dict(seed=2), r'teacher\.weights: \w{16} → \w{16}'),
+        ({}, dict(buffer=True), r'teacher\.weights: \w{16} → \w{16}'),
+        ({}, dict(teacher='micro_mixer'), 'teacher.model: MicroResNet → MlpMixer'),
+        ({}, dict(norm=((0.5,), (0.25,))), r'teacher.norm: None → \[\[0.5\], \[0.25\]\]'),
+        (dict(gamma=1.4), dict(gamma=3), 'options.gamma: 1.4 → 3'),
+        ({}, dict(temperature=4.0), 'options.temperature: 1.0 → 4.0'),
+        ({}, dict(label_smoothing=0.1), 'options.label_smoothing: 0.0 → 0.1'),
+        ({}, dict(exit_weight=0.5), 'options.exit_weight: 1.0 → 0.5'),
+        ({}, dict(student=dict(num_heads=2)), r'layers.student.blocks.0.attn.num_heads: 4 → 2'),
+        ({}, dict(student=dict(drop_path_rate=0.2)), r'layers.student.blocks.\d.drop_path1.drop_prob'),
+        ({}, dict(student='micro_mixer'), 'student: VisionTransformer → MlpMixer'),
+        ({}, dict(data=OTHER_NORM), r'data.norm'),
+        ({}, dict(data=OTHER_VALID), r'data.valid.images: 400 → 399'),
+        ({}, dict(data=OTHER_IDS), r'data.train.ids: \w{16} → \w{16}'),
+        ({}, dict(data=OTHER_LABELS), r'data.train.fingerprint: \w{12} → \w{12}'),
+        (JOINED, JOINED | dict(weights=(1.0, 1.0)), 'options.weights.kd: 0.5 → 1.0'),
+        (JOINED, JOINED | dict(parts=dict(kd=dict(temperature=2.0))), 'parts.kd.temperature: 4.0 → 2.0'),
+        (dict(method='crd'), dict(method='crd', negatives=5), r'options.negatives: \d+ → 5'),
+        (dict(method='rkd'), dict(method='rkd', distance_weight=1), r'options.distance_weight: 25.0 → 1'),
+    ],
+)
+def test_a_run_is_resumed_by_itself_only(then, now, says, tmp_path):
+    how = SAME | dict(out=tmp_path)
+    fit(kd_task(**then), then.get('data', DATA), 1, **how)
+    before = (tmp_path / 'last.pt').read_bytes()
+    with pytest.raises(ValueError, match='resume: .* holds another run; .*' + says):
+        fit(kd_task(**now), now.get('data', DATA), 1, **how, resume=True)
+    assert (tmp_path / 'last.pt').read_bytes() == before
+    assert len(fit(kd_task(**then), then.get('data', DATA), 1, **how, resume=True)) == 1
+
+
+def test_a_method_of_ones_own_is_told_apart_by_options_that_no_attribute_keeps(tmp_path):
+    class Mine(DistillationTask):
+        name = 'mine'
+
+        def __init__(self, student, teacher=None, *, strength=1.0, **options):
+            self.measure = lambda a, b: strength * (a - b).square().mean()
+            super().__init__(student, teacher, **options)
+
+        def losses(self, student, heads, teacher, target):
+            return dict(pull=self.measure(student.logits, teacher.logits))
+
+    def build(**options):
+        torch.manual_seed(0)
+        return Mine('micro_vit', Teacher(make_model('micro_resnet')), data=DATA, **options)
+
+    fit(build(), DATA, 1, **SAME, out=tmp_path)
+    with pytest.raises(ValueError, match=r'options.strength: 1.0 → 2.0$'):
+        fit(build(strength=2.0), DATA, 1, **SAME, out=tmp_path, resume=True)
+    fit(build(strength=1.0), DATA, 1, **SAME, out=tmp_path, resume=True)
+
+
+def test_the_same_run_in_other_words_is_the_same_run(tmp_path):
+    "Defaults written out, a teacher from a file, its answers from a cache: nothing differs."
+    torch.manual_seed(1)
+    file = save_model(make_model('micro_resnet'), tmp_path / 't.safetensors', (1, 8, 8))
+    fit(kd_task(), DATA, 1, **SAME, out=tmp_path / 'run')
+    torch.manual_seed(0)
+    task = create_task('ofa', 'micro_vit', Teacher(str(file)), data=DATA, gamma=1.4, positions='even')
+    cached(task, TeacherCache(tmp_path / 'kept', task.teacher, DATA, augment=Augment(shift=1)))
+    assert len(fit(task, DATA, 1, **SAME, out=tmp_path / 'run', resume=True)) == 1
+
+
+def test_a_checkpoint_of_an_earlier_version_says_what_to_do(tmp_path):
+    fit(make(), DATA, 1, **SAME, out=tmp_path)
+    state = load_checkpoint(tmp_path / 'last.pt')
+    kept = ('teacher', 'options', 'weights', 'layers')
+    state['setting'] = {k: v for k, v in state['setting'].items() if k not in kept}
+    save_checkpoint(state, tmp_path / 'last.pt')
+    with pytest.raises(ValueError, match='written by an earlier version.*begin in another folder'):
+        fit(make(), DATA, 1, **SAME, out=tmp_path, resume=True)

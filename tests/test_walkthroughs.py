@@ -1,60 +1,104 @@
-"""The walkthroughs as a course: each asks before it shows, and its exercises' checks say what is wrong and never what is right."""
+"""The walkthroughs as a course.
+
+Each asks before it shows, and its exercises' checks say what is wrong and never what is right.
+"""
 
 import json
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from copies import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 WALKS = ROOT / 'nbs' / 'walkthroughs'
-BOOKS = sorted(p for p in WALKS.glob('[0-9]*.ipynb') if 'Exercises(' in p.read_text(encoding='utf-8'))
+ALL = sorted(WALKS.glob('[0-9]*.ipynb'))
+BOOKS = [p for p in ALL if 'Exercises(' in p.read_text(encoding='utf-8')]
+# Runs a walkthrough's code, then tries its checks: prints how many there are, and what is wrong with them.
 RUN = r'''
 import ast, json, re, sys
-import torch; torch.set_num_threads(1)
+
+import torch
+
 from ofa_learn.exercises import NO_ANSWER, RIGHT
+
+torch.set_num_threads(1)
 cells = json.load(open(sys.argv[1], encoding='utf-8'))['cells']
-source, space = lambda c: ''.join(c['source']), {'__name__': '__main__'}
+space = {'__name__': '__main__'}
+prose = []
 for c in cells:
-    if c['cell_type'] == 'code' and not re.search(r'^#\|\s*eval:\s*false', source(c), re.M): exec(source(c), space)
-text, check, wrong = '\n'.join(source(c) for c in cells if c['cell_type'] == 'markdown'), space['check'], []
+    source = ''.join(c['source'])
+    if c['cell_type'] == 'markdown':
+        prose.append(source)
+    elif not re.search(r'^#\|\s*eval:\s*false', source, re.M):
+        exec(source, space)
+text, check, wrong = '\n'.join(prose), space['check'], []
+
 
 def tokens(hint):
     "Everything in a hint that could be taken for an answer."
     for t in re.findall(r"[\[(][^\])]*[\])]|[\w.+-]*\w", hint):
         yield t
-        try: yield ast.literal_eval(t)
-        except (ValueError, SyntaxError): pass
+        try:
+            yield ast.literal_eval(t)
+        except (ValueError, SyntaxError):
+            pass
 
-for n, tests in check.tests.items():
-    say = lambda *words: wrong.append(f'exercise {n}: ' + ' '.join(map(str, words)))
-    found = re.search(rf'\*\*{n}\.\*\*.*?<details><summary>Solution</summary>.*?```python\n(.*?)```', text, re.S)
-    if not found: say('no folded solution with code'); continue
-    code = found[1]
+
+def wrong_answers(answer):
+    yield from ('', 'nonsense', -12345.678, 1e9, float('nan'), [], {}, object(), lambda *a, **k: None)
+    if isinstance(answer, (int, float)) or hasattr(answer, 'item'):
+        yield from (2 * float(answer) + 1, -float(answer) - 1)
+
+
+def faults(n, tests):
+    "What is wrong with the check of one exercise."
+    solution = rf'\*\*{n}\.\*\*.*?<details><summary>Solution</summary>.*?```python\n(.*?)```'
+    found = re.search(solution, text, re.S)
+    if not found:
+        yield 'no folded solution with code'
+        return
     own = dict(space)
-    exec(code, own)
+    exec(found[1], own)
     answer = own.get(f'answer_{n}')
-    if answer is None: say(f'the solution sets no answer_{n}'); continue
-    if check(n) != NO_ANSWER or space.get(f'answer_{n}', 0) is not None: say('it should start without an answer, and say so')
-    if check(n, answer) != RIGHT: say('its solution is refused:', check(n, answer))
-    others = ['', 'nonsense', -12345.678, 1e9, float('nan'), [], {}, object(), lambda *a, **k: None]
-    if isinstance(answer, (int, float)) or hasattr(answer, 'item'): others += [2*float(answer) + 1, -float(answer) - 1]
-    for a in others:
-        if check(n, a) in (RIGHT, NO_ANSWER) or not check(n, a).strip(): say(f'no hint for {a!r}')
+    if answer is None:
+        yield f'the solution sets no answer_{n}'
+        return
+    if check(n) != NO_ANSWER or space.get(f'answer_{n}', 0) is not None:
+        yield 'it should start without an answer, and say so'
+    if check(n, answer) != RIGHT:
+        yield f'its solution is refused: {check(n, answer)}'
+    for a in wrong_answers(answer):
+        if check(n, a) in (RIGHT, NO_ANSWER) or not check(n, a).strip():
+            yield f'no hint for {a!r}'
     for _, hint in tests:
         for t in tokens(hint):
-            if check(n, t) == RIGHT: say(f'the hint gives it away: {hint!r} holds {t!r}')
+            if check(n, t) == RIGHT:
+                yield f'the hint gives it away: {hint!r} holds {t!r}'
+
+
+for n, tests in check.tests.items():
+    wrong += [f'exercise {n}: {what}' for what in faults(n, tests)]
 print('RESULT' + json.dumps([len(check.tests), wrong]))
 '''
 
 
+def read(path):
+    return json.loads(path.read_text(encoding='utf-8'))['cells']
+
+
 def cells(path):
-    return [
-        (c['cell_type'], ''.join(c['source'])) for c in json.loads(path.read_text(encoding='utf-8'))['cells']
-    ]
+    return [(c['cell_type'], ''.join(c['source'])) for c in read(path)]
+
+
+def prose(path):
+    return '\n'.join(source for kind, source in cells(path) if kind == 'markdown')
+
+
+def links(path):
+    "The notebooks to which one links."
+    return re.findall(r'\]\(([\w./]+\.ipynb)\)', prose(path))
 
 
 def test_all_are_there():
@@ -64,22 +108,20 @@ def test_all_are_there():
 @pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
 def test_asks_before_it_shows(path):
     code = [s for kind, s in cells(path) if kind == 'code']
-    text = '\n'.join(s for kind, s in cells(path) if kind == 'markdown')
     made = [i for i, s in enumerate(code) if re.match(r'guess\w*(, guess\w*)* = None(, None)*$', s.strip())]
     looked = [i for i, s in enumerate(code) if 'check_guess(' in s]
     assert made and looked and made[0] < looked[0], 'a guess in a cell of its own, before the cell that shows'
-    assert len(made) == text.count('**Predict.**')
-    last = cells(path)[-1]
-    assert (
-        last[0] == 'markdown'
-        and '## What you can do now' in last[1]
-        and re.search(r'^Next: \[', last[1], re.M)
-    )
+    assert len(made) == prose(path).count('**Predict.**')
+    kind, last = cells(path)[-1]
+    assert kind == 'markdown' and '## What you can do now' in last
 
 
 @pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
 def test_checks(path):
-    "In a process of its own, as the walkthrough would run: wrong answers get a hint, the solution passes, no hint gives it away."
+    """Wrong answers get a hint, the solution passes, no hint gives it away.
+
+    In a process of its own, as the walkthrough would run.
+    """
     env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'PYTHONPATH': str(ROOT)}
     done = subprocess.run(
         [sys.executable, '-c', RUN, str(path)],
@@ -96,58 +138,46 @@ def test_checks(path):
 
 def test_checks_are_folded():
     for path in BOOKS:
-        held = [
-            c
-            for c in json.loads(path.read_text(encoding='utf-8'))['cells']
-            if c['cell_type'] == 'code' and 'check = Exercises(' in ''.join(c['source'])
-        ]
-        assert (
-            len(held) == 1
-            and held[0]['metadata'].get('jupyter') == {'source_hidden': True}
-            and ''.join(held[0]['source']).startswith('#| code-fold: true')
-        ), path.name
+        code = [c for c in read(path) if c['cell_type'] == 'code']
+        held = [c for c in code if 'check = Exercises(' in ''.join(c['source'])]
+        assert len(held) == 1, path.name
+        assert held[0]['metadata'].get('jupyter') == {'source_hidden': True}, path.name
+        assert ''.join(held[0]['source']).startswith('#| code-fold: true'), path.name
+
+
+def first_line(cell):
+    "What JupyterLab shows of a folded output."
+    said = next(o for o in cell['outputs'] if o['output_type'] == 'stream')
+    return ''.join(said['text']).split('\n')[0]
 
 
 def test_results_wait_for_the_guess():
     "In JupyterLab the stored output of a cell that answers a prediction is folded until it is run."
     for path in BOOKS:
         wanted = None
-        for c in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        for c in read(path):
             source = ''.join(c['source'])
             if made := re.match(r'(guess\w*)(, guess\w*)* = None', source.strip()):
                 wanted = made[1]
             elif wanted and c['cell_type'] == 'code' and c['outputs']:
-                assert c['metadata'].get('jupyter') == {'outputs_hidden': True}, (
-                    f'{path.name}: {source[:60]!r} shows what {wanted} asks for'
-                )
+                where = f'{path.name}: {source[:60]!r}'
+                folded = c['metadata'].get('jupyter') == {'outputs_hidden': True}
+                assert folded, f'{where} shows what {wanted} asks for'
                 if 'check_guess(' not in source:
                     continue
-                first = next(''.join(o['text']) for o in c['outputs'] if o['output_type'] == 'stream').split(
-                    '\n'
-                )[0]  # what JupyterLab shows of a folded output
-                assert 'No guess yet' in first, (
-                    f'{path.name}: print what check_guess says first, not {first!r}'
-                )
+                assert 'No guess yet' in first_line(c), f'{where}: print what check_guess says first'
                 wanted = None
 
 
 def test_the_start_lists_everything():
-    text = '\n'.join(s for kind, s in cells(WALKS / '00_start_here.ipynb') if kind == 'markdown')
-    linked = set(re.findall(r'\]\(([\w./]+\.ipynb)\)', text))
-    there = {p.name for p in WALKS.glob('[0-9]*.ipynb')} - {'00_start_here.ipynb'} | {
-        f'../{p.parent.name}/{p.name}'
-        for p in (ROOT / 'nbs').glob('*/[0-9]*.ipynb')
-        if p.parent.name != 'walkthroughs'
-    }
-    assert not there - linked
+    start = WALKS / '00_start_here.ipynb'
+    lessons = [p for p in (ROOT / 'nbs').glob('*/[0-9]*.ipynb') if p.parent != WALKS]
+    there = {f'../{p.parent.name}/{p.name}' for p in lessons}
+    there |= {p.name for p in ALL if p != start}
+    assert not there - set(links(start))
 
 
-PLANNED = set()
-
-
-@pytest.mark.parametrize('path', sorted(WALKS.glob('[0-9]*.ipynb')), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', ALL, ids=lambda p: p.stem)
 def test_links(path):
-    for link in re.findall(
-        r'\]\(([\w./]+\.ipynb)\)', '\n'.join(s for kind, s in cells(path) if kind == 'markdown')
-    ):
-        assert link in PLANNED or (path.parent / link).resolve().is_file(), link
+    for link in links(path):
+        assert (path.parent / link).resolve().is_file(), link

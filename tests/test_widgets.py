@@ -1,4 +1,4 @@
-"""Widgets without a browser: numbers against the losses, figures that follow the controls, pages with the same numbers, and errors."""
+"""Widgets without a browser: numbers against the losses, figures that follow controls, pages, and errors."""
 
 import importlib
 import json
@@ -44,15 +44,17 @@ from ofa_learn.widgets import (
 )
 
 number = st.floats(-20, 20)
-close = lambda v, eps=1e-9: pytest.approx(v, abs=eps, rel=eps)
+
+
+def close(value, eps=1e-9):
+    return pytest.approx(value, abs=eps, rel=eps)
 
 
 def card(seed=0, k=10, label=3, scale=3.0):
     g = torch.Generator().manual_seed(seed)
-    image = torch.randint(0, 256, (8, 8), generator=g).tolist()
-    return dict(
-        image=image, label=label, logits=(torch.randn(k, generator=g, dtype=torch.float64) * scale).tolist()
-    )
+    image = torch.randint(0, 256, (8, 8), generator=g)
+    logits = torch.randn(k, generator=g, dtype=torch.float64) * scale
+    return dict(image=image.tolist(), label=label, logits=logits.tolist())
 
 
 @pytest.fixture
@@ -61,11 +63,9 @@ def cards():
 
 
 def as_batch(c, z):
-    return (
-        torch.tensor([z], dtype=torch.float64),
-        torch.tensor([c['logits']], dtype=torch.float64),
-        torch.tensor([c['label']]),
-    )
+    "A student's logits, a card's, and its label, as batches of one."
+    z_s, z_t = (torch.tensor([logits], dtype=torch.float64) for logits in (z, c['logits']))
+    return z_s, z_t, torch.tensor([c['label']])
 
 
 # State → numbers
@@ -75,27 +75,20 @@ def as_batch(c, z):
 @given(st.lists(number, min_size=3, max_size=7), st.floats(1, 4), st.floats(1, 8), st.data())
 def test_gamma_numbers_are_the_losses(logits, gamma, T, draw):
     c = dict(label=draw.draw(st.integers(0, len(logits) - 1)), logits=logits)
-    s, n = gamma_state(c, gamma, T), gamma_numbers(probs_of(c, T), c['label'], gamma)
-    p, y = torch.tensor([probs_of(c, T)], dtype=torch.float64), torch.tensor([c['label']])
+    s = gamma_state(c, gamma, T)
+    n = gamma_numbers(probs_of(c, T), c['label'], gamma)
+    z, z_t, y = as_batch(c, torch.linspace(-1, 1, len(logits), dtype=torch.float64).tolist())
+    p = (z_t / T).softmax(-1)
     for form in ('paper', 'released'):
-        assert (
-            s[form] == close(n[form])
-            and s['target'][form] == close(n[f'target_{form}'])
-            and s['dark'][form] == close(n[f'dark_{form}'])
-        )
-        assert s[form] == close(class_weights(p, y, gamma, form)[0].tolist()) and s['dark'][form] == close(
-            dark_mass(p, y, gamma, form).item()
-        )
-    assert (
-        s['share']['kd'] == 1
-        and s['share']['paper'] == close(1.0)
-        and 0 <= s['share']['released'] <= 1 + 1e-9
-    )
-    z = torch.linspace(-1, 1, len(logits), dtype=torch.float64)[None]
-    log_s, z_t = F.log_softmax(z / T, -1)[0], torch.tensor([logits], dtype=torch.float64)
-    assert -(torch.tensor(s['paper'], dtype=torch.float64) * log_s).sum().item() == close(
-        ofa_loss(z, z_t, y, gamma=gamma, temperature=T).item()
-    )
+        assert s[form] == close(n[form])
+        assert s['target'][form] == close(n[f'target_{form}'])
+        assert s['dark'][form] == close(n[f'dark_{form}'])
+        assert s[form] == close(class_weights(p, y, gamma, form)[0].tolist())
+        assert s['dark'][form] == close(dark_mass(p, y, gamma, form).item())
+    assert s['share']['kd'] == 1 and s['share']['paper'] == close(1.0)
+    assert 0 <= s['share']['released'] <= 1 + 1e-9
+    loss = -(torch.tensor(s['paper'], dtype=torch.float64) * F.log_softmax(z / T, -1)[0]).sum()
+    assert loss.item() == close(ofa_loss(z, z_t, y, gamma=gamma, temperature=T).item())
 
 
 def test_kd_row_is_distillation_with_labels():
@@ -104,9 +97,8 @@ def test_kd_row_is_distillation_with_labels():
     z, z_t, y = as_batch(c, torch.linspace(-2, 2, 10).tolist())
     z.requires_grad_()
     (want,) = torch.autograd.grad(F.cross_entropy(z, y) + kd_loss(z, z_t), z)
-    (got,) = torch.autograd.grad(
-        -(torch.tensor(gamma_state(c, 3.0)['kd'], dtype=torch.float64) * F.log_softmax(z, -1)).sum(), z
-    )
+    weights = torch.tensor(gamma_state(c, 3.0)['kd'], dtype=torch.float64)
+    (got,) = torch.autograd.grad(-(weights * F.log_softmax(z, -1)).sum(), z)
     assert torch.allclose(got, want, atol=1e-12)
 
 
@@ -120,40 +112,34 @@ def test_kd_row_is_distillation_with_labels():
 def test_anatomy_adds_up_and_its_gradient_is_autograds(pairs, gamma, T, draw):
     z_s, logits = map(list, zip(*pairs))
     c = dict(label=draw.draw(st.integers(0, len(pairs) - 1)), logits=logits)
-    s, (z, z_t, y) = anatomy_state(z_s, c, gamma, T), as_batch(c, z_s)
+    s = anatomy_state(z_s, c, gamma, T)
+    z, z_t, y = as_batch(c, z_s)
     z.requires_grad_()
     loss = {g: ofa_loss(z, z_t, y, gamma=g, temperature=T) for g in (1.0, gamma, 2.0)}
-    assert (s['kd'], s['ofa'], s['ofa2']) == (
-        close(loss[1.0].item()),
-        close(loss[gamma].item()),
-        close(loss[2.0].item()),
-    )
+    for name, g in (('kd', 1.0), ('ofa', gamma), ('ofa2', 2.0)):
+        assert s[name] == close(loss[g].item())
     for (name, parts), total in zip(stacks(s).items(), (s['kd'], s['ofa'], s['ofa'], s['ofa2'])):
         assert sum(parts.values()) == close(total), name
     for form, g in (('kd', 1.0), ('paper', gamma)):
-        assert s['gradient'][form] == close(torch.autograd.grad(loss[g], z, retain_graph=True)[0][0].tolist())
+        (gradient,) = torch.autograd.grad(loss[g], z, retain_graph=True)
+        assert s['gradient'][form] == close(gradient[0].tolist())
         assert sum(s['gradient'][form]) == close(0.0, 1e-8)
     if gamma == int(gamma):
         assert s['rest'] == close(0.0) and s['weights'][int(gamma) :] == [0.0] * (4 - int(gamma))
 
 
 def test_series_by_hand():
-    s = anatomy_state([0.0] * 3, dict(label=0, logits=[math.log(p) for p in (0.5, 0.3, 0.2)]), 2.0)
+    half = dict(label=0, logits=[math.log(p) for p in (0.5, 0.3, 0.2)])
+    s = anatomy_state([0.0] * 3, half, 2.0)
     ce = math.log(3)
-    assert (
-        s['weights'] == close([1.0, 0.25, 0.0, 0.0])
-        and s['target'] == close(2.25)
-        and s['dark'] == close(0.5 * ce)
-        and s['ofa'] == s['ofa2'] == close(2.75 * ce)
-    )
+    assert s['weights'] == close([1.0, 0.25, 0.0, 0.0]) and s['target'] == close(2.25)
+    assert s['dark'] == close(0.5 * ce)
+    assert s['ofa'] == s['ofa2'] == close(2.75 * ce)
     assert [f[0] for f in formulas(s)] == ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
     assert formulas(s)[2][2] == '2.197 + (1.000 + 0.250 − 0.500) · 1.099 = 3.021'
-    real = anatomy_state([0.0] * 3, dict(label=0, logits=[math.log(p) for p in (0.5, 0.3, 0.2)]), 1.4)
-    assert (
-        real['weights'] == close([0.7, 0.07, -0.007, 0.0014])
-        and '− 0.007' in formulas(real)[2][2]
-        and real['weights'][2] < 0
-    )
+    real = anatomy_state([0.0] * 3, half, 1.4)
+    assert real['weights'] == close([0.7, 0.07, -0.007, 0.0014])
+    assert '− 0.007' in formulas(real)[2][2] and real['weights'][2] < 0
 
 
 # Digits
@@ -165,15 +151,12 @@ def test_cards_of_a_teacher():
     got = teacher_cards(model, data.test, data.norm, 5)
     sure = [probs_of(c)[c['label']] for c in got]
     assert len(got) == 5 and sure == sorted(sure, reverse=True) and check_cards(got) == list('0123456789')
+    mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.norm.mean, data.norm.std))
     with torch.no_grad():
-        p = model.eval()(
-            (data.test.images.float() / 255 - torch.tensor(data.norm.mean).view(-1, 1, 1))
-            / torch.tensor(data.norm.std).view(-1, 1, 1)
-        ).softmax(1)
+        p = model.eval()((data.test.images.float() / 255 - mean) / std).softmax(1)
     sure_all = p.gather(1, data.test.labels[:, None])[:, 0]
-    assert sure[0] == pytest.approx(sure_all.max().item(), abs=1e-5) and sure[-1] == pytest.approx(
-        sure_all.min().item(), abs=1e-5
-    )
+    assert sure[0] == pytest.approx(sure_all.max().item(), abs=1e-5)
+    assert sure[-1] == pytest.approx(sure_all.min().item(), abs=1e-5)
     rows = [i.tolist() for i in data.test.images[:, 0]]
     assert all(c['image'] in rows for c in got)
 
@@ -193,19 +176,12 @@ def test_figures_have_titles_captions_and_room():
         s = anatomy_state(torch.linspace(-5, 5, 10).tolist(), card(), gamma)
         a, g = anatomy_figure(s), gradient_figure(s, list('abcdefghij'))
         for f in (a, g):
-            assert (
-                f.layout.meta['caption']
-                and f.layout.title.text.endswith(f'γ = {gamma:g}')
-                and f.layout.yaxis.title.text
-            )
-        assert (
-            list(a.data[-1].y) == close([s['kd'], s['ofa'], s['ofa'], s['ofa2']])
-            and a.layout.yaxis.range[1] > s['ofa']
-        )
-        assert [list(t.y) for t in g.data] == [
-            s['gradient']['kd'],
-            s['gradient']['paper'],
-        ] and 'd (true)' in g.data[0].x
+            assert f.layout.meta['caption'] and f.layout.yaxis.title.text
+            assert f.layout.title.text.endswith(f'γ = {gamma:g}')
+        assert list(a.data[-1].y) == close([s['kd'], s['ofa'], s['ofa'], s['ofa2']])
+        assert a.layout.yaxis.range[1] > s['ofa']
+        assert [list(t.y) for t in g.data] == [s['gradient'][form] for form in ('kd', 'paper')]
+        assert 'd (true)' in g.data[0].x
         assert sum(t.y[2] for t in a.data[:-1]) == close(s['ofa'])
     assert stepped(1.0) == 2.0 and stepped(0.0) == 0.125 and stepped(3.7, 1.0) == 8.0
     hostile = gradient_figure(s, ['<b>x</b>', *'bcdefghij'])
@@ -220,71 +196,54 @@ def test_gamma_explorer_follows_its_controls(cards):
     assert w.gamma.value == 1.4 and w.numbers['gamma'] == 1.4
     for gamma, T, digit in ((2.0, 1.0, 0), (1.0, 1.0, 0), (4.0, 3.0, 7), (1.4, 8.0, 2)):
         w.gamma.value, w.temperature.value, w.digit.value = gamma, T, digit
-        p, label = probs_of(cards[digit], T), cards[digit]['label']
+        label = cards[digit]['label']
+        p = probs_of(cards[digit], T)
         for shown, new in ((w.fig, target_weighting(gamma, p[label])), (w.bars, class_bars(p, label, gamma))):
-            assert [(list(a.x), list(a.y), a.name) for a in shown.data] == [
-                (list(b.x), list(b.y), b.name) for b in new.data
-            ]
+            for a, b in zip(shown.data, new.data, strict=True):
+                assert (list(a.x), list(a.y), a.name) == (list(b.x), list(b.y), b.name)
             assert shown.layout.title.text == new.layout.title.text
-        assert (
-            w.fig.layout.yaxis.range[1] > (2**gamma)
-            and f'{w.numbers["target"]["paper"]:.3f}' in w.words.value
-            and f'γ = {gamma:g}' in w.words.value
-        )
+        assert w.fig.layout.yaxis.range[1] > 2**gamma
+        assert f'{w.numbers["target"]["paper"]:.3f}' in w.words.value and f'γ = {gamma:g}' in w.words.value
 
 
 def test_loss_anatomy_follows_its_controls(cards):
     w = LossAnatomy(cards)
     assert w.gamma.value == 2 and w.student[0] == [0.0] * 10
     w.digit.value = 4
-    at = three_classes(cards[4])
-    assert at[0] == 4 and [s.description for s in w.z] == [
-        f'student’s logit of {c}' + ' (true)' * (c == 4) for c in at
-    ]
-    for i, v in enumerate((3.2, -1.5, 0.7)):
-        w.z[i].value = v
+    true, *wrong = three_classes(cards[4])
+    assert true == 4
+    names = [f'student’s logit of {c}' for c in (f'{true} (true)', *wrong)]
+    assert [s.description for s in w.z] == names
     z = [0.0] * 10
-    for c, v in zip(at, (3.2, -1.5, 0.7)):
-        z[c] = v
+    for slider, c, v in zip(w.z, (true, *wrong), (3.2, -1.5, 0.7)):
+        slider.value = z[c] = v
     s = anatomy_state(z, cards[4], 2.0)
     assert w.student[4] == z and w.student[0] == [0.0] * 10 and w.numbers == s
-    assert list(w.fig.data[-1].y) == close([s['kd'], s['ofa'], s['ofa'], s['ofa2']]) and list(
-        w.gradient.data[1].y
-    ) == close(s['gradient']['paper'])
-    assert (
-        all(line in w.text() for line in (f'= {s["ofa"]:.3f}', f'= {s["kd"]:.3f}'))
-        and f'= {s["ofa2"]:.3f}' in w.words.value
-    )
+    assert list(w.fig.data[-1].y) == close([s['kd'], s['ofa'], s['ofa'], s['ofa2']])
+    assert list(w.gradient.data[1].y) == close(s['gradient']['paper'])
+    assert all(f'= {s[k]:.3f}' in w.text() for k in ('ofa', 'kd'))
+    assert f'= {s["ofa2"]:.3f}' in w.words.value
     w.digit.value = 0
     assert [x.value for x in w.z] == [0.0] * 3  # another digit, another student
     w.digit.value = 4
     assert [x.value for x in w.z] == [3.2, -1.5, 0.7]  # which is remembered
     w.gamma.value = 1.4
-    assert (
-        w.numbers == anatomy_state(z, cards[4], 1.4)
-        and any(min(t.y) < 0 for t in w.fig.data)
-        and w.fig.layout.yaxis.range[0] < 0
-    )
+    assert w.numbers == anatomy_state(z, cards[4], 1.4)
+    assert any(min(t.y) < 0 for t in w.fig.data) and w.fig.layout.yaxis.range[0] < 0
 
 
 def test_a_shown_figure_sends_what_changed_and_nothing_else():
-    p, sent = live(target_weighting(1.4, 0.5)), []
+    sent = []
+    p = live(target_weighting(1.4, 0.5))
     p.observe(lambda change: sent.append(change['name']), names=['traces', 'look'])
     follow(p, target_weighting(1.4, 0.5))
     assert sent == []
     follow(p, target_weighting(1.4, 0.6))  # the dot moves, the title stays
     assert sent == ['traces'] and list(p.data[3].x) == p.traces[3]['x'] == [0.6, 0.6]
     follow(p, class_bars([0.2, 0.8], 1, 2.0))  # and a figure of another kind may come
-    assert (
-        sent == ['traces', 'traces', 'look']
-        and len(p.data) == 6
-        and p.look['title']['text'] == p.layout.title.text
-    )
-    assert (
-        set(p.get_state()) >= {'traces', 'look', 'engine'}
-        and 'layout' not in p.get_state()
-        and p.look['autotypenumbers'] == 'strict'
-    )
+    assert sent == ['traces', 'traces', 'look'] and len(p.data) == 6
+    assert p.look['title']['text'] == p.layout.title.text and p.look['autotypenumbers'] == 'strict'
+    assert set(p.get_state()) >= {'traces', 'look', 'engine'} and 'layout' not in p.get_state()
     json.dumps(p.stored, allow_nan=False)
 
 
@@ -298,26 +257,26 @@ def test_plotly_is_sent_once_for_all_figures(cards):
 
 
 def test_one_move_redraws_once(cards, monkeypatch):
-    w, count = LossAnatomy(cards), []
-    monkeypatch.setattr(
-        LossAnatomy, 'draw', lambda self, s, old=LossAnatomy.draw: count.append(1) or old(self, s)
-    )
-    for move in (
-        lambda: setattr(w.gamma, 'value', 3.0),
-        lambda: setattr(w.z[0], 'value', 1.0),
-        lambda: setattr(w.digit, 'value', 1),
-    ):
-        count.clear()
-        move()
-        assert len(count) == 1
+    w = LossAnatomy(cards)
+    drawn, draw = [], LossAnatomy.draw
+
+    def counted(self, s):
+        drawn.append(s)
+        return draw(self, s)
+
+    monkeypatch.setattr(LossAnatomy, 'draw', counted)
+    for control, value in ((w.gamma, 3.0), (w.z[0], 1.0), (w.digit, 1)):
+        drawn.clear()
+        control.value = value
+        assert len(drawn) == 1
 
 
 def test_a_given_student_stays_and_far_logits_fit(cards):
-    given_logits = torch.randn(8, 10, generator=torch.Generator().manual_seed(1), dtype=torch.float64) * 12
+    g = torch.Generator().manual_seed(1)
+    given_logits = torch.randn(8, 10, generator=g, dtype=torch.float64) * 12
     w = LossAnatomy(cards, student_logits=given_logits)
-    assert w.z[0].max >= given_logits.abs().max() and w.numbers == anatomy_state(
-        given_logits[0].tolist(), cards[0], 2.0
-    )
+    assert w.z[0].max >= given_logits.abs().max()
+    assert w.numbers == anatomy_state(given_logits[0].tolist(), cards[0], 2.0)
     assert w.z[0].value == pytest.approx(given_logits[0, 0].item(), abs=1e-8)
     w.z[0].value = 1.0
     assert given_logits[0, 0] != 1.0  # the caller's tensor is its own
@@ -334,11 +293,9 @@ def test_gamma_is_whole_where_it_looks_whole(cards):
 def test_every_control_says_its_name(cards):
     for w in (GammaExplorer(cards), LossAnatomy(cards)):
         controls = [w.gamma, w.temperature, w.digit, *getattr(w, 'z', ())]
-        assert (
-            all(c.description for c in controls)
-            and len({c.description for c in controls}) == len(controls)
-            and len(w.digit.names) == len(cards)
-        )
+        names = [c.description for c in controls]
+        assert all(names) and len(set(names)) == len(names)
+        assert len(w.digit.names) == len(cards)
         assert w.caption and w.caption.split('.')[0] in w.hint.value.replace('&#x27;', "'")
 
 
@@ -347,11 +304,8 @@ def test_what_a_stored_notebook_keeps(cards):
         kept = w._repr_mimebundle_()
         assert kept['application/vnd.jupyter.widget-view+json']['model_id'] == w.model_id
         figure = kept['application/vnd.plotly.v1+json']
-        assert (
-            figure['layout']['title']['text'] == w.fig.layout.title.text
-            and len(figure['data']) == len(w.fig.data)
-            and kept['text/plain'] == w.text()
-        )
+        assert figure['layout']['title']['text'] == w.fig.layout.title.text
+        assert len(figure['data']) == len(w.fig.data) and kept['text/plain'] == w.text()
         json.dumps(figure, allow_nan=False)
 
 
@@ -359,23 +313,19 @@ def test_what_a_stored_notebook_keeps(cards):
 
 
 def states(file):
-    return [
-        json.loads(t)
-        for t in re.findall(
-            r'<script type="application/json">(.*?)</script>', file.read_text(encoding='utf-8'), re.S
-        )
-    ]
+    "What the twins of a page hold."
+    embedded = r'<script type="application/json">(.*?)</script>'
+    return [json.loads(text) for text in re.findall(embedded, file.read_text(encoding='utf-8'), re.S)]
 
 
 def test_gamma_page_has_the_widgets_numbers(cards, tmp_path):
     w = GammaExplorer(cards, gamma=2.2, temperature=4.0)
-    (state,) = states(w.to_html(tmp_path / 'page.html'))
-    assert state['gamma'] == 2.2 and [d['probs'] for d in state['digits']] == [
-        probs_of(c, 4.0) for c in cards
-    ]
-    assert [p.name for p in tmp_path.iterdir()] == ['page.html'] and 'at temperature 4' in (
-        tmp_path / 'page.html'
-    ).read_text(encoding='utf-8')
+    file = w.to_html(tmp_path / 'page.html')
+    (state,) = states(file)
+    assert state['gamma'] == 2.2
+    assert [d['probs'] for d in state['digits']] == [probs_of(c, 4.0) for c in cards]
+    assert [p.name for p in tmp_path.iterdir()] == ['page.html']
+    assert 'at temperature 4' in file.read_text(encoding='utf-8')
 
 
 def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
@@ -386,11 +336,9 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
     for gamma, step in zip(GAMMAS, state['steps']):
         w.gamma.value = gamma
         for shown, drawn in zip((w.fig, w.gradient), step['figures']):
-            assert (
-                [t['y'] for t in drawn['traces']] == [list(t.y) for t in shown.data]
-                and drawn['title'] == shown.layout.title.text
-                and drawn['range'] == list(shown.layout.yaxis.range)
-            )
+            assert [t['y'] for t in drawn['traces']] == [list(t.y) for t in shown.data]
+            assert drawn['title'] == shown.layout.title.text
+            assert drawn['range'] == list(shown.layout.yaxis.range)
         assert step['text'] == w.text()
     assert list(w.fig.data[-1].text) == state['steps'][-1]['figures'][0]['traces'][-1]['text']
 
@@ -452,10 +400,8 @@ def test_what_is_missing_is_named(monkeypatch, name):
 
     monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, 'ofa_learn.widgets')
-    with pytest.raises(
-        ImportError,
-        match=f'ofa_learn.widgets needs {name}, which is not installed: pip install ipywidgets anywidget',
-    ):
+    said = f'ofa_learn.widgets needs {name}, which is not installed: pip install ipywidgets anywidget'
+    with pytest.raises(ImportError, match=said):
         importlib.import_module('ofa_learn.widgets')
     monkeypatch.setitem(sys.modules, 'ofa_learn.widgets', kept)
     import ofa_learn
@@ -467,13 +413,11 @@ def test_what_is_missing_is_named(monkeypatch, name):
 
 
 def test_a_guess_is_told_where_it_is_wrong_and_never_the_answer():
-    say = lambda g: check_guess(g, 3.1415, 'look left', 'look right')
-    assert (
-        say(1) == 'Too low. look left'
-        and say(9.0) == 'Too high. look right'
-        and say(3.12) == 'Right.'
-        and say(None).startswith('No guess yet')
-    )
+    def say(guess):
+        return check_guess(guess, 3.1415, 'look left', 'look right')
+
+    assert say(1) == 'Too low. look left' and say(9.0) == 'Too high. look right'
+    assert say(3.12) == 'Right.' and say(None).startswith('No guess yet')
     assert not any('3.1' in say(g) for g in (None, -5, 3.0, 3.2, 100, math.nan, math.inf))
     for wrong in ('3', True, [3]):
         with pytest.raises(TypeError, match='guess: expected a number'):
@@ -482,9 +426,5 @@ def test_a_guess_is_told_where_it_is_wrong_and_never_the_answer():
 
 def test_rows_are_the_numbers(cards):
     head, kd, paper, released = gamma_rows(gamma_state(cards[2], 2.0), list('0123456789'))
-    assert (
-        len(head) == len(kd) == 5
-        and 'class, 2' in head[1]
-        and paper[-1] == kd[-1] == '100 %'
-        and float(released[-1].split()[0]) < 100
-    )
+    assert len(head) == len(kd) == 5 and 'class, 2' in head[1]
+    assert paper[-1] == kd[-1] == '100 %' and float(released[-1].split()[0]) < 100

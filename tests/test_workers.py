@@ -1,6 +1,10 @@
-"""Several processes: errors and deaths that are named, and a stop that all of them hear and nobody takes for a failure."""
+"""Several processes: deaths that are found out, and a stop that all hear and nobody takes for a failure."""
 
-import os, signal, subprocess, sys, time
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest

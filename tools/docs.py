@@ -1,4 +1,6 @@
-"""The docs site: pages from the notebooks in _proc, then HTML in _docs, by Quarto where it is on the PATH and otherwise by Sphinx (a preview).
+"""The docs site: pages made from the notebooks, in _proc, then HTML in _docs.
+
+Quarto renders them where it is on the PATH, and otherwise Sphinx (a preview).
 
 usage: python tools/docs.py [--preview]      (--preview: Sphinx even where Quarto is)
 """
@@ -12,15 +14,20 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-PROC, DOCS, NBS = ROOT / '_proc', ROOT / '_docs', ROOT / 'nbs'
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from docsite import fenced, front_matter, homes, navigation, reference
 
+ROOT = Path(__file__).resolve().parent.parent
+PROC, DOCS, NBS = ROOT / '_proc', ROOT / '_docs', ROOT / 'nbs'
+STATIC = ROOT / 'ofa_learn' / 'static'
 LEADS = {
-    'Course': 'Lessons in reading order, then a lesson per method: each defines, explains and tests one module.',
+    'Course': (
+        'Lessons in reading order, then a lesson per method: each defines, explains and tests one module.'
+    ),
     'Walkthroughs': 'Guided tours to run in JupyterLab: predict, try, check.',
-    'Package': 'What carries the course: checkpoints, sweeps, figures, commands. Reference notebooks, not lessons.',
+    'Package': (
+        'What carries the course: checkpoints, sweeps, figures, commands. Reference notebooks, not lessons.'
+    ),
     'Paper and more': 'The papers mapped to the package, words and symbols, traps, results.',
     'Reference': 'Every public function and class, by module, and the way to the lesson that explains it.',
 }
@@ -62,7 +69,9 @@ def cells(name: str) -> list[dict]:
 
 
 def facts(name: str) -> dict:
-    return front_matter(next(c for c in cells(name) if c['cell_type'] == 'markdown')['source'])[0]
+    "A notebook's title and description."
+    first = next(c for c in cells(name) if c['cell_type'] == 'markdown')
+    return front_matter(first['source'])[0]
 
 
 def up(page: str, target: str) -> str:
@@ -75,27 +84,46 @@ def number(name: str) -> str:
     return m[1] + ' ' if m and not name.startswith('walkthroughs/') else ''
 
 
+def titled(name: str) -> str:
+    return number(name) + facts(name)['title']
+
+
 def listing(part: dict) -> str:
     "The page where a part of the site begins: what is in it, with a line on each."
+
+    def line(name):
+        about = facts(name)
+        link = f'[{about["title"]}]({up(part["page"], name)})'
+        return f'- **{number(name)}{link}** {about["description"]}'
+
     out = [fenced(dict(title=part['title'], description=LEADS[part['title']]))]
     for title, names in part['sections']:
         if title:
             out.append(f'## {title}')
-        out.append(
-            '\n'.join(
-                f'- **{number(n)}[{facts(n)["title"]}]({up(part["page"], n)})** {facts(n)["description"]}'
-                for n in names
-            )
-        )
+        out.append('\n'.join(map(line, names)))
     return '\n\n'.join(out) + '\n'
 
 
 def modules() -> dict[str, str]:
     "{page of the reference: its text}, in the lessons' order."
-    lessons = sorted(NBS.glob('*/[0-9]*.ipynb'), key=lambda p: p.name)
-    names = [p.relative_to(NBS).as_posix() for p in lessons]
-    made = {name: reference(cells(name), name, homes(NBS)) for name in names}
-    return {re.search(r'title: "ofa_learn\.(\w+)"', t)[1] + '.qmd': t for t in made.values() if t}
+    out = {}
+    for path in sorted(NBS.glob('*/[0-9]*.ipynb'), key=lambda p: p.name):
+        name = path.relative_to(NBS).as_posix()
+        text = reference(cells(name), name, homes(NBS))
+        if text:
+            module = re.search(r'title: "ofa_learn\.(\w+)"', text)[1]
+            out[f'{module}.qmd'] = text
+    return out
+
+
+def contents(listed: dict[str, str]) -> str:
+    "The page where the reference begins, from its pages."
+    out = [fenced(dict(title='Reference', description=LEADS['Reference'])), '']
+    for name, text in listed.items():
+        title = re.search(r'title: .(.*?).$', text, re.M)[1]
+        description = json.loads(re.search(r'description: (.*)$', text, re.M)[1])
+        out.append(f'- [`{title}`]({name}): {description}')
+    return '\n'.join(out) + '\n'
 
 
 def document(name: str, title: str, lead: str) -> str:
@@ -104,56 +132,51 @@ def document(name: str, title: str, lead: str) -> str:
     return fenced(dict(title=title, description=lead)) + '\n\n' + text.replace('](nbs/', '](')
 
 
-def stage() -> list[dict]:
-    "Write all that is rendered to _proc; returns the site's parts."
+def script() -> str:
+    "What moves the figures of pages, as one file."
+    files = [STATIC / name for name in ('shared.js', 'twins.js')]
+    own = '\n'.join(f.read_text(encoding='utf-8') for f in files if f.exists())
+    return f'(function () {{\n{own}\n}})();\n'
+
+
+def process() -> list[str]:
+    "Let nbdev make a page of every notebook; returns their names."
     from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
-    from plotly.offline import get_plotlyjs
 
     os.chdir(ROOT)
     refresh_quarto_yml()
     shutil.rmtree(PROC, ignore_errors=True)
     proc_nbs(n_workers=0)
-    names = [
-        p.relative_to(NBS).as_posix()
-        for p in NBS.rglob('*.ipynb')
-        if not any(s[0] in '._' for s in p.relative_to(NBS).parts)
-    ]
+    paths = [p.relative_to(NBS) for p in NBS.rglob('*.ipynb')]
+    names = [p.as_posix() for p in paths if not any(s[0] in '._' for s in p.parts)]
     if missing := [n for n in names if not (PROC / n).exists()]:
         sys.exit(f'no page came of {missing}')
-    parts, listed = navigation(names), modules()
+    return names
+
+
+def stage() -> list[dict]:
+    "Write all that is rendered to _proc; returns the site's parts."
+    from plotly.offline import get_plotlyjs
+
+    parts, listed = navigation(process()), modules()
     for name, text in listed.items():
         write(f'reference/{name}', text)
     for part in parts[:-1]:
         write(part['page'], listing(part))
     parts[-1]['sections'] = [('', [f'reference/{n}' for n in listed])]
-    rows = [
-        f'- [`{re.search(r"title: .(.*?).$", t, re.M)[1]}`]({n}): '
-        + json.loads(re.search(r'description: (.*)$', t, re.M)[1])
-        for n, t in listed.items()
-    ]
-    write(
-        'reference/index.qmd',
-        fenced(dict(title='Reference', description=LEADS['Reference'])) + '\n\n' + '\n'.join(rows) + '\n',
-    )
+    write('reference/index.qmd', contents(listed))
     write('changelog.qmd', document('CHANGELOG.md', 'Changelog', 'What changed, version by version.'))
     more = []
     if (ROOT / 'CONTRIBUTING.md').exists():
-        write(
-            'contributing.qmd',
-            document('CONTRIBUTING.md', 'Contributing', 'How to change a lesson, add a method, record runs.'),
-        )
+        lead = 'How to change a lesson, add a method, record runs.'
+        write('contributing.qmd', document('CONTRIBUTING.md', 'Contributing', lead))
         more = ['contributing.qmd']
     parts.append(dict(title='Changelog', page='changelog.qmd', sections=[('', more)]))
     write('sidebar.yml', json.dumps(dict(website=menus(parts)), ensure_ascii=False, indent=1))
     shutil.copytree(NBS / 'images', PROC / 'images', dirs_exist_ok=True)
     write('assets/plotly.min.js', get_plotlyjs())
-    own = '\n'.join(
-        (ROOT / 'ofa_learn' / 'static' / n).read_text(encoding='utf-8')
-        for n in ('shared.js', 'twins.js')
-        if (ROOT / 'ofa_learn' / 'static' / n).exists()
-    )
-    write('assets/twins.js', f'(function () {{\n{own}\n}})();\n')
+    write('assets/twins.js', script())
     return parts
 
 
@@ -165,25 +188,25 @@ def write(name: str, text: str) -> None:
 def menus(parts: list[dict]) -> dict:
     "The bar and the sidebar as Quarto wants them (JSON is YAML)."
 
-    def link(n):
-        return dict(href=n, text=number(n) + facts(n)['title']) if n.endswith('.ipynb') else n
+    def link(name):
+        return dict(href=name, text=titled(name)) if name.endswith('.ipynb') else name
 
-    def inside(p):
-        return [
-            dict(section=t, contents=[*map(link, names)]) if t else link(n)
-            for t, names in p['sections']
-            for n in ([None] if t else names)
-        ]
+    def inside(part):
+        out = []
+        for title, names in part['sections']:
+            links = [link(n) for n in names]
+            out += [dict(section=title, contents=links)] if title else links
+        return out
 
-    side = [
-        dict(section=p['title'], href=p['page'], contents=inside(p))
-        if any(s[1] for s in p['sections'])
-        else dict(text=p['title'], href=p['page'])
-        for p in parts
-    ]
+    def entry(part):
+        listed = inside(part)
+        if listed:
+            return dict(section=part['title'], href=part['page'], contents=listed)
+        return dict(text=part['title'], href=part['page'])
+
     return dict(
         navbar=dict(left=[dict(href=p['page'], text=p['title']) for p in parts]),
-        sidebar=dict(contents=['index.ipynb', *side]),
+        sidebar=dict(contents=['index.ipynb', *map(entry, parts)]),
     )
 
 
@@ -209,11 +232,10 @@ def myst(text: str) -> str:
 
 
 def toctree(entries: list[str], caption: str = '', depth: int = 1) -> str:
-    return '\n\n```{toctree}\n:hidden:\n:maxdepth: %d\n%s%s\n```\n' % (
-        depth,
-        f':caption: {caption}\n' if caption else '',
-        '\n'.join(entries),
-    )
+    options = [':hidden:', f':maxdepth: {depth}']
+    if caption:
+        options.append(f':caption: {caption}')
+    return '\n\n```{toctree}\n' + '\n'.join([*options, *entries]) + '\n```\n'
 
 
 def mathml(app, node, display: str) -> None:
@@ -232,10 +254,40 @@ def mathml(app, node, display: str) -> None:
 
 def setup(app) -> dict:
     "The Sphinx extension that this file is."
-    app.add_html_math_renderer(
-        'mathml', (lambda w, n: mathml(w, n, 'inline'), None), (lambda w, n: mathml(w, n, 'block'), None)
-    )
+    inline = (lambda writer, node: mathml(writer, node, 'inline'), None)
+    block = (lambda writer, node: mathml(writer, node, 'block'), None)
+    app.add_html_math_renderer('mathml', inline, block)
     return dict(parallel_read_safe=True)
+
+
+def toctrees(name: str, parts: list[dict]) -> str:
+    "What follows a page in the site's tree, as it is added to the page; '' for most."
+
+    def stem(path):
+        return path.rpartition('.')[0]
+
+    def entry(page):
+        return f'{titled(page)} </{stem(page)}>' if page.endswith('.ipynb') else f'/{stem(page)}'
+
+    if name == 'index.ipynb':
+        return toctree([f'{p["title"]} <{stem(p["page"])}>' for p in parts])
+    sections = next((p['sections'] for p in parts if p['page'] == name), [])
+    return ''.join(toctree([*map(entry, pages)], title) for title, pages in sections if pages)
+
+
+def notebook_for_myst(text: str, trees: str) -> str:
+    "A notebook of _proc as MyST reads it, with its part of the tree at the end."
+    nb = json.loads(text)
+    for c in nb['cells']:
+        if c['cell_type'] != 'code':
+            c |= dict(cell_type='markdown', source=myst(''.join(c['source'])))
+        for o in c.get('outputs', ()):
+            data = o.get('data', {})
+            if 'text/markdown' in data:
+                data['text/markdown'] = myst(''.join(data['text/markdown']))
+    if trees:
+        nb['cells'].append(dict(cell_type='markdown', id='toctree', metadata={}, source=trees))
+    return json.dumps(nb)
 
 
 def preview(parts: list[dict]) -> None:
@@ -244,38 +296,12 @@ def preview(parts: list[dict]) -> None:
 
     source = PROC / '_sphinx'
     for path in [*PROC.rglob('*.ipynb'), *PROC.rglob('*.qmd')]:
-        name = path.relative_to(PROC).as_posix()
-        part = next((p for p in parts if p['page'] == name), None)
-        trees = ''.join(
-            toctree(
-                [
-                    f'{number(n)}{facts(n)["title"]} </{n.rpartition(".")[0]}>'
-                    if n.endswith('.ipynb')
-                    else '/' + n.rpartition('.')[0]
-                    for n in names
-                ],
-                title,
-            )
-            for title, names in (part['sections'] if part else [])
-            if names
-        )
-        if name == 'index.ipynb':
-            trees = toctree([f'{p["title"]} <{p["page"].rpartition(".")[0]}>' for p in parts])
-        to = source / (name if name.endswith('.ipynb') else name.replace('.qmd', '.md'))
+        name, text = path.relative_to(PROC).as_posix(), path.read_text(encoding='utf-8')
+        trees = toctrees(name, parts)
+        is_notebook = name.endswith('.ipynb')
+        to = source / (name if is_notebook else name.replace('.qmd', '.md'))
         to.parent.mkdir(parents=True, exist_ok=True)
-        if name.endswith('.qmd'):
-            to.write_text(myst(path.read_text(encoding='utf-8')) + trees, encoding='utf-8')
-        else:
-            nb = json.loads(path.read_text(encoding='utf-8'))
-            for c in nb['cells']:
-                if c['cell_type'] != 'code':
-                    c |= dict(cell_type='markdown', source=myst(''.join(c['source'])))
-                for data in (o.get('data', {}) for o in c.get('outputs', ())):
-                    if 'text/markdown' in data:
-                        data['text/markdown'] = myst(''.join(data['text/markdown']))
-            if trees:
-                nb['cells'].append(dict(cell_type='markdown', id='toctree', metadata={}, source=trees))
-            to.write_text(json.dumps(nb), encoding='utf-8')
+        to.write_text(notebook_for_myst(text, trees) if is_notebook else myst(text) + trees, encoding='utf-8')
     shutil.copytree(PROC / 'images', source / 'images')
     shutil.rmtree(DOCS, ignore_errors=True)
     look = LOOK | dict(
@@ -290,13 +316,12 @@ def preview(parts: list[dict]) -> None:
         suppress_warnings=['myst.header', 'mystnb.unknown_mime_type'],
         myst_dmath_double_inline=True,
     )
+    doctrees = PROC / '_doctrees'
     said = io.StringIO()
-    app = Sphinx(
-        source, None, DOCS, PROC / '_doctrees', 'html', confoverrides=look, status=None, warning=said
-    )
+    app = Sphinx(source, None, DOCS, doctrees, 'html', confoverrides=look, status=None, warning=said)
     app.build()
     shutil.copytree(PROC / 'assets', DOCS / 'assets')
-    for folder in (source, PROC / '_doctrees', DOCS.parent / 'jupyter_execute'):
+    for folder in (source, doctrees, DOCS.parent / 'jupyter_execute'):
         shutil.rmtree(folder, ignore_errors=True)
     if app.statuscode or said.getvalue():
         sys.exit(re.sub(r'\x1b\[[\d;]*m', '', said.getvalue()))
@@ -305,12 +330,13 @@ def preview(parts: list[dict]) -> None:
 def main() -> None:
     by_quarto = shutil.which('quarto') and '--preview' not in sys.argv
     parts = stage()
-    quarto() if by_quarto else preview(parts)
+    if by_quarto:
+        quarto()
+    else:
+        preview(parts)
     pages = len(list(DOCS.rglob('*.html')))
-    print(
-        f'{pages} pages in {DOCS.name}, by '
-        + ('Quarto' if by_quarto else 'Sphinx: a preview; install Quarto for the real site')
-    )
+    renderer = 'Quarto' if by_quarto else 'Sphinx: a preview; install Quarto for the real site'
+    print(f'{pages} pages in {DOCS.name}, by {renderer}')
 
 
 if __name__ == '__main__':

@@ -1,21 +1,24 @@
-"""Notebooks as pages of the docs: what nbdev's processor `Page` makes of each, a reference, navigation, checks.
+"""Notebooks as pages of the docs: what nbdev's processor `Page` makes of each, reference, navigation, checks.
 
 `make docs` builds a site from the notebooks under nbs/. Quarto renders it where it is installed, Sphinx
-otherwise (a preview), and neither runs a cell: a page shows what the notebook has stored. Three things would be
-missing if the notebooks were handed over as they are. Plotly stores a figure as JSON, which neither of them
-draws; a widget stores a view that is dead without a kernel; and nbdev's own processors take the first cell of a
-notebook for its title, drop all other text in it, and replace exported code by its signature, while the code is
-what these lessons are about. So nbdev reads the name of this file's processor from `procs` in settings.ini.
+otherwise (a preview), and neither runs a cell: a page shows what the notebook has stored. Three things would
+be missing if the notebooks were handed over as they are. Plotly stores a figure as JSON, which neither of
+them draws; a widget stores a view that is dead without a kernel; and nbdev's own processors take the first
+cell of a notebook for its title, drop all other text in it, and replace exported code by its signature, while
+the code is what these lessons are about. So nbdev reads the name of this file's processor from `procs` in
+settings.ini.
 
 A *cell* is a dict with `cell_type`, `source` and, for code, `outputs`, as in a notebook's file.
 """
 
 import ast
 import html
+import inspect
 import io
 import json
 import posixpath
 import re
+import textwrap
 import tokenize
 from functools import lru_cache
 from html.parser import HTMLParser
@@ -35,9 +38,8 @@ def joined(text: str | list[str]) -> str:
 
 def directives(cell: dict) -> dict[str, str]:
     "The names after `#|` at the top of a cell, each with what follows it."
-    taken = {
-        name.rstrip(':'): ' '.join(words or []) for name, words in (cell.get('directives_') or {}).items()
-    }
+    by_nbdev = cell.get('directives_') or {}  # those that it has taken off
+    taken = {name.rstrip(':'): ' '.join(words or []) for name, words in by_nbdev.items()}
     return taken | dict(re.findall(r'^#\|\s*([\w-]+):?[ \t]*(.*)$', joined(cell['source']), re.M))
 
 
@@ -90,17 +92,18 @@ def as_html(
 def raw(markup: str) -> str:
     """HTML as a block of markdown that is handed on untouched.
 
-    It does not go back into the outputs: Quarto takes an output of type `text/html` for a JavaScript widget and
-    adds two scripts from a third party to the page. Empty lines would end the HTML for other renderers.
+    It does not go back into the outputs: Quarto takes an output of type `text/html` for a JavaScript widget
+    and adds two scripts from a third party to the page. Empty lines would end the HTML for other renderers.
     """
     return '```{=html}\n' + re.sub(r'\n\s*\n', '\n', markup.strip()) + '\n```'
 
 
 def settle(cell: dict) -> list[AttrDict]:
-    "One cell as a page shows it: without directives, text as its outputs; then a markdown cell per other output."
+    "A cell as a page shows it: without directives, text as its outputs, then one markdown cell per picture."
     if cell['cell_type'] != 'code':
         return [cell]
-    alt, stay, follow = directives(cell).get('fig-alt'), [], []
+    alt = directives(cell).get('fig-alt')
+    stay, follow = [], []
     for output in cell.get('outputs') or []:
         markup = as_html(output.get('data', {}), alt)
         if markup is None:
@@ -115,17 +118,17 @@ def front_matter(
     source: str,  # of a notebook's first markdown cell
 ) -> tuple[dict, str]:  # title and description; the rest of the cell
     "Heading and subtitle of a notebook, and what follows them."
-    m = re.match(r'#\s+(\S.*)\n+>\s*(\S.*)(?:\n+|$)', joined(source))
+    text = joined(source)
+    m = re.match(r'#\s+(\S.*)\n+>\s*(\S.*)(?:\n+|$)', text)
     if not m:
-        raise ValueError(
-            f'first cell: expected a line "# title" and a line "> subtitle", got {joined(source)[:60]!r}'
-        )
-    return dict(title=m[1].strip(), description=m[2].strip()), joined(source)[m.end() :]
+        raise ValueError(f'first cell: expected a line "# title" and a line "> subtitle", got {text[:60]!r}')
+    return dict(title=m[1].strip(), description=m[2].strip()), text[m.end() :]
 
 
 def fenced(facts: dict[str, str]) -> str:
     "Front matter as text: YAML between two lines of dashes."
-    return '\n'.join(['---', *(f'{k}: {json.dumps(v, ensure_ascii=False)}' for k, v in facts.items()), '---'])
+    lines = [f'{name}: {json.dumps(value, ensure_ascii=False)}' for name, value in facts.items()]
+    return '\n'.join(['---', *lines, '---'])
 
 
 def definitions(cell: dict) -> list[ast.AST]:
@@ -133,11 +136,8 @@ def definitions(cell: dict) -> list[ast.AST]:
     if cell['cell_type'] != 'code' or 'export' not in directives(cell):
         return []
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-    return [
-        n
-        for n in ast.parse(joined(cell['source'])).body
-        if isinstance(n, kinds) and not n.name.startswith('_')
-    ]
+    found = [n for n in ast.parse(joined(cell['source'])).body if isinstance(n, kinds)]
+    return [n for n in found if not n.name.startswith('_')]
 
 
 def module_of(cells: list[dict]) -> str | None:
@@ -149,7 +149,7 @@ def module_of(cells: list[dict]) -> str | None:
 def homes(
     folder: Path,  # with the notebooks
 ) -> dict[str, tuple[str, str]]:  # {name: (notebook, module)}
-    "Where each public name is defined; names that two lessons define are left out, for a link could be wrong."
+    "Where each public name is defined, but for names that two lessons define: a link could be wrong."
     found = {}
     for path in sorted(folder.glob('*/[0-9]*.ipynb')):
         cells = json.loads(path.read_text(encoding='utf-8'))['cells']
@@ -169,6 +169,11 @@ def anchor(module: str, name: str) -> str:
     return f'ofa_learn.{module}.{name}'
 
 
+def mark(module: str, name: str) -> str:
+    "The place on a page to which links to a definition lead."
+    return f'<span id="{anchor(module, name)}"></span>'
+
+
 def linked(
     source: str,  # markdown
     page: str,  # the page's path, from the site's top
@@ -182,7 +187,9 @@ def linked(
             return m[0]
         return f'[{m[0]}]({"../" * page.count("/")}{home}#{anchor(module, m[1])})'
 
-    return ''.join(part if i % 2 else TICKED.sub(link, part) for i, part in enumerate(FENCED.split(source)))
+    parts = FENCED.split(source)
+    parts[::2] = [TICKED.sub(link, text) for text in parts[::2]]  # those between stand in fences
+    return ''.join(parts)
 
 
 def page(
@@ -196,7 +203,7 @@ def page(
         if {'hide', 'default_exp'} & set(directives(cell)):
             continue
         if cell['cell_type'] != 'markdown':
-            anchors = ''.join(f'<span id="{anchor(module, n.name)}"></span>' for n in definitions(cell))
+            anchors = ''.join(mark(module, n.name) for n in definitions(cell))
             if anchors:
                 out.append(markdown(raw(anchors), f'{cell.get("id", "")}-at'))
             out += settle(cell)
@@ -204,18 +211,21 @@ def page(
         source = joined(cell['source'])
         if not out:
             facts, source = front_matter(source)
-            out.append(
-                AttrDict(cell_type='raw', id='front-matter', metadata=AttrDict(), source=fenced(facts))
-            )
+            top = dict(cell_type='raw', id='front-matter', metadata=AttrDict(), source=fenced(facts))
+            out.append(AttrDict(top))
         if source.strip():
             out.append(markdown(linked(source, path, where), cell.get('id', '')))
-    scripts = ''.join(
-        f'<script src="{"../" * path.count("/")}assets/{name}"></script>'
-        for name in ('plotly.min.js', 'twins.js')
-    )
-    return out + [markdown(raw(scripts), 'scripts')] * any(
-        'class="ofa-twin"' in c['source'] for c in out if c['cell_type'] == 'markdown'
-    )
+    if any('class="ofa-twin"' in c['source'] for c in out if c['cell_type'] == 'markdown'):
+        out.append(markdown(raw(scripts(path)), 'scripts'))
+    return out
+
+
+def scripts(
+    path: str,  # of a page, from the site's top
+) -> str:  # HTML
+    "What a page with figures that move loads."
+    top = '../' * path.count('/')
+    return ''.join(f'<script src="{top}assets/{name}"></script>' for name in ('plotly.min.js', 'twins.js'))
 
 
 class Page:
@@ -225,8 +235,9 @@ class Page:
         self.nb = nb
 
     def begin(self):
-        top = next(p for p in Path(self.nb.path_).resolve().parents if (p / '_quarto.yml').exists())
-        name = Path(self.nb.path_).resolve().relative_to(top).as_posix()
+        path = Path(self.nb.path_).resolve()
+        top = next(p for p in path.parents if (p / '_quarto.yml').exists())
+        name = path.relative_to(top).as_posix()
         try:
             self.nb.cells = page(self.nb.cells, name, homes(top))
         except ValueError as e:
@@ -235,11 +246,8 @@ class Page:
 
 def comments(source: str) -> dict[int, str]:
     "The comment on each line of a program, by line number from 1."
-    return {
-        t.start[0]: t.string.lstrip('# ')
-        for t in tokenize.generate_tokens(io.StringIO(source).readline)
-        if t.type == tokenize.COMMENT
-    }
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip('# ') for t in tokens if t.type == tokenize.COMMENT}
 
 
 def parameters(
@@ -250,56 +258,83 @@ def parameters(
     a = function.args
     every = [*a.posonlyargs, *a.args, *filter(None, [a.vararg]), *a.kwonlyargs, *filter(None, [a.kwarg])]
     lines = [p.lineno for p in every]
-    text = lambda line: (
-        said.get(line, '') if lines.count(line) < 2 else ''
-    )  # one comment beside two parameters is neither's
-    rows = [
-        (p.arg, ast.unparse(p.annotation) if p.annotation else '', text(p.lineno))
-        for p in every
-        if p.arg != 'self'
-    ]
-    if function.returns and said.get(function.returns.lineno) and function.returns.lineno not in lines:
-        rows.append(('returns', ast.unparse(function.returns), said[function.returns.lineno]))
+    rows = []
+    for p in every:
+        if p.arg == 'self':
+            continue
+        kind = ast.unparse(p.annotation) if p.annotation else ''
+        alone = lines.count(p.lineno) == 1  # one comment beside two parameters is neither's
+        rows.append((p.arg, kind, said.get(p.lineno, '') if alone else ''))
+    result = function.returns
+    if result and said.get(result.lineno) and result.lineno not in lines:
+        rows.append(('returns', ast.unparse(result), said[result.lineno]))
     return rows
+
+
+def methods_of(node: ast.ClassDef) -> list[ast.FunctionDef]:
+    return [f for f in node.body if isinstance(f, ast.FunctionDef)]
+
+
+def init_of(node: ast.ClassDef) -> ast.FunctionDef | None:
+    return next((f for f in methods_of(node) if f.name == '__init__'), None)
 
 
 def signature(node: ast.AST) -> str:
     "How a function or class is called, as code."
     if isinstance(node, ast.ClassDef):
-        init = next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == '__init__'), None)
+        init = init_of(node)
         inside = ast.unparse(init.args).removeprefix('self').removeprefix(', ') if init else ''
         return f'class {node.name}({inside})'
     result = f' -> {ast.unparse(node.returns)}' if node.returns else ''
     return f'{node.name}({ast.unparse(node.args)}){result}'
 
 
+SECTIONS = ('Args', 'Returns', 'Raises', 'Example', 'Source')
+
+
+def sections(docstring: str) -> tuple[str, dict[str, str]]:
+    "What a docstring says first, and the text of each section that it has (Google's style)."
+    lead, *rest = re.split(rf'^({"|".join(SECTIONS)}):\n', inspect.cleandoc(docstring), flags=re.M)
+    return lead.strip(), {title: textwrap.dedent(text).strip() for title, text in zip(rest[::2], rest[1::2])}
+
+
+def items(section: str) -> dict[str, str]:
+    "A section's `name: text` items; a text may go on in indented lines."
+    found = re.findall(r'^\*{0,2}([\w., ]+): (.*(?:\n[ \t]+.*)*)', section, re.M)
+    return {name: ' '.join(text.split()) for name, text in found}
+
+
+def definition_list(rows: list[tuple[str, str, str]]) -> str:
+    "Names, their types and what they are, as HTML; a row without text is left out."
+    told = ''
+    for name, kind, text in rows:
+        if text:
+            name, kind, text = map(html.escape, (name, kind, text))
+            told += f'<dt><code>{name}</code> <span class="type">{kind}</span></dt><dd>{text}</dd>'
+    return raw(f'<dl class="parameters">{told}</dl>') if told else ''
+
+
 def entry(node: ast.AST, said: dict[int, str], module: str, lesson: str) -> str:
     "One function or class of the reference, as markdown."
-    is_class, esc = isinstance(node, ast.ClassDef), html.escape
-    call = (
-        next((f for f in node.body if isinstance(f, ast.FunctionDef) and f.name == '__init__'), None)
-        if is_class
-        else node
-    )
-    rows = [r for r in parameters(call, said) if r[2]] if call else []
-    told = ''.join(
-        f'<dt><code>{esc(n)}</code> <span class="type">{esc(t)}</span></dt><dd>{esc(c)}</dd>'
-        for n, t, c in rows
-    )
+    is_class = isinstance(node, ast.ClassDef)
+    call = init_of(node) if is_class else node
+    lead, more = sections(ast.get_docstring(node) or '')
+    own = items(more.get('Args', ''))
+    rows = parameters(call, said) if call else []
+    rows = [(name, kind, own.get(name, text)) for name, kind, text in rows]
+    rows += [('returns', '', ' '.join(more['Returns'].split()))] if 'Returns' in more else []
+    rows += [(f'raises {name}', '', text) for name, text in items(more.get('Raises', '')).items()]
+    shown = [f for f in methods_of(node) if f.name[0] != '_'] if is_class else []
+    documented = [f'- `{f.name}`: {ast.get_docstring(f)}' for f in shown if ast.get_docstring(f)]
     parts = [
         f'## {node.name}',
-        raw(f'<span id="{anchor(module, node.name)}"></span>'),
+        raw(mark(module, node.name)),
         f'```python\n{signature(node)}\n```',
-        ast.get_docstring(node) or '',
-        raw(f'<dl class="parameters">{told}</dl>') if told else '',
-    ]
-    methods = (
-        [f for f in node.body if isinstance(f, ast.FunctionDef) and f.name[0] != '_' and ast.get_docstring(f)]
-        if is_class
-        else []
-    )
-    parts += [
-        '\n'.join(f'- `{f.name}`: {ast.get_docstring(f)}' for f in methods),
+        lead,
+        definition_list(rows),
+        f'```python\n{more["Example"]}\n```' if 'Example' in more else '',
+        f'Source: {more["Source"]}' if 'Source' in more else '',
+        '\n'.join(documented),
         f'[In the lesson](../{lesson}#{anchor(module, node.name)})',
     ]
     return '\n\n'.join(filter(None, parts))
@@ -311,21 +346,20 @@ def reference(
     where: dict,  # of `homes`
 ) -> str:  # a page, as markdown with front matter; '' where the lesson exports no function
     "The reference page of one module."
-    module, found = (
-        module_of(cells),
-        [(n, comments(joined(c['source']))) for c in cells for n in definitions(c)],
-    )
-    if not found:
+    module = module_of(cells)
+    entries = []
+    for cell in cells:
+        for node in definitions(cell):
+            entries.append(entry(node, comments(joined(cell['source'])), module, lesson))
+    if not entries:
         return ''
     facts, _ = front_matter(cells[0]['source'])
-    body = '\n\n'.join(entry(n, said, module, lesson) for n, said in found)
-    about = f'Defined, explained and tested in the lesson [{facts["title"]}](../{lesson}).'
-    return (
-        fenced(dict(title=f'ofa_learn.{module}', description=facts['description']))
-        + f'\n\n{about}\n\n'
-        + linked(body, f'reference/{module}.qmd', where)
-        + '\n'
-    )
+    parts = [
+        fenced(dict(title=f'ofa_learn.{module}', description=facts['description'])),
+        f'Defined, explained and tested in the lesson [{facts["title"]}](../{lesson}).',
+        linked('\n\n'.join(entries), f'reference/{module}.qmd', where),
+    ]
+    return '\n\n'.join(parts) + '\n'
 
 
 FOLDERS = {
@@ -335,9 +369,10 @@ FOLDERS = {
 
 
 def navigation(names: list[str]) -> list[dict]:
-    """The site's parts, from the notebooks' paths: [{title, page (where it begins), sections: [(title, pages)]}].
+    """The site's parts, from the notebooks' paths.
 
-    A folder of lessons is a section, its numbers are the order. A file that has no place is a `ValueError`.
+    Each part is a dict: `title`, `page` (where it begins) and `sections`, a list of (title, pages). A folder
+    of lessons is a section, its numbers are the order. A file that has no place is a `ValueError`.
     """
     left = set(names) - {'index.ipynb'}
 
@@ -365,7 +400,8 @@ def navigation(names: list[str]) -> list[dict]:
 
 def unshown(cells: list[dict]) -> list[str]:
     "What a page would lose: outputs that a renderer passes over, and errors."
-    shown, out = {'text/plain', 'text/markdown'}, []
+    shown = {'text/plain', 'text/markdown'}
+    out = []
     for i, cell in enumerate(cells):
         for o in cell.get('outputs') or []:
             kinds = set(o.get('data', {}))
@@ -396,7 +432,8 @@ def broken_links(
     files: set[str],  # every file of the site
 ) -> list[str]:  # page → target
     "Links of a site's pages to pages, files or places that are not there."
-    read, out = {path: Links(text) for path, text in pages.items()}, []
+    read = {path: Links(text) for path, text in pages.items()}
+    out = []
     for path, page in read.items():
         for target in page.targets:
             if re.match(r'[a-z][a-z+.-]*:|//', target, re.I):

@@ -1,6 +1,8 @@
-"""A static picture beside every plotly figure that a notebook stores: GitHub shows nothing of plotly's own JSON.
+"""A static picture beside every plotly figure that a notebook stores: GitHub shows nothing of plotly's JSON.
 
-usage: python tools/pictures.py      (makes the README's picture of the γ explorer, nbs/images/gamma_explorer.png)
+usage: python tools/pictures.py
+
+That makes the README's picture of the γ explorer, nbs/images/gamma_explorer.png.
 """
 
 import base64
@@ -26,12 +28,10 @@ PLOTLY = 'application/vnd.plotly.v1+json'
 
 def chromium() -> str | None:
     "Where Debian's or a user's Chromium is."
-    return (
-        os.environ.get('CHROMIUM')
-        or shutil.which('chromium')
-        or shutil.which('chromium-browser')
-        or shutil.which('google-chrome')
-    )
+    if given := os.environ.get('CHROMIUM'):
+        return given
+    found = map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))
+    return next(filter(None, found), None)
 
 
 @contextmanager
@@ -48,13 +48,16 @@ def browser_page(**options):
 
 
 def smaller(png: str, colours: int = 256) -> str:
-    "A base64 PNG with a palette of at most so many colours: about a third of the size, and no eye sees the difference in a chart."
+    """A base64 PNG with a palette of at most so many colours.
+
+    It has about a third of the size, and no eye sees the difference in a chart.
+    """
     from PIL import Image
 
+    picture = Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB')
+    picture = picture.quantize(colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
     out = io.BytesIO()
-    Image.open(io.BytesIO(base64.b64decode(png))).convert('RGB').quantize(
-        colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-    ).save(out, 'png', optimize=True)
+    picture.save(out, 'png', optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 
 
@@ -73,9 +76,8 @@ def add_pictures(nb) -> int:
         page.add_script_tag(content=get_plotlyjs())
         for o in outputs:
             fig = {k: o.data[PLOTLY][k] for k in ('data', 'layout')}
-            size = dict(
-                format='png', width=fig['layout'].get('width', 700), height=fig['layout'].get('height', 400)
-            )
+            layout = fig['layout']
+            size = dict(format='png', width=layout.get('width', 700), height=layout.get('height', 400))
             url = page.evaluate('([fig, size]) => Plotly.toImage(fig, size)', [fig, size])
             o.data['image/png'] = smaller(url.split(',', 1)[1]) + '\n'
     return len(outputs)
@@ -85,7 +87,10 @@ EXPLORER = Path(__file__).resolve().parent.parent / 'nbs' / 'images' / 'gamma_ex
 
 
 def explorer_picture(path: Path = EXPLORER) -> Path:
-    "The γ explorer's page, with a teacher that has learned for six epochs, at γ = 2 on the digit that it doubts most."
+    """The γ explorer's page at γ = 2, on the digit that its teacher doubts most.
+
+    The teacher has learned for six epochs.
+    """
     import torch
 
     from ofa_learn.data import digits, split
@@ -100,15 +105,12 @@ def explorer_picture(path: Path = EXPLORER) -> Path:
     cards = teacher_cards(run.student, data.test, data.norm)
     doubted = min(range(len(cards)), key=lambda i: abs(probs_of(cards[i])[cards[i]['label']] - 0.5))
     with tempfile.TemporaryDirectory() as folder, browser_page(viewport=dict(width=860, height=900)) as page:
-        page.goto(
-            GammaExplorer(cards, gamma=2.0).to_html(f'{folder}/explorer.html').resolve().as_uri(),
-            timeout=120_000,
-        )
+        written = GammaExplorer(cards, gamma=2.0).to_html(f'{folder}/explorer.html')
+        page.goto(written.resolve().as_uri(), timeout=120_000)
         figure = page.locator('figure.ofa-twin').first
         figure.locator('input[type=radio]').nth(doubted).check(force=True)
-        page.add_style_tag(
-            content='figcaption, .numbers { display: none }'
-        )  # what they say is in the README's alternative text
+        # What they say is in the README's alternative text.
+        page.add_style_tag(content='figcaption, .numbers { display: none }')
         page.wait_for_timeout(500)  # the figures' transition
         png = figure.screenshot()
     path.parent.mkdir(exist_ok=True)

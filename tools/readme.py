@@ -1,4 +1,7 @@
-"""README.md from nbs/index.ipynb, without Quarto. `--check` changes nothing and fails when README.md is not current."""
+"""README.md from nbs/index.ipynb, without Quarto.
+
+usage: python tools/readme.py [--check]      (--check: change nothing, fail when README.md is not current)
+"""
 
 import difflib
 import re
@@ -11,8 +14,6 @@ from traitlets.config import Config
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAD = '<!-- made from nbs/index.ipynb by `make readme`; edit that -->\n\n'
-
-
 HIDE = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags=('no-input',)))
 
 
@@ -44,9 +45,8 @@ def main() -> int:
     if '--check' not in sys.argv:
         path.write_text(new, encoding='utf-8')
         return 0
-    sys.stdout.writelines(
-        difflib.unified_diff(old.splitlines(True), new.splitlines(True), 'README.md', 'nbs/index.ipynb')
-    )
+    lines = difflib.unified_diff(old.splitlines(True), new.splitlines(True), 'README.md', 'nbs/index.ipynb')
+    sys.stdout.writelines(lines)
     return int(old != new)
 
 

@@ -1,0 +1,56 @@
+"""What the tests in a browser share: whether there is one, and what goes wrong on a page."""
+
+import os
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
+from pictures import browser_page, chromium
+
+LOCAL = ('file:', 'data:', 'blob:')
+
+
+def need_browser():
+    "Without a browser skip the test, or fail where OFA_LEARN_REQUIRE_BROWSER=1 asks for one."
+    if not chromium() or not os.path.exists(chromium()):
+        missing = 'no Chromium on the PATH or in $CHROMIUM'
+    elif find_spec('playwright') is None:
+        missing = 'no playwright'
+    else:
+        return
+    if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1':
+        pytest.fail(f'{missing}, and OFA_LEARN_REQUIRE_BROWSER=1 asks for one')
+    pytest.skip(f'{missing}: the browser tests need one')
+
+
+def one_browser():
+    "For a fixture: one browser, open until the fixture ends."
+    need_browser()
+    with browser_page() as start:
+        yield start.context.browser
+
+
+def watch(page, own=LOCAL, harmless=()):
+    "A list that fills with what goes wrong on a page: errors, warnings, dialogs, requests to elsewhere."
+    trouble = []
+
+    def heard(message):
+        if message.type in ('error', 'warning') and not any(text in message.text for text in harmless):
+            trouble.append(f'console: {message.text}')
+
+    def asked(dialog):
+        trouble.append(f'dialog: {dialog.message}')
+        dialog.dismiss()
+
+    def requested(request):
+        if not request.url.startswith(own):
+            trouble.append(f'request: {request.url}')
+
+    page.on('pageerror', lambda error: trouble.append(f'page: {error}'))
+    page.on('console', heard)
+    page.on('dialog', asked)
+    page.on('request', requested)
+    return trouble
