@@ -204,7 +204,7 @@ def choices_twin(
     ]
     state = f'{{"controls":{embed_json(controls)},"states":{embed_json(states)},"pool":[{",".join(pool)}]}}'
     return (
-        f'<style>{static_text("choices_page.css").strip()}</style>'
+        f'<style>{static_text("choices_page.css")}</style>'
         '<figure class="ofa-twin" data-twin="choices">'
         f'<script type="application/json">{state}</script>'
         f'<p class="numbers" role="status">{html.escape(w.words_of(w.numbers))}</p>'

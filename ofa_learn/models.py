@@ -17,7 +17,8 @@ import math
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
-from numbers import Integral
+from functools import partial
+from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,6 +32,7 @@ from timm.models.mlp_mixer import MlpMixer
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch.func import functional_call
+from torch.nn.modules.dropout import _DropoutNd
 
 from .atomic import whole
 
@@ -309,6 +311,7 @@ class Taps:
     width: int  # d, of the pooled features before the classifier
     num_classes: int  # K of the model's own classifier
     input_size: tuple[int, int, int]  # (C, H, W) that was probed
+    plain_head: bool = False  # whether the head is `forward_head(…, pre_logits=True)`, then the classifier
 
     def __str__(self):
         rows = [
@@ -373,26 +376,89 @@ def tapped_forward(
 ) -> Features:
     "Logits, pooled features and stage features of one forward; the logits are those of `model(x)`."
     wanted = [s for s in taps.stages if stages is None or s.number in stages]
-    options = dict(stop_early=False) | (
-        dict(return_prefix_tokens=True) if taps.prefix else {}
-    )  # some models stop early unless told not to
+    options = dict(stop_early=False)  # some models stop early unless told not to
+    if taps.prefix:
+        options['return_prefix_tokens'] = True
     final, maps = model.forward_intermediates(
         x, indices=[s.index for s in wanted if s.index >= 0] or [0], output_fmt='NCHW', **options
     )
     maps = iter(maps)
-    return Features(
-        model.forward_head(final),
-        _pooled(model, final),
-        [final if s.index < 0 else next(maps) for s in wanted],
-    )
+    logits, pooled = _head(model, final, taps.plain_head)
+    return Features(logits, pooled, [final if s.index < 0 else next(maps) for s in wanted])
+
+# %% ../nbs/course/10_models.ipynb #a839d3b7
+def _classifiers(model: nn.Module) -> list[nn.Module]:
+    "The layers that give the logits, by the model's own account; none where it gives none."
+    found = model.get_classifier() if hasattr(model, 'get_classifier') else []
+    found = found if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
+    return [getattr(m, 'fc', m) for m in found if isinstance(m, nn.Module)]  # a whole head keeps it as fc
+
+
+@torch.compiler.disable  # hooks that come and go would be compiled anew each time
+def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list]:
+    "Logits of one run of the head, and what its classifiers read, each thing once."
+    read = []
+
+    def note(module, args):
+        if args and not any(args[0] is r for r in read):
+            read.append(args[0])
+
+    hooks = [c.register_forward_pre_hook(note) for c in _classifiers(model)]
+    try:
+        return model.forward_head(final), read
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _head(model: nn.Module, final, plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    "Logits, and the features (B, d) that the classifier reads, of one run of the head."
+    if plain:
+        pooled = model.forward_head(final, pre_logits=True)
+        return _classifiers(model)[0](pooled), pooled
+    logits, read = _watched_head(model, final)
+    if not read or any(r.numel() > r.shape[0] * r.shape[1] for r in read):  # maps or tokens, pooled later
+        again = model.forward_head(final, pre_logits=True)
+        read = again if isinstance(again, (list, tuple)) else [again]
+    vectors = [r.flatten(1) for r in read]  # a convolution reads (B, d, 1, 1)
+    return logits, vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1)
+
+# %% ../nbs/course/10_models.ipynb #9cd1f043
+@contextmanager
+def _dropping(model: nn.Module):
+    "Within: dropouts drop half, and what keeps running statistics stays in eval. After: all as it was."
+    names = ('training', 'p', 'drop_rate')
+    was = [(m, name, vars(m)[name]) for m in model.modules() for name in names if name in vars(m)]
+    try:
+        for m, name, value in was:
+            if name == 'training':
+                m.training = m is model or not list(m.buffers(recurse=False))
+            elif isinstance(value, Real) and (name == 'drop_rate' or isinstance(m, _DropoutNd)):
+                setattr(m, name, 0.5)
+        yield
+    finally:
+        for m, name, value in was:
+            setattr(m, name, value)
+
+
+def _is_plain(model: nn.Module, final) -> bool:
+    "Whether the classifier on `forward_head(final, pre_logits=True)` is the whole head, dropout included."
+    classifiers = _classifiers(model)
+    if len(classifiers) != 1 or not torch.is_tensor(final):
+        return False
+    fork = partial(torch.random.fork_rng, [final.device] if final.device.type == 'cuda' else [])
+    with _dropping(model), torch.no_grad():
+        with fork():
+            some = torch.randn_like(final)
+        with fork():
+            logits, read = _watched_head(model, some)
+        with fork():  # from the same random numbers
+            pooled = model.forward_head(some, pre_logits=True)
+            if len(read) != 1 or not torch.is_tensor(pooled) or pooled.shape != read[0].shape:
+                return False
+            return torch.equal(pooled, read[0]) and torch.equal(classifiers[0](pooled), logits)
 
 # %% ../nbs/course/10_models.ipynb #2e0ca38a
-def _pooled(model: nn.Module, final) -> torch.Tensor:
-    "The features that the classifier reads, (B, d)."
-    p = model.forward_head(final, pre_logits=True)
-    return torch.cat(list(p), -1) if isinstance(p, (list, tuple)) else p
-
-
 def _layout(model: nn.Module, final) -> str:
     "'tokens' or 'maps', by the layout of the features that the model's own head reads."
     last = final[-1] if isinstance(final, (list, tuple)) else final
@@ -418,10 +484,11 @@ def blank_image(model: nn.Module, input_size: tuple[int, int, int]) -> torch.Ten
 
 
 def _probe(model: nn.Module, input_size: tuple[int, int, int]):
-    "Final features, intermediates and pooled features of one blank image."
+    "Final features, intermediates and pooled features of one blank image, and whether the head is a plain one."
     with evaluating(model):
         final, maps = model.forward_intermediates(blank_image(model, input_size), output_fmt='NCHW')
-        return final, maps, _pooled(model, final)
+        plain = _is_plain(model, final)
+        return final, maps, _head(model, final, plain)[1], plain
 
 # %% ../nbs/course/10_models.ipynb #9ce889cc
 def find_taps(
@@ -438,7 +505,7 @@ def find_taps(
         )
     if kind not in (None, 'maps', 'tokens'):
         raise ValueError(f"kind: expected 'maps' or 'tokens', got {kind!r}")
-    final, maps, pooled = _probe(model, input_size)
+    final, maps, pooled, plain = _probe(model, input_size)
     shapes = [tuple(m.shape[1:]) for m in maps]
     if not shapes:
         raise ValueError(f'model: {type(model).__name__} returns no intermediate features')
@@ -450,9 +517,8 @@ def find_taps(
             stages[-1] = Stage(len(stages), -1, c, h, w)
     prefix = model.num_prefix_tokens if _takes_prefix(model) else 0
     has_class = prefix > 0 and getattr(model, 'cls_token', None) is not None
-    return Taps(
-        kind, tuple(stages), prefix, has_class, pooled.shape[-1], model.num_classes, tuple(input_size)
-    )
+    width, size = pooled.shape[-1], tuple(input_size)
+    return Taps(kind, tuple(stages), prefix, has_class, width, model.num_classes, size, plain)
 
 # %% ../nbs/course/10_models.ipynb #f5a3ac16
 def check_stages(

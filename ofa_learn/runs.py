@@ -26,6 +26,7 @@ from .identity import teacher_identity
 from .loaders import load_images
 from .models import count_params, load_model, make_model, save_model
 from .recipes import Recipe, describe, recipe, steps
+from .settings import check_settings
 from .tasks import DistillationTask, Teacher, all_methods, create_task
 from .training import Loop, accuracy, fit, pick_device, place
 
@@ -168,12 +169,14 @@ def fit_arguments(
         k: r.augment[k] for k in ('mixup', 'cutmix') if k in r.augment
     }
     augment = Augment(**{k: v for k, v in r.augment.items() if k == 'shift'})
-    return same | dict(
+    settings = same | dict(
         batch_size=batch,
         accumulate=r.batch_size // batch,
         augment=augment,
         precision='bf16' if r.amp and device.type == 'cuda' else 'fp32',
     )
+    check_settings(settings)  # now, not after a teacher was taught
+    return settings
 
 
 def view_options(r: Recipe) -> dict:

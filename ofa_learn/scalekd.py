@@ -7,6 +7,8 @@ __all__ = ['VIEWS', 'LAYOUTS', 'SCALEKD_SETTINGS', 'dfm_loss', 'default_heads', 
            'find_last_stage', 'Projectors', 'soft_ce_loss', 'ScaleKD']
 
 # %% ../nbs/methods/74_scalekd.ipynb #d034d8b9
+import copy
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
@@ -177,8 +179,13 @@ class LastStage:
         self.extras = [(c[2][1:], c[3]) for c in calls]  # what the modules got besides the features
         self.layouts, self.prefix, self.grid = layouts, prefix, grid
 
-    def __deepcopy__(self, memo):
-        return self  # a copy of the heads keeps this teacher
+    def __deepcopy__(self, memo: dict):
+        "A copy made along with the teacher runs the copied teacher; one of the heads alone keeps this one."
+        if not all(id(m) in memo for m in self.modules):
+            return self
+        twin = copy.copy(self)
+        twin.modules = [memo[id(m)] for m in self.modules]
+        return twin
 
     def _on(self, device: torch.device) -> list:
         "The extra arguments, moved once."

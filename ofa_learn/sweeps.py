@@ -41,7 +41,7 @@ from .data import Augment, Norm, Splits, load_splits
 from .identity import weights_hash
 from .models import check_model_name, count_params
 from .records import check_record, load_record, results, save_record, table_text
-from .runs import described, published, teach
+from .runs import described, holds_checkpoint, published, teach, training_folder
 from .tasks import DistillationTask, Teacher, all_methods, create_task
 from .training import accuracy, check_fit, fit, pick_device
 from .workers import each
@@ -401,8 +401,9 @@ def _make_teacher(plan: Sweep, name: str, file: Path, about: Path, device) -> di
         info = published(name, data, file)
     elif not file.exists():
         how = dict(augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
+        how |= teacher_identity(plan, name)['teaching']
         with stoppable():
-            info = teach(name, data, file, **teacher_identity(plan, name)['teaching'], **how)
+            info = teach(name, data, file, resume=holds_checkpoint(training_folder(file)), **how)
     teacher = Teacher(str(file))
     norm = Norm(*teacher.norm) if teacher.norm else data.norm
     info = info or described(teacher.model, name, data, norm)

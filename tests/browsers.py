@@ -33,12 +33,12 @@ def one_browser():
         yield start.context.browser
 
 
-def watch(page, own=LOCAL, harmless=()):
+def watch(page, own=LOCAL, harmless=(), kinds=('error', 'warning')):
     "A list that fills with what goes wrong on a page: errors, warnings, dialogs, requests to elsewhere."
     trouble = []
 
     def heard(message):
-        if message.type in ('error', 'warning') and not any(text in message.text for text in harmless):
+        if message.type in kinds and not any(text in message.text for text in harmless):
             trouble.append(f'console: {message.text}')
 
     def asked(dialog):

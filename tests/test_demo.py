@@ -1,9 +1,18 @@
 """The main job in small: the real command, its table, report and records."""
 
+import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
+
+import ofa_learn.demo as module
+from ofa_learn.atomic import unsealed
+from ofa_learn.demo import Plan, _failed
 from ofa_learn.records import load_records
 
 CLI = Path(sys.executable).parent / 'ofa-learn'
@@ -82,3 +91,73 @@ def test_a_teacher_of_ones_own_data(tmp_path):
 
     teacher = Teacher(str(tmp_path / 't.safetensors'))
     assert teacher.input_size == (3, 16, 16) and teacher.norm is not None
+
+
+def begun(*args, cwd, **env):
+    "The demo, started."
+    env = os.environ | dict(OMP_NUM_THREADS='1') | env
+    return subprocess.Popen(
+        [CLI, 'demo', *args], cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.processes
+@pytest.mark.skipif(os.name != 'posix', reason='sends signals')
+def test_a_demo_that_was_stopped_goes_on_in_any_encoding(tmp_path):
+    how = ['--quick', '--epochs', '2', '--seeds', '1', '--train', '100', '--records', 'runs']
+    process, work = begun(*how, cwd=tmp_path), tmp_path / 'demo.running'
+    for _ in range(3000):
+        if list(work.glob('runs/*.json')) or process.poll() is not None:
+            break
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 130 and err.decode().count('\n') == 1, err.decode()
+    assert 'of 6 runs; demo.running holds all of it, --resume goes on' in err.decode()
+    kept = {f: f.read_bytes() for f in work.glob('runs/*.json')}
+    teacher = (work / 'teacher.safetensors').read_bytes()
+    assert kept and len(kept) < 6 and not (tmp_path / 'demo.html').exists()
+
+    again = run('demo', *how, cwd=tmp_path)
+    assert again.returncode == 2 and 'holds a demo that was stopped; --resume goes on' in again.stderr
+    other = run('demo', *how, '--gamma', '2', '--resume', cwd=tmp_path)
+    assert other.returncode == 2 and 'holds another demo; plan.gamma: 1.4 → 2.0' in other.stderr
+    assert (work / 'teacher.safetensors').read_bytes() == teacher
+
+    process = begun(*how, '--resume', cwd=tmp_path, PYTHONIOENCODING='ascii')
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err.decode()
+    said = out.decode('ascii')
+    assert (
+        'gamma = 1.4' in said
+        and 'Teaching the teacher' not in said
+        and said.count(' seed 0 ') == 6 - len(kept)
+    )
+    records = load_records(tmp_path / 'runs')
+    done = [unsealed(json.loads(text))['record'] for text in kept.values()]
+    assert len(records) == 6 and all(r in records for r in done)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['demo.html', 'runs']
+
+
+def test_a_failed_run_says_which_and_why():
+    assert str(_failed('kd', 1, 'its process died; was there memory enough?')).startswith('kd, seed 1: its')
+    users = 'Traceback …\nofa_learn.training.NotFinite: the loss is not finite: kd at epoch 3'
+    assert isinstance(_failed('kd', 1, users), ValueError) and '\n' not in str(_failed('kd', 1, users))
+    bug = _failed('kd', 1, "Traceback …\nKeyError: 'x'")
+    assert isinstance(bug, RuntimeError) and 'Traceback' in str(bug)
+
+
+@pytest.mark.parametrize('name, value', [('train', 0), ('epochs', 1.5), ('seeds', -1), ('gamma', 0.9)])
+def test_a_plan_refuses_what_no_run_could_use(name, value):
+    with pytest.raises(ValueError, match=f'{name}: expected'):
+        Plan(**{name: value})
+    with pytest.raises(ValueError, match='gamma: expected a finite number'):
+        Plan(gamma=float('inf'))
+
+
+def test_rows_that_cannot_be_built_are_known_before_the_teacher_learns(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, 'teach', lambda *a, **k: pytest.fail('it began to teach'))
+    with pytest.raises(ValueError):
+        module.demo(Plan(methods=('ofa+ofa',)), tmp_path / 'demo.html')
+    assert not list(tmp_path.iterdir())

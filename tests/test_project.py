@@ -46,7 +46,7 @@ ROOMS = {
         'workers': 'checkpoints',
         'loaders': 'data',
         'recipes': '',
-        'runs': 'atomic checkpoints data identity tasks loaders models recipes training',
+        'runs': 'atomic checkpoints data identity tasks loaders models recipes settings training',
         'records': 'atomic',
         'cache': 'atomic checkpoints data identity tasks',
         'sweeps': 'atomic cache checkpoints data tasks figures models records runs training workers',
@@ -70,6 +70,7 @@ ROOMS = {
         'breadth': 'tasks models',
         'bench_training': '*',
         'cli': '*',
+        '__main__': '*',
     },
 }
 READ_LATE = {'twins'}  # imported by lessons before it: they are the better introduction

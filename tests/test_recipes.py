@@ -421,10 +421,10 @@ def test_twins(name):
 @pytest.mark.parametrize('name', LAPTOP)
 def test_laptop_is_the_demo(name):
     from ofa_learn.data import Augment
-    from ofa_learn.demo import PAIRS, TEACHER_EPOCHS, Plan
+    from ofa_learn.demo import _TEACHER_EPOCHS, PAIRS, Plan
 
     plan, r = Plan(pair=name.removeprefix('laptop/')), recipe(name)
-    assert (r.teacher_model, r.student_model) == PAIRS[plan.pair] and r.teacher_epochs == TEACHER_EPOCHS[
+    assert (r.teacher_model, r.student_model) == PAIRS[plan.pair] and r.teacher_epochs == _TEACHER_EPOCHS[
         r.teacher_model
     ]
     assert (r.train_images, Augment(**r.augment)) == (plan.train, plan.augment)

@@ -262,6 +262,27 @@ def test_last_stage_is_the_teachers_own_and_stays_out_of_the_heads():
     )
 
 
+@pytest.mark.parametrize('method', ['scalekd', 'scalekd+kd'])
+def test_a_copy_of_the_task_has_a_teacher_of_its_own(method):
+    "Its last stage is the copied teacher's: moved, changed or dropped with it."
+    task = create_task(method, 'micro_mixer', make_model('micro_vit'), input_size=SIZE).eval()
+    want, twin = task(X, Y)['loss'], copy.deepcopy(task)
+
+    def heads(trainable):
+        return trainable.heads if method == 'scalekd' else trainable.heads.heads['scalekd']
+
+    assert heads(twin.trainable_module).last_stage.modules[0] is twin.teacher.model.blocks[3]
+    assert heads(task.trainable_module).last_stage.modules[0] is task.teacher.model.blocks[3]
+    assert torch.equal(twin(X, Y)['loss'], want)
+    with torch.no_grad():
+        [p.zero_() for p in task.teacher.parameters()]
+    assert torch.equal(twin(X, Y)['loss'], want)
+    twin = twin.double()
+    assert twin(X.double(), Y)['loss'].dtype == torch.float64
+    average = twin.setup_ema().module  # a copy of the heads alone
+    assert heads(average).last_stage is heads(twin.trainable_module).last_stage
+
+
 def test_class_token_is_the_mean_of_the_projected_tokens():
     last = make('micro_mixer', 'micro_vit').trainable_module.heads.last_stage
     x = torch.randn(2, 64, 2, 2)
