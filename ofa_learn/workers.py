@@ -106,7 +106,7 @@ def each(
     items: list[tuple],  # its arguments, one tuple a call
     jobs: int,  # processes of one thread each; 0 works in this one
 ) -> Iterator[tuple]:  # (item, result, error), as they come; one of the last two is None
-    "Call `fn` for each item, in several processes; errors come back as text, a stop is raised when all have saved."
+    "Call `fn` for each item, in several processes; errors come back as text, a stop when all have saved."
     if jobs == 0:
         for item in items:
             yield item, *attempt(fn, item)

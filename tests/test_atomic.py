@@ -1,4 +1,4 @@
-"""Files under two writers, killed writers, a full disk and flipped bits; folders that one program writes at a time."""
+"""Files under two writers, killed writers, a full disk and flipped bits; one writer at a time for a folder."""
 
 import json
 import os

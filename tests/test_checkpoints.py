@@ -78,9 +78,8 @@ def test_many_sigterms_are_one_and_a_second_ctrl_c_interrupts():
 
 def test_the_outermost_advice_is_the_message():
     with pytest.raises(Stopped, match='^the same command goes on$'):
-        with stoppable(advice='the same command goes on'):
-            with stoppable(advice='resume=True goes on'):
-                raise Stopped('in the middle')
+        with stoppable(advice='the same command goes on'), stoppable(advice='resume=True goes on'):
+            raise Stopped('in the middle')
 
 
 def test_an_error_stays_what_it_is():

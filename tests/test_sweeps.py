@@ -822,3 +822,26 @@ def test_rows_of_a_stopped_sweep_say_what_was_planned(whole):
     done = [r for r in whole[1] if r['setting'].get('gamma') != 2.0]
     assert {r['method'] for r in named(done)} == {'labels', 'kd', 'ofa'}
     assert {r['method'] for r in named(done, runs(PLAN))} == {'labels', 'kd', 'ofa gamma=1.0'}
+
+
+def test_a_teacher_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    "And ends as one that was left alone."
+    plan = Sweep(methods='kd', seeds=1, grid=dict(epochs=1), **SMALL)
+    alone = ready_teacher(plan, 'micro_resnet', tmp_path / 'alone', 'cpu')
+    done, taught = [], sweeps.teach
+
+    def stop_once(name, data, file, **how):
+        def tick(at):
+            done.append(at)
+            if len(done) == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+        return taught(name, data, file, **how, on_step=tick)
+
+    monkeypatch.setattr(sweeps, 'teach', stop_once)
+    with pytest.raises(Stopped):
+        sweep(plan, tmp_path / 'o', **quiet)
+    (record,) = sweep(plan, tmp_path / 'o', **quiet)
+    assert done == [0.5, 1.0, 1.5, 2.0], 'no update twice'
+    assert record['teacher'] == alone[1]
+    assert sorted(p.suffix for p in (tmp_path / 'o' / 'teachers').iterdir()) == ['.json', '.safetensors']

@@ -1,4 +1,4 @@
-"""Several processes: errors and deaths that are named, and a stop that all of them hear and nobody takes for a failure."""
+"""Several processes: deaths that are found out, and a stop that all hear and nobody takes for a failure."""
 
 import os
 import signal
