@@ -273,9 +273,10 @@ class Loop:
 
 # %% ../nbs/course/80_training.ipynb #3a5b2059
 def loop_state(loop: Loop) -> dict:
-    "Weights of student and heads, their average, optimizer, scaler, generators and running sums."
+    "Weights of student and heads, their average, optimizer, scaler, generators, running sums, a method's own."
     ema = loop.task.get_trainable_module(ema=True)
-    return dict(
+    own = {k: v for k, v in loop.task.get_task_state().items() if k not in ('method', 'heads')}
+    state = dict(
         weights=unwrapped(loop.task.trainable_module).state_dict(),
         ema=None if ema is None else ema.module.state_dict(),
         optimizer=optimizer_state(loop.optimizer),
@@ -283,6 +284,7 @@ def loop_state(loop: Loop) -> dict:
         random=random_state(),
         watch=loop.watch.state(),
     )
+    return state | (dict(own=own) if own else {})
 
 
 def load_loop_state(loop: Loop, state: dict) -> None:
@@ -290,6 +292,8 @@ def load_loop_state(loop: Loop, state: dict) -> None:
     unwrapped(loop.task.trainable_module).load_state_dict(state['weights'])
     if state['ema'] is not None:
         loop.task.get_trainable_module(ema=True).module.load_state_dict(state['ema'])
+    if 'own' in state:
+        loop.task.load_task_state(loop.task.get_task_state() | state['own'])
     load_optimizer_state(loop.optimizer, state['optimizer'])
     if state['scaler']:
         loop.scaler.load_state_dict(state['scaler'])
