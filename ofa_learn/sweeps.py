@@ -34,7 +34,7 @@ from timm.models import get_pretrained_cfg
 from tqdm.auto import tqdm
 
 import ofa_learn
-from .atomic import Taken, locked, sealed, unsealed, write_atomically
+from .atomic import Taken, check_place, locked, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached
 from .checkpoints import Stopped, plain, stoppable
 from .data import Augment, Norm, Splits, load_splits
@@ -897,16 +897,34 @@ def _missing(done: list[dict], planned: list[dict], out: str) -> str:
 _say = print  # `print` is an option below
 
 
+def _leave_out(why: str, **given) -> None:
+    "A `ValueError` that names the options that were given and would not be used."
+    odd = [f'--{k}' for k, v in given.items() if v is not None and v is not False]
+    if odd:
+        raise ValueError(f'{why}; leave out {", ".join(odd)}')
+
+
+def _plan_of(file: str | None, given: dict) -> Sweep:
+    "The plan of a file, or of the options given."
+    if file:
+        _leave_out('A plan says all of it', **given)
+        return load_plan(file)
+    o = dict(pairs='cnn-vit', methods='labels,kd,ofa', grid='', data='digits', seeds=3) | given
+    lists = o['pairs'].split(','), o['methods'].split(',')
+    parts = dict(train=o['train']) if 'train' in o else {}
+    return Sweep(*lists, parse_grid(o['grid']), o['seeds'], o['data'], parts=parts)
+
+# %% ../nbs/running/86_sweeps.ipynb #eb1661e9
 def sweep_command(
     plan: str = None,  # a JSON file with a plan, or recorded:NAME, instead of the options down to seeds
-    pairs: str = 'cnn-vit',  # teacher-student by comma: cnn, vit, mlp or timm names
-    methods: str = 'labels,kd,ofa',  # by comma; several at once joined by +
-    grid: str = '',  # options and their values: "gamma=1,1.4 form=paper,released stages=[1,4],[4] lr=.008"
-    data: str = 'digits',  # digits, an .npz file, or a folder of class folders
+    pairs: str = None,  # teacher-student by comma: cnn, vit, mlp or timm names (default: cnn-vit)
+    methods: str = None,  # by comma; several at once joined by + (default: labels,kd,ofa)
+    grid: str = None,  # options and their values: "gamma=1,1.4 form=paper,released stages=[1,4],[4] lr=.008"
+    data: str = None,  # digits, an .npz file, or a folder of class folders (default: digits)
     train: int = None,  # training images
-    seeds: int = 3,  # runs of each
+    seeds: int = None,  # runs of each (default: 3)
     out: str = 'sweep',  # the folder of teachers, caches and records
-    jobs: int = 2,  # processes of one thread each; 0 works in this one
+    jobs: int = None,  # processes of one thread each; 0 works in this one (default: 2)
     device: str = None,  # cuda, mps or cpu (default: the first there is)
     only: str = None,  # the name or hash of a single run
     loop: bool = False,  # keep the teacher in the loop instead of asking once
@@ -914,14 +932,17 @@ def sweep_command(
     print: bool = False,  # print one command a run, for a job array, and stop there
 ):
     "Compare methods and settings in many runs, which can be stopped and continued"
-    parts = {} if train is None else dict(train=train)
-    todo = (
-        load_plan(plan)
-        if plan
-        else Sweep(pairs.split(','), methods.split(','), parse_grid(grid), seeds, data, parts=parts)
-    )
+    given = dict(pairs=pairs, methods=methods, grid=grid, data=data, train=train, seeds=seeds)
+    todo = _plan_of(plan, {k: v for k, v in given.items() if v is not None})
     if print:
+        _leave_out('--print writes commands only', only=only, jobs=jobs, loop=loop, prepare=prepare)
         return _say('\n'.join(commands(todo, out, device=device)))
+    jobs = 2 if jobs is None else jobs
+    if jobs < 0:
+        raise ValueError(f'jobs: expected at least 0, got {jobs}')
+    if device is not None:
+        pick_device(device)  # says whether it is here
+    check_place(Path(out) / 'runs' / 'any.json')
     with stoppable(
         at_once=True, advice=f'stopped; {out} keeps every finished run, and the same command goes on'
     ):
