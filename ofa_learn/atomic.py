@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+# %% ../nbs/internals/02_atomic.ipynb #72498e1b
 try:
     import fcntl
 except ImportError:  # Windows
