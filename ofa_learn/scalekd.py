@@ -85,6 +85,9 @@ class CAP(nn.Module):
         self.out, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
 
+    def no_weight_decay(self) -> set:
+        return {'positions', 'queries'}
+
     def forward(self, x: torch.Tensor, query: torch.Tensor | None = None) -> torch.Tensor:
         "(B, C_s, H, W), and the queries' map (B, C_t, h, w) unless they are learned → (B, C_t, h, w)"
         if (query is None) == (self.queries is None):

@@ -179,9 +179,11 @@ class Trainable(nn.Module):
         return features, None if self.heads is None else self.heads(features, answers)
 
     def no_weight_decay(self) -> set:
-        "The student's own list, under its names here."
-        own = self.student.no_weight_decay() if hasattr(self.student, 'no_weight_decay') else ()
-        return {f'student.{n}' for n in own}
+        "The lists of the student and of the heads' modules that have one, under their names here."
+        listed = [('student', self.student)]
+        if self.heads is not None:
+            listed += self.heads.named_modules(prefix='heads')
+        return {f'{at}.{n}' for at, m in listed if hasattr(m, 'no_weight_decay') for n in m.no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False):
         "The student's groups for layer decay; heads come last, like a classifier."
