@@ -551,6 +551,18 @@ def get_clip_parameters(self: DistillationTask, exclude_head: bool = False) -> l
             skip |= set(map(id, head.parameters()))
     return [p for p in self.trainable_module.parameters() if id(p) not in skip]
 
+# %% ../nbs/course/50_tasks.ipynb #b1ca6c63
+@patch
+def update_ema(self: DistillationTask, step: int | None = None) -> None:
+    "Move the average towards the weights; buffers that a module names in `carried` are copied, not averaged."
+    super(DistillationTask, self).update_ema(step)
+    if not self.has_ema():
+        return
+    own, average = (unwrapped(self.get_trainable_module(ema=ema)) for ema in (False, True))
+    for a, b in zip(own.modules(), average.modules()):
+        for name in getattr(a, 'carried', ()):
+            getattr(b, name).copy_(getattr(a, name))
+
 # %% ../nbs/course/50_tasks.ipynb #9eb36712
 @register('labels')
 class Labels(DistillationTask):
