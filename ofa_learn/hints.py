@@ -286,6 +286,7 @@ class Margins(nn.Module):
     "A stage's margins m (C,): known from batch norm, or the mean negative activation over the first training batches."
 
     batches = 10  # that are looked at
+    carried = ('total', 'count')  # copied, where the weights are averaged
 
     def __init__(self, channels: int, origin: TapOrigin):
         super().__init__()

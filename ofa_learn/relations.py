@@ -195,6 +195,8 @@ class Negatives(nn.Module):
 class MemoryBanks(nn.Module):
     "Embeddings of student and teacher, and a bank of each for all N samples (Tian et al., 2020)."
 
+    carried = ('student_bank', 'teacher_bank', 'log_z')  # copied, where the weights are averaged
+
     def __init__(
         self,
         student_width: int,  # d_s

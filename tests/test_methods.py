@@ -451,6 +451,28 @@ def test_state_is_saved_and_put_back(method):
     assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize('method', ALL + ['ofa+crd', 'kd+ofd'])
+def test_an_average_set_up_before_the_first_batch_knows_what_the_heads_have_gathered(method):
+    "Weights are averaged; banks, counts and constants that the first batch sets are those of the task."
+    torch.manual_seed(0)
+    task = create_task(method, 'micro_vit', make_model('micro_vit'), data=DATA).train()
+    average = task.setup_ema(decay=0.9).module
+    for _ in range(2):
+        step(task)
+        with torch.no_grad():
+            [p.add_(0.1) for p in task.trainable_module.parameters()]
+        task.update_ema()
+    assert all(v.isfinite().all() for v in average.state_dict().values())
+    for a, b in zip(task.trainable_module.modules(), average.modules()):
+        for name in getattr(a, 'carried', ()):
+            assert torch.equal(getattr(a, name), getattr(b, name))
+    p, q = next(task.student.parameters()), next(task.get_eval_model(ema=True).parameters())
+    assert 0 < (p - q).max() < 0.2
+    if 'crd' in method:
+        banks = [m for m in average.modules() if hasattr(m, 'log_z')]
+        assert len(banks) == 1 and torch.allclose(banks[0].student_bank.norm(dim=1), torch.ones(100))
+
+
 def test_combination_weights_parts_and_counts_the_labels_once():
     torch.manual_seed(0)
     task = create_task(
