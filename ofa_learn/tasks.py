@@ -222,7 +222,7 @@ def all_methods() -> dict[str, type]:
 
 def choose(settings: dict[str, dict], setting: str, **given) -> dict:
     "The numbers of a setting by its name; those given by hand (not None) replace them."
-    if setting not in settings:
+    if not isinstance(setting, str) or setting not in settings:
         raise ValueError(f'setting: expected one of {", ".join(settings)}, got {setting!r}')
     return settings[setting] | {k: v for k, v in given.items() if v is not None}
 
@@ -362,7 +362,7 @@ class _Base(TrainingTask):
         self.renormalise = fit_teacher(self.teacher, size, self.input_norm, self.num_classes, self.needs)
         self.trainable_module = self._joined(student, self.build_heads())
         if device is not None:
-            self.to(device)
+            self.to(torch.device(device))
 
     def _joined(self, student, heads) -> Trainable:
         "Student and heads in one module, on the student's device and in its precision."
