@@ -435,8 +435,8 @@ class CRD(DistillationTask):
             raise ValueError(f'index: expected numbers from 0 to {n - 1} (num_samples={n}), got {found}')
         if self.labels is not None and target.ndim == 1 and (self.labels[index.cpu()] != target.cpu()).any():
             raise ValueError(
-                'index: the labels of these samples are not the targets of the batch; does index count the rows '
-                'of the training part?'
+                'index: the labels of these samples are not the targets of the batch; does index count '
+                'the rows of the training part?'
             )
         self._unseen = False
 
