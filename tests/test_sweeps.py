@@ -674,7 +674,7 @@ def test_ctrl_c_in_a_terminal(tmp_path, phase, number):
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1] == (
-        f"stopped; {tmp_path / 'o'} keeps every finished run, and the same command goes on"
+        f"ofa-learn sweep: stopped; {tmp_path / 'o'} keeps every finished run, and the same command goes on"
     )
     assert 'Traceback' not in errors and 'failed' not in errors + said
     assert not any(map(alive, workers)) and not list((tmp_path / 'o').glob('failed/*'))
@@ -815,7 +815,8 @@ def test_bad_options_are_refused_before_the_teacher_is_trained(tmp_path, monkeyp
     ):
         with pytest.raises(ValueError, match=said):
             start()
-    assert not (tmp_path / 'o').exists() and torch.equal(torch.get_rng_state(), noise)
+    written = [p for p in (tmp_path / 'o').rglob('*') if p.is_file()]  # the place was tried, and is empty
+    assert not written and torch.equal(torch.get_rng_state(), noise)
 
 
 def test_rows_of_a_stopped_sweep_say_what_was_planned(whole):
