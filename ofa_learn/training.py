@@ -723,16 +723,17 @@ def distill(
     task = create_task(method, student, teacher, data=data, **(options or {}))
     history = fit(task, data, epochs, seed=seed, **fit_options)
     test = accuracy(task.student, data.test, data.norm)
-    plain = {
+    told = dict(epochs=epochs) | {
         k: asdict(v) if isinstance(v, Augment) else v
         for k, v in fit_options.items()
         if k not in ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')
     }
+    own = {f'{method}.{k}' if k in told else k: v for k, v in (options or {}).items()}  # CRD's momentum
     return Run(
         task,
         history,
         history[-1]['valid_accuracy'],
         test,
         history[-1]['seconds'],
-        dict(epochs=epochs, **plain, **(options or {})),
+        told | own,
     )

@@ -16,7 +16,7 @@ from ofa_learn.data import Augment, Batches, Norm, digits, split
 from ofa_learn.loaders import load_images
 from ofa_learn.models import make_model, save_model
 from ofa_learn.tasks import DistillationTask, Teacher, create_task
-from ofa_learn.training import Mix, NotFinite, accuracy, check_fit, fit, resumable
+from ofa_learn.training import Mix, NotFinite, accuracy, check_fit, distill, fit, resumable
 
 DATA = split(digits(), train=100)
 SAME = dict(lr=3e-3, augment=Augment(shift=1), device='cpu', progress=False)
@@ -798,3 +798,11 @@ def test_whatever_carries_state_is_resumed_to_the_bit(what, tmp_path):
     if 'ema' in how:
         a, b = (t.get_trainable_module(ema=True).module.state_dict() for t in (again, whole))
         assert equal(a, b)
+
+
+def test_an_option_with_the_name_of_a_setting_is_kept_beside_it():
+    teacher = Teacher(make_model('micro_resnet'))
+    how = dict(opt='sgd', momentum=0.8, device='cpu', progress=False)
+    run = distill('crd', 'micro_vit', teacher, DATA, 1, options=dict(momentum=0.4), **how)
+    assert run.setting == dict(epochs=1, opt='sgd', momentum=0.8) | {'crd.momentum': 0.4}
+    assert run.task.momentum == 0.4
