@@ -249,7 +249,6 @@ TO_DO = [
     "methods/72_hcd.ipynb",
     "methods/74_scalekd.ipynb",
     "running/77_settings.ipynb",
-    "running/79_workers.ipynb",
     "running/81_loaders.ipynb",
     "running/85_cache.ipynb",
     "running/86_sweeps.ipynb",
