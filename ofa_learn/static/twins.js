@@ -135,7 +135,7 @@
   }
 
   // Precomputed: state.steps holds, for each γ of the slider, what changes in each figure
-  // (ofa_learn.widgets.steps_twin).
+  // (ofa_learn.widgets._steps_twin).
   function mountSteps(figure, state, number) {
     const gammaNow = gammaIn(controlsIn(figure), `twin-${number}-gamma`, state.gamma, draw);
     const nodes = state.figures.map((spec) => plotIn(figure, spec));
