@@ -21,7 +21,7 @@ import pytest
 import torch
 from browsers import need_browser, one_browser, watch
 
-from ofa_learn.explorers import curve_state, pair_name
+from ofa_learn.explorers import _curve_state, _pair_name
 from ofa_learn.losses import class_weights, ofa_loss
 from ofa_learn.recorded import recorded
 from ofa_learn.twins import gamma_numbers
@@ -363,7 +363,7 @@ def test_recorded_accuracies_by_keyboard(book):
         return rounded(trace['x'] + trace['y'])
 
     def check():
-        s = curve_state(runs, **choice)
+        s = _curve_state(runs, **choice)
         mean = statistics.fmean(s['over'][choice['gamma']])
         assert reaches(book, ring, rounded([choice['gamma'], mean]))
         assert reaches(book, lambda: traces(4, 'epoch')[0]['x'], [choice['epoch']] * 2)
@@ -390,7 +390,7 @@ def test_recorded_accuracies_by_keyboard(book):
         check()
     box = book.locator('.widget-vbox:has(.ofa-range select)').last
     said = box.locator('[role=status]')
-    want = f'{pair_name(pairs[1])}, γ = 4'
+    want = f'{_pair_name(pairs[1])}, γ = 4'
     assert reaches(book, lambda: want in said.inner_text(), True), said.inner_text()
     shot(book, 'accuracies')
 

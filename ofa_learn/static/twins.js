@@ -203,7 +203,7 @@
   }
 
   // Precomputed: every choice has its figures and words in state.states, as numbers of what stands once in
-  // state.pool (ofa_learn.explorers.choices_twin).
+  // state.pool (ofa_learn.explorers._choices_twin).
   function mountChoices(figure, state, number) {
     const controls = controlsIn(figure);
     const keys = state.controls.map((c, i) => choiceIn(controls, `twin-${number}-choice-${i}`, c, draw));
