@@ -300,10 +300,9 @@ def test_digit_and_temperature_by_keyboard(book):
     label = known[7]['label']
     p = (torch.tensor(known[7]['logits'], dtype=torch.float64) / 1.5).softmax(-1).tolist()
     assert reaches(book, lambda: rounded(plotted(book, 0)['traces'][3]['x']), rounded([p[label]] * 2))
-    bars = plotted(book, 1)
-    assert bars['axes'] == ['category'] * 2
-    true, wrong = (t['x'] for t in bars['traces'][:4:3])
-    assert true == [str(label)] and wrong == [str(c) for c in range(10) if c != label]
+    names = [[str(label)], [str(c) for c in range(10) if c != label]]  # the true class, and the others
+    assert reaches(book, lambda: [t['x'] for t in plotted(book, 1)['traces'][:4:3]], names)
+    assert plotted(book, 1)['axes'] == ['category'] * 2
     assert book.locator('table').filter(has_text='dark knowledge kept').first.inner_text().count('%') == 3
     shot(book, 'explorer-wrong')
 
