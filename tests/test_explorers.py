@@ -9,22 +9,22 @@ from browsers import one_browser, watch
 
 from ofa_learn.data import digits, split
 from ofa_learn.explorers import (
-    ALONE,
-    TAUGHT,
+    _ALONE,
+    _TAUGHT,
     AccuracyCurves,
     BranchExplorer,
-    Choice,
     CKAExplorer,
+    _branch_state,
+    _branch_table,
+    _Choice,
+    _choices_twin,
+    _cka_state,
+    _curve_state,
+    _curve_words,
+    _pair_name,
+    _spread_text,
     branch_costs,
-    branch_state,
-    branch_table,
-    choices_twin,
-    cka_state,
-    curve_state,
-    curve_words,
     load_cka,
-    pair_name,
-    spread_text,
 )
 from ofa_learn.models import count_params, make_model
 from ofa_learn.recorded import recorded
@@ -86,7 +86,7 @@ def made_up_exits():
 def made_up_cka():
     runs = {}
     for teacher, student in product(('cnn', 'vit'), repeat=2):
-        for i, method in enumerate(ALONE + TAUGHT):
+        for i, method in enumerate(_ALONE + _TAUGHT):
             runs[teacher, student, method] = dict(
                 teacher=teacher,
                 student=student,
@@ -118,7 +118,7 @@ WIDGETS = dict(
 def test_curve_numbers_are_the_records():
     records = made_up_gamma()
     for pair, form, g in product(PAIRS, FORMS, GAMMAS):
-        s = curve_state(records, pair, form, g, 3)
+        s = _curve_state(records, pair, form, g, 3)
         of_pair = [r for r in records if r['pair'] == pair]
         mine = [r for r in of_pair if r['setting'] in ({}, dict(gamma=g, form=form))]
         for a, b in zip(s['rows'], results(mine), strict=True):
@@ -131,8 +131,8 @@ def test_curve_numbers_are_the_records():
         assert all(x == [1, 3, 4] for lines in s['series'].values() for x, _ in lines)
         assert s['at']['kd'] == [r['history'][2]['valid_accuracy'] for r in mine if r['method'] == 'kd']
         assert s['low'] % 10 == 0
-    assert curve_state(records, 'cnn-vit', 'paper', 1.0, 2)['at']['kd'] == []
-    assert 'not recorded' in curve_words(curve_state(records, 'cnn-vit', 'paper', 3.0, 4))
+    assert _curve_state(records, 'cnn-vit', 'paper', 1.0, 2)['at']['kd'] == []
+    assert 'not recorded' in _curve_words(_curve_state(records, 'cnn-vit', 'paper', 3.0, 4))
 
 
 @pytest.mark.parametrize('pair', ['cnn-vit', 'vit-cnn', 'cnn-mlp', 'mlp-cnn'])
@@ -142,27 +142,27 @@ def test_costs_are_those_of_the_task(pair):
     data = split(digits(), train=50)
     for exits in ([2], [1, 4], [1, 2, 3, 4]):
         task = create_task('ofa', student, make_model(teacher), data=data, stages=exits)
-        s = branch_state([], pair, exits)
+        s = _branch_state([], pair, exits)
         assert count_params(task.student) == costs['student']['params']
         assert count_params(task.trainable_module) == s['params'] + costs['student']['params']
         assert s['flops'] == sum(c['flops'] for c in costs['exits'] if c['stage'] in exits) > 0
         assert s['here'] == []
-    assert branch_state([], pair, [])['params'] == 0
+    assert _branch_state([], pair, [])['params'] == 0
 
 
 def test_exits_none_means_all_and_gaps_are_said():
-    s = branch_state(made_up_exits(), 'cnn-vit', [1, 2, 3, 4])
+    s = _branch_state(made_up_exits(), 'cnn-vit', [1, 2, 3, 4])
     assert s['here'] == [74.0, 75.0] and list(s['over']) == [(1,), (4,), (1, 4), (1, 2, 3, 4)]
-    chosen = branch_table(branch_state(made_up_exits(), 'cnn-vit', [2, 3]))[-1]
-    assert chosen[-1] == 'not recorded' == spread_text([])
+    chosen = _branch_table(_branch_state(made_up_exits(), 'cnn-vit', [2, 3]))[-1]
+    assert chosen[-1] == 'not recorded' == _spread_text([])
 
 
 def test_cka_numbers_are_the_matrices():
     found = made_up_cka()
-    s = cka_state(found, 'cnn', 'vit', 'ofa', 'untrained')
+    s = _cka_state(found, 'cnn', 'vit', 'ofa', 'untrained')
     assert s['before'] is found['runs']['cnn', 'vit', 'untrained']
     assert s['after'] is found['runs']['cnn', 'vit', 'ofa']
-    assert [r['method'] for r in s['rows']] == list(ALONE + TAUGHT)
+    assert [r['method'] for r in s['rows']] == list(_ALONE + _TAUGHT)
     assert s['rows'][0]['mean'] == pytest.approx(sum(range(2)) / 40 + 1 / 20)
     assert s['rows'][0]['last'] == 0.15
 
@@ -171,13 +171,13 @@ def test_cka_numbers_are_the_matrices():
 
 
 def test_a_choice_has_nothing_in_between():
-    c = Choice('stops', 'γ', {1.0: '1', 1.4: '1.4'}, 1)
+    c = _Choice('stops', 'γ', {1.0: '1', 1.4: '1.4'}, 1)
     assert isinstance(c.value, float)
     for wrong in (1.2, 0, None, 'x', [1.0]):
         with pytest.raises(ValueError, match='γ: expected one of 1.0, 1.4, got'):
             c.value = wrong
         assert c.value == 1.0
-    boxes = Choice('checks', 'exits', {1: 'a', 2: 'b', 3: 'c'}, (3, 1, 3))
+    boxes = _Choice('checks', 'exits', {1: 'a', 2: 'b', 3: 'c'}, (3, 1, 3))
     assert boxes.value == [1, 3] and boxes.key([]) == ''
     assert len(boxes.options()) == 8 and len({boxes.key(o) for o in boxes.options()}) == 8
     with pytest.raises(ValueError, match='exits: expected a list, got 1'):
@@ -195,7 +195,7 @@ def test_figures_follow_the_controls():
         assert list(ring.x) == [g] and list(ring.y) == [pytest.approx(mean)]
         assert list(ofa.x) == list(GAMMAS) and list(ofa.error_y.array) == [1.0] * 3
         assert w.fig.data[-2].y[-1] == pytest.approx(mean)
-        assert pair_name(pair) in w.figures[1].layout.title.text
+        assert _pair_name(pair) in w.figures[1].layout.title.text
         assert f'γ = {g:g}' in w.fig.layout.title.text
         assert f'γ = {g:g}' in w.words.value and 'ofa-learn' not in w.hint.value
     w.epoch.value = 1
@@ -253,7 +253,7 @@ def test_shipped_recordings_open():
     for r in found['runs'].values():
         assert len(r['matrix']) == len(r['rows']) and len(r['matrix'][0]) == len(r['columns'])
         assert all(-0.2 <= v <= 1 for line in r['matrix'] for v in line)
-    for m in ALONE:  # one student, whichever teacher it stands beside
+    for m in _ALONE:  # one student, whichever teacher it stands beside
         for s in ('cnn', 'vit', 'mlp'):
             assert len({found['runs'][t, s, m]['test_accuracy'] for t in ('cnn', 'vit', 'mlp')}) == 1
 
@@ -270,7 +270,7 @@ def state_of(text):
 @pytest.mark.parametrize('name', WIDGETS)
 def test_every_choice_is_on_the_page(name):
     w = WIDGETS[name]()
-    state = state_of(choices_twin(w))
+    state = state_of(_choices_twin(w))
     pool = state['pool']
     assert len({embed_json(v) for v in pool}) == len(pool)
     moving = [c for k, c in w.controls.items() if k not in w.fixed]
@@ -333,7 +333,7 @@ STAND_IN = '''async ([source, state]) => {
 
 
 def test_controls_of_the_widgets(browser):
-    "Each kind of `Choice` with a stand-in for the kernel: named, moved by keys, and told of changes."
+    "Each kind of `_Choice` with a stand-in for the kernel: named, moved by keys, and told of changes."
     page = browser.new_page()
     trouble = watch(page)
 
@@ -344,16 +344,16 @@ def test_controls_of_the_widgets(browser):
         known = ('kind', 'value', 'values', 'names', 'description')
         page.evaluate(STAND_IN, [SOURCE, {name: getattr(c, name) for name in known}])
 
-    show(Choice('stops', 'γ', {1.0: '1', 1.4: '1.4', 4.0: '4'}, 1.4))
+    show(_Choice('stops', 'γ', {1.0: '1', 1.4: '1.4', 4.0: '4'}, 1.4))
     slider = page.get_by_label('γ')
     assert slider.get_attribute('type') == 'range' and page.inner_text('output') == '1.4'
     slider.press('ArrowRight')
     assert value() == 4 and page.inner_text('output') == '4' and slider.get_attribute('aria-valuetext') == '4'
-    show(Choice('select', 'pair', {'cnn-vit': 'CNN teaches ViT', 'vit-cnn': '<b>'}, 'vit-cnn'))
+    show(_Choice('select', 'pair', {'cnn-vit': 'CNN teaches ViT', 'vit-cnn': '<b>'}, 'vit-cnn'))
     assert page.get_by_label('pair').input_value() == '1' and page.locator('b').count() == 0
     page.get_by_label('pair').press('ArrowUp')
     assert value() == 'cnn-vit'
-    show(Choice('checks', 'exits', {1: 'stage 1', 2: 'stage 2', 3: 'stage 3'}, [3]))
+    show(_Choice('checks', 'exits', {1: 'stage 1', 2: 'stage 2', 3: 'stage 3'}, [3]))
     page.get_by_label('stage 1').press('Space')
     assert value() == [1, 3] and page.locator('fieldset legend').inner_text() == 'exits'
     page.evaluate('window.model.set("value", [2]); window.model.save_changes()')

@@ -21,7 +21,7 @@ import pytest
 import torch
 from browsers import need_browser, one_browser, watch
 
-from ofa_learn.explorers import curve_state, pair_name
+from ofa_learn.explorers import _curve_state, _pair_name
 from ofa_learn.losses import class_weights, ofa_loss
 from ofa_learn.recorded import recorded
 from ofa_learn.twins import gamma_numbers
@@ -300,10 +300,9 @@ def test_digit_and_temperature_by_keyboard(book):
     label = known[7]['label']
     p = (torch.tensor(known[7]['logits'], dtype=torch.float64) / 1.5).softmax(-1).tolist()
     assert reaches(book, lambda: rounded(plotted(book, 0)['traces'][3]['x']), rounded([p[label]] * 2))
-    bars = plotted(book, 1)
-    assert bars['axes'] == ['category'] * 2
-    true, wrong = (t['x'] for t in bars['traces'][:4:3])
-    assert true == [str(label)] and wrong == [str(c) for c in range(10) if c != label]
+    names = [[str(label)], [str(c) for c in range(10) if c != label]]  # the true class, and the others
+    assert reaches(book, lambda: [t['x'] for t in plotted(book, 1)['traces'][:4:3]], names)
+    assert plotted(book, 1)['axes'] == ['category'] * 2
     assert book.locator('table').filter(has_text='dark knowledge kept').first.inner_text().count('%') == 3
     shot(book, 'explorer-wrong')
 
@@ -363,7 +362,7 @@ def test_recorded_accuracies_by_keyboard(book):
         return rounded(trace['x'] + trace['y'])
 
     def check():
-        s = curve_state(runs, **choice)
+        s = _curve_state(runs, **choice)
         mean = statistics.fmean(s['over'][choice['gamma']])
         assert reaches(book, ring, rounded([choice['gamma'], mean]))
         assert reaches(book, lambda: traces(4, 'epoch')[0]['x'], [choice['epoch']] * 2)
@@ -390,7 +389,7 @@ def test_recorded_accuracies_by_keyboard(book):
         check()
     box = book.locator('.widget-vbox:has(.ofa-range select)').last
     said = box.locator('[role=status]')
-    want = f'{pair_name(pairs[1])}, γ = 4'
+    want = f'{_pair_name(pairs[1])}, γ = 4'
     assert reaches(book, lambda: want in said.inner_text(), True), said.inner_text()
     shot(book, 'accuracies')
 

@@ -175,5 +175,5 @@ def test_contributing_names_what_is_there():
         assert re.search(rf'^{target}:', makefile, re.M), target
     for name in re.findall(r'(?:tests|tools|ofa_learn|nbs)/[\w/.*]+', text):
         assert list(ROOT.glob(name.rstrip('.'))) or 'name.json' in name, name
-    for word in ('ROOMS', 'BUILT_IN', 'METHODS', 'KINDS'):
+    for word in ('ROOMS', 'BUILT_IN', 'METHOD_STYLES', 'KINDS'):
         assert f'`{word}`' in text

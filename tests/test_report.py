@@ -12,7 +12,7 @@ import pytest
 from browsers import one_browser, watch
 
 from ofa_learn.records import results
-from ofa_learn.twins import embed_json, facts, gamma_numbers, gamma_sentence, gamma_twin, headline, report
+from ofa_learn.twins import _facts, _gamma_sentence, _headline, embed_json, gamma_numbers, gamma_twin, report
 
 DIGITS = [
     dict(image=[[(i * j * k) % 256 for i in range(8)] for j in range(8)], label=label, probs=probs)
@@ -115,14 +115,14 @@ def test_same_input_same_file(file, tmp_path):
 
 
 def test_what_the_headline_says():
-    said = headline(results(made_up_runs()))
+    said = _headline(results(made_up_runs()))
     assert '62' not in said
     assert 'OFA, paper’s form: 63.0 % on test, +2.0 points against KD in 3 paired runs (better' in said
     assert 'OFA, released form: 56.0 % on test, -5.0 points' in said and 'worse' in said
     assert 'Without a teacher: labels alone 51.0 %' in said
-    assert 'too few runs to tell' in headline(results([r for r in made_up_runs() if r['seed'] < 2]))
-    assert 'nothing is compared' in headline(results(made_up_runs(methods=dict(labels=50))))
-    assert dict(facts(made_up_runs()))['Runs'] == '12, seeds 0, 1, 2'
+    assert 'too few runs to tell' in _headline(results([r for r in made_up_runs() if r['seed'] < 2]))
+    assert 'nothing is compared' in _headline(results(made_up_runs(methods=dict(labels=50))))
+    assert dict(_facts(made_up_runs()))['Runs'] == '12, seeds 0, 1, 2'
 
 
 def test_two_pairs_have_a_section_each(tmp_path):
@@ -205,7 +205,7 @@ def check(page, digit, gamma):
     for trace, values in enumerate((d['probs'], n['paper'], n['released'])):
         assert drawn(page, 1, trace) == dict(x=[names[label]], y=close([values[label]]))
         assert drawn(page, 1, trace + 3) == dict(x=wrong(names), y=close(wrong(values)))
-    assert page.inner_text('.numbers') == gamma_sentence(n)
+    assert page.inner_text('.numbers') == _gamma_sentence(n)
     assert page.inner_text('.controls output') == f'{gamma:.1f}'
     assert page.locator('input[type=range]').get_attribute('aria-valuetext') == f'gamma {gamma:.1f}'
     return drawn(page, 1, 5)['y']
@@ -278,5 +278,5 @@ def test_without_javascript_the_words_are_there(browser, file):
     page = context.new_page()
     page.goto(file.as_uri())
     n = gamma_numbers(DIGITS[0]['probs'], DIGITS[0]['label'], 1.4)
-    assert page.inner_text('.numbers') == gamma_sentence(n) and page.locator('table tbody tr').count() == 4
+    assert page.inner_text('.numbers') == _gamma_sentence(n) and page.locator('table tbody tr').count() == 4
     context.close()

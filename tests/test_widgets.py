@@ -20,27 +20,27 @@ from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
 from ofa_learn.twins import gamma_numbers
 from ofa_learn.widgets import (
-    GAMMAS,
-    Engine,
+    _GAMMAS,
     GammaExplorer,
     LossAnatomy,
     Slider,
-    anatomy_figure,
+    _anatomy_figure,
+    _check_cards,
+    _Engine,
+    _formulas,
+    _gamma_rows,
+    _gradient_figure,
+    _spread,
+    _stacks,
+    _stepped,
+    _steps_twin,
+    _three_classes,
     anatomy_state,
-    check_cards,
     follow,
-    formulas,
-    gamma_rows,
     gamma_state,
-    gradient_figure,
     live,
     probs_of,
-    spread,
-    stacks,
-    stepped,
-    steps_twin,
     teacher_cards,
-    three_classes,
 )
 
 number = st.floats(-20, 20)
@@ -105,7 +105,7 @@ def test_kd_row_is_distillation_with_labels():
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(number, number), min_size=3, max_size=6),
-    st.sampled_from([*GAMMAS, 1.0001, 2.5000001]),
+    st.sampled_from([*_GAMMAS, 1.0001, 2.5000001]),
     st.floats(1, 8),
     st.data(),
 )
@@ -118,7 +118,7 @@ def test_anatomy_adds_up_and_its_gradient_is_autograds(pairs, gamma, T, draw):
     loss = {g: ofa_loss(z, z_t, y, gamma=g, temperature=T) for g in (1.0, gamma, 2.0)}
     for name, g in (('kd', 1.0), ('ofa', gamma), ('ofa2', 2.0)):
         assert s[name] == close(loss[g].item())
-    for (name, parts), total in zip(stacks(s).items(), (s['kd'], s['ofa'], s['ofa'], s['ofa2'])):
+    for (name, parts), total in zip(_stacks(s).items(), (s['kd'], s['ofa'], s['ofa'], s['ofa2'])):
         assert sum(parts.values()) == close(total), name
     for form, g in (('kd', 1.0), ('paper', gamma)):
         (gradient,) = torch.autograd.grad(loss[g], z, retain_graph=True)
@@ -135,11 +135,11 @@ def test_series_by_hand():
     assert s['weights'] == close([1.0, 0.25, 0.0, 0.0]) and s['target'] == close(2.25)
     assert s['dark'] == close(0.5 * ce)
     assert s['ofa'] == s['ofa2'] == close(2.75 * ce)
-    assert [f[0] for f in formulas(s)] == ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
-    assert formulas(s)[2][2] == '2.197 + (1.000 + 0.250 − 0.500) · 1.099 = 3.021'
+    assert [f[0] for f in _formulas(s)] == ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
+    assert _formulas(s)[2][2] == '2.197 + (1.000 + 0.250 − 0.500) · 1.099 = 3.021'
     real = anatomy_state([0.0] * 3, half, 1.4)
     assert real['weights'] == close([0.7, 0.07, -0.007, 0.0014])
-    assert '− 0.007' in formulas(real)[2][2] and real['weights'][2] < 0
+    assert '− 0.007' in _formulas(real)[2][2] and real['weights'][2] < 0
 
 
 # Digits
@@ -150,7 +150,7 @@ def test_cards_of_a_teacher():
     data, model = split(digits(), train=300), make_model('micro_resnet')
     got = teacher_cards(model, data.test, data.norm, 5)
     sure = [probs_of(c)[c['label']] for c in got]
-    assert len(got) == 5 and sure == sorted(sure, reverse=True) and check_cards(got) == list('0123456789')
+    assert len(got) == 5 and sure == sorted(sure, reverse=True) and _check_cards(got) == list('0123456789')
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.norm.mean, data.norm.std))
     with torch.no_grad():
         p = model.eval()((data.test.images.float() / 255 - mean) / std).softmax(1)
@@ -162,10 +162,10 @@ def test_cards_of_a_teacher():
 
 
 def test_spread_takes_each_image_once():
-    assert sorted(spread(torch.full((6,), 0.3), 6)) == list(range(6))
+    assert sorted(_spread(torch.full((6,), 0.3), 6)) == list(range(6))
     for n in (0, 7):
         with pytest.raises(ValueError, match='n: expected 1 to 6'):
-            spread(torch.full((6,), 0.3), n)
+            _spread(torch.full((6,), 0.3), n)
 
 
 # Numbers → figures
@@ -174,7 +174,7 @@ def test_spread_takes_each_image_once():
 def test_figures_have_titles_captions_and_room():
     for gamma in (1.0, 1.4, 2.0, 4.0):
         s = anatomy_state(torch.linspace(-5, 5, 10).tolist(), card(), gamma)
-        a, g = anatomy_figure(s), gradient_figure(s, list('abcdefghij'))
+        a, g = _anatomy_figure(s), _gradient_figure(s, list('abcdefghij'))
         for f in (a, g):
             assert f.layout.meta['caption'] and f.layout.yaxis.title.text
             assert f.layout.title.text.endswith(f'γ = {gamma:g}')
@@ -183,8 +183,8 @@ def test_figures_have_titles_captions_and_room():
         assert [list(t.y) for t in g.data] == [s['gradient'][form] for form in ('kd', 'paper')]
         assert 'd (true)' in g.data[0].x
         assert sum(t.y[2] for t in a.data[:-1]) == close(s['ofa'])
-    assert stepped(1.0) == 2.0 and stepped(0.0) == 0.125 and stepped(3.7, 1.0) == 8.0
-    hostile = gradient_figure(s, ['<b>x</b>', *'bcdefghij'])
+    assert _stepped(1.0) == 2.0 and _stepped(0.0) == 0.125 and _stepped(3.7, 1.0) == 8.0
+    hostile = _gradient_figure(s, ['<b>x</b>', *'bcdefghij'])
     assert hostile.data[0].x[0] == '&lt;b&gt;x&lt;/b&gt;'
 
 
@@ -210,7 +210,7 @@ def test_loss_anatomy_follows_its_controls(cards):
     w = LossAnatomy(cards)
     assert w.gamma.value == 2 and w.student[0] == [0.0] * 10
     w.digit.value = 4
-    true, *wrong = three_classes(cards[4])
+    true, *wrong = _three_classes(cards[4])
     assert true == 4
     names = [f'student’s logit of {c}' for c in (f'{true} (true)', *wrong)]
     assert [s.description for s in w.z] == names
@@ -250,9 +250,9 @@ def test_a_shown_figure_sends_what_changed_and_nothing_else():
 def test_plotly_is_sent_once_for_all_figures(cards):
     w, v = GammaExplorer(cards), LossAnatomy(cards)
     engines = {f.engine.model_id for f in (*w.figures, *v.figures, live(go.Figure()))}
-    assert len(engines) == 1 and len(Engine.get().code) > 1e6
+    assert len(engines) == 1 and len(_Engine.get().code) > 1e6
     assert all(len(f._esm) < 1e4 for f in w.figures)
-    Engine.get().close()  # as Widget.close_all does
+    _Engine.get().close()  # as Widget.close_all does
     assert live(go.Figure()).engine.comm is not None
 
 
@@ -332,8 +332,8 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
     w = LossAnatomy(cards, gamma=1.4)
     w.digit.value, w.z[0].value, w.temperature.value = 3, 2.0, 2.0
     state = states(w.to_html(tmp_path / 'page.html'))[-1]
-    assert len(state['steps']) == len(GAMMAS) == 31 and state['gamma'] == 1.4
-    for gamma, step in zip(GAMMAS, state['steps']):
+    assert len(state['steps']) == len(_GAMMAS) == 31 and state['gamma'] == 1.4
+    for gamma, step in zip(_GAMMAS, state['steps']):
         w.gamma.value = gamma
         for shown, drawn in zip((w.fig, w.gradient), step['figures']):
             assert [t['y'] for t in drawn['traces']] == [list(t.y) for t in shown.data]
@@ -350,15 +350,15 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
     'call, message',
     [
         (
-            lambda: check_cards([dict(image=[[1]], label=0, logits=[0.0, math.nan])]),
+            lambda: _check_cards([dict(image=[[1]], label=0, logits=[0.0, math.nan])]),
             'cards.0.logits: expected finite numbers',
         ),
         (
-            lambda: check_cards([dict(image=[[1]], logits=[0.0, 1.0])]),
+            lambda: _check_cards([dict(image=[[1]], logits=[0.0, 1.0])]),
             'cards.0: expected image, label and logits, label missing',
         ),
-        (lambda: check_cards([dict(image=[[1], [1, 2]], label=0, logits=[0.0, 1.0])]), 'rows of one length'),
-        (lambda: check_cards([card(k=10), card(k=9)]), 'expected 10 probabilities'),
+        (lambda: _check_cards([dict(image=[[1], [1, 2]], label=0, logits=[0.0, 1.0])]), 'rows of one length'),
+        (lambda: _check_cards([card(k=10), card(k=9)]), 'expected 10 probabilities'),
         (lambda: GammaExplorer([]), 'cards: expected at least one image, got none'),
         (lambda: GammaExplorer([card()], gamma=9), 'γ: expected a number from 1 to 4, got 9'),
         (
@@ -373,7 +373,7 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
             'student_logits: expected finite numbers',
         ),
         (lambda: setattr(GammaExplorer([card()]).digit, 'value', 1), 'digit: expected 0 to 0, got 1'),
-        (lambda: steps_twin([[]], [''], 1.0, ''), 'figures: expected 31'),
+        (lambda: _steps_twin([[]], [''], 1.0, ''), 'figures: expected 31'),
         (lambda: gamma_state(card(), 0.5), 'gamma: expected finite numbers of at least 1'),
         (
             lambda: Slider(description='x', min=0, max=1, value=math.nan),
@@ -425,6 +425,6 @@ def test_a_guess_is_told_where_it_is_wrong_and_never_the_answer():
 
 
 def test_rows_are_the_numbers(cards):
-    head, kd, paper, released = gamma_rows(gamma_state(cards[2], 2.0), list('0123456789'))
+    head, kd, paper, released = _gamma_rows(gamma_state(cards[2], 2.0), list('0123456789'))
     assert len(head) == len(kd) == 5 and 'class, 2' in head[1]
     assert paper[-1] == kd[-1] == '100 %' and float(released[-1].split()[0]) < 100

@@ -135,7 +135,7 @@
   }
 
   // Precomputed: state.steps holds, for each γ of the slider, what changes in each figure
-  // (ofa_learn.widgets.steps_twin).
+  // (ofa_learn.widgets._steps_twin).
   function mountSteps(figure, state, number) {
     const gammaNow = gammaIn(controlsIn(figure), `twin-${number}-gamma`, state.gamma, draw);
     const nodes = state.figures.map((spec) => plotIn(figure, spec));
@@ -203,7 +203,7 @@
   }
 
   // Precomputed: every choice has its figures and words in state.states, as numbers of what stands once in
-  // state.pool (ofa_learn.explorers.choices_twin).
+  // state.pool (ofa_learn.explorers._choices_twin).
   function mountChoices(figure, state, number) {
     const controls = controlsIn(figure);
     const keys = state.controls.map((c, i) => choiceIn(controls, `twin-${number}-choice-${i}`, c, draw));
