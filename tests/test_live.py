@@ -226,7 +226,7 @@ def test_on_step_is_told_the_epochs_done():
         progress=False,
         **HOW | dict(batch_size=20),
     )
-    assert seen == pytest.approx([0.4, 0.8, 1.0, 1.4, 1.8, 2.0]) and len(history) == 2
+    assert seen == pytest.approx([0.5, 1.0, 1.5, 2.0]) and len(history) == 2  # whole updates only
 
 
 # Figures and words
