@@ -16,10 +16,12 @@ import socket
 import threading
 import time
 import warnings
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Iterator
+from typing import IO
 
+# %% ../nbs/internals/02_atomic.ipynb #72498e1b
 try:
     import fcntl
 except ImportError:  # Windows
@@ -186,7 +188,8 @@ def _acquire(file: Path, what: str) -> int:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         got = _lock(handle)
         if got is None:
-            warnings.warn(f'{file.parent}: this file system has no locks; let only one program write here')
+            what_is_missing = f'{file.parent}: this file system has no locks; let only one program write here'
+            warnings.warn(what_is_missing, stacklevel=4)
             return handle
         if got and _names(file, handle):
             return handle
@@ -203,10 +206,8 @@ def _release(file: Path, handle: int) -> None:
         file.unlink(missing_ok=True)
     os.close(handle)
     if fcntl is None:
-        try:
+        with suppress(OSError):  # somebody has it open
             file.unlink()
-        except OSError:
-            pass  # somebody has it open
 
 # %% ../nbs/internals/02_atomic.ipynb #f5872592
 @contextmanager

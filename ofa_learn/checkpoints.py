@@ -132,7 +132,7 @@ def save_checkpoint(
         try:
             torch.save(dict(kind=KIND, version=VERSION, state=state), hashing)
         except RuntimeError as e:
-            raise hashing.error or e  # of a full disk torch says "unexpected pos"
+            raise hashing.error or e from None  # of a full disk torch says "unexpected pos"
         _write_seal(f, hashing.sum.hexdigest())
         f.flush()
         os.fsync(f.fileno())  # on the disk, before the old one gives up its name

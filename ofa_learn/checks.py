@@ -147,6 +147,8 @@ def check_reading(
         raise ValueError(f'needs: expected a tuple of {", ".join(fields)}, got {needs!r}')
     if isinstance(positions, str):
         check_choice('positions', positions, ('even', 'released'))
+    elif not hasattr(positions, '__len__') or not all(isinstance(i, Integral) for i in positions):
+        raise TypeError(f"positions: expected 'even', 'released' or a list of indices, got {positions!r}")
     if kind not in (None, 'maps', 'tokens'):
         raise ValueError(f"kind: expected 'maps' or 'tokens', got {kind!r}")
 

@@ -156,7 +156,7 @@ class HCD(DistillationTask):
         return JointLogits(branches, width, self.num_classes, self.n)
 
     def losses(self, student, heads, teacher, target):
-        T, z = self.temperature, heads.float()  # (E, n, B, K)
+        T, z = self.temperature, wide(heads)  # (E, n, B, K)
         return dict(
             ce=F.cross_entropy(student.logits, target),
             sub_ce=sub_cross_entropy(z, target),

@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .losses import check_weight
+from .losses import check_weight, wide
 from .models import Stage, Taps, as_map, check_stages
 from .tasks import DistillationTask, Teacher, choose, register
 
@@ -72,12 +72,8 @@ class Aligner(nn.Module):
         return self.width(resized(as_map(feature), size))
 
 # %% ../nbs/methods/60_hints.ipynb #46730cf7
-def _full(x: torch.Tensor) -> torch.Tensor:
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def _two_maps(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
-    "Both maps in float32 or float64, or an error that says what is wrong with them."
+    "Both maps in float32 or float64, the teacher's detached, or an error that says what is wrong with them."
     for name, x in dict(student=student, teacher=teacher).items():
         if not torch.is_tensor(x):
             raise TypeError(f'{name}: expected a tensor (B, C, H, W), got {type(x).__name__}')
@@ -88,7 +84,7 @@ def _two_maps(student, teacher) -> tuple[torch.Tensor, torch.Tensor]:
     a, b = tuple(student.shape), tuple(teacher.shape)
     if a != b:
         raise ValueError(f"teacher: expected the shape of the student's map, {a}, got {b}")
-    return _full(student), _full(teacher)
+    return wide(student), wide(teacher.detach(), student)
 
 # %% ../nbs/methods/60_hints.ipynb #4af8fd37
 class Hints(nn.Module):
@@ -121,7 +117,7 @@ class HintTask(DistillationTask):
 # %% ../nbs/methods/60_hints.ipynb #5ca40f19
 def fitnet_loss(
     student: torch.Tensor,  # (B, C, H, W), aligned
-    teacher: torch.Tensor,  # (B, C, H, W)
+    teacher: torch.Tensor,  # (B, C, H, W); no gradient goes to it
 ) -> torch.Tensor:  # scalar
     "Mean squared difference of two maps (Romero et al., 2015, Eq. 3)."
     s, t = _two_maps(student, teacher)
@@ -201,7 +197,7 @@ def margin_relu(
 
 def ofd_loss(
     student: torch.Tensor,  # (B, C, H, W), connected
-    teacher: torch.Tensor,  # (B, C, H, W), before the ReLU
+    teacher: torch.Tensor,  # (B, C, H, W), before the ReLU; no gradient goes to it
     margins: torch.Tensor,  # m (C,), from `margin` or from the activations
 ) -> torch.Tensor:  # scalar
     "Partial L2 distance to the teacher's map after margin ReLU: sum over a sample, mean over the batch (Heo et al., 2019)."
@@ -290,6 +286,7 @@ class Margins(nn.Module):
     "A stage's margins m (C,): known from batch norm, or the mean negative activation over the first training batches."
 
     batches = 10  # that are looked at
+    carried = ('total', 'count')  # copied, where the weights are averaged
 
     def __init__(self, channels: int, origin: TapOrigin):
         super().__init__()
@@ -309,8 +306,8 @@ class Margins(nn.Module):
         total, count = self.total, self.count
         if self.gather:
             take = self.seen < self.batches
-            total = total + take * t.float().clamp(max=0).sum((0, 2, 3))
-            count = count + take * (t < 0).float().sum((0, 2, 3))
+            total = total + take * wide(t).clamp(max=0).sum((0, 2, 3))
+            count = count + take * (t < 0).to(count.dtype).sum((0, 2, 3))
             if self.training:
                 self.total.copy_(total)
                 self.count.copy_(count)
@@ -405,7 +402,7 @@ class ABF(nn.Module):
 # %% ../nbs/methods/60_hints.ipynb #45fcd7a2
 def hcl_loss(
     student: torch.Tensor,  # (B, C, H, W), fused and of the teacher's shape
-    teacher: torch.Tensor,  # (B, C, H, W)
+    teacher: torch.Tensor,  # (B, C, H, W); no gradient goes to it
 ) -> torch.Tensor:  # scalar
     "Hierarchical context loss: MSE of the maps and of their 4, 2 and 1 pools (Chen et al., 2021, Fig. 3b)."
     s, t = _two_maps(student, teacher)

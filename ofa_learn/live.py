@@ -10,8 +10,8 @@ __all__ = ['EXIT_LINES', 'STATUS', 'Runner', 'label_marks', 'marked', 'accuracy_
 import html
 import threading
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Callable
 
 import plotly.graph_objects as go
 import torch

@@ -8,10 +8,10 @@ __all__ = ['IMAGENET', 'FOLDERS', 'seeded', 'LoadedData', 'LoadedBatches', 'load
 # %% ../nbs/running/81_loaders.ipynb #b4216e90
 import hashlib
 import random
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Iterator
 
 import numpy as np
 import torch

@@ -335,10 +335,11 @@ def stage_indices(
     "Which intermediates end the stages."
     n = len(shapes)
     if not isinstance(positions, str):
-        bad = [i for i in positions if not -n <= i < n]
-        if bad or not positions:
-            raise ValueError(f'positions: expected indices from 0 to {n - 1}, got {list(positions)}')
-        return sorted({i % n for i in positions})
+        given = list(positions)
+        indices = sorted({i % n for i in given if -n <= i < n})
+        if not given or len(indices) < len(given):
+            raise ValueError(f'positions: expected indices from 0 to {n - 1}, each once, got {given}')
+        return indices
     twelfths = dict(even=(3, 6, 9, 12), released=(2, 4, 10, 12))
     if positions not in twelfths:
         raise ValueError(f"positions: expected 'even', 'released' or a list of indices, got {positions!r}")

@@ -195,6 +195,8 @@ class Negatives(nn.Module):
 class MemoryBanks(nn.Module):
     "Embeddings of student and teacher, and a bank of each for all N samples (Tian et al., 2020)."
 
+    carried = ('student_bank', 'teacher_bank', 'log_z')  # copied, where the weights are averaged
+
     def __init__(
         self,
         student_width: int,  # d_s
@@ -429,17 +431,20 @@ class CRD(DistillationTask):
         if not (self._unseen or _can_look(index)):
             return
         if not 0 <= int(index.min()) <= int(index.max()) < n:
-            raise ValueError(
-                f'index: expected numbers from 0 to {n - 1} (num_samples={n}), got {int(index.min())} to {int(index.max())}'
-            )
+            found = f'{int(index.min())} to {int(index.max())}'
+            raise ValueError(f'index: expected numbers from 0 to {n - 1} (num_samples={n}), got {found}')
         if self.labels is not None and target.ndim == 1 and (self.labels[index.cpu()] != target.cpu()).any():
             raise ValueError(
-                'index: the labels of these samples are not the targets of the batch; does index count the rows of the training part?'
+                'index: the labels of these samples are not the targets of the batch; does index count '
+                'the rows of the training part?'
             )
         self._unseen = False
 
+    def targets(self, target):
+        self._check_index(self.index, target)  # here, where labels are not smoothed yet
+        return super().targets(target)
+
     def losses(self, student, heads, teacher, target):
-        self._check_index(self.index, target)
         banks = unwrapped(self.trainable_module).heads
         nce = banks.contrast(
             *heads, self.index.to(heads[0].device), self.negatives, self.temperature, self.momentum

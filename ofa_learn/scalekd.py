@@ -22,8 +22,7 @@ VIEWS = ('direct', 'alternative')
 
 
 def _unit_features(x: torch.Tensor, view: str) -> torch.Tensor:
-    "Features of length 1 over the channels, in at least float32; the alternative view loses each channel's mean first."
-    x = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    "Features of length 1 over the channels; the alternative view loses each channel's mean first."
     if view == 'alternative':
         x = x - x.mean((2, 3), keepdim=True)  # = DCT, DC set to zero, inverse DCT
     return x * (x.square().sum(1, keepdim=True) + 1e-12).rsqrt()
@@ -31,7 +30,7 @@ def _unit_features(x: torch.Tensor, view: str) -> torch.Tensor:
 
 def dfm_loss(
     student: torch.Tensor,  # (B, C, H, W), projected to the teacher's width and grid
-    teacher: torch.Tensor,  # (B, C, H, W)
+    teacher: torch.Tensor,  # (B, C, H, W); no gradient goes to it
     view: str = 'direct',  # 'direct' (as they are) or 'alternative' (without the DC term)
 ) -> torch.Tensor:  # scalar, a sum over positions and channels
     "Squared error of channel-normalised features, summed and divided by B (Fan et al., 2024, dual-view feature mimicking)."
@@ -41,7 +40,9 @@ def dfm_loss(
         raise ValueError(
             f'student, teacher: expected two maps of one shape (B, C, H, W), got {tuple(student.shape)} and {tuple(teacher.shape)}'
         )
-    return (_unit_features(student, view) - _unit_features(teacher, view)).square().sum() / len(student)
+    with torch.autocast(student.device.type, enabled=False):
+        s, t = wide(student), wide(teacher.detach(), student)
+        return (_unit_features(s, view) - _unit_features(t, view)).square().sum() / len(s)
 
 # %% ../nbs/methods/74_scalekd.ipynb #1617b61b
 def default_heads(width: int) -> int:
@@ -83,6 +84,9 @@ class CAP(nn.Module):
         )
         self.out, self.norm = nn.Linear(width, width), nn.LayerNorm(width)
         self.ffn = nn.Sequential(nn.Linear(width, 4 * width), nn.ReLU(), nn.Linear(4 * width, width))
+
+    def no_weight_decay(self) -> set:
+        return {'positions', 'queries'}
 
     def forward(self, x: torch.Tensor, query: torch.Tensor | None = None) -> torch.Tensor:
         "(B, C_s, H, W), and the queries' map (B, C_t, h, w) unless they are learned → (B, C_t, h, w)"

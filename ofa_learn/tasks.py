@@ -179,9 +179,11 @@ class Trainable(nn.Module):
         return features, None if self.heads is None else self.heads(features, answers)
 
     def no_weight_decay(self) -> set:
-        "The student's own list, under its names here."
-        own = self.student.no_weight_decay() if hasattr(self.student, 'no_weight_decay') else ()
-        return {f'student.{n}' for n in own}
+        "The lists of the student and of the heads' modules that have one, under their names here."
+        listed = [('student', self.student)]
+        if self.heads is not None:
+            listed += self.heads.named_modules(prefix='heads')
+        return {f'{at}.{n}' for at, m in listed if hasattr(m, 'no_weight_decay') for n in m.no_weight_decay()}
 
     def group_matcher(self, coarse: bool = False):
         "The student's groups for layer decay; heads come last, like a classifier."
@@ -220,7 +222,7 @@ def all_methods() -> dict[str, type]:
 
 def choose(settings: dict[str, dict], setting: str, **given) -> dict:
     "The numbers of a setting by its name; those given by hand (not None) replace them."
-    if setting not in settings:
+    if not isinstance(setting, str) or setting not in settings:
         raise ValueError(f'setting: expected one of {", ".join(settings)}, got {setting!r}')
     return settings[setting] | {k: v for k, v in given.items() if v is not None}
 
@@ -360,7 +362,7 @@ class _Base(TrainingTask):
         self.renormalise = fit_teacher(self.teacher, size, self.input_norm, self.num_classes, self.needs)
         self.trainable_module = self._joined(student, self.build_heads())
         if device is not None:
-            self.to(device)
+            self.to(torch.device(device))
 
     def _joined(self, student, heads) -> Trainable:
         "Student and heads in one module, on the student's device and in its precision."
@@ -548,6 +550,18 @@ def get_clip_parameters(self: DistillationTask, exclude_head: bool = False) -> l
         for head in found if isinstance(found, (tuple, list)) else (found,):
             skip |= set(map(id, head.parameters()))
     return [p for p in self.trainable_module.parameters() if id(p) not in skip]
+
+# %% ../nbs/course/50_tasks.ipynb #b1ca6c63
+@patch
+def update_ema(self: DistillationTask, step: int | None = None) -> None:
+    "Move the average towards the weights; buffers that a module names in `carried` are copied, not averaged."
+    super(DistillationTask, self).update_ema(step)
+    if not self.has_ema():
+        return
+    own, average = (unwrapped(self.get_trainable_module(ema=ema)) for ema in (False, True))
+    for a, b in zip(own.modules(), average.modules()):
+        for name in getattr(a, 'carried', ()):
+            getattr(b, name).copy_(getattr(a, name))
 
 # %% ../nbs/course/50_tasks.ipynb #9eb36712
 @register('labels')

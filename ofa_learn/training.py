@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'pick_device', 'predict', 'place', 'summed', 'accuracy', 'NotFinite', 'Watch', 'Mix', 'Loop',
-           'loop_state', 'load_loop_state', 'train_epoch', 'fit', 'check_fit', 'distributed', 'Run', 'distill']
+           'loop_state', 'load_loop_state', 'whole_updates', 'train_epoch', 'fit', 'resumable', 'check_fit',
+           'take_over', 'distributed', 'Run', 'distill']
 
 # %% ../nbs/course/80_training.ipynb #1a5b6820
 import csv
@@ -14,10 +15,10 @@ import inspect
 import io
 import os
 import time
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Callable
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from ofa_learn.checkpoints import (
     differences,
     newest,
     plain,
+    previous_of,
     random_state,
     save_checkpoint,
     set_random_state,
@@ -94,9 +96,9 @@ def summed(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     "The sum over all processes, on the CPU."
     if place()[1] == 1:
         return values
-    values = values.to(device)
-    dist.all_reduce(values)
-    return values.cpu()
+    total = values.to(device, copy=True)  # the sum is written over it
+    dist.all_reduce(total)
+    return total.cpu()
 
 
 def accuracy(
@@ -106,17 +108,13 @@ def accuracy(
 ) -> float:
     "Top-1 accuracy in percent; under torchrun each process looks at its share, every image once."
     rank, world = place()
-    mine, device = (
-        part.take(torch.arange(rank, len(part), world)) if world > 1 else part,
-        next(model.parameters()).device,
-    )
-    with evaluating(model):
-        hits = torch.stack(
-            [
-                (model(b.input).argmax(1) == b.target).sum()
-                for b in mine.batches(norm, 500, device=device).plain()
-            ]
-        ).sum()
+    device = next(model.parameters()).device
+    hits = torch.zeros((), dtype=torch.int64, device=device)
+    if rank < len(part):
+        mine = part.take(torch.arange(rank, len(part), world)) if world > 1 else part
+        with evaluating(model):
+            for b in mine.batches(norm, 500, device=device).plain():
+                hits += (model(b.input).argmax(1) == b.target).sum()
     return summed(hits.double().cpu()[None], device)[0].item() / len(part) * 100
 
 # %% ../nbs/course/80_training.ipynb #2e19104e
@@ -149,9 +147,11 @@ class Watch:
         bad = self.bad.tolist()
         found = [(s, n) for s, n in zip(bad, self.names) if s >= 0]
         if found:
+            first = min(found)[0]
+            parts = ', '.join(sorted(n for s, n in found if s == first))
             raise NotFinite(
-                f'the loss is not finite: {", ".join(sorted(n for s, n in found if s == min(found)[0]))} at epoch {self.epoch}, '
-                f'step {min(found)[0]}. Lower the learning rate, clip the gradient, or look at the batch'
+                f'the loss is not finite: {parts} at epoch {self.epoch + 1}, step {first + 1}. '
+                'Lower the learning rate, clip the gradient, or look at the batch'
             )
 
     def means(self) -> dict[str, float]:
@@ -162,7 +162,9 @@ class Watch:
         )
 
     def state(self) -> dict:
-        return dict(epoch=self.epoch, names=list(self.names), step=self.step, sums=self.sums, bad=self.bad)
+        "For a checkpoint; under torchrun with the mean of all processes' sums, so all of them call it."
+        sums = summed(self.sums, self.device) / place()[1]
+        return dict(epoch=self.epoch, names=list(self.names), step=self.step, sums=sums, bad=self.bad)
 
     def load(self, state: dict) -> None:
         self.__dict__.update(state, sums=state['sums'].to(self.device), bad=state['bad'].to(self.device))
@@ -273,9 +275,10 @@ class Loop:
 
 # %% ../nbs/course/80_training.ipynb #3a5b2059
 def loop_state(loop: Loop) -> dict:
-    "Weights of student and heads, their average, optimizer, scaler, generators and running sums."
+    "Weights of student and heads, their average, optimizer, scaler, generators, running sums, a method's own."
     ema = loop.task.get_trainable_module(ema=True)
-    return dict(
+    own = {k: v for k, v in loop.task.get_task_state().items() if k not in ('method', 'heads')}
+    state = dict(
         weights=unwrapped(loop.task.trainable_module).state_dict(),
         ema=None if ema is None else ema.module.state_dict(),
         optimizer=optimizer_state(loop.optimizer),
@@ -283,6 +286,7 @@ def loop_state(loop: Loop) -> dict:
         random=random_state(),
         watch=loop.watch.state(),
     )
+    return state | (dict(own=own) if own else {})
 
 
 def load_loop_state(loop: Loop, state: dict) -> None:
@@ -290,6 +294,8 @@ def load_loop_state(loop: Loop, state: dict) -> None:
     unwrapped(loop.task.trainable_module).load_state_dict(state['weights'])
     if state['ema'] is not None:
         loop.task.get_trainable_module(ema=True).module.load_state_dict(state['ema'])
+    if 'own' in state:
+        loop.task.load_task_state(loop.task.get_task_state() | state['own'])
     load_optimizer_state(loop.optimizer, state['optimizer'])
     if state['scaler']:
         loop.scaler.load_state_dict(state['scaler'])
@@ -297,6 +303,19 @@ def load_loop_state(loop: Loop, state: dict) -> None:
     set_random_state(state['random'])
 
 # %% ../nbs/course/80_training.ipynb #af839880
+def whole_updates(
+    batches,  # of an epoch
+    accumulate: int,  # batches an update
+) -> int:
+    "The updates of an epoch: as many as batches of the whole size would make; none is a `ValueError`."
+    if accumulate > len(batches):
+        raise ValueError(
+            f'accumulate: an update takes {accumulate} batches and an epoch has {len(batches)}; '
+            'expected at most those'
+        )
+    return len(batches) // accumulate
+
+
 def train_epoch(
     loop: Loop,  # from `fit`, or your own
     batches: Batches,  # the training images
@@ -305,15 +324,15 @@ def train_epoch(
     after: Callable[[int], None] | None = None,  # called after every update with the number of batches done
 ) -> dict:  # means of the loss, its parts and the accuracy on the views
     "One pass over the training images."
-    n, task = len(batches), loop.task
-    updates = -(-n // loop.accumulate)
+    task, updates = loop.task, whole_updates(batches, loop.accumulate)
     task.epoch = epoch  # for losses that warm up
     task.train()
-    for step, batch in enumerate(batches.epoch(epoch, start), start):
+    steps = range(start, updates * loop.accumulate)
+    for step, batch in zip(steps, batches.epoch(epoch, start)):
         if loop.scheduler is not None and step % loop.accumulate == 0:
             loop.scheduler.step_update(epoch * updates + step // loop.accumulate)
         loop.forward(batch, epoch, step)
-        if (step + 1) % loop.accumulate == 0 or step + 1 == n:
+        if (step + 1) % loop.accumulate == 0:
             loop.update()
             if after is not None:
                 after(step + 1)
@@ -340,7 +359,7 @@ def fit(
     mixup: float = 0.0,
     cutmix: float = 0.0,  # α of both
     precision: str = 'fp32',  # or 'bf16', 'fp16'
-    accumulate: int = 1,  # batches an update
+    accumulate: int = 1,  # batches an update; like one batch of the product's size
     ema: float | None = None,  # decay of a moving average of the weights, such as .999
     seed: int = 0,  # order of the images and dropout
     view_seed: int = 0,  # the views
@@ -353,6 +372,25 @@ def fit(
     with locked(out) if out is not None and place()[0] == 0 else nullcontext():
         return _Run(task, data, setting, out, resume, **how).train()
 
+# %% ../nbs/course/80_training.ipynb #f8f33a8b
+def resumable(out: str | Path) -> bool:
+    "Whether a folder holds a checkpoint that `fit` could go on from."
+    last = Path(out) / 'last.pt'
+    return last.exists() or previous_of(last).exists()
+
+
+def _check_folder(out, resume: bool) -> None:
+    "A run that is to be resumed must be there."
+    if not isinstance(resume, bool):
+        raise TypeError(f'resume: expected True or False, got {resume!r}')
+    if resume and out is None:
+        raise ValueError('resume: say with out= which folder holds the checkpoint')
+    if resume and not resumable(out):
+        raise ValueError(
+            f'resume: {out} holds no checkpoint to go on from. To begin there leave resume out; '
+            'resume=resumable(out) begins or goes on, whichever it is'
+        )
+
 # %% ../nbs/course/80_training.ipynb #f35e76e2
 def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
     "The loop that the settings ask for."
@@ -362,7 +400,7 @@ def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
         else None
     )
     optimizer = make_optimizer(task.trainable_module, s)
-    scheduler = make_schedule(optimizer, s, -(-len(batches) // s['accumulate']))
+    scheduler = make_schedule(optimizer, s, whole_updates(batches, s['accumulate']))
     return Loop(task, optimizer, scheduler, s['clip'], s['precision'], s['accumulate'], mix, channels_last)
 
 # %% ../nbs/course/80_training.ipynb #88d8e124
@@ -391,8 +429,7 @@ class _Run:
         check_settings(s | dict(eval_every=self.eval_every, save_seconds=self.save_seconds))
         if not isinstance(s['augment'], Augment):
             raise TypeError(f'augment: expected an Augment, got {type(s["augment"]).__name__}')
-        if self.resume and self.out is None:
-            raise ValueError('resume: say with out= which folder holds the checkpoint')
+        _check_folder(self.out, self.resume)
         _check_fits(task, d)
         self.device, (self.rank, self.world) = pick_device(self.device), place()
         task.to(self.device)
@@ -409,6 +446,7 @@ class _Run:
             shard=(self.rank, self.world),
         )
         self.loop = _loop(task, self.batches, s, self.channels_last)
+        self.steps = whole_updates(self.batches, s['accumulate']) * s['accumulate']  # batches of an epoch
         if s['ema'] is not None:
             task.setup_ema(decay=s['ema'])
         self.setting = s | dict(augment=asdict(s['augment']))
@@ -426,8 +464,9 @@ def _check_same(run: _Run, then: dict) -> None:
     "A `ValueError` that says how the run in the folder differs from this one."
     if 'teacher' not in then:
         raise ValueError(
-            f'resume: {run.out} was written by an earlier version, which kept neither the teacher nor the options '
-            'of the method, so it cannot be compared; finish it with that version, or begin in another folder'
+            f'resume: {run.out} was written by an earlier version, which kept neither the teacher nor the '
+            'options of the method, so it cannot be compared; finish it with that version, or begin in another '
+            'folder'
         )
     if differ := differences(then, run.setting):
         raise ValueError(f'resume: {run.out} holds another run; {in_short(differ)}')
@@ -449,11 +488,14 @@ def _restore(run: _Run) -> None:
 
 
 def _save(run: _Run, name: str = 'last.pt') -> None:
-    "Write a checkpoint and the history; the first process only."
-    if run.out is None or run.rank:
+    "Write a checkpoint and the history: the first process does, and all of them call it."
+    if run.out is None:
+        return
+    state = loop_state(run.loop)
+    if run.rank:
         return
     kept = {k: getattr(run, k) for k in ('setting', 'history', 'seconds', 'best', 'epoch', 'start')}
-    save_checkpoint(kept | dict(loop=loop_state(run.loop)), run.out / name, previous=name == 'last.pt')
+    save_checkpoint(kept | dict(loop=state), run.out / name, previous=name == 'last.pt')
     if run.history:
         _write_history(run.history, run.out / 'history.csv')
 
@@ -508,39 +550,63 @@ def _board(run: _Run):
         writer.close()
 
 # %% ../nbs/course/80_training.ipynb #d5813115
+def _agreed(run: _Run, *flags) -> list[bool]:
+    "Flags that any process has raised, as all processes know them."
+    return [bool(f) for f in summed(torch.tensor([float(bool(f)) for f in flags]), run.device)]
+
+
+def _stopped(run: _Run, epoch: int, step: int) -> Stopped:
+    "What ends a run that was asked to stop; both numbers count from 1."
+    where = f'stopped in epoch {epoch} of {run.setting["epochs"]}, after step {step} of {run.steps}'
+    if run.out is None:
+        return Stopped(f'{where}; nothing was saved (no out= folder)')
+    return Stopped(f'{where}; {run.out} holds everything, resume=True goes on')
+
+
 def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
     "What `train_epoch` calls after each update."
 
     def after(done: int) -> None:
         if run.on_step is not None:
             before = time.perf_counter()
-            run.on_step(run.epoch + done / len(run.batches))
+            run.on_step(run.epoch + done / run.steps)
             clock['start'] += time.perf_counter() - before  # a pause is no training
-        if done == len(run.batches):
-            return  # the epoch's end saves anyway
-        asked = bool(summed(torch.tensor([float(bool(stop))]), run.device)[0])
-        if not asked and time.perf_counter() - clock['saved'] < run.save_seconds:
+        if done == run.steps:
+            return  # the epoch's end saves, and looks whether somebody asked
+        due = run.rank == 0 and time.perf_counter() - clock['saved'] >= run.save_seconds
+        asked, due = _agreed(run, stop, due)
+        if not (asked or due):
             return
+        run.loop.watch.check()  # a loss that is not finite is not saved
         run.start, clock['saved'] = done, time.perf_counter()
         run.seconds, clock['start'] = run.seconds + clock['saved'] - clock['start'], clock['saved']
         _save(run)
         if asked:
-            raise Stopped(
-                f'stopped in epoch {run.epoch + 1} after {done} of {len(run.batches)} batches; '
-                + (
-                    'nothing was saved (no out= folder)'
-                    if run.out is None
-                    else f'{run.out} holds everything, resume=True goes on'
-                )
-            )
+            raise _stopped(run, run.epoch + 1, done)
 
     return after
 
 # %% ../nbs/course/80_training.ipynb #f191414f
+@torch.no_grad()
+def take_over(model: nn.Module) -> None:
+    "Under torchrun: every process's model becomes, weights and buffers, the first process's."
+    for t in model.state_dict().values() if place()[1] > 1 else ():
+        first = t.contiguous()
+        dist.broadcast(first, 0)
+        if first is not t:
+            t.copy_(first)
+
+
 def _row(run: _Run, means: dict) -> dict:
     "One line of the history."
     look = (run.epoch + 1) % run.eval_every == 0 or run.epoch + 1 == run.setting['epochs']
-    seen = lambda model: accuracy(model, run.data.valid, run.data.norm) if look else None
+
+    def seen(model):
+        if not look:
+            return None
+        take_over(model)
+        return accuracy(model, run.data.valid, run.data.norm)
+
     row = dict(
         epoch=run.epoch + 1,
         seconds=round(run.seconds, 3),
@@ -569,7 +635,7 @@ def _wrapped(run: _Run):
 # %% ../nbs/course/80_training.ipynb #eb4f35e5
 def _train(run: _Run) -> list[dict]:
     "The epochs of `fit`; `seconds` counts training only, not looking."
-    epochs, images = run.setting['epochs'], len(run.batches) * run.batches.batch_size
+    epochs, images = run.setting['epochs'], run.steps * run.batches.batch_size
     bar = tqdm(
         total=epochs,
         initial=run.epoch,
@@ -602,6 +668,8 @@ def _train(run: _Run) -> list[dict]:
             )
             if run.on_epoch is not None:
                 run.on_epoch(row)
+            if _agreed(run, stop)[0]:
+                raise _stopped(run, run.epoch, run.steps)
     return run.history
 
 # %% ../nbs/course/80_training.ipynb #fde533a4
@@ -655,16 +723,17 @@ def distill(
     task = create_task(method, student, teacher, data=data, **(options or {}))
     history = fit(task, data, epochs, seed=seed, **fit_options)
     test = accuracy(task.student, data.test, data.norm)
-    plain = {
+    told = dict(epochs=epochs) | {
         k: asdict(v) if isinstance(v, Augment) else v
         for k, v in fit_options.items()
         if k not in ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')
     }
+    own = {f'{method}.{k}' if k in told else k: v for k, v in (options or {}).items()}  # CRD's momentum
     return Run(
         task,
         history,
         history[-1]['valid_accuracy'],
         test,
         history[-1]['seconds'],
-        dict(epochs=epochs, **plain, **(options or {})),
+        told | own,
     )

@@ -1,4 +1,4 @@
-"""Files under two writers, killed writers, a full disk and flipped bits; folders that one program writes at a time."""
+"""Files under two writers, killed writers, a full disk and flipped bits; one writer at a time for a folder."""
 
 import json
 import os
@@ -77,9 +77,8 @@ def test_without_locks_age_decides(tmp_path, monkeypatch):
         made_old(left, seconds)
         write_atomically(path, 'whole')
         assert left.exists() == stays
-    with pytest.warns(UserWarning, match='this file system has no locks'):
-        with locked(tmp_path / 'run'):
-            pass
+    with pytest.warns(UserWarning, match='this file system has no locks'), locked(tmp_path / 'run'):
+        pass
 
 
 @pytest.mark.parametrize('try_it', [check_place, lambda path: write_atomically(path, 'x')])
@@ -153,11 +152,11 @@ def test_the_second_is_told_who_the_first_is(tmp_path):
     out = tmp_path / 'run'
     first = holder(out)
     try:
-        with pytest.raises(
-            Taken, match=rf'run is being written by process {first.pid} on .*, since \d{{4}}-'
+        with (
+            pytest.raises(Taken, match=rf'run is being written by process {first.pid} on .*, since \d{{4}}-'),
+            locked(out),
         ):
-            with locked(out):
-                pass
+            pass
         with locked(out, 'part'):
             pass  # one thing in it is not all of it
     finally:

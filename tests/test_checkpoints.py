@@ -60,10 +60,9 @@ def test_the_innermost_context_says_when(number):
     assert seen == ['saved']
 
     def prompt():
-        with stoppable():
-            with stoppable(at_once=True):
-                signal.raise_signal(number)
-                seen.append('not reached')
+        with stoppable(), stoppable(at_once=True):
+            signal.raise_signal(number)
+            seen.append('not reached')
 
     with pytest.raises(Stopped):
         prompt()
@@ -71,25 +70,22 @@ def test_the_innermost_context_says_when(number):
 
 
 def test_many_sigterms_are_one_and_a_second_ctrl_c_interrupts():
-    with pytest.raises(KeyboardInterrupt) as raised:
-        with stoppable():
-            for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
-                signal.raise_signal(number)
+    with pytest.raises(KeyboardInterrupt) as raised, stoppable():
+        for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+            signal.raise_signal(number)
     assert raised.type is KeyboardInterrupt
 
 
 def test_the_outermost_advice_is_the_message():
     with pytest.raises(Stopped, match='^the same command goes on$'):
-        with stoppable(advice='the same command goes on'):
-            with stoppable(advice='resume=True goes on'):
-                raise Stopped('in the middle')
+        with stoppable(advice='the same command goes on'), stoppable(advice='resume=True goes on'):
+            raise Stopped('in the middle')
 
 
 def test_an_error_stays_what_it_is():
-    with pytest.raises(ValueError, match='wrong'):
-        with stoppable(advice='go on') as stop:
-            stop.ask()
-            raise ValueError('wrong')
+    with pytest.raises(ValueError, match='wrong'), stoppable(advice='go on') as stop:
+        stop.ask()
+        raise ValueError('wrong')
 
 
 def test_another_thread_has_a_request_of_its_own():
@@ -132,11 +128,10 @@ def test_a_training_within_tells_who_is_around_it():
 
 
 def test_who_has_nothing_to_lose_does_not_begin_after_a_request():
-    with pytest.raises(Stopped):
-        with stoppable() as stop:
-            stop.ask()
-            with stoppable(at_once=True):
-                raise AssertionError('begun')
+    with pytest.raises(Stopped), stoppable() as stop:
+        stop.ask()
+        with stoppable(at_once=True):
+            raise AssertionError('begun')
 
 
 def state_of(step):

@@ -113,6 +113,10 @@ def test_the_command_is_a_module_and_a_program(tmp_path):
         (['cka', 'micro_vit', '--out', 'a.csv'], 'page and table would both be a.csv'),
         (['bench', 'cka', '--quick', '--rounds', '3'], '--quick has a size of its own; leave out --rounds'),
         (['bench', 'loss', '--images', '3'], 'images: the benchmark loss has no such option'),
+        (['sweep', '--plan', 'p.json', '--seeds', '3'], 'A plan says all of it; leave out --seeds'),
+        (['sweep', '--plan', 'p.json', '--data', 'digits'], 'A plan says all of it; leave out --data'),
+        (['sweep', '--print', '--jobs', '2', '--loop'], 'writes commands only; leave out --jobs, --loop'),
+        (['sweep', '--print', '--only', 'a'], '--print writes commands only; leave out --only'),
         (['models', '--out', 'rows.json'], 'Only --check writes a file; leave out --out'),
         (['models', '--check', '--names', 'micro_vit'], 'leave out --names'),
     ],
@@ -155,6 +159,9 @@ def test_a_dry_run_names_what_it_was_told():
         (['cka', 'micro_vit', '--estimator', 'best'], 'estimator: expected'),
         (['bench', 'cka', '--rounds', '0'], 'rounds: expected at least 1, got 0'),
         (['bench', 'cka', '--threads', '-1'], 'threads: expected at least 1, got -1'),
+        (['sweep', '--jobs', '-1'], 'jobs: expected at least 0, got -1'),
+        (['sweep', '--seeds', '0'], 'expected at least one pair, one method and one seed'),
+        (['sweep', '--train', '0', '--jobs', '0'], 'train: expected'),
         (['methods', '--rounds', '-1'], 'rounds: expected at least 0, got -1'),
     ],
 )
@@ -185,7 +192,7 @@ def test_what_teach_refuses(words, said):
     assert not list(Path().iterdir())
 
 
-@pytest.mark.parametrize('command', ['teach', 'demo', 'train', 'cka', 'bench'])
+@pytest.mark.parametrize('command', ['teach', 'demo', 'train', 'cka', 'bench', 'sweep'])
 @pytest.mark.parametrize('place', ['file/in/it', '/proc/nowhere/a', 'x' * 300 + '/a'])
 def test_a_place_that_cannot_be_written_is_known_before_the_work(command, place, monkeypatch):
     Path('file').write_text('')
@@ -202,8 +209,8 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(command, place,
         monkeypatch.setattr(name, work)
     monkeypatch.setattr('ofa_learn.bench_training.bench', work)
     words = dict(teach=['micro_vit', *CPU], train=['--method', 'labels', *CPU], cka=['micro_vit', *CPU])
-    words |= dict(bench=['loss'], demo=[])
-    end = dict(teach='.safetensors', demo='.html', cka='.html', bench='.json', train='')[command]
+    words |= dict(bench=['loss'], demo=[], sweep=[])
+    end = dict(teach='.safetensors', demo='.html', cka='.html', bench='.json').get(command, '')
     assert place[:40] in refused(command, *words[command], '--out', place + end)
 
 
@@ -216,7 +223,7 @@ def test_a_truncated_file_and_a_device_that_is_not_here(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(torch.cuda, 'device_count', lambda: 0)
     for device in ('cuda', 'cuda:3', 'gpu'):
-        for words in (['teach', 'micro_vit'], ['cka', 'micro_vit'], ['train', '--dry-run']):
+        for words in (['teach', 'micro_vit'], ['cka', 'micro_vit'], ['train', '--dry-run'], ['sweep']):
             assert 'device: ' in refused(*words, '--device', device)
 
 

@@ -15,11 +15,13 @@ from ofa_learn.cli import main
 from ofa_learn.data import Augment, digits, split
 from ofa_learn.demo import PAIRS, Plan, more_methods, rows
 from ofa_learn.hcd import mutual_kl, orthogonality_loss, sub_cross_entropy
+from ofa_learn.hints import fitnet_loss, hcl_loss, ofd_loss
 from ofa_learn.logits import dist_loss, dkd_loss, dkd_parts
-from ofa_learn.losses import kd_loss
+from ofa_learn.losses import kd_loss, ofa_loss
 from ofa_learn.models import make_model
+from ofa_learn.relations import rkd_angle_loss, rkd_distance_loss
 from ofa_learn.rsd import correlations, rsd_loss
-from ofa_learn.scalekd import soft_ce_loss
+from ofa_learn.scalekd import dfm_loss, soft_ce_loss
 from ofa_learn.tasks import BUILT_IN, Teacher, all_methods, choose, create_task
 from ofa_learn.training import fit
 
@@ -281,6 +283,67 @@ def test_extreme_logits_and_constant_batches():
             assert g.isfinite().all()
 
 
+def taught_losses():
+    "Every loss of the package with a student's and a teacher's side, and the shape that it takes."
+    flat = dict.fromkeys((dfm_loss, fitnet_loss, hcl_loss), (4, 3, 5, 5))
+    y, margins = classes(0, 4), -torch.rand(3)
+    return {
+        'ofa': (lambda s, t: ofa_loss(s, t, y, gamma=1.4), (4, 5)),
+        'kd': (kd_loss, (4, 5)),
+        'dkd': (lambda s, t: dkd_loss(s, t, y), (4, 5)),
+        'dist': (dist_loss, (4, 5)),
+        'soft cross-entropy': (soft_ce_loss, (4, 5)),
+        'rsd': (rsd_loss, (4, 5)),
+        'rkd distance': (rkd_distance_loss, (4, 5)),
+        'rkd angle': (rkd_angle_loss, (4, 5)),
+        'ofd': (lambda s, t: ofd_loss(s, t, margins), (4, 3, 5, 5)),
+        'alternative': (lambda s, t: dfm_loss(s, t, 'alternative'), (4, 3, 5, 5)),
+    } | {loss.__name__: (loss, shape) for loss, shape in flat.items()}
+
+
+@pytest.mark.parametrize('name', taught_losses())
+def test_no_gradient_to_the_teacher_and_the_students_precision(name):
+    loss, shape = taught_losses()[name]
+    for of_student, of_teacher in itertools.product(
+        (torch.bfloat16, torch.float16, torch.float32, torch.float64), repeat=2
+    ):
+        s, t = (torch.randn(shape).to(d).requires_grad_() for d in (of_student, of_teacher))
+        out = loss(s, t)
+        assert out.dtype == (torch.float64 if of_student == torch.float64 else torch.float32)
+        out.backward()
+        assert t.grad is None and s.grad.dtype == of_student and s.grad.isfinite().all()
+        with torch.autocast('cpu', torch.bfloat16):
+            assert torch.equal(loss(s, t), out)
+
+
+@pytest.mark.parametrize('name', taught_losses())
+def test_second_derivatives(name):
+    loss, shape = taught_losses()[name]
+    s, t = (
+        torch.randn(shape, dtype=torch.float64, requires_grad=True),
+        torch.randn(shape, dtype=torch.float64),
+    )
+    assert torch.autograd.gradcheck(lambda s: loss(s, t), s)
+    if name == 'rkd angle':
+        pytest.skip('the length of the difference of an image with itself has a first derivative only')
+    assert torch.autograd.gradgradcheck(lambda s: loss(s, t), s, atol=1e-4)
+
+
+@pytest.mark.parametrize('method', ALL)
+def test_every_method_in_float64(method):
+    "All parts are float64, and what float32 gives up to its rounding."
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        torch.manual_seed(0)
+        task = create_task(method, 'micro_vit', make_model('micro_resnet'), data=DATA).to(dtype).train()
+        out = task(DATA.norm(DATA.train.images[:6]).to(dtype), DATA.train.labels[:6], index=torch.arange(6))
+        out['loss'].backward()
+        assert all(v.dtype == dtype for v in out.values())
+        assert all(p.grad.dtype == dtype for p in task.trainable_module.parameters() if p.grad is not None)
+        found.append({k: v.item() for k, v in out.items() if k != 'output'})
+    assert found[0] == pytest.approx(found[1], rel=1e-3, abs=1e-4)
+
+
 def step(task, b=6):
     x = DATA.norm(DATA.train.images[:b])
     out = task(x, DATA.train.labels[:b], index=torch.arange(b))
@@ -386,6 +449,28 @@ def test_state_is_saved_and_put_back(method):
     torch.manual_seed(5)
     b = step(other)['loss']
     assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize('method', ALL + ['ofa+crd', 'kd+ofd'])
+def test_an_average_set_up_before_the_first_batch_knows_what_the_heads_have_gathered(method):
+    "Weights are averaged; banks, counts and constants that the first batch sets are those of the task."
+    torch.manual_seed(0)
+    task = create_task(method, 'micro_vit', make_model('micro_vit'), data=DATA).train()
+    average = task.setup_ema(decay=0.9).module
+    for _ in range(2):
+        step(task)
+        with torch.no_grad():
+            [p.add_(0.1) for p in task.trainable_module.parameters()]
+        task.update_ema()
+    assert all(v.isfinite().all() for v in average.state_dict().values())
+    for a, b in zip(task.trainable_module.modules(), average.modules()):
+        for name in getattr(a, 'carried', ()):
+            assert torch.equal(getattr(a, name), getattr(b, name))
+    p, q = next(task.student.parameters()), next(task.get_eval_model(ema=True).parameters())
+    assert 0 < (p - q).max() < 0.2
+    if 'crd' in method:
+        banks = [m for m in average.modules() if hasattr(m, 'log_z')]
+        assert len(banks) == 1 and torch.allclose(banks[0].student_bank.norm(dim=1), torch.ones(100))
 
 
 def test_combination_weights_parts_and_counts_the_labels_once():

@@ -235,10 +235,39 @@ def problems(book: Book) -> list[str]:
     return [what for check in RULES for what in check(book)]
 
 
+# Not yet within the caps of width and of statements; the list may only become shorter.
+TO_DO = [
+    "course/00_data.ipynb",
+    "course/10_models.ipynb",
+    "course/20_cka.ipynb",
+    "course/50_tasks.ipynb",
+    "course/80_training.ipynb",
+    "methods/55_logits.ipynb",
+    "methods/60_hints.ipynb",
+    "methods/65_relations.ipynb",
+    "methods/70_rsd.ipynb",
+    "methods/72_hcd.ipynb",
+    "methods/74_scalekd.ipynb",
+    "running/77_settings.ipynb",
+    "running/81_loaders.ipynb",
+    "running/85_cache.ipynb",
+    "running/86_sweeps.ipynb",
+    "widgets/93_live.ipynb",
+]
+LATER = {is_narrow, exports_small_cells, is_one_lesson, explains_itself, has_no_long_cell}
+
+
 @pytest.mark.parametrize('path', BOOKS, ids=name)
 def test_reads_well(path):
     nb = json.loads(path.read_text(encoding='utf-8'))
-    assert problems(read(nb, path.stat().st_size, caps_of(path))) == []
+    book = read(nb, path.stat().st_size, caps_of(path))
+    now = [what for check in RULES if check not in LATER for what in check(book)]
+    later = [what for check in LATER for what in check(book)]
+    assert now == []
+    if name(path) in TO_DO:
+        assert later, 'it reads well by now: take it off the list'
+    else:
+        assert later == []
 
 
 # ------------------------------------------------------------------ the rules can fail

@@ -49,7 +49,7 @@ ROOMS = {
         'runs': 'atomic checkpoints data identity tasks loaders models recipes settings training',
         'records': 'atomic',
         'cache': 'atomic checkpoints data identity tasks',
-        'sweeps': 'atomic cache checkpoints data tasks figures models records runs training workers',
+        'sweeps': 'atomic cache checkpoints data identity tasks figures models records runs training workers',
         'recorded': 'atomic records sweeps',
         'export': 'models',
     },

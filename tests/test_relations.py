@@ -437,6 +437,17 @@ def test_soft_targets_and_smoothing():
     assert make('crd')(X, torch.full((12, 10), 0.1), index=INDEX)['loss'].isfinite()
 
 
+@pytest.mark.parametrize('method', ['crd', 'kd+crd'])
+@pytest.mark.parametrize('smoothing', [0.0, 0.1])
+def test_labels_are_compared_with_those_of_the_samples_also_where_they_are_smoothed(method, smoothing):
+    task = make(method, label_smoothing=smoothing)
+    assert task(X, Y, index=INDEX)['loss'].isfinite()
+    with pytest.raises(ValueError, match='index: the labels of these samples are not the targets'):
+        task(X, Y, index=INDEX.flip(0))
+    mixed = 0.3 * F.one_hot(Y, 10).float() + 0.7 * F.one_hot(Y.flip(0), 10).float()
+    assert task(X, mixed, index=INDEX)['loss'].isfinite()  # of two images each: nothing to compare
+
+
 def test_distributed_and_compiled(tmp_path):
     task = make('crd').eval()
     plain = task(X, Y, index=INDEX)['loss']

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
+from timm.optim import create_optimizer_v2
 
 from ofa_learn.data import digits, split
 from ofa_learn.models import count_params, find_taps, make_model
@@ -281,6 +282,18 @@ def test_a_copy_of_the_task_has_a_teacher_of_its_own(method):
     assert twin(X.double(), Y)['loss'].dtype == torch.float64
     average = twin.setup_ema().module  # a copy of the heads alone
     assert heads(average).last_stage is heads(twin.trainable_module).last_stage
+
+
+@pytest.mark.parametrize('method', ['scalekd', 'ofa+scalekd'])
+def test_weight_decay_spares_positions_and_queries(method):
+    task = create_task(method, 'micro_vit', make_model('micro_mixer'), input_size=SIZE)
+    listed, named = task.trainable_module.no_weight_decay(), dict(task.trainable_module.named_parameters())
+    own = {n for n in named if n.rsplit('.', 1)[-1] in ('positions', 'queries')}
+    assert len(own) == 6 and own <= listed and {'student.cls_token', 'student.pos_embed'} <= listed
+    decayed, kept = create_optimizer_v2(task.trainable_module, 'adamw', 1e-3, 0.05).param_groups[::-1]
+    assert decayed['weight_decay'] == 0.05 and kept['weight_decay'] == 0
+    assert {id(named[n]) for n in own} <= {id(p) for p in kept['params']}
+    assert not {id(named[n]) for n in own} & {id(p) for p in decayed['params']}
 
 
 def test_class_token_is_the_mean_of_the_projected_tokens():

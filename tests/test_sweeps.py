@@ -674,7 +674,7 @@ def test_ctrl_c_in_a_terminal(tmp_path, phase, number):
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1] == (
-        f"stopped; {tmp_path / 'o'} keeps every finished run, and the same command goes on"
+        f"ofa-learn sweep: stopped; {tmp_path / 'o'} keeps every finished run, and the same command goes on"
     )
     assert 'Traceback' not in errors and 'failed' not in errors + said
     assert not any(map(alive, workers)) and not list((tmp_path / 'o').glob('failed/*'))
@@ -815,10 +815,58 @@ def test_bad_options_are_refused_before_the_teacher_is_trained(tmp_path, monkeyp
     ):
         with pytest.raises(ValueError, match=said):
             start()
-    assert not (tmp_path / 'o').exists() and torch.equal(torch.get_rng_state(), noise)
+    written = [p for p in (tmp_path / 'o').rglob('*') if p.is_file()]  # the place was tried, and is empty
+    assert not written and torch.equal(torch.get_rng_state(), noise)
 
 
 def test_rows_of_a_stopped_sweep_say_what_was_planned(whole):
     done = [r for r in whole[1] if r['setting'].get('gamma') != 2.0]
     assert {r['method'] for r in named(done)} == {'labels', 'kd', 'ofa'}
     assert {r['method'] for r in named(done, runs(PLAN))} == {'labels', 'kd', 'ofa gamma=1.0'}
+
+
+def test_a_teacher_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
+    "And ends as one that was left alone."
+    plan = Sweep(methods='kd', seeds=1, grid=dict(epochs=1), **SMALL)
+    alone = ready_teacher(plan, 'micro_resnet', tmp_path / 'alone', 'cpu')
+    done, taught = [], sweeps.teach
+
+    def stop_once(name, data, file, **how):
+        def tick(at):
+            done.append(at)
+            if len(done) == 3:
+                signal.raise_signal(signal.SIGTERM)
+
+        return taught(name, data, file, **how, on_step=tick)
+
+    monkeypatch.setattr(sweeps, 'teach', stop_once)
+    with pytest.raises(Stopped):
+        sweep(plan, tmp_path / 'o', **quiet)
+    (record,) = sweep(plan, tmp_path / 'o', **quiet)
+    assert done == [0.5, 1.0, 1.5, 2.0], 'no update twice'
+    assert record['teacher'] == alone[1]
+    assert sorted(p.suffix for p in (tmp_path / 'o' / 'teachers').iterdir()) == ['.json', '.safetensors']
+
+
+def test_a_sweep_that_was_stopped_while_its_teacher_learned_goes_on(tmp_path, monkeypatch):
+    plan = Sweep(methods='kd', grid=dict(epochs=1), seeds=1, parts=dict(train=120), teaching=dict(epochs=4))
+    how = dict(jobs=0, device='cpu', progress=False)
+    (whole,) = sweep(plan, tmp_path / 'whole', **how)
+    taught = sweeps.teach
+
+    def stopped(*args, **given):
+        def look(row):
+            if row['epoch'] == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+        return taught(*args, on_epoch=look, **given)
+
+    monkeypatch.setattr(sweeps, 'teach', stopped)
+    with pytest.raises(KeyboardInterrupt):
+        sweep(plan, tmp_path / 'cut', **how)
+    assert list((tmp_path / 'cut' / 'teachers').glob('*.training'))
+    monkeypatch.undo()
+    (cut,) = sweep(plan, tmp_path / 'cut', **how)
+    files = [next((tmp_path / n / 'teachers').glob('*.safetensors')) for n in ('whole', 'cut')]
+    assert files[0].read_bytes() == files[1].read_bytes() and cut['test_accuracy'] == whole['test_accuracy']
+    assert not list((tmp_path / 'cut' / 'teachers').glob('*.training'))

@@ -536,6 +536,16 @@ def with_option(method, **options):
         (with_option('ofa', stages='4'), TypeError, 'stages: expected'),
         (with_option('ofa', stages=(1, 1)), ValueError, r'one or more of \(1, 2, 3, 4\), each once'),
         (with_option('hcd', stages=9), ValueError, 'got 9'),
+        (with_option('kd', positions=3), TypeError, "positions: expected 'even', 'released' or a list"),
+        (
+            with_option('kd', positions=iter([3])),
+            TypeError,
+            "positions: expected 'even', 'released' or a list",
+        ),
+        (with_option('ofa', positions=(3, 3)), ValueError, r'from 0 to 3, each once, got \[3, 3\]'),
+        (with_option('ofa', positions=(-1, 3)), ValueError, r'each once, got \[-1, 3\]'),
+        (with_option('ofa', positions=()), ValueError, r'positions: .*got \[\]'),
+        (with_option('kd', setting={}), ValueError, 'setting: expected one of own, ofa_paper, got {}'),
         (
             with_option('kd', positions='odd'),
             ValueError,
@@ -662,6 +672,19 @@ def test_what_the_whole_passes_on_to_each_method(methods):
     assert not any(n.startswith('tasks') for n in names) and len(names) == len(
         set(map(id, task.parameters()))
     )
+
+
+@pytest.mark.parametrize('method', ['counting', 'labels+counting'])
+def test_a_resumed_run_has_what_its_method_carries(methods, method, tmp_path):
+    register('counting')(Counting)
+
+    def run(**how):
+        torch.manual_seed(0)
+        task = create_task(method, 'micro_vit', make_model('micro_resnet'), data=DATA)
+        fit(task, DATA, 2, out=tmp_path, device='cpu', progress=False, **how)
+        return (task.parts['counting'] if '+' in method else task).steps
+
+    assert run() == run(resume=True) == 4  # two batches an epoch; the second run only reads the checkpoint
 
 
 def test_a_method_that_replaces_the_whole_cannot_be_joined(methods):

@@ -1,23 +1,22 @@
 """Training that is killed, stopped, resumed, spread over processes, or run in half precision ends where it should."""
 
 import os
+import signal
 import subprocess
 import sys
 import textwrap
-import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from ofa_learn.cache import TeacherCache, cached
-from ofa_learn.checkpoints import load_checkpoint, newest, previous_of, save_checkpoint
+from ofa_learn.checkpoints import Stopped, load_checkpoint, newest, previous_of, save_checkpoint
 from ofa_learn.data import Augment, Batches, Norm, digits, split
 from ofa_learn.loaders import load_images
 from ofa_learn.models import make_model, save_model
 from ofa_learn.tasks import DistillationTask, Teacher, create_task
-from ofa_learn.training import Mix, NotFinite, accuracy, check_fit, fit
+from ofa_learn.training import Mix, NotFinite, accuracy, check_fit, distill, fit, resumable
 
 DATA = split(digits(), train=100)
 SAME = dict(lr=3e-3, augment=Augment(shift=1), device='cpu', progress=False)
@@ -97,7 +96,7 @@ torch.set_num_threads(1)
 from ofa_learn.data import Augment, digits, split
 from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.models import make_model
-from ofa_learn.training import distributed, fit, place
+from ofa_learn.training import accuracy, distributed, fit, place, resumable
 DATA = split(digits(), train=100)
 def make(method, student='micro_vit', **options):
     torch.manual_seed(0); teacher = Teacher(make_model('micro_resnet'))
@@ -110,7 +109,7 @@ KILLED = (
 def run(folder):
     torch.manual_seed(0)
     task = create_task('crd', 'micro_vit', Teacher(make_model('micro_resnet')), data=DATA)
-    history = fit(task, DATA, 8, batch_size=20, lr=3e-3, opt='adamw', augment=Augment(shift=1), mixup=.2, ema=.9, device='cpu', progress=False, out=folder, resume=True, save_seconds=0)
+    history = fit(task, DATA, 8, batch_size=20, lr=3e-3, opt='adamw', augment=Augment(shift=1), mixup=.2, ema=.9, device='cpu', progress=False, out=folder, resume=resumable(folder), save_seconds=0)
     torch.save(dict(weights=task.trainable_module.state_dict(), history=[{k: v for k, v in r.items() if k != 'seconds'} for r in history]), folder + '/end.tmp')
     os.replace(folder + '/end.tmp', folder + '/end')
 
@@ -568,3 +567,242 @@ def test_a_checkpoint_of_an_earlier_version_says_what_to_do(tmp_path):
     save_checkpoint(state, tmp_path / 'last.pt')
     with pytest.raises(ValueError, match='written by an earlier version.*begin in another folder'):
         fit(make(), DATA, 1, **SAME, out=tmp_path, resume=True)
+
+
+def test_a_stop_is_heard_after_the_last_update_of_an_epoch(tmp_path):
+    how = SAME | dict(batch_size=100, epochs=8)  # one update an epoch
+    whole = make()
+    history = fit(whole, DATA, **how)
+
+    def stop(row):
+        if row['epoch'] == 5:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Stopped, match='stopped in epoch 5 of 8, after step 1 of 1; .* holds everything'):
+        fit(make(), DATA, **how, out=tmp_path, on_epoch=stop)
+    kept = load_checkpoint(tmp_path / 'last.pt')
+    assert (kept['epoch'], kept['start'], len(kept['history'])) == (5, 0, 5)
+    assert len((tmp_path / 'history.csv').read_text().splitlines()) == 6
+    again = make()
+    rows = fit(again, DATA, **how, out=tmp_path, resume=True)
+    assert untimed(rows) == untimed(history) and equal(weights(again), weights(whole))
+
+
+@pytest.mark.parametrize(
+    'at, where', [(0.5, 'epoch 1 of 2, after step 1 of 2'), (2.0, 'epoch 2 of 2, after step 2')]
+)
+def test_a_stop_is_heard_after_the_first_and_the_very_last_update(at, where, tmp_path):
+    def stop(done):
+        if done == at:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Stopped, match=where):
+        fit(make(), DATA, 2, **SAME, out=tmp_path, on_step=stop)
+    assert len(fit(make(), DATA, 2, **SAME, out=tmp_path, resume=True)) == 2
+    with pytest.raises(Stopped, match='nothing was saved'):
+        fit(make(), DATA, 2, **SAME, on_step=stop)
+
+
+def updates_of(task, data=DATA, **how):
+    "The history of a training, and how many steps its optimizer took."
+    before = torch.optim.SGD.step
+    steps = []
+
+    def step(self, *args, **kwargs):
+        steps.append(1)
+        return before(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.SGD, 'step', step)
+        history = fit(task, data, 2, **SAME | dict(opt='momentum', lr=0.01), **how)
+    return history, len(steps)
+
+
+@pytest.mark.parametrize(
+    'parts, whole', [((20, 2), 40), ((20, 3), 60), ((20, 4), 80), ((20, 6), 120), ((30, 2), 60)]
+)
+def test_accumulated_parts_make_the_updates_of_the_undivided_batch(parts, whole):
+    data = split(digits(), train=130)  # six batches of 20, four of 30
+    a, b = (create_task('labels', make_model('micro_vit'), data=data) for _ in range(2))
+    b.load_state_dict(a.state_dict())
+    (one, steps), (two, again) = (
+        updates_of(a, data, batch_size=whole),
+        updates_of(b, data, batch_size=parts[0], accumulate=parts[1]),
+    )
+    assert steps == again == 2 * (130 // whole)
+    for x, y in zip(one, two):
+        assert x['loss'] == pytest.approx(y['loss'], rel=1e-5) and x['lr'] == y['lr']
+    for k, v in weights(a).items():
+        torch.testing.assert_close(v, weights(b)[k], atol=1e-5, rtol=1e-4)
+
+
+def test_an_update_that_would_never_be_whole_is_refused():
+    with pytest.raises(ValueError, match='^accumulate: an update takes 3 batches and an epoch has 2'):
+        fit(make(), DATA, 1, **SAME, batch_size=50, accumulate=3)
+
+
+def test_accumulated_parts_are_resumed_to_the_bit(tmp_path):
+    data = split(digits(), train=130)
+    how = dict(epochs=3, batch_size=20, accumulate=2, ema=0.9, lr=3e-3, device='cpu', progress=False)
+
+    def build():
+        torch.manual_seed(0)
+        return create_task('labels', make_model('micro_vit', drop_path_rate=0.3), data=data)
+
+    whole = build()
+    history = fit(whole, data, **how)
+    task, again = cut_and_resumed(build, tmp_path, data, **how)
+    assert untimed(again) == untimed(history) and equal(weights(task), weights(whole))
+
+
+def test_messages_count_epochs_and_steps_from_one():
+    def break_it(done):
+        if done == 1.5:  # after the first of two steps in the second epoch
+            with torch.no_grad():
+                task.student.head.weight.fill_(float('nan'))
+
+    task = make()
+    with pytest.raises(NotFinite, match='ce, loss at epoch 2, step 2'):
+        fit(task, DATA, 3, **SAME, on_step=break_it)
+
+
+def test_resume_wants_a_run_to_resume(tmp_path):
+    with pytest.raises(ValueError, match='^resume: .* holds no checkpoint to go on from'):
+        fit(make(), DATA, 1, **SAME, out=tmp_path / 'nowhere', resume=True)
+    assert not (tmp_path / 'nowhere').exists() and not resumable(tmp_path / 'nowhere')
+    fit(make(), DATA, 1, **SAME, out=tmp_path, resume=resumable(tmp_path))
+    assert resumable(tmp_path)
+    (tmp_path / 'last.pt').replace(previous_of(tmp_path / 'last.pt'))  # killed between the two renames
+    assert resumable(tmp_path) and len(fit(make(), DATA, 1, **SAME, out=tmp_path, resume=True)) == 1
+    for wrong in (None, 'yes', 1):
+        with pytest.raises(TypeError, match='^resume: expected True or False'):
+            fit(make(), DATA, 1, **SAME, out=tmp_path, resume=wrong)
+
+
+SAVED = (
+    COMMON
+    + '''
+with distributed():
+    for method in ('kd', 'crd'):
+        task = make(method, 'micro_resnet')
+        history = fit(task, DATA, 3, batch_size=20, lr=5e-3, ema=.8, augment=Augment(shift=1), device='cpu', progress=False, out=f'{sys.argv[1]}/{method}')
+        test = accuracy(task.student, DATA.test, DATA.norm)
+        one = DATA.test.take(torch.arange(1))  # fewer images than processes
+        print(place()[0], accuracy(task.student, one, DATA.norm) in (0, 100), flush=True)
+        if place()[0] == 0: torch.save(dict(history=history, test=test, weights=task.student.state_dict()), f'{sys.argv[1]}/{method}.pt')
+        states = [None, None]
+        torch.distributed.all_gather_object(states, task.student.state_dict())
+        assert all(torch.equal(states[0][k], states[1][k]) for k in states[0]), 'two students'
+'''
+)
+
+
+def test_two_processes_report_the_accuracy_of_the_student_that_they_save(tmp_path):
+    out = script(tmp_path, SAVED, tmp_path, torchrun=2).stdout
+    assert out.count('True') == 4
+    for method in ('kd', 'crd'):
+        told = torch.load(tmp_path / f'{method}.pt', weights_only=True)
+        kept = load_checkpoint(tmp_path / method / 'last.pt')['loop']
+        model = make_model('micro_resnet')
+        for name, key in (('weights', 'valid_accuracy'), ('ema', 'ema_accuracy')):
+            own = {k.removeprefix('student.'): v for k, v in kept[name].items() if k.startswith('student.')}
+            model.load_state_dict(own)
+            assert accuracy(model, DATA.valid, DATA.norm) == pytest.approx(told['history'][-1][key], abs=1e-9)
+        model.load_state_dict(told['weights'])
+        assert accuracy(model, DATA.test, DATA.norm) == pytest.approx(told['test'], abs=1e-9)
+
+
+ODD = (
+    COMMON
+    + '''
+DATA = split(digits(), train=130, valid=33, test=35)  # an odd last batch, and shares of two sizes
+def run(folder, resume, cut=None, **more):
+    task = make('kd', 'micro_resnet')
+    return task, fit(task, DATA, 3, batch_size=20, accumulate=2, lr=3e-3, mixup=.2, ema=.8, augment=Augment(shift=1), device='cpu', progress=False, out=folder, resume=resume, save_seconds=0, **more)
+class Cut(Exception): pass
+def cut(done):
+    if done > 1.6: raise Cut
+with distributed():
+    whole, history = run(sys.argv[1] + '/whole', False)
+    try: run(sys.argv[1] + '/cut', False, on_step=cut)
+    except Cut: pass
+    again, rows = run(sys.argv[1] + '/cut', True)
+    a, b = whole.trainable_module.state_dict(), again.trainable_module.state_dict()
+    assert all(torch.equal(a[k], b[k]) for k in a), 'other weights'
+    for x, y in zip(history, rows):
+        assert all(x[k] == y[k] for k in ('valid_accuracy', 'ema_accuracy', 'lr')), (x, y)
+        assert abs(x['loss'] - y['loss']) < 1e-6 and abs(x['train_accuracy'] - y['train_accuracy']) < 1e-4, (x, y)
+    print('equal', flush=True)
+'''
+)
+
+
+def test_two_processes_with_odd_shares_and_accumulation_are_resumed_to_the_bit(tmp_path):
+    assert script(tmp_path, ODD, tmp_path, torchrun=2).stdout.count('equal') == 2
+
+
+STOPPED = (
+    COMMON
+    + '''
+from ofa_learn.checkpoints import Stopped
+with distributed():
+    task = make('kd')
+    def stop(row):
+        if place()[0] == 1 and row['epoch'] == 2: signal.raise_signal(signal.SIGTERM)
+    try: fit(task, DATA, 50, batch_size=100, device='cpu', progress=False, on_epoch=stop, out=sys.argv[1])
+    except Stopped as e: print(str(e).split(';')[0], flush=True)
+'''
+)
+
+
+def test_a_stop_that_one_process_hears_stops_all(tmp_path):
+    out = script(tmp_path, STOPPED, tmp_path / 'run', torchrun=2).stdout
+    assert out.count('stopped in epoch 2 of 50, after step 1 of 1') == 2
+
+
+ON = dict(batch_size=20, augment=Augment(shift=1), device='cpu', progress=False, lr=3e-3, epochs=3)
+RESUMED = {
+    'mixup and cutmix': dict(mixup=0.3, cutmix=1.0),
+    'ema': dict(ema=0.9),
+    'fp16 with its scaler': dict(precision='fp16', student='micro_resnet'),
+    'bf16, channels last': dict(precision='bf16', channels_last=True, student='micro_resnet'),
+    'accumulation': dict(batch_size=10, accumulate=2, clip=None),
+    'muon': dict(opt='muon', lr=8e-3),
+    'lookahead': dict(opt='lookahead_sgd'),
+    'a dtype in the state': dict(opt='adafactorbv'),
+    'drop path and dropout': dict(student=dict(drop_path_rate=0.5, proj_drop_rate=0.3)),
+    'looks now and then': dict(eval_every=2, ema=0.5),
+    **{f'sched {s}': dict(sched=s) for s in ('cosine', 'tanh', 'poly', 'constant', 'none')},
+    'sched step': dict(sched='step', decay_epochs=1, warmup_epochs=0),
+    'sched multistep': dict(sched='multistep', decay_epochs=[1, 2]),
+    'sched wsd': dict(sched='wsd', decay_epochs=1),
+    'sched rsqrt': dict(sched='rsqrt', decay_epochs=1, warmup_epochs=1),
+    **{m: dict(method=m) for m in ('crd', 'rkd', 'rsd', 'fitnet', 'ofd', 'reviewkd', 'hcd', 'dist')},
+    'crd joined': dict(method='ofa+crd', ema=0.9),
+}
+
+
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('what', RESUMED)
+def test_whatever_carries_state_is_resumed_to_the_bit(what, tmp_path):
+    how = ON | RESUMED[what]
+    task = {k: how.pop(k) for k in ('method', 'student') if k in how}
+
+    def build():
+        return kd_task(**dict(method='kd') | task)
+
+    whole = build()
+    history = fit(whole, DATA, **how)
+    again, rows = cut_and_resumed(build, tmp_path, DATA, **how)
+    assert untimed(rows) == untimed(history) and equal(weights(again), weights(whole))
+    if 'ema' in how:
+        a, b = (t.get_trainable_module(ema=True).module.state_dict() for t in (again, whole))
+        assert equal(a, b)
+
+
+def test_an_option_with_the_name_of_a_setting_is_kept_beside_it():
+    teacher = Teacher(make_model('micro_resnet'))
+    how = dict(opt='sgd', momentum=0.8, device='cpu', progress=False)
+    run = distill('crd', 'micro_vit', teacher, DATA, 1, options=dict(momentum=0.4), **how)
+    assert run.setting == dict(epochs=1, opt='sgd', momentum=0.8) | {'crd.momentum': 0.4}
+    assert run.task.momentum == 0.4

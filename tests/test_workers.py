@@ -1,4 +1,4 @@
-"""Several processes: errors and deaths that are named, and a stop that all of them hear and nobody takes for a failure."""
+"""Several processes: deaths that are found out, and a stop that all hear and nobody takes for a failure."""
 
 import os
 import signal
@@ -149,3 +149,14 @@ def test_no_worker_outlives_a_killed_parent(tmp_path):
     process.communicate()
     gone(pids)
     assert not list(tmp_path.glob('*.saved'))
+
+
+def test_a_program_without_a_main_guard_is_told_what_it_lacks(tmp_path):
+    program = tmp_path / 'program.py'
+    program.write_text(
+        'from ofa_learn.workers import each\nprint(list(each(divmod, [(7, 2), (7, 0)], jobs=2)))\n'
+    )
+    command = [sys.executable, str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 1 and not done.stdout
+    assert "below the line `if __name__ == '__main__':`" in done.stderr.strip().splitlines()[-1]
