@@ -106,10 +106,10 @@ def test_several_notebooks_are_counted(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prepare.subprocess, 'run', lambda *args, **kwargs: None)
     monkeypatch.setattr(sys, 'argv', ['prepare.py', str(tmp_path / 'a.ipynb'), str(tmp_path / 'b.ipynb')])
     prepare.main()
-    assert capsys.readouterr().out == '[1/2] a.ipynb: 0 s\n[2/2] b.ipynb: 0 s, 2 pictures\n'
+    assert capsys.readouterr().out == '[1/2] a.ipynb\n  0 s\n[2/2] b.ipynb\n  0 s, 2 pictures\n'
     monkeypatch.setattr(sys, 'argv', ['prepare.py', str(tmp_path / 'a.ipynb')])
     prepare.main()
-    assert capsys.readouterr().out == 'a.ipynb: 0 s\n'
+    assert capsys.readouterr().out == 'a.ipynb\n  0 s\n'
 
 
 def test_all_notebooks_in_order():

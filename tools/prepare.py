@@ -113,10 +113,10 @@ def main() -> None:
     for i, path in enumerate(books, 1):
         counter = f'[{i}/{len(books)}] ' if len(books) > 1 else ''
         start = time.perf_counter()
-        print(f'{counter}{path.relative_to(ROOT)}: ', end='', flush=True)
+        print(f'{counter}{path.relative_to(ROOT)}', flush=True)
         pictures = prepare(path)
         seconds = f'{time.perf_counter() - start:.0f} s'
-        print(seconds + (f', {pictures} pictures' if pictures else ''), flush=True)
+        print('  ' + seconds + (f', {pictures} pictures' if pictures else ''), flush=True)
     subprocess.run([BIN / 'nbdev_export'], check=True, cwd=ROOT)
     subprocess.run([sys.executable, ROOT / 'tools' / 'readme.py'], check=True)
 
