@@ -546,10 +546,12 @@ def count_flops(
     fn,  # a module or function
     *inputs,  # what to call it with
 ) -> int:
-    "Floating-point operations of `fn(*inputs)`, counted by PyTorch: matrix products and convolutions, 2 a multiply-add."
+    "Floating-point operations of `fn(*inputs)`, counted by PyTorch: products and convolutions, 2 per multiply-add."
+    from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+    # The plain attention: the counter does not know the CPU's fused kernel and would count it as nothing.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         fn(*inputs)
     return counter.get_total_flops()
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn as nn
 
-from ofa_learn.models import Taps, check_stages, find_taps, make_model, tapped_forward
+from ofa_learn.models import Taps, check_stages, count_flops, find_taps, make_model, tapped_forward
 from ofa_learn.tasks import create_task
 
 TAPS = find_taps(make_model('micro_resnet'), (1, 8, 8))
@@ -226,3 +226,9 @@ def test_a_wrong_guess_about_the_head_costs_no_exactness():
     by_hand = Taps(*[getattr(taps, f) for f in list(taps.__dataclass_fields__)[:-1]])
     for a, b in zip(tapped_forward(model, x, taps)[:2], tapped_forward(model, x, by_hand)[:2]):
         assert torch.equal(a, b)
+
+
+def test_attention_is_counted_whatever_kernel_computes_it():
+    "Its two products are 2·5²·16 operations each, in four heads of four blocks: 25,600 of the whole."
+    model = make_model('micro_vit').eval()
+    assert count_flops(model, torch.zeros(1, 1, 8, 8)) == 1_320_192 + 4 * 4 * 2 * (2 * 5**2 * 16)
