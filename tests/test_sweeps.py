@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from processes import alive, children, gone
 
 from ofa_learn import sweeps
 from ofa_learn.checkpoints import Stopped
@@ -188,18 +189,6 @@ def start(tmp_path, plan, jobs):
         str(jobs),
     ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
-def children(pid):
-    found = Path(f'/proc/{pid}/task/{pid}/children')
-    return [int(c) for c in found.read_text().split()] if found.exists() else []
-
-
-def alive(pid):
-    try:
-        return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
-    except OSError:
-        return False
 
 
 def test_killed_at_any_moment(whole, tmp_path):
@@ -677,7 +666,8 @@ def test_ctrl_c_in_a_terminal(tmp_path, phase, number):
         f"ofa-learn sweep: stopped; {tmp_path / 'o'} keeps every finished run, and the same command goes on"
     )
     assert 'Traceback' not in errors and 'failed' not in errors + said
-    assert not any(map(alive, workers)) and not list((tmp_path / 'o').glob('failed/*'))
+    gone(workers)
+    assert not list((tmp_path / 'o').glob('failed/*'))
 
 
 HOLDS = '''

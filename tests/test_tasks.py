@@ -179,7 +179,7 @@ def test_a_loss_that_is_not_finite_stops_by_name():
     task.losses = lambda *a: {
         k: v * (float('nan') if k == 'kd' and next(calls) == 3 else 1.0) for k, v in original(*a).items()
     }
-    with pytest.raises(NotFinite, match='kd, loss at epoch 1, step 1'):
+    with pytest.raises(NotFinite, match='kd, loss at epoch 2, step 2'):
         fit(task, DATA, 5, device='cpu', progress=False)
 
 

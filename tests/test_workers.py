@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import gone, until
 
 pytestmark = pytest.mark.skipif(os.name != 'posix', reason='sends signals')
 
@@ -58,27 +59,10 @@ def start(folder, jobs, names, what):
     )
 
 
-def until(condition, seconds=120):
-    end = time.time() + seconds
-    while not condition():
-        assert time.time() < end, 'waited too long'
-        time.sleep(0.05)
-
-
 def begun(folder, n):
     "The numbers of the processes, once `n` calls have begun."
     until(lambda: len([p for p in folder.glob('*.begun') if p.read_text()]) >= n)
     return [int(p.read_text()) for p in sorted(folder.glob('*.begun'))]
-
-
-def gone(pids):
-    def alive(pid):
-        try:
-            return Path(f'/proc/{pid}/stat').read_text().rsplit(')', 1)[1].split()[0] != 'Z'
-        except OSError:
-            return False
-
-    until(lambda: not any(map(alive, pids)), 30)
 
 
 WAYS = {
