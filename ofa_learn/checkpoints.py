@@ -7,7 +7,10 @@ __all__ = ['KIND', 'VERSION', 'SEAL', 'SEALED', 'random_state', 'set_random_stat
            'save_checkpoint', 'load_checkpoint', 'newest', 'differences', 'plain', 'Stopped', 'Stop', 'stoppable']
 
 # %% ../nbs/running/78_checkpoints.ipynb #492499ea
+import csv
 import hashlib
+import importlib.util
+import io
 import json
 import math
 import os
@@ -16,12 +19,13 @@ import signal
 import threading
 import warnings
 import zipfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 
-from .atomic import whole
+from .atomic import whole, write_atomically
 
 # %% ../nbs/running/78_checkpoints.ipynb #e9d6c155
 def random_state() -> dict:
@@ -217,6 +221,49 @@ def differences(
 def plain(value):
     "A value as JSON keeps it (tuples become lists), so that settings compare equal after a round trip."
     return json.loads(json.dumps(value, default=str))
+
+# %% ../nbs/running/78_checkpoints.ipynb #aa862e14
+def _flat(row: dict) -> dict:
+    "A row of the history with its parts beside the rest."
+    return {k: v for k, v in row.items() if k != 'parts'} | {f'part.{k}': v for k, v in row['parts'].items()}
+
+
+def write_history(history: list[dict], path: Path) -> None:
+    "The history as a table, whole or absent."
+    flat = [_flat(row) for row in history]
+    text = io.StringIO()
+    table = csv.DictWriter(text, list(dict.fromkeys(k for row in flat for k in row)), lineterminator='\n')
+    table.writeheader()
+    table.writerows(flat)
+    write_atomically(path, text.getvalue())
+
+# %% ../nbs/running/78_checkpoints.ipynb #374780c0
+def _show_nothing(row: dict) -> None:
+    "Where there is nothing to show a row on."
+
+
+@contextmanager
+def board(
+    folder: Path | None,  # of the run; None shows nothing
+    epoch: int,  # epochs that are done
+) -> Iterator[Callable[[dict], None]]:  # takes each row of the history
+    "Within: a function that takes each row, and shows it to TensorBoard where that is installed."
+    if folder is None or importlib.util.find_spec('tensorboard') is None:
+        yield _show_nothing
+        return
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(folder / 'tensorboard'), purge_step=epoch + 1)
+
+    def show(row: dict) -> None:
+        for k, v in _flat(row).items():
+            if v is not None and k != 'epoch':
+                writer.add_scalar(k.replace('part.', 'parts/'), v, row['epoch'])
+
+    try:
+        yield show
+    finally:
+        writer.close()
 
 # %% ../nbs/running/78_checkpoints.ipynb #a2ce5928
 class Stopped(KeyboardInterrupt):

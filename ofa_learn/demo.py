@@ -30,10 +30,10 @@ from .figures import method_style
 from .losses import decompose
 from .models import count_params, load_model
 from .records import results, save_record, table_cells, table_text
-from .runs import described, holds_checkpoint, teach, training_folder
+from .runs import measured, teach, training_folder
 from .sweeps import FAMILIES
 from .tasks import Teacher, all_methods, create_task
-from .training import distill, predict
+from .training import distill, predict, resumable
 from .twins import report
 from .workers import each
 
@@ -357,9 +357,9 @@ def _teacher(plan: Plan, data: Splits, quick: bool, folder: Path, say) -> tuple[
     if not file.exists():
         say(f'Teaching the teacher, {name} …')
         how = dict(augment=plan.augment, device='cpu', progress=False)
-        how['resume'] = holds_checkpoint(training_folder(file))
+        how['resume'] = resumable(training_folder(file))
         teach(name, data, file, _TEACHER_EPOCHS[name] // (4 if quick else 1), **how)
-    return str(file), described(load_model(file)[0], name, data, data.norm)
+    return str(file), measured(load_model(file)[0], name, data, data.norm)
 
 
 def _check_rows(plan: Plan, data: Splits) -> None:

@@ -4,16 +4,24 @@
 
 # %% auto #0
 __all__ = ['PASSING', 'tensor_hash', 'weights_hash', 'told', 'attributes', 'described', 'teacher_identity', 'part_identity',
-           'data_identity', 'task_identity', 'in_short']
+           'data_identity', 'task_identity', 'in_short', 'source_commit', 'surroundings']
 
 # %% ../nbs/running/75_identity.ipynb #2ef1ec57
 import functools
 import hashlib
+import os
+import platform
+import subprocess
 from dataclasses import fields, is_dataclass
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 import torch.nn as nn
+
+import ofa_learn
 
 # %% ../nbs/running/75_identity.ipynb #aa4d3929
 def tensor_hash(*named) -> str:
@@ -134,3 +142,39 @@ def in_short(
     "The first differences as one text, and how many more there are."
     shown = [line if len(line) <= width else f'{line[:width]} …' for line in lines[:most]]
     return '; '.join(shown + [f'and {len(lines) - most} more'] * (len(lines) > most))
+
+# %% ../nbs/running/75_identity.ipynb #cf28c54c
+@lru_cache(1)
+def source_commit() -> str | None:
+    "The commit of this package's source, with + where files differ from it; None outside a repository."
+    here = Path(ofa_learn.__file__).parent
+
+    def git(*words):
+        return subprocess.run(['git', '-C', here, *words], capture_output=True, text=True)
+
+    try:
+        if git('ls-files', '--error-unmatch', '__init__.py').returncode:
+            return None
+        return git('rev-parse', 'HEAD').stdout.strip() + '+' * bool(
+            git('status', '--porcelain', '--untracked-files=no').stdout.strip()
+        )
+    except OSError:
+        return None  # no git here
+
+
+def surroundings(device: torch.device) -> dict:
+    "The fields of a record that say where it was made."
+    versions = dict(
+        python=platform.python_version(),
+        torch=torch.__version__,
+        timm=timm.__version__,
+        ofa_learn=ofa_learn.__version__,
+    )
+    machine = dict(system=platform.system(), processor=platform.machine(), cores=os.cpu_count())
+    return dict(
+        device=torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
+        threads=torch.get_num_threads(),
+        versions=versions,
+        commit=source_commit(),
+        machine=machine,
+    )

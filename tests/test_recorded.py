@@ -10,19 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ofa_learn.cli import sweep as sweep_command
 from ofa_learn.recorded import contents, load_recording, pack, place, recorded, recordings, regenerate
-from ofa_learn.records import check_record, results
-from ofa_learn.sweeps import (
-    Sweep,
-    digest,
-    load_plan,
-    named,
-    recording_path,
-    runs,
-    save_plan,
-    sweep,
-    sweep_command,
-)
+from ofa_learn.records import check_record, named, results
+from ofa_learn.sweeps import Sweep, digest, load_plan, recording_path, runs, save_plan, sweep
 
 PLAN = Sweep(
     pairs=('cnn-vit',),

@@ -21,7 +21,8 @@ from ofa_learn.settings import (
     why_not,
 )
 from ofa_learn.tasks import create_task
-from ofa_learn.training import fit, pick_device
+from ofa_learn.training import fit
+from ofa_learn.workers import pick_device
 
 DATA = split(digits(), train=40, valid=10, test=10)
 QUIET = dict(device='cpu', progress=False)

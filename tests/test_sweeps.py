@@ -23,25 +23,23 @@ from processes import alive, children, gone
 
 from ofa_learn import sweeps
 from ofa_learn.checkpoints import Stopped
+from ofa_learn.cli import _parse_grid
+from ofa_learn.cli import sweep as sweep_command
 from ofa_learn.data import Augment
-from ofa_learn.records import check_record, load_record, load_records, results
+from ofa_learn.records import check_record, load_record, load_records, named, over, results
 from ofa_learn.sweeps import (
     Sweep,
     commands,
     digest,
     load_plan,
     method_options,
-    named,
-    over,
     pair_models,
-    parse_grid,
     ready_teacher,
     record_path,
     run_one,
     runs,
     save_plan,
     sweep,
-    sweep_command,
 )
 from ofa_learn.tasks import METHODS, Teacher
 from ofa_learn.training import distill
@@ -469,12 +467,12 @@ def test_small_pieces(whole):
     assert pair_models('mlp-resnet18') == ('micro_mixer', 'resnet18') and digest(
         dict(a=1, b=[2.0])
     ) == digest(dict(b=(2,), a=1.0)) != digest(dict(a=True, b=[2]))
-    assert parse_grid(' lr=.1,1e-3 opt=sgd,adamw clip=None ') == dict(
+    assert _parse_grid(' lr=.1,1e-3 opt=sgd,adamw clip=None ') == dict(
         lr=[0.1, 1e-3], opt=['sgd', 'adamw'], clip=[None]
     )
     for bad in ('lr', 'lr=', '=3'):
         with pytest.raises(ValueError, match='option=value'):
-            parse_grid(bad)
+            _parse_grid(bad)
     assert {'gamma', 'weights', 'temperature', 'label_smoothing'} <= set(
         method_options('ofa+kd')
     ) and 'device' not in method_options('kd')
