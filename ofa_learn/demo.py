@@ -147,7 +147,7 @@ def run_one(
             test=len(data.test),
         ),
         teacher=teacher_info if teacher else None,
-        student=dict(name=PAIRS[plan.pair][1], params=count_params(run.student)),
+        student=dict(name=PAIRS[plan.pair][1], params=count_params(run.model)),
         epochs=epochs,
         history=run.history,
         test_accuracy=run.test_accuracy,
@@ -165,7 +165,7 @@ def run_one(
     if not len(show):
         return record, []
     part = data.test.take(torch.tensor(list(show)))
-    return record, predict(run.student, part, data.norm).tolist()
+    return record, predict(run.model, part, data.norm).tolist()
 
 # %% ../nbs/course/94_demo.ipynb #3e2fc60e
 QUANTILES = (0.0, 0.01, 0.03, 0.06, 0.12, 0.3, 0.6, 1.0)

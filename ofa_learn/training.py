@@ -599,7 +599,8 @@ class Run:
     setting: dict  # every argument
 
     @property
-    def student(self) -> nn.Module:
+    def model(self) -> nn.Module:
+        "The trained network."
         return self.task.student
 
 
