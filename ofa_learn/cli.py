@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['NOTHING', 'COMMANDS', 'LETTERS', 'MEMORY', 'leave_out', 'demo', 'teach', 'train', 'cka', 'bench', 'methods', 'models',
-           'sweep', 'function_of', 'joined', 'parsed', 'usage', 'printable', 'sentence', 'main']
+           'sweep', 'joined', 'parsed', 'usage', 'printable', 'sentence', 'main']
 
 # %% ../nbs/internals/99_cli.ipynb #261287b4
+import ast
 import codecs
 import difflib
 import inspect
@@ -61,13 +62,13 @@ def demo(
 def _going_on(folder: Path):
     "Within: a stop's line says whether the folder holds something to go on from."
     from ofa_learn.checkpoints import Stopped, stoppable
-    from ofa_learn.runs import holds_checkpoint
+    from ofa_learn.training import resumable
 
     try:
         with stoppable(at_once=True):
             yield
     except KeyboardInterrupt as e:
-        kept = holds_checkpoint(folder) or any(map(holds_checkpoint, Path(folder).glob('*.training')))
+        kept = resumable(folder) or any(map(resumable, Path(folder).glob('*.training')))
         advice = f'{folder} holds all of it, the same command with --resume goes on' if kept else NOTHING
         raise Stopped(f'{str(e).partition(";")[0] or "stopped"}; {advice}') from e
 
@@ -97,7 +98,7 @@ def teach(
     from ofa_learn.data import Augment, ImageData
     from ofa_learn.runs import teach as run
     from ofa_learn.runs import teaching_data, training_folder
-    from ofa_learn.training import pick_device
+    from ofa_learn.workers import pick_device
 
     check_place(out)
     how = dict(opt=opt, batch_size=batch, device=pick_device(device))
@@ -158,7 +159,7 @@ def _dry(r, out: str, method: str, how: dict) -> None:
 def _train(r, out: str, method: str, how: dict) -> None:
     "Run a recipe, one process of a group under torchrun."
     from ofa_learn.runs import run_recipe
-    from ofa_learn.training import distributed, pick_device, place
+    from ofa_learn.workers import distributed, pick_device, place
 
     how = how | dict(device=pick_device(how['device']))
     with _going_on(Path(out)), distributed():
@@ -188,8 +189,8 @@ def cka(
     "Compare every layer of networks with every layer of others"
     from ofa_learn.atomic import check_place, write_atomically
     from ofa_learn.cka import compare, table_csv
-    from ofa_learn.training import pick_device
     from ofa_learn.twins import cka_page
+    from ofa_learn.workers import pick_device
 
     table, names = Path(csv) if csv else Path(out).with_suffix('.csv'), [n for n in names.split(',') if n]
     if table == Path(out):
@@ -321,20 +322,133 @@ def _check(out: str | None):
     if out:
         write_atomically(out, json.dumps(rows, indent=1))
 
-# %% ../nbs/internals/99_cli.ipynb #8147159d
-def sweep():
+# %% ../nbs/internals/99_cli.ipynb #26ad5cf0
+def _parse_grid(text: str) -> dict:
+    "'gamma=1,1.4 form=paper,released stages=[1,4],[4]' → a list of values for each option."
+    out: dict[str, list] = {}
+    for word in text.split():
+        name, equals, values = word.partition('=')
+        if not (name and equals and values):
+            raise ValueError(
+                f"grid: expected option=value,value …, such as 'gamma=1,1.4 form=paper', got {word!r}"
+            )
+        try:
+            out[name] = list(ast.literal_eval(f'[{values}]'))
+        except (ValueError, SyntaxError):
+            out[name] = values.split(',')  # names such as paper,released
+    return out
+
+
+def _plan_of(file: str | None, given: dict):
+    "The plan (a `Sweep`) of a file, or of the options given."
+    from ofa_learn.sweeps import Sweep, load_plan
+
+    if file:
+        leave_out('A plan says all of it', sweep, **given)
+        return load_plan(file)
+    o = dict(pairs='cnn-vit', methods='labels,kd,ofa', grid='', data='digits', seeds=3) | given
+    parts = dict(train=o['train']) if 'train' in o else {}
+    pairs = tuple(o['pairs'].split(','))
+    methods = tuple(o['methods'].split(','))
+    return Sweep(pairs, methods, _parse_grid(o['grid']), o['seeds'], o['data'], parts=parts)
+
+# %% ../nbs/internals/99_cli.ipynb #2cf90d96
+def _report(done: list[dict], plan, planned: list[dict], out: str) -> None:
+    "The table of a sweep, or of what is finished of it."
+    from ofa_learn.records import named, results, table_text
+    from ofa_learn.sweeps import runs
+
+    if not done:
+        return
+    rows = named(done, runs(plan))
+    methods = list(dict.fromkeys(r['method'] for r in rows))
+    baseline = next((m for m in methods if m.split()[0] == 'kd'), methods[0])
+    print(table_text(results(rows, baseline)))
+    print(f'{len(done)} of {len(planned)} runs in {out}/runs')
+
+
+def _missing(done: list[dict], planned: list[dict], out: str) -> str:
+    "What is to be said of runs that have no record."
+    there = {r['run'] for r in done}
+    missing = [r['name'] for r in planned if r['name'] not in there]
+    failed = sum((Path(out) / 'failed' / f'{n}.txt').exists() for n in missing)
+    left = len(missing) - failed
+    said = []
+    if failed:
+        said.append(f'{failed} of {len(planned)} runs failed; {out}/failed says why')
+    if left:
+        said.append(f'{left} of {len(planned)} runs are being done elsewhere')
+    return '; '.join(said)
+
+
+def _run_plan(plan, out: str, jobs: int, cache: bool, device, only, prepare: bool) -> None:
+    "What `sweep` does when it has its plan."
+    from ofa_learn.checkpoints import Stopped
+    from ofa_learn.sweeps import check_runs, finished_of, make_ready, picked
+    from ofa_learn.sweeps import sweep as run
+
+    planned = picked(plan, only)
+    if prepare:
+        check_runs(plan, planned)
+        wrong = make_ready(plan, planned, out, jobs, cache, device)
+        if wrong:
+            raise ValueError('; '.join(f'{n}: {e.strip().splitlines()[-1]}' for n, e in wrong.items()))
+        print(f'{out}: ready')
+        return
+    try:
+        done = run(plan, out, jobs, cache, device, only)
+    except Stopped:
+        _report(finished_of(out, planned), plan, planned, out)
+        raise
+    _report(done, plan, planned, out)
+    if said := _missing(done, planned, out):
+        raise ValueError(said)
+
+# %% ../nbs/internals/99_cli.ipynb #5369b59f
+_say = print  # `print` is an option below
+
+
+def sweep(
+    plan: str
+    | None = None,  # a JSON file with a plan, or recorded:NAME, instead of the options down to seeds
+    pairs: str | None = None,  # teacher-student by comma: cnn, vit, mlp or timm names (default: cnn-vit)
+    methods: str | None = None,  # by comma; several at once joined by + (default: labels,kd,ofa)
+    grid: str
+    | None = None,  # options and their values: "gamma=1,1.4 form=paper,released stages=[1,4],[4] lr=.008"
+    data: str | None = None,  # digits, an .npz file, or a folder of class folders (default: digits)
+    train: int | None = None,  # training images
+    seeds: int | None = None,  # runs of each (default: 3)
+    out: str = 'sweep',  # the folder of teachers, caches and records
+    jobs: int | None = None,  # processes of one thread each; 0 works in this one (default: 2)
+    device: str | None = None,  # cuda, mps or cpu (default: the first there is)
+    only: str | None = None,  # the name or hash of a single run
+    loop: bool = False,  # keep the teacher in the loop instead of asking once
+    prepare: bool = False,  # train the teachers and ask them, and stop there
+    print: bool = False,  # print one command a run, for a job array, and stop there
+):
     "Compare methods and settings in many runs, which can be stopped and continued"
+    from ofa_learn.atomic import check_place
+    from ofa_learn.checkpoints import stoppable
+    from ofa_learn.sweeps import commands
+    from ofa_learn.workers import pick_device
 
+    given = dict(pairs=pairs, methods=methods, grid=grid, data=data, train=train, seeds=seeds)
+    todo = _plan_of(plan, {k: v for k, v in given.items() if v is not None})
+    if print:
+        how = dict(only=only, jobs=jobs, loop=loop, prepare=prepare)
+        leave_out('--print writes commands only', sweep, **how)
+        return _say('\n'.join(commands(todo, out, device=device)))
+    jobs = 2 if jobs is None else jobs
+    if jobs < 0:
+        raise ValueError(f'jobs: expected at least 0, got {jobs}')
+    if device is not None:
+        pick_device(device)  # says whether it is here
+    check_place(Path(out) / 'runs' / 'any.json')
+    advice = f'stopped; {out} keeps every finished run, and the same command goes on'
+    with stoppable(at_once=True, advice=advice):
+        _run_plan(todo, out, jobs, not loop, device, only, prepare)
 
-def function_of(name: str):
-    "A command's function; that of `sweep` stands in its own lesson and is imported when it is called."
-    if name != 'sweep':
-        return COMMANDS[name]
-    from ofa_learn.sweeps import sweep_command
-
-    return sweep_command
-
-
+# %% ../nbs/internals/99_cli.ipynb #8147159d
 COMMANDS = dict(
     demo=demo, teach=teach, train=train, sweep=sweep, cka=cka, bench=bench, models=models, methods=methods
 )
@@ -359,14 +473,14 @@ def _unknown(word: str, name: str) -> str:
     if not word.startswith('-'):
         return f'no place for {word!r}; ofa-learn {name} --help says what it takes'
     typed = word.partition('=')[0].replace('_', '-')
-    options = ['--' + p.replace('_', '-') for p in inspect.signature(function_of(name)).parameters]
+    options = ['--' + p.replace('_', '-') for p in inspect.signature(COMMANDS[name]).parameters]
     near = difflib.get_close_matches(typed, options, 1, 0.5)
     return f'no option {typed}' + (f'; did you mean {near[0]}?' if near else f'; it has {", ".join(options)}')
 
 
 def parsed(name: str, words: list[str]) -> dict:
     "The arguments of a command by the words after its name; a `ValueError` where they make no sense."
-    parser = anno_parser(function_of(name), prog=f'ofa-learn {name}')
+    parser = anno_parser(COMMANDS[name], prog=f'ofa-learn {name}')
     parser.allow_abbrev = False
 
     def refuse(message):
@@ -456,7 +570,7 @@ def _command(name: str, words: list[str]) -> int:
         warnings.showwarning = lambda message, *_: print(
             f'ofa-learn {name}: warning: {_line(message)}', file=sys.stderr
         )
-        function_of(name)(**options)
+        COMMANDS[name](**options)
         sys.stdout.flush()
     return 0
 

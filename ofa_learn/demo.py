@@ -30,10 +30,10 @@ from .figures import method_style
 from .losses import decompose
 from .models import count_params, load_model
 from .records import results, save_record, table_cells, table_text
-from .runs import described, holds_checkpoint, teach, training_folder
+from .runs import measured, teach, training_folder
 from .sweeps import FAMILIES
 from .tasks import Teacher, all_methods, create_task
-from .training import distill, predict
+from .training import distill, predict, resumable
 from .twins import report
 from .workers import each
 
@@ -147,7 +147,7 @@ def run_one(
             test=len(data.test),
         ),
         teacher=teacher_info if teacher else None,
-        student=dict(name=PAIRS[plan.pair][1], params=count_params(run.student)),
+        student=dict(name=PAIRS[plan.pair][1], params=count_params(run.model)),
         epochs=epochs,
         history=run.history,
         test_accuracy=run.test_accuracy,
@@ -165,7 +165,7 @@ def run_one(
     if not len(show):
         return record, []
     part = data.test.take(torch.tensor(list(show)))
-    return record, predict(run.student, part, data.norm).tolist()
+    return record, predict(run.model, part, data.norm).tolist()
 
 # %% ../nbs/course/94_demo.ipynb #3e2fc60e
 QUANTILES = (0.0, 0.01, 0.03, 0.06, 0.12, 0.3, 0.6, 1.0)
@@ -357,9 +357,9 @@ def _teacher(plan: Plan, data: Splits, quick: bool, folder: Path, say) -> tuple[
     if not file.exists():
         say(f'Teaching the teacher, {name} …')
         how = dict(augment=plan.augment, device='cpu', progress=False)
-        how['resume'] = holds_checkpoint(training_folder(file))
+        how['resume'] = resumable(training_folder(file))
         teach(name, data, file, _TEACHER_EPOCHS[name] // (4 if quick else 1), **how)
-    return str(file), described(load_model(file)[0], name, data, data.norm)
+    return str(file), measured(load_model(file)[0], name, data, data.norm)
 
 
 def _check_rows(plan: Plan, data: Splits) -> None:

@@ -613,7 +613,7 @@ def _trained(method: str, family: str, data: Splits, epochs: int, teacher=None, 
         return model
     how = dict(opt='muon', lr=8e-3, augment=Augment(shift=1), eval_every=epochs, device='cpu', progress=False)
     options = dict(ofa=dict(gamma=1.4, form='paper'), kd=dict(setting='own')).get(method, {})
-    return distill(method, model, teacher, data, epochs, seed=seed, options=options, **how).student
+    return distill(method, model, teacher, data, epochs, seed=seed, options=options, **how).model
 
 
 def _compared(teacher: nn.Module, model: nn.Module, data: Splits, its_family: str, family: str) -> dict:

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ofa_learn.cache import TeacherCache, cached, marks, same_marks, weights_hash
+from ofa_learn.cache import TeacherCache, _marks, _same_marks, cached, weights_hash
 from ofa_learn.data import Augment, Batches, Norm, digits, split
 from ofa_learn.models import make_model
 from ofa_learn.tasks import METHODS, DistillationTask, Teacher, create_task, register
@@ -263,8 +263,10 @@ def test_mixed_images_and_missing_rows(tmp_path):
 
 def test_marks_tell_images_apart():
     x = DATA.norm(DATA.train.images)
-    m = marks(x)
-    assert same_marks(m, marks(x.bfloat16()), 64) and marks(x.to(memory_format=torch.channels_last)).equal(m)
+    m = _marks(x)
+    assert _same_marks(m, _marks(x.bfloat16()), 64) and _marks(x.to(memory_format=torch.channels_last)).equal(
+        m
+    )
     assert (m[:, None] - m[None]).abs().fill_diagonal_(9).lt(0.02 * 8).float().mean() < 0.02
 
 

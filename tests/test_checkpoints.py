@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ofa_learn.checkpoints import (
-    KIND,
+    _KIND,
     Stopped,
     load_checkpoint,
     newest,
@@ -179,7 +179,7 @@ def test_a_damaged_checkpoint_never_loads_as_another_state(tmp_path, change, for
     path, rng, refused = tmp_path / 'last.pt', random.Random(0), 0
     state = state_of(1)
     if format == 1:  # as they were written before there was a checksum
-        torch.save(dict(kind=KIND, version=1, state=state), path)
+        torch.save(dict(kind=_KIND, version=1, state=state), path)
     else:
         save_checkpoint(state, path)
     data = path.read_bytes()

@@ -17,6 +17,7 @@ from ofa_learn.recipes import (
     describe,
     gains,
     mean_gains,
+    paper_markdown,
     paper_models,
     paper_numbers,
     paper_table,
@@ -26,7 +27,6 @@ from ofa_learn.recipes import (
     steps,
     successor_means,
     successors,
-    table_markdown,
 )
 
 PAPER, LAPTOP = recipes('cifar100') + recipes('imagenet'), recipes('digits')
@@ -190,12 +190,12 @@ def test_what_the_text_says_of_the_rows():
 def test_daggers():
     for r in paper_table(1):
         assert r['with_fitnet'] == (('dkd', 'dist', 'ofa') if r['teacher'] == 'ResNet50' else ())
-    assert sum('†' in line for line in table_markdown(1).splitlines()) == 3
+    assert sum('†' in line for line in paper_markdown(1).splitlines()) == 3
     assert not any(r['with_fitnet'] for n in (2, 5, 6) for r in paper_table(n))
 
 
 def test_markdown():
-    lines = table_markdown(2, dict(ofa='One for all')).splitlines()
+    lines = paper_markdown(2, dict(ofa='One for all')).splitlines()
     assert len(lines) == 14 and 'One for all' in lines[0] and len({line.count('|') for line in lines}) == 1
     numbers = '89.26 | 74.01 | 78.87 | 74.19 | 74.11 | 77.63 | 78.74 | 80.26 | 77.75 | **80.54**'
     assert lines[2] == f'| Swin-T | ResNet18 | {numbers} |'

@@ -10,19 +10,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ofa_learn.cli import sweep as sweep_command
 from ofa_learn.recorded import contents, load_recording, pack, place, recorded, recordings, regenerate
-from ofa_learn.records import check_record, results
-from ofa_learn.sweeps import (
-    Sweep,
-    digest,
-    load_plan,
-    named,
-    recording_path,
-    runs,
-    save_plan,
-    sweep,
-    sweep_command,
-)
+from ofa_learn.records import check_record, named, results
+from ofa_learn.sweeps import Sweep, _digest, load_plan, recording_path, runs, save_plan, sweep
 
 PLAN = Sweep(
     pairs=('cnn-vit',),
@@ -62,7 +53,7 @@ def test_records_come_back(packed):
         assert {k: v for k, v in a.items() if k not in ('history', 'test_accuracy', 'valid_accuracy')} == {
             k: v for k, v in b.items() if k not in ('history', 'test_accuracy', 'valid_accuracy')
         }
-        assert digest(a['setting']) == digest(b['setting'])  # true stays true, 1.0 a number
+        assert _digest(a['setting']) == _digest(b['setting'])  # true stays true, 1.0 a number
         assert [h['valid_accuracy'] for h in a['history']] == [
             round(h['valid_accuracy'], 2) for h in b['history']
         ]

@@ -17,25 +17,25 @@ from ofa_learn import loaders, runs
 from ofa_learn.cli import main
 from ofa_learn.data import digits, split
 from ofa_learn.identity import weights_hash
-from ofa_learn.loaders import load_images, seeded
+from ofa_learn.loaders import _seeded, load_images
 from ofa_learn.models import load_model
 from ofa_learn.recipes import recipe, recipes
 from ofa_learn.runs import (
-    cost,
-    cost_text,
+    _cost,
+    _cost_text,
+    _recipe_data,
+    _recipe_teacher,
+    _task_options,
+    _unfollowed,
+    _view_options,
     dry_run,
     fit_arguments,
-    recipe_data,
-    recipe_teacher,
     run_recipe,
-    task_options,
     teach,
     teaching_data,
     training_folder,
-    unfollowed,
-    view_options,
 )
-from ofa_learn.sweeps import fit_options, method_options
+from ofa_learn.sweeps import _fit_options, _method_options
 
 CPU = torch.device('cpu')
 SMALL = dict(train_images=100, epochs=4, teacher_epochs=4)
@@ -70,10 +70,10 @@ def teacher(folder, tmp_path_factory):
 def test_every_recipe_becomes_arguments_that_exist(name):
     r = recipe(name)
     for method in r.methods:
-        assert set(task_options(r, method)) <= set(method_options(method))
+        assert set(_task_options(r, method)) <= set(_method_options(method))
     how = fit_arguments(r, CPU)
     assert (
-        set(how) <= set(fit_options()) | {'augment'}
+        set(how) <= set(_fit_options()) | {'augment'}
         and how['lr'] == r.lr
         and how['batch_size'] == r.batch_size
     )
@@ -90,9 +90,9 @@ def test_every_recipe_becomes_arguments_that_exist(name):
     ):
         assert how[k] == getattr(r, k), k
     known = set(r.augment) - {'mixup', 'cutmix', 'shift'}
-    assert len(set(view_options(r)) - {'re_mode'}) == len(known), f'{name}: {known} are not all followed'
+    assert len(set(_view_options(r)) - {'re_mode'}) == len(known), f'{name}: {known} are not all followed'
     assert fit_arguments(r, CPU, r.batch_size // r.devices)['accumulate'] == r.devices
-    assert any('binary' in w for w in unfollowed(r)) == (r.label_loss == 'bce')
+    assert any('binary' in w for w in _unfollowed(r)) == (r.label_loss == 'bce')
 
 
 def test_a_dry_run_trains_nothing_and_says_everything(tmp_path, capsys, monkeypatch):
@@ -110,12 +110,12 @@ def test_a_dry_run_trains_nothing_and_says_everything(tmp_path, capsys, monkeypa
 
 
 def test_the_cost_follows_the_recipe():
-    c = cost(recipe('laptop/cnn-vit'), 'kd', 'cpu', at_once=10, timed=1)
+    c = _cost(recipe('laptop/cnn-vit'), 'kd', 'cpu', at_once=10, timed=1)
     assert (
         c['at_once'] == 10
         and c['heads'] == 0
         and c['hours'] == pytest.approx(c['seconds'] * 6 * 80 / 3600)
-        and 'minutes' in cost_text(recipe('laptop/cnn-vit'), c, CPU)
+        and 'minutes' in _cost_text(recipe('laptop/cnn-vit'), c, CPU)
     )
 
 
@@ -229,7 +229,7 @@ def test_images_that_are_read_while_training_with_all_that_a_recipe_asks(folder,
         ema=0.9,
         warmup_epochs=0,
     )
-    assert {'re_prob', 'auto_augment'} <= set(view_options(r)) and fit_arguments(r, CPU, 20)[
+    assert {'re_prob', 'auto_augment'} <= set(_view_options(r)) and fit_arguments(r, CPU, 20)[
         'accumulate'
     ] == 2
     run = run_recipe(
@@ -258,12 +258,12 @@ def test_workers_do_not_change_a_view_and_a_resumed_epoch_is_the_same(folder):
             views=dict(auto_augment='rand-m9-mstd0.5-inc1', re_prob=0.5, re_mode='pixel'),
         ).train
     )
-    a, b = (list(make(w).batches(loaders.IMAGENET, 30, view_seed=5).epoch(2)) for w in (0, 2))
+    a, b = (list(make(w).batches(loaders._IMAGENET, 30, view_seed=5).epoch(2)) for w in (0, 2))
     for x, y in zip(a, b):
         assert torch.equal(x.input, y.input) and torch.equal(x.target, y.target)
-    rest = list(make(0).batches(loaders.IMAGENET, 30, view_seed=5).epoch(2, start=1))
+    rest = list(make(0).batches(loaders._IMAGENET, 30, view_seed=5).epoch(2, start=1))
     assert len(rest) == len(a) - 1 and torch.equal(rest[0].input, a[1].input)
-    other = next(iter(make(0).batches(loaders.IMAGENET, 30, view_seed=6).epoch(2)))
+    other = next(iter(make(0).batches(loaders._IMAGENET, 30, view_seed=6).epoch(2)))
     assert torch.equal(other.index, a[0].index) and not torch.equal(other.input, a[0].input)
 
 
@@ -278,7 +278,7 @@ def test_random_numbers_go_on_after_a_view():
     torch.manual_seed(1)
     expected = torch.rand(2)
     torch.manual_seed(1)
-    with seeded(3, 4):
+    with _seeded(3, 4):
         torch.rand(7)
     assert torch.equal(torch.rand(2), expected)
 
@@ -293,9 +293,9 @@ def test_bad_input_is_refused_with_what_to_do(folder, tmp_path, monkeypatch):
         load_images(folder, 'wds/x')
     monkeypatch.undo()
     with pytest.raises(ValueError, match='say with data='):
-        recipe_data(recipe('imagenet/deit_t-resnet18'))
+        _recipe_data(recipe('imagenet/deit_t-resnet18'))
     with pytest.raises(ValueError, match='ofa-learn teach'):
-        recipe_teacher(recipe('cifar100/swin_t-resnet18'), split(digits(), train=50), tmp_path)
+        _recipe_teacher(recipe('cifar100/swin_t-resnet18'), split(digits(), train=50), tmp_path)
     with pytest.raises(ValueError, match='divisor of 50'):
         fit_arguments(recipe('laptop/cnn-vit'), CPU, 20)
     with pytest.raises(ValueError, match='settings for labels'):
@@ -323,21 +323,21 @@ def test_sizes_that_a_set_has_of_its_own_are_not_dropped_in_silence(folder):
 
 def test_a_joined_method_is_timed_without_data():
     r = recipe('cifar100/swin_t-resnet18')
-    methods = task_options(r, 'ofa+crd')['parts']
+    methods = _task_options(r, 'ofa+crd')['parts']
     assert set(methods) == {'ofa', 'crd'} and methods['ofa']['soft'] == 'hard'
     from dataclasses import replace
 
-    from ofa_learn.runs import recipe_task
+    from ofa_learn.runs import _recipe_task
 
     tiny = replace(recipe('laptop/cnn-vit'), methods=dict(ofa={}, crd={}))
-    assert recipe_task(tiny, 'ofa+crd', 'random', None, 0).name == 'ofa+crd'
+    assert _recipe_task(tiny, 'ofa+crd', 'random', None, 0).name == 'ofa+crd'
 
 
 def test_another_teaching_is_another_file(tmp_path):
     data, made = split(digits(), train=60), []
     for epochs in (1, 2):
         r = recipe('laptop/cnn-vit', **SMALL | dict(teacher_epochs=epochs))
-        recipe_teacher(r, data, tmp_path, say=lambda line: made.append(line), device='cpu', progress=False)
+        _recipe_teacher(r, data, tmp_path, say=lambda line: made.append(line), device='cpu', progress=False)
     assert (
         len(list(tmp_path.glob('teacher-*.safetensors'))) == 2
         and sum('teaching the teacher' in m for m in made) == 2
@@ -429,7 +429,7 @@ def test_an_argument_that_a_run_would_not_use_is_an_error(tmp_path, method, give
 
 
 def test_a_dry_run_refuses_before_it_times(monkeypatch):
-    monkeypatch.setattr(runs, 'cost', lambda *a, **k: pytest.fail('it began to time'))
+    monkeypatch.setattr(runs, '_cost', lambda *a, **k: pytest.fail('it began to time'))
     for at_once in (0, -5, 7):
         with pytest.raises(ValueError, match='at_once: expected a divisor of 50'):
             dry_run(recipe('laptop/cnn-vit'), 'kd', 'cpu', at_once)

@@ -11,17 +11,18 @@ from timm.optim import list_optimizers
 from ofa_learn.checkpoints import load_checkpoint
 from ofa_learn.data import digits, split
 from ofa_learn.settings import (
-    NOT_OFFERED,
-    RANGES,
-    SCHEDULED,
+    _NOT_OFFERED,
+    _RANGES,
+    _SCHEDULED,
     SCHEDULES,
+    _why_not,
     check_settings,
     learning_rates,
     optimizers,
-    why_not,
 )
 from ofa_learn.tasks import create_task
-from ofa_learn.training import fit, pick_device
+from ofa_learn.training import fit
+from ofa_learn.workers import pick_device
 
 DATA = split(digits(), train=40, valid=10, test=10)
 QUIET = dict(device='cpu', progress=False)
@@ -70,9 +71,9 @@ def test_every_optimizer_on_offer_goes_on_to_the_bit(opt, tmp_path):
 
 
 def test_what_is_not_offered_is_refused_with_its_reason():
-    refused = [n for n in list_optimizers() if why_not(n)]
+    refused = [n for n in list_optimizers() if _why_not(n)]
     assert set(refused) | set(optimizers()) == set(list_optimizers()) and len(optimizers()) > 75
-    assert all(any(why_not(n) == why for n in refused) for why in NOT_OFFERED.values())
+    assert all(any(_why_not(n) == why for n in refused) for why in _NOT_OFFERED.values())
     for opt in [*refused, 'lookahead_kron']:
         with pytest.raises(ValueError, match=f'opt: {opt} is not offered: '):
             fit(small_task(), DATA, 1, opt=opt, **QUIET)
@@ -123,10 +124,10 @@ def test_augment_is_an_augment():
 
 def test_ranges_and_defaults_are_those_of_fit():
     defaults = {n: p.default for n, p in inspect.signature(fit).parameters.items()}
-    assert {k: defaults[k] for k in SCHEDULED} == SCHEDULED
-    check_settings({k: v for k, v in defaults.items() if k in RANGES or k in ('opt', 'sched')})
+    assert {k: defaults[k] for k in _SCHEDULED} == _SCHEDULED
+    check_settings({k: v for k, v in defaults.items() if k in _RANGES or k in ('opt', 'sched')})
     numbers = {k for k, v in defaults.items() if isinstance(v, (int, float)) and not isinstance(v, bool)}
-    assert numbers - {'decay_epochs'} <= set(RANGES)
+    assert numbers - {'decay_epochs'} <= set(_RANGES)
 
 
 @pytest.mark.parametrize('sched', SCHEDULES)

@@ -23,25 +23,23 @@ from processes import alive, children, gone
 
 from ofa_learn import sweeps
 from ofa_learn.checkpoints import Stopped
+from ofa_learn.cli import _parse_grid
+from ofa_learn.cli import sweep as sweep_command
 from ofa_learn.data import Augment
-from ofa_learn.records import check_record, load_record, load_records, results
+from ofa_learn.records import check_record, load_record, load_records, named, over, results
 from ofa_learn.sweeps import (
     Sweep,
+    _digest,
+    _method_options,
+    _ready_teacher,
+    _run_one,
     commands,
-    digest,
     load_plan,
-    method_options,
-    named,
-    over,
     pair_models,
-    parse_grid,
-    ready_teacher,
     record_path,
-    run_one,
     runs,
     save_plan,
     sweep,
-    sweep_command,
 )
 from ofa_learn.tasks import METHODS, Teacher
 from ofa_learn.training import distill
@@ -108,7 +106,7 @@ def test_records_are_complete(whole):
 def test_equal_to_plain_training(whole):
     "Seed by seed the same as `distill` with the teacher in the loop: the cache changes nothing."
     out, records = whole
-    file, info = ready_teacher(PLAN, 'micro_resnet', out)
+    file, info = _ready_teacher(PLAN, 'micro_resnet', out)
     for r in [r for r in records if r['method'] == 'kd'] + records[-1:]:
         options = {k: v for k, v in r['setting'].items() if k in ('gamma',)}
         run = distill(
@@ -155,9 +153,9 @@ def test_a_larger_plan_does_the_rest(whole, tmp_path, monkeypatch):
 
     out, records = whole
     shutil.copytree(out, tmp_path / 'o')
-    started, one = [], run_one
+    started, one = [], _run_one
     monkeypatch.setattr(
-        sweeps, 'run_one', lambda plan, run, *a: started.append(run['name']) or one(plan, run, *a)
+        sweeps, '_run_one', lambda plan, run, *a: started.append(run['name']) or one(plan, run, *a)
     )
     larger = replace(PLAN, grid=PLAN.grid | dict(gamma=[1, 2, 1.4]), seeds=(0, 1))
     assert len(sweep(larger, tmp_path / 'o', **quiet)) == 10 and len(started) == 2
@@ -313,7 +311,7 @@ def test_a_bad_teacher_takes_only_its_runs(tmp_path):
 
 def test_a_teacher_from_a_file(whole, tmp_path):
     out, records = whole
-    file, info = ready_teacher(PLAN, 'micro_resnet', out)
+    file, info = _ready_teacher(PLAN, 'micro_resnet', out)
     plan = replace(
         PLAN,
         methods=('kd',),
@@ -331,7 +329,7 @@ def test_a_teacher_from_a_file(whole, tmp_path):
 
 
 def test_commands_reproduce_the_runs(whole, tmp_path):
-    code = 'import sys, ofa_learn.cli as c; from ofa_learn.sweeps import sweep_command; c.COMMANDS["s"] = sweep_command; sys.exit(c.main())'
+    code = 'import sys, ofa_learn.cli as c; c.COMMANDS["s"] = c.sweep; sys.exit(c.main())'
     program = shlex.join([sys.executable, '-c', code, 's'])
     plan = replace(PLAN, seeds=(1,))
     lines = commands(plan, tmp_path / 'my runs', program, device='cpu')
@@ -466,18 +464,18 @@ def test_plans_as_files(tmp_path):
 
 
 def test_small_pieces(whole):
-    assert pair_models('mlp-resnet18') == ('micro_mixer', 'resnet18') and digest(
+    assert pair_models('mlp-resnet18') == ('micro_mixer', 'resnet18') and _digest(
         dict(a=1, b=[2.0])
-    ) == digest(dict(b=(2,), a=1.0)) != digest(dict(a=True, b=[2]))
-    assert parse_grid(' lr=.1,1e-3 opt=sgd,adamw clip=None ') == dict(
+    ) == _digest(dict(b=(2,), a=1.0)) != _digest(dict(a=True, b=[2]))
+    assert _parse_grid(' lr=.1,1e-3 opt=sgd,adamw clip=None ') == dict(
         lr=[0.1, 1e-3], opt=['sgd', 'adamw'], clip=[None]
     )
     for bad in ('lr', 'lr=', '=3'):
         with pytest.raises(ValueError, match='option=value'):
-            parse_grid(bad)
+            _parse_grid(bad)
     assert {'gamma', 'weights', 'temperature', 'label_smoothing'} <= set(
-        method_options('ofa+kd')
-    ) and 'device' not in method_options('kd')
+        _method_options('ofa+kd')
+    ) and 'device' not in _method_options('kd')
     with pytest.raises(ValueError, match='which 2 of 8 have'):
         sweep(PLAN, whole[0], only='cnn-vit_kd', **quiet)
     for jobs in (-1, 1.5):
@@ -544,20 +542,20 @@ def test_a_teacher_is_described_for_the_images_at_hand(tmp_path):
     "The same file of weights, other test images: its accuracies are those of these images."
     from dataclasses import replace
 
-    from ofa_learn.sweeps import ready_teacher
+    from ofa_learn.sweeps import _ready_teacher
 
     plan = Sweep(
         methods='kd', seeds=1, parts=dict(train=60, valid=50, test=50), teaching=dict(epochs=2, lr=5e-3)
     )
     other = replace(plan, parts=dict(train=60, valid=50, test=400))
     (file, one), (_, again), (same, two) = (
-        ready_teacher(p, 'micro_resnet', tmp_path, 'cpu') for p in (plan, plan, other)
+        _ready_teacher(p, 'micro_resnet', tmp_path, 'cpu') for p in (plan, plan, other)
     )
     assert (
-        one == again and one['weights'] == ready_teacher(plan, 'micro_resnet', tmp_path, 'cpu')[1]['weights']
+        one == again and one['weights'] == _ready_teacher(plan, 'micro_resnet', tmp_path, 'cpu')[1]['weights']
     )
     given = [
-        ready_teacher(replace(p, teachers=dict(micro_resnet=str(file))), 'micro_resnet', tmp_path, 'cpu')[1]
+        _ready_teacher(replace(p, teachers=dict(micro_resnet=str(file))), 'micro_resnet', tmp_path, 'cpu')[1]
         for p in (plan, other)
     ]
     assert (
@@ -729,7 +727,7 @@ def test_a_teacher_that_somebody_is_making_is_waited_for(whole, tmp_path):
         held(3, out / 'teachers', file.stem),
         pytest.warns(UserWarning, match='waiting: .* is being written by'),
     ):
-        made = ready_teacher(PLAN, 'micro_resnet', out, 'cpu')
+        made = _ready_teacher(PLAN, 'micro_resnet', out, 'cpu')
     assert made[0] == file and about.read_text() == known
     with held(60, out / 'teachers', file.stem), pytest.warns(UserWarning, match='waiting'):
         about.unlink()
@@ -778,7 +776,7 @@ def test_data_that_changed_are_read_again(tmp_path, kind):
     (two,) = sweep(plan, tmp_path / 'o', **quiet)
     assert one['run'] != two['run'] and one['data']['fingerprint'] != two['data']['fingerprint']
     with pytest.raises(ValueError, match='have changed since this run was planned'):
-        run_one(plan, old[0], tmp_path / 'o', device='cpu')
+        _run_one(plan, old[0], tmp_path / 'o', device='cpu')
 
 
 @pytest.mark.parametrize(
@@ -818,7 +816,7 @@ def test_rows_of_a_stopped_sweep_say_what_was_planned(whole):
 def test_a_teacher_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     "And ends as one that was left alone."
     plan = Sweep(methods='kd', seeds=1, grid=dict(epochs=1), **SMALL)
-    alone = ready_teacher(plan, 'micro_resnet', tmp_path / 'alone', 'cpu')
+    alone = _ready_teacher(plan, 'micro_resnet', tmp_path / 'alone', 'cpu')
     done, taught = [], sweeps.teach
 
     def stop_once(name, data, file, **how):

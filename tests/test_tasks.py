@@ -196,8 +196,8 @@ def test_same_seeds_same_student_and_methods_are_paired():
         augment=Augment(shift=1),
     )
     a, b, c = run('kd', 0), run('kd', 0), run('kd', 1)
-    assert torch.equal(predict(a.student, DATA.test, DATA.norm), predict(b.student, DATA.test, DATA.norm))
-    assert not torch.equal(predict(a.student, DATA.test, DATA.norm), predict(c.student, DATA.test, DATA.norm))
+    assert torch.equal(predict(a.model, DATA.test, DATA.norm), predict(b.model, DATA.test, DATA.norm))
+    assert not torch.equal(predict(a.model, DATA.test, DATA.norm), predict(c.model, DATA.test, DATA.norm))
 
     def start(method):
         torch.manual_seed(3)

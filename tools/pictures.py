@@ -102,7 +102,7 @@ def explorer_picture(path: Path = EXPLORER) -> Path:
     run = distill(
         'labels', 'micro_resnet', None, data, epochs=6, lr=5e-3, device='cpu', progress=False, eval_every=6
     )
-    cards = teacher_cards(run.student, data.test, data.norm)
+    cards = teacher_cards(run.model, data.test, data.norm)
     doubted = min(range(len(cards)), key=lambda i: abs(probs_of(cards[i])[cards[i]['label']] - 0.5))
     with tempfile.TemporaryDirectory() as folder, browser_page(viewport=dict(width=860, height=900)) as page:
         written = GammaExplorer(cards, gamma=2.0).to_html(f'{folder}/explorer.html')
