@@ -81,8 +81,7 @@ def _channels_first(x: np.ndarray) -> np.ndarray:
         return x[:, None]
     if x.ndim != 4:
         raise ValueError(f'images: expected (N, H, W), (N, H, W, C) or (N, C, H, W), got shape {x.shape}')
-    first = x.shape[1] in (1, 3)
-    last = x.shape[-1] in (1, 3)
+    first, last = x.shape[1] in (1, 3), x.shape[-1] in (1, 3)
     if first and not last:
         return x
     if last and not first:
@@ -614,8 +613,7 @@ def _turn_zoom(x: torch.Tensor, u: torch.Tensor, a: Augment) -> torch.Tensor:
     "Rotate and scale about the middle, bilinear, black outside."
     angle = (2 * u[:, 0] - 1) * math.radians(a.turn)
     scale = 1 + (2 * u[:, 1] - 1) * a.zoom
-    c = angle.cos() / scale
-    s = angle.sin() / scale
+    c, s = angle.cos() / scale, angle.sin() / scale
     z = torch.zeros_like(angle)
     r = x.shape[-2] / x.shape[-1]  # the sampling grid runs from -1 to 1 on both sides
     theta = torch.stack([c, -s * r, z, s / r, c, z], 1).view(-1, 2, 3)
@@ -683,8 +681,7 @@ class Batches:
         if batch_size % shard[1]:
             raise ValueError(f'batch_size: expected a multiple of the {shard[1]} processes, got {batch_size}')
         self.batch_size = min(batch_size, len(part) // shard[1] * shard[1])
-        self.seed = seed
-        self.view_seed = view_seed
+        self.seed, self.view_seed = seed, view_seed
         self.shard = shard
 
     def __len__(self):

@@ -13,12 +13,13 @@ import inspect
 import json
 import math
 import re
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from numbers import Integral, Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import timm
 import torch
@@ -42,20 +43,29 @@ class BasicBlock(nn.Module):
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(cin, cout, 3, stride, 1, bias=False), nn.BatchNorm2d(cout)
         self.conv2, self.bn2 = nn.Conv2d(cout, cout, 3, 1, 1, bias=False), nn.BatchNorm2d(cout)
-        same = stride == 1 and cin == cout
-        self.shortcut = (
-            nn.Identity()
-            if same
-            else nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
-        )
+        self.shortcut: nn.Module = nn.Identity()
+        if stride != 1 or cin != cout:
+            self.shortcut = nn.Sequential(nn.Conv2d(cin, cout, 1, stride, bias=False), nn.BatchNorm2d(cout))
 
     def forward(self, x):
         y = self.bn1(self.conv1(x)).relu()
         return (self.bn2(self.conv2(y)) + self.shortcut(x)).relu()
 
+# %% ../nbs/course/10_models.ipynb #fb683dab
+def _wanted(indices: int | Iterable[int] | None, n: int) -> list[int]:
+    "Which of n stages are meant: all where nothing is said, the last so many, or those at `indices`."
+    if indices is None:
+        return list(range(n))
+    if isinstance(indices, int):
+        return list(range(n))[-indices:] if indices else []
+    return [i % n for i in indices]
+
 # %% ../nbs/course/10_models.ipynb #40d3522d
 class MicroResNet(nn.Module):
-    "A ResNet for images from 8 pixels, of four stages by default; stage s has `depths[s]` blocks of `widths[s]` channels on a grid of 1/2**s."
+    """A ResNet for images from 8 pixels, of four stages by default.
+
+    Stage s has `depths[s]` blocks of `widths[s]` channels on a grid of 1/2**s.
+    """
 
     def __init__(
         self,
@@ -76,7 +86,8 @@ class MicroResNet(nn.Module):
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, widths[0], 3, 1, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU()
         )
-        self.stages, cin = nn.ModuleList(), widths[0]
+        self.stages = nn.ModuleList()
+        cin = widths[0]
         for s, (c, d) in enumerate(zip(widths, depths)):
             blocks = [BasicBlock(cin if i == 0 else c, c, 2 if s > 0 and i == 0 else 1) for i in range(d)]
             self.stages.append(nn.Sequential(*blocks))
@@ -84,31 +95,25 @@ class MicroResNet(nn.Module):
         self.feature_info = [
             dict(num_chs=c, reduction=2**s, module=f'stages.{s}') for s, c in enumerate(widths)
         ]
-        self.drop, self.fc = (
-            nn.Dropout(drop_rate),
-            nn.Linear(cin, num_classes) if num_classes else nn.Identity(),
-        )
+        self.drop = nn.Dropout(drop_rate)
+        self.fc = self._classifier(num_classes)
         for m in self.modules():
             if isinstance(m, nn.Conv2d):
                 nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
+
+    def _classifier(self, num_classes: int) -> nn.Module:
+        return nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
 
     def forward_intermediates(
         self, x, indices=None, norm=False, stop_early=False, output_fmt='NCHW', intermediates_only=False
     ):
         "The last feature map and those after the stages at `indices` (default all)."
-        n = len(self.stages)
-        take = (
-            range(n)
-            if indices is None
-            else [
-                i % n
-                for i in ([-1 - k for k in range(indices)][::-1] if isinstance(indices, int) else indices)
-            ]
-        )
-        x, maps = self.stem(x), []
+        wanted = _wanted(indices, len(self.stages))
+        x = self.stem(x)
+        maps = []
         for s, stage in enumerate(self.stages):
             x = stage(x)
-            if s in take:
+            if s in wanted:
                 maps.append(x)
         return maps if intermediates_only else (x, maps)
 
@@ -126,10 +131,8 @@ class MicroResNet(nn.Module):
         return self.fc
 
     def reset_classifier(self, num_classes, global_pool='avg'):
-        self.num_classes, self.fc = (
-            num_classes,
-            nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity(),
-        )
+        self.num_classes = num_classes
+        self.fc = self._classifier(num_classes)
 
 # %% ../nbs/course/10_models.ipynb #b84f4ece
 def _cfg(size: int, chans: int, classes: int, **kwargs):
@@ -143,6 +146,8 @@ def _cfg(size: int, chans: int, classes: int, **kwargs):
         **kwargs,
     )
 
+
+_CHEN = 'https://github.com/chenyaofo/pytorch-cifar-models/releases/download/resnet/'
 
 default_cfgs = generate_default_cfgs(
     {
@@ -163,7 +168,7 @@ default_cfgs = generate_default_cfgs(
             32, 3, 100, first_conv='stem.0', classifier='fc', license='bsd-3-clause'
         )
         | dict(
-            url='https://github.com/chenyaofo/pytorch-cifar-models/releases/download/resnet/cifar100_resnet56-f2eff4c8.pt',
+            url=f'{_CHEN}cifar100_resnet56-f2eff4c8.pt',
             mean=(0.5070, 0.4865, 0.4409),
             std=(0.2673, 0.2564, 0.2761),
         ),
@@ -209,10 +214,8 @@ def micro_mixer(pretrained=False, img_size=8, **kwargs):
 
 
 def _swin(name, pretrained, embed_dim, **kwargs):
-    args = (
-        dict(patch_size=4, window_size=7, embed_dim=embed_dim, depths=(2, 2, 2, 2), num_heads=(2, 4, 8, 16))
-        | kwargs
-    )
+    size = dict(patch_size=4, window_size=7, embed_dim=embed_dim, depths=(2, 2, 2, 2))
+    args = size | dict(num_heads=(2, 4, 8, 16)) | kwargs
     return build_model_with_cfg(SwinTransformer, name, pretrained, **args)
 
 
@@ -254,7 +257,10 @@ def _usual_names(state: dict, model=None) -> dict:
 
 @register_model
 def cifar_resnet56(pretrained=False, **kwargs):
-    "ResNet-56 for 32-pixel images (He et al., 2016, Sec. 4.2), with shortcuts by 1×1 convolution; pretrained on CIFAR-100 by Chen (BSD-3)."
+    """ResNet-56 for 32-pixel images (He et al., 2016, Sec. 4.2), with shortcuts by 1×1 convolution.
+
+    Pretrained on CIFAR-100 by Chen (BSD-3).
+    """
     args = dict(widths=(16, 32, 64), depths=(9, 9, 9)) | kwargs
     return build_model_with_cfg(
         MicroResNet, 'cifar_resnet56', pretrained, feature_cfg=None, pretrained_filter_fn=_usual_names, **args
@@ -272,13 +278,32 @@ def check_model_name(name: str) -> str:
 
 # %% ../nbs/course/10_models.ipynb #6c56cfe8
 def make_model(
-    name: str,  # a timm model, with or without a weights tag
-    num_classes: int = 10,  # K
-    input_size: tuple[int, int, int] = (1, 8, 8),  # (C, H, W) of the images
-    pretrained: bool = False,  # timm's published weights
-    **kwargs,  # handed to the model
+    name: str,
+    num_classes: int = 10,
+    input_size: tuple[int, int, int] = (1, 8, 8),
+    pretrained: bool = False,
+    **kwargs,
 ) -> nn.Module:
-    "A timm model for images of `input_size` and `num_classes` classes."
+    """A timm model for images of `input_size` and `num_classes` classes, in training mode.
+
+    A model that must know the image size is told it, and a misspelt name is answered with the nearest ones.
+
+    Args:
+        name: a model that timm knows, with or without a weights tag: 'micro_vit', 'resnet18.a1_in1k'.
+        num_classes: K, the width of the logits.
+        input_size: (C, H, W) of the images, in channels and pixels.
+        pretrained: whether to begin with timm's published weights, which are downloaded once.
+        kwargs: what else timm hands to the model, such as depth=6.
+    Returns:
+        The model, an `nn.Module` that maps images (B, C, H, W) to logits (B, K).
+    Raises:
+        ValueError: a name that timm does not know.
+        TypeError: a name that is no text.
+    Example:
+        >>> model = make_model('micro_vit', num_classes=7, input_size=(3, 16, 16))
+        >>> model(torch.zeros(2, 3, 16, 16)).shape
+        torch.Size([2, 7])
+    """
     check_model_name(name)
     c, h, w = input_size
     sized = (timm.models.get_pretrained_cfg(name) or timm.models.PretrainedCfg()).fixed_input_size
@@ -312,23 +337,19 @@ class Taps:
     plain_head: bool = False  # whether the head is `forward_head(…, pre_logits=True)`, then the classifier
 
     def __str__(self):
+        first = f'{self.kind}, pooled width {self.width}'
+        if self.prefix:
+            first += f', {self.prefix} prefix tokens'
         rows = [
-            f'{self.kind}, pooled width {self.width}'
-            + (f', {self.prefix} prefix tokens' if self.prefix else '')
+            f'  stage {s.number}: {s.channels} × {s.height} × {s.width}  (tap {s.index})' for s in self.stages
         ]
-        return '\n'.join(
-            rows
-            + [
-                f'  stage {s.number}: {s.channels} × {s.height} × {s.width}  (tap {s.index})'
-                for s in self.stages
-            ]
-        )
+        return '\n'.join([first, *rows])
 
 # %% ../nbs/course/10_models.ipynb #10c644c0
 def stage_indices(
     shapes: list[tuple[int, int, int]],  # (C, H, W) of each intermediate
-    positions: str
-    | list[int] = 'even',  # 'even' (the paper), 'released' (the authors' code), or indices of your own
+    # 'even' (the paper), 'released' (the authors' code), or indices of your own
+    positions: str | list[int] = 'even',
 ) -> list[int]:
     "Which intermediates end the stages."
     n = len(shapes)
@@ -359,12 +380,15 @@ def as_map(feature) -> torch.Tensor:
     return feature[0] if isinstance(feature, (tuple, list)) else feature
 
 
+def _timm(model: nn.Module) -> Any:
+    "The same model, with the methods that timm's models have and `nn.Module` does not declare."
+    return model
+
+
 def _takes_prefix(model: nn.Module) -> bool:
     "Whether the model hands out its prefix tokens beside the maps."
-    return (
-        bool(getattr(model, 'num_prefix_tokens', 0))
-        and 'return_prefix_tokens' in inspect.signature(model.forward_intermediates).parameters
-    )
+    options = inspect.signature(_timm(model).forward_intermediates).parameters
+    return bool(getattr(model, 'num_prefix_tokens', 0)) and 'return_prefix_tokens' in options
 
 
 def tapped_forward(
@@ -378,17 +402,16 @@ def tapped_forward(
     options = dict(stop_early=False)  # some models stop early unless told not to
     if taps.prefix:
         options['return_prefix_tokens'] = True
-    final, maps = model.forward_intermediates(
-        x, indices=[s.index for s in wanted if s.index >= 0] or [0], output_fmt='NCHW', **options
-    )
-    maps = iter(maps)
+    indices = [s.index for s in wanted if s.index >= 0] or [0]
+    final, found = _timm(model).forward_intermediates(x, indices=indices, output_fmt='NCHW', **options)
+    maps = iter(found)
     logits, pooled = _head(model, final, taps.plain_head)
     return Features(logits, pooled, [final if s.index < 0 else next(maps) for s in wanted])
 
 # %% ../nbs/course/10_models.ipynb #a839d3b7
 def _classifiers(model: nn.Module) -> list[nn.Module]:
     "The layers that give the logits, by the model's own account; none where it gives none."
-    found = model.get_classifier() if hasattr(model, 'get_classifier') else []
+    found = _timm(model).get_classifier() if hasattr(model, 'get_classifier') else []
     found = found if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
     return [getattr(m, 'fc', m) for m in found if isinstance(m, nn.Module)]  # a whole head keeps it as fc
 
@@ -396,7 +419,7 @@ def _classifiers(model: nn.Module) -> list[nn.Module]:
 @torch.compiler.disable  # hooks that come and go would be compiled anew each time
 def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list]:
     "Logits of one run of the head, and what its classifiers read, each thing once."
-    read = []
+    read: list[torch.Tensor] = []
 
     def note(module, args):
         if args and not any(args[0] is r for r in read):
@@ -404,7 +427,7 @@ def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list]:
 
     hooks = [c.register_forward_pre_hook(note) for c in _classifiers(model)]
     try:
-        return model.forward_head(final), read
+        return _timm(model).forward_head(final), read
     finally:
         for hook in hooks:
             hook.remove()
@@ -413,11 +436,11 @@ def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list]:
 def _head(model: nn.Module, final, plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
     "Logits, and the features (B, d) that the classifier reads, of one run of the head."
     if plain:
-        pooled = model.forward_head(final, pre_logits=True)
+        pooled = _timm(model).forward_head(final, pre_logits=True)
         return _classifiers(model)[0](pooled), pooled
     logits, read = _watched_head(model, final)
     if not read or any(r.numel() > r.shape[0] * r.shape[1] for r in read):  # maps or tokens, pooled later
-        again = model.forward_head(final, pre_logits=True)
+        again = _timm(model).forward_head(final, pre_logits=True)
         read = again if isinstance(again, (list, tuple)) else [again]
     vectors = [r.flatten(1) for r in read]  # a convolution reads (B, d, 1, 1)
     return logits, vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1)
@@ -439,7 +462,7 @@ def _dropping(model: nn.Module):
         for m, name, value in was:
             setattr(m, name, value)
 
-
+# %% ../nbs/course/10_models.ipynb #9cd1f045
 def _is_plain(model: nn.Module, final) -> bool:
     "Whether the classifier on `forward_head(final, pre_logits=True)` is the whole head, dropout included."
     classifiers = _classifiers(model)
@@ -452,7 +475,7 @@ def _is_plain(model: nn.Module, final) -> bool:
         with fork():
             logits, read = _watched_head(model, some)
         with fork():  # from the same random numbers
-            pooled = model.forward_head(some, pre_logits=True)
+            pooled = _timm(model).forward_head(some, pre_logits=True)
             if len(read) != 1 or not torch.is_tensor(pooled) or pooled.shape != read[0].shape:
                 return False
             return torch.equal(pooled, read[0]) and torch.equal(classifiers[0](pooled), logits)
@@ -483,24 +506,48 @@ def blank_image(model: nn.Module, input_size: tuple[int, int, int]) -> torch.Ten
 
 
 def _probe(model: nn.Module, input_size: tuple[int, int, int]):
-    "Final features, intermediates and pooled features of one blank image, and whether the head is a plain one."
+    "Final, intermediate and pooled features of one blank image, and whether the head is a plain one."
     with evaluating(model):
-        final, maps = model.forward_intermediates(blank_image(model, input_size), output_fmt='NCHW')
+        final, maps = _timm(model).forward_intermediates(blank_image(model, input_size), output_fmt='NCHW')
         plain = _is_plain(model, final)
         return final, maps, _head(model, final, plain)[1], plain
 
 # %% ../nbs/course/10_models.ipynb #9ce889cc
 def find_taps(
-    model: nn.Module,  # a timm model, or any module with timm's `forward_intermediates` and `forward_head`
-    input_size: tuple[int, int, int],  # (C, H, W) of the images it will see
-    positions: str | list[int] = 'even',  # see `stage_indices`
-    kind: str | None = None,  # 'maps' or 'tokens' overrules the layout rule
+    model: nn.Module,
+    input_size: tuple[int, int, int],
+    positions: str | list[int] = 'even',
+    kind: str | None = None,
 ) -> Taps:
-    "Where `model` is tapped, its stages' shapes and kind, by probing it with one blank image."
+    """Where `model` is tapped: the ends of its stages, their shapes, and whether they are maps or tokens.
+
+    The model is shown one blank image; its modes, weights and random numbers stay as they are.
+
+    Args:
+        model: a timm model, or any module with timm's `forward_intermediates` and `forward_head`.
+        input_size: (C, H, W) of the images that it will see.
+        positions: which intermediate features end the stages of a model without a pyramid: 'even' (the
+            paper: after 3, 6, 9, 12 twelfths), 'released' (the authors' code: 2, 4, 10, 12), or indices.
+        kind: 'maps' or 'tokens' overrules what the layout of the model's last features says.
+    Returns:
+        `Taps`: `kind`, `stages` (number, index, channels, height, width), and the width of the features
+        that the classifier reads; what `tapped_forward` needs.
+    Raises:
+        ValueError: a model without taps, an unknown kind, or positions that are not there.
+    Example:
+        >>> print(find_taps(make_model('micro_resnet'), (1, 8, 8)))
+        maps, pooled width 128
+          stage 1: 16 × 8 × 8  (tap 0)
+          stage 2: 32 × 4 × 4  (tap 1)
+          stage 3: 64 × 2 × 2  (tap 2)
+          stage 4: 128 × 1 × 1  (tap 3)
+    Source:
+        Hao et al., 2023, Sec. 3.2, for where the stages end.
+    """
     if not (hasattr(model, 'forward_intermediates') and hasattr(model, 'forward_head')):
         raise ValueError(
-            f'model: {type(model).__name__} has no taps (no forward_intermediates); use a method that needs logits only, such as '
-            "'kd', or a timm model"
+            f'model: {type(model).__name__} has no taps (no forward_intermediates); use a method that needs '
+            "logits only, such as 'kd', or a timm model"
         )
     if kind not in (None, 'maps', 'tokens'):
         raise ValueError(f"kind: expected 'maps' or 'tokens', got {kind!r}")
@@ -514,10 +561,12 @@ def find_taps(
         c, h, w = final.shape[1:]
         if stages[-1].index == len(maps) - 1 and (h, w) == shapes[-1][1:] and c != shapes[-1][0]:
             stages[-1] = Stage(len(stages), -1, c, h, w)
-    prefix = model.num_prefix_tokens if _takes_prefix(model) else 0
+    timm_model = _timm(model)
+    prefix = timm_model.num_prefix_tokens if _takes_prefix(model) else 0
     has_class = prefix > 0 and getattr(model, 'cls_token', None) is not None
-    width, size = pooled.shape[-1], tuple(input_size)
-    return Taps(kind, tuple(stages), prefix, has_class, width, model.num_classes, size, plain)
+    c, h, w = input_size
+    width = pooled.shape[-1]
+    return Taps(kind, tuple(stages), prefix, has_class, width, timm_model.num_classes, (c, h, w), plain)
 
 # %% ../nbs/course/10_models.ipynb #f5a3ac16
 def check_stages(
@@ -544,7 +593,10 @@ def count_flops(
     fn,  # a module or function
     *inputs,  # what to call it with
 ) -> int:
-    "Floating-point operations of `fn(*inputs)`, counted by PyTorch: products and convolutions, 2 per multiply-add."
+    """Floating-point operations of `fn(*inputs)`, counted by PyTorch.
+
+    They are those of products and convolutions, two for each multiply-add.
+    """
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -569,9 +621,8 @@ def same_answer(
 # %% ../nbs/course/10_models.ipynb #93b4d29d
 def _skeleton(about: dict) -> nn.Module:
     "The model that `about` describes, without weights."
-    return make_model(
-        about['architecture'], about['num_classes'], tuple(about['input_size']), **about.get('kwargs', {})
-    )
+    c, h, w = about['input_size']
+    return make_model(about['architecture'], about['num_classes'], (c, h, w), **about.get('kwargs', {}))
 
 
 def _checksum(about: dict, weights: dict[str, torch.Tensor]) -> str:
@@ -579,20 +630,41 @@ def _checksum(about: dict, weights: dict[str, torch.Tensor]) -> str:
     total = hashlib.sha256(json.dumps(about).encode())
     for name, w in sorted(weights.items()):
         total.update(f'{name} {w.dtype} {tuple(w.shape)};'.encode())
-        total.update(w.flatten().view(torch.uint8).numpy())
+        total.update(w.flatten().view(torch.uint8).numpy().data)
     return total.hexdigest()
 
-
+# %% ../nbs/course/10_models.ipynb #93b4d29f
 def save_model(
-    model: nn.Module,  # a timm model
-    path: str | Path,  # a file ending in .safetensors
-    input_size,  # (C, H, W) of its images
-    norm=None,  # (mean, std) of its inputs
-    classes=None,  # the classes' names
-    **kwargs,  # what else `make_model` needs to build it, such as depth=6
+    model: nn.Module,
+    path: str | Path,
+    input_size: Sequence[int],
+    norm=None,
+    classes: Sequence[str] | None = None,
+    **kwargs,
 ) -> Path:
-    "Write weights and what they expect to one file, atomically; refuses what `load_model` could not build again."
-    path, cfg = Path(path), getattr(model, 'pretrained_cfg', None) or {}
+    """The file to which the weights and what they expect are written, whole or not at all.
+
+    The network is built again and asked for its answer before the file takes its name, so that what is kept
+    is what `load_model` gives back.
+
+    Args:
+        model: a timm model; its weights may lie on any device.
+        path: a file ending in .safetensors.
+        input_size: (C, H, W) of its images.
+        norm: (mean, std) of its inputs, a number a channel in each, for pixels in [0, 1]; None: not known.
+        classes: the names of its K classes; None: not known.
+        kwargs: what else `make_model` needs to build it, such as depth=6.
+    Returns:
+        `path`.
+    Raises:
+        ValueError: another ending, a model that is not timm's, or one that `make_model` would not build
+            alike with these arguments.
+    Example:
+        >>> save_model(make_model('micro_vit'), 'vit.safetensors', (1, 8, 8)).name
+        'vit.safetensors'
+    """
+    path = Path(path)
+    cfg = getattr(model, 'pretrained_cfg', None) or {}
     if path.suffix != '.safetensors':
         raise ValueError(f'path: expected a file ending in .safetensors, got {path.name}')
     if not cfg.get('architecture'):
@@ -601,23 +673,26 @@ def save_model(
         )
     about = dict(
         architecture=cfg['architecture'],
-        num_classes=model.num_classes,
+        num_classes=_timm(model).num_classes,
         input_size=list(input_size),
         norm=norm,
         classes=None if classes is None else list(classes),
         kwargs=kwargs,
     )
+    c, h, w = input_size
+    size = c, h, w
     with torch.device('meta'):
         built = {k: v.shape for k, v in _skeleton(about).state_dict().items()}
     if built != {k: v.shape for k, v in model.state_dict().items()}:
         raise ValueError(
-            f"model: {about['architecture']} as make_model builds it has other shapes; name the arguments it was built with, such as depth=6"
+            f"model: {about['architecture']} as make_model builds it has other shapes; "
+            'name the arguments it was built with, such as depth=6'
         )
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     with torch.random.fork_rng(devices=[]):  # random numbers go on as if nothing had been built
-        again = _skeleton(about).to(blank_image(model, input_size).dtype)
+        again = _skeleton(about).to(blank_image(model, size).dtype)
     again.load_state_dict(weights)
-    if not same_answer(model, again, input_size):
+    if not same_answer(model, again, size):
         raise ValueError(
             f'model: {about["architecture"]} as make_model builds it answers differently; '
             'name the arguments it was built with, such as num_heads=8'
@@ -629,7 +704,21 @@ def save_model(
 
 # %% ../nbs/course/10_models.ipynb #29070f70
 def load_model(path: str | Path) -> tuple[nn.Module, dict]:
-    "The model of a `save_model` file in eval mode, and what it expects: architecture, num_classes, input_size, norm, classes."
+    """The model of a file that `save_model` wrote, in eval mode, and what it expects.
+
+    Args:
+        path: the file, ending in .safetensors.
+    Returns:
+        The model, on the CPU, and a dictionary of its `architecture`, `num_classes`, `input_size` (C, H, W),
+        `norm` (mean, std) and `classes`; the last two are None where nobody said.
+    Raises:
+        ValueError: no such file, one that is damaged, or one that `save_model` did not write.
+    Example:
+        >>> file = save_model(make_model('micro_vit'), 'vit.safetensors', (1, 8, 8), norm=((0.3,), (0.4,)))
+        >>> model, about = load_model(file)
+        >>> about['architecture'], about['input_size'], about['norm']
+        ('micro_vit', (1, 8, 8), ((0.3,), (0.4,)))
+    """
     if not Path(path).is_file():
         raise ValueError(f'{path}: no such file')
     try:

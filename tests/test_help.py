@@ -15,6 +15,7 @@ from docsite import items, sections
 # The other entry points still say less: methods, losses, fit and what follows them.
 ENTRY_POINTS = {
     'data': 'digits split load_data load_splits',
+    'models': 'make_model find_taps save_model load_model',
     'records': 'results',
     'export': 'export_student export_onnx',
 }
