@@ -1,4 +1,4 @@
-"""What the doors let in and what they refuse: labels, pixels, files, folders, and parts that belong together."""
+"""What the doors let in and what they refuse: labels, pixels, files, folders, parts that belong together."""
 
 import io
 from pathlib import Path
