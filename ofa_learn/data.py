@@ -369,10 +369,18 @@ class Splits:
     test: ImageData
     norm: Norm
     split_seed: int = 0
+    teach: ImageData | None = None  # what a teacher learns from; None: the training part
 
     def __post_init__(self):
-        for name in ('valid', 'test'):
-            _check_part(getattr(self, name), self.train, name)
+        for name in ('valid', 'test', 'teach'):
+            if getattr(self, name) is not None:
+                _check_part(getattr(self, name), self.train, name)
+
+    def for_teacher(self) -> 'Splits':
+        "The same validation and test images, with the teacher's images as training part."
+        if self.teach is None:
+            return self
+        return replace(self, train=self.teach, norm=channel_norm(self.teach.images), teach=None)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -392,6 +400,8 @@ class Splits:
 
     def __repr__(self):
         counts = f'{len(self.train)} train, {len(self.valid)} valid, {len(self.test)} test'
+        if self.teach is not None:
+            counts += f', {len(self.teach)} for the teacher'
         return f'Splits({self.train.name}: {counts})'
 
 # %% ../nbs/course/00_data.ipynb #7d5eab17
@@ -411,17 +421,40 @@ def _draw(
     return drawn, rest
 
 
+def _teacher_rows(own: np.ndarray, rest: np.ndarray, labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+    "`n` of the rows in `rest`: some of the student's `own`, or all of those and others."
+    if n == len(own):
+        return own
+    if n == len(rest):
+        return rest
+    if n < len(own):
+        return _draw(own, labels, n, seed, 'teach')[0]
+    others, _ = _draw(np.setdiff1d(rest, own), labels, n - len(own), seed, 'teach')
+    return np.concatenate([own, others])
+
+
 def _deal(
-    data: ImageData, rows: np.ndarray, tests: ImageData, train: int | None, valid: int, split_seed: int
+    data: ImageData,
+    rows: np.ndarray,
+    tests: ImageData,
+    train: int | None,
+    valid: int,
+    split_seed: int,
+    teach: int | None,
 ) -> Splits:
-    "Training and validation part out of `rows`, beside a test part that is given."
+    "Training, validation and teacher's part out of `rows`, beside a test part that is given."
     labels = data.labels.cpu().numpy()
     valid_rows, rest = _draw(rows, labels, valid, split_seed, 'valid')
     train_rows = rest
     if train is not None and train != len(rest):
         train_rows, _ = _draw(rest, labels, train, split_seed, 'train')
-    train_part, valid_part = (data.take(torch.from_numpy(np.sort(r))) for r in (train_rows, valid_rows))
-    return Splits(train_part, valid_part, tests, channel_norm(train_part.images), split_seed)
+
+    def part(drawn: np.ndarray) -> ImageData:
+        return data.take(torch.from_numpy(np.sort(drawn)))
+
+    seen = None if teach is None else part(_teacher_rows(train_rows, rest, labels, teach, split_seed))
+    train_part = part(train_rows)
+    return Splits(train_part, part(valid_rows), tests, channel_norm(train_part.images), split_seed, seen)
 
 
 def split(
@@ -430,6 +463,7 @@ def split(
     valid: int | None = None,
     test: int | None = None,
     split_seed: int = 0,
+    teach: int | None = None,
 ) -> Splits:
     """Three stratified parts of a set: train teaches, valid chooses, test reports.
 
@@ -441,6 +475,8 @@ def split(
         valid: images that choices are made on; default a quarter of the set, at most 400.
         test: images that are reported; default a third of the set, at most 500.
         split_seed: deals the images that are not test.
+        teach: images that a teacher learns from, when it has seen more, or fewer, than its student: the
+            student's images come first. Default: the same images.
     Returns:
         `Splits` with `train`, `valid` and `test`, each an `ImageData`, and the `norm` of the training part.
     Raises:
@@ -449,6 +485,8 @@ def split(
     Example:
         >>> split(digits(), train=200)
         Splits(digits: 200 train, 400 valid, 500 test)
+        >>> split(digits(), train=60, valid=200, teach=1097)
+        Splits(digits: 60 train, 200 valid, 500 test, 1097 for the teacher)
     """
     labels = data.labels.cpu().numpy()
     valid = min(len(data) // 4, 400) if valid is None else valid
@@ -460,7 +498,7 @@ def split(
             f'data: each class needs at least 3 images, one a part; too few of {", ".join(rare[:5])}'
         )
     test_rows, rest = _draw(np.arange(len(data)), labels, test, 0, 'test')
-    return _deal(data, rest, data.take(torch.from_numpy(np.sort(test_rows))), train, valid, split_seed)
+    return _deal(data, rest, data.take(torch.from_numpy(np.sort(test_rows))), train, valid, split_seed, teach)
 
 # %% ../nbs/course/00_data.ipynb #ce1d2907
 # name: torchvision's class
@@ -510,6 +548,8 @@ def load_splits(
     valid: int | None = None,
     test: int | None = None,
     split_seed: int = 0,
+    teach: int | None = None,
+    official: str | None = None,
     root: str | Path = 'data',
     **kwargs,
 ) -> Splits:
@@ -525,6 +565,9 @@ def load_splits(
             its training part.
         test: images that are reported, as in `split`; an official test part is taken whole.
         split_seed: deals the images that are not test.
+        teach: images that a teacher learns from, as in `split`; default the training part.
+        official: 'test' deals all three parts from the official test images, which a published teacher has
+            not learned by heart. Such accuracies are not those of the official protocol.
         root: where torchvision keeps its files, or a file such as cifar100.npz lies.
         size: for folders, the pixels a side after scaling; default 32.
         channels: for folders, 3 for colour (the default) or 1 for grey.
@@ -539,7 +582,14 @@ def load_splits(
         Splits(digits: 100 train, 50 valid, 500 test)
     """
     if not isinstance(source, str) or source not in OFFICIAL:
-        return split(load_data(source, **kwargs), train, valid, test, split_seed)
+        if official is not None:
+            raise ValueError(f'official: {source} has no official parts, only {", ".join(OFFICIAL)} have')
+        return split(load_data(source, **kwargs), train, valid, test, split_seed, teach)
+    if official not in (None, 'test'):
+        raise ValueError(f"official: expected 'test', or None for the official protocol, got {official!r}")
+    if official == 'test' and not kwargs:
+        held_out = replace(_in_order(_official_part(source, root, False)), name=f'{source} (test part)')
+        return split(held_out, train, valid, test, split_seed, teach)
     if test is not None:
         raise ValueError(f'test: {source} has a test part of its own; leave it out')
     if kwargs:
@@ -547,7 +597,7 @@ def load_splits(
     whole, tests = (_in_order(_official_part(source, root, t)) for t in (True, False))
     tests = replace(tests, ids=tests.ids + len(whole))
     valid = len(whole) // 10 if valid is None else valid
-    return _deal(whole, np.arange(len(whole)), tests, train, valid, split_seed)
+    return _deal(whole, np.arange(len(whole)), tests, train, valid, split_seed, teach)
 
 # %% ../nbs/course/00_data.ipynb #13fcfb97
 MASK = 0xFFFFFFFF

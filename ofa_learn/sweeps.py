@@ -68,6 +68,7 @@ class Sweep:
     teachers: dict = field(default_factory=dict)
     teaching: dict = field(default_factory=lambda: dict(epochs=40, lr=5e-3, seed=0))  # of `fit`, for those
     imports: tuple = ()  # modules that register methods of your own
+    eval_every: int = 1  # epochs between looks at the validation part
 
     def __post_init__(self):
         for name in ('pairs', 'methods', 'imports'):
@@ -284,7 +285,7 @@ def _teacher_source(plan: Sweep, name: str) -> dict:
         if not file.is_file():
             raise ValueError(f'teachers: {name!r} should be in {file}, and there is no such file')
         return dict(name=name, file=_file_hash(str(file), file.stat().st_mtime_ns, file.stat().st_size))
-    data = plan.load()
+    data = plan.load().for_teacher()
     return dict(
         name=name,
         teaching=_fit_options() | dict(seed=0) | plan.teaching,
@@ -377,11 +378,13 @@ def _make_teacher(plan: Sweep, name: str, file: Path, about: Path, device) -> di
         how = dict(augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
         how |= _teacher_source(plan, name)['teaching']
         with stoppable():
-            info = teach(name, data, file, resume=resumable(training_folder(file)), **how)
+            info = teach(name, data.for_teacher(), file, resume=resumable(training_folder(file)), **how)
     teacher = Teacher(str(file))
     norm = Norm(*teacher.norm) if teacher.norm else data.norm
     info = info or measured(teacher.model, name, data, norm)
     info = info | dict(weights=weights_hash(teacher.model))
+    if not plan.teachers.get(name):
+        info |= dict(images=len(data.for_teacher().train))  # that it was trained on
     write_atomically(about, json.dumps(sealed(info), indent=1))
     return info
 
@@ -460,6 +463,7 @@ def _run_one(
         seed=run['seed'],
         augment=plan.augment,
         view_seed=plan.view_seed,
+        eval_every=plan.eval_every,
         device=device,
         progress=False,
     )

@@ -19,7 +19,8 @@ PLAN = Sweep(
     pairs=('cnn-vit',),
     methods=('labels', 'kd', 'ofa', 'ofa+fitnet'),
     seeds=2,
-    parts=dict(train=50, valid=60, test=60),
+    parts=dict(train=50, valid=60, test=60, teach=90),
+    eval_every=2,
     teaching=dict(epochs=2, lr=5e-3, opt='muon'),
     grid={
         'epochs': 2,
