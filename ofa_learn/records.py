@@ -436,7 +436,8 @@ def over(
     span = sorted({v for v in values if isinstance(v, (int, float))})
     if not span:
         raise ValueError(f'option: no run has a number for {option!r}')
-    fig, series = go.Figure(), {}
+    fig = go.Figure()
+    series: dict[str, list] = {}
     for record, value, n in zip(records, values, named(list(rest))):
         series.setdefault(n['method'], []).append((record, value))
     for name, found in series.items():

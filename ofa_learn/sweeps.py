@@ -105,6 +105,7 @@ _BUILT = {
     'device',
 }  # arguments of tasks, and of `fit`, that no grid sets
 _RUNNING = {'seed', 'view_seed', 'augment', 'device', 'progress', 'on_epoch', 'out', 'resume'}
+_RUNNING |= {'channels_last', 'compile', 'save_seconds', 'eval_every', 'on_step'}
 _PLAIN = (type(None), bool, int, float, str, tuple, list, dict)
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ofa_learn.cache import TeacherCache, _marks, _same_marks, cached, weights_hash
+from ofa_learn.cache import TeacherCache, _marks, _same_marks, cached
 from ofa_learn.data import Augment, Batches, Norm, digits, split
+from ofa_learn.identity import weights_hash
 from ofa_learn.models import make_model
 from ofa_learn.tasks import METHODS, DistillationTask, Teacher, create_task, register
 from ofa_learn.training import fit

@@ -1,4 +1,4 @@
-"""What `help()` says of the entry points: every parameter, what comes out, what is refused, an example that runs."""
+"""What `help()` says of the entry points: parameters, what comes out, what is refused, an example that runs."""
 
 import doctest
 import inspect
@@ -16,6 +16,10 @@ from docsite import items, sections
 ENTRY_POINTS = {
     'records': 'results',
     'export': 'export_student export_onnx',
+    'settings': 'learning_rates',
+    'training': 'distill fit accuracy predict',
+    'loaders': 'load_images',
+    'cache': 'TeacherCache cached',
 }
 NAMES = [(module, name) for module, names in ENTRY_POINTS.items() for name in names.split()]
 
