@@ -192,7 +192,7 @@ def _there(device) -> torch.device:
     return found
 
 
-def pick_device(device: str | None = None) -> torch.device:
+def pick_device(device: str | torch.device | None = None) -> torch.device:
     "The device asked for, else CUDA, else Apple's MPS, else the CPU; one that is not here is a `ValueError`."
     if device is not None:
         return _there(device)

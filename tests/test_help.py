@@ -20,6 +20,8 @@ ENTRY_POINTS = {
     'training': 'distill fit accuracy predict',
     'loaders': 'load_images',
     'cache': 'TeacherCache cached',
+    'runs': 'teach run_recipe',
+    'sweeps': 'sweep',
 }
 NAMES = [(module, name) for module, names in ENTRY_POINTS.items() for name in names.split()]
 

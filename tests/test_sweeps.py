@@ -26,7 +26,8 @@ from ofa_learn.checkpoints import Stopped
 from ofa_learn.cli import _parse_grid
 from ofa_learn.cli import sweep as sweep_command
 from ofa_learn.data import Augment
-from ofa_learn.records import check_record, load_record, load_records, named, over, results
+from ofa_learn.records import check_record, load_record, load_records, named, over, record_path, results
+from ofa_learn.runs import pair_models
 from ofa_learn.sweeps import (
     Sweep,
     _digest,
@@ -35,8 +36,6 @@ from ofa_learn.sweeps import (
     _run_one,
     commands,
     load_plan,
-    pair_models,
-    record_path,
     runs,
     save_plan,
     sweep,
