@@ -1,4 +1,4 @@
-"""What `help()` says of the entry points: parameters, what comes out, what is refused, an example that runs."""
+"""What `help()` says of the entry points: parameters, what comes out, an example that runs."""
 
 import doctest
 import inspect

@@ -1,4 +1,4 @@
-"""Every setting is looked at before anything trains; every optimizer that is offered stops and goes on to the bit."""
+"""Every setting is looked at before anything trains; every optimizer on offer goes on to the bit."""
 
 import inspect
 import math

@@ -1,4 +1,4 @@
-"""Sweeps: what runs there are and how they are named, killed ones that go on, failing ones that are named, and the records."""
+"""Sweeps: which runs there are, their names, killed ones that go on, failing ones, and the records."""
 
 import os
 import random
@@ -242,7 +242,8 @@ if 'fails' not in METHODS:
     class Maps(DistillationTask):
         "Wants what no cache keeps."
         needs = ('maps',)
-        def losses(self, student, heads, teacher, target): return dict(ce=student.logits.square().mean() + 0*teacher.maps[0].sum())
+        def losses(self, student, heads, teacher, target):
+            return dict(ce=student.logits.square().mean() + 0*teacher.maps[0].sum())
 '''
 
 
@@ -389,9 +390,13 @@ def test_the_command(whole, tmp_path, capsys):
 
 
 def test_options_go_where_they_belong():
-    names = lambda plan: [r['name'] for r in runs(plan)]
+    def names(plan):
+        return [r['name'] for r in runs(plan)]
+
+    def by(plan):
+        return {r['method']: r for r in runs(plan)}
+
     base = Sweep(seeds=1, **SMALL)
-    by = lambda plan: {r['method']: r for r in runs(plan)}
     r = by(
         replace(
             base,
@@ -524,9 +529,9 @@ def test_tuples_are_lists_as_in_a_file(tmp_path):
 
 
 def test_over_finds_a_setting_inside_a_joined_method():
-    record = lambda method, setting, accuracy: dict(
-        pair='cnn-vit', method=method, seed=0, setting=setting, test_accuracy=accuracy
-    )
+    def record(method, setting, accuracy):
+        return dict(pair='cnn-vit', method=method, seed=0, setting=setting, test_accuracy=accuracy)
+
     made = [record('kd', dict(temperature=1.0), 80.0)] + [
         record(
             'ofa+kd', dict(parts=dict(ofa=dict(gamma=g, form='paper'), kd=dict(temperature=1.0))), 80.0 + g
