@@ -135,7 +135,7 @@ def test_nothing_is_repeated(whole, monkeypatch):
     def no(*_, **__):
         raise AssertionError('trained again')
 
-    for name in ('run_one', 'ready_teacher', 'ready_cache'):
+    for name in ('_run_one', '_ready_teacher', '_ready_cache'):
         monkeypatch.setattr(sweeps, name, no)
     assert (
         sweep(PLAN, out, **quiet) == records and {p: p.stat().st_mtime_ns for p in out.rglob('*')} == before
@@ -600,7 +600,7 @@ def third():
 PHASES = {  # what is hit, and how many runs are finished then
     'before': ('runs', signalling, 0),
     'teacher': ('teach', in_training, 0),
-    'teacher, tested': ('described', lambda f: signalling(f, after=True), 0),
+    'teacher, tested': ('measured', lambda f: signalling(f, after=True), 0),
     'answers': ('cache_key', signalling, 0),
     'student': ('fit', in_training, 0),
     'testing': ('accuracy', lambda f: signalling(f, after=True), 1),
