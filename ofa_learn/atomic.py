@@ -25,7 +25,7 @@ from typing import IO
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]  # which of the two modules there is
     import msvcrt
 
 # %% ../nbs/internals/02_atomic.ipynb #5ee213b3
@@ -95,9 +95,9 @@ def whole(
     path.parent.mkdir(parents=True, exist_ok=True)
     _clear(path)
     temporary = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp')
-    how = {} if mode == 'wb' else dict(encoding='utf-8', newline='\n')
+    encoding, newline = (None, None) if mode == 'wb' else ('utf-8', '\n')
     try:
-        with open(temporary, mode.replace('w', 'x'), **how) as f:
+        with open(temporary, mode.replace('w', 'x'), encoding=encoding, newline=newline) as f:
             _lock(f.fileno())
             yield f
             f.flush()
@@ -149,7 +149,7 @@ class Taken(ValueError):
     "Somebody else holds the lock; the message names them."
 
 
-_held = {}  # of this process: a lock's file → its thread and its handle
+_held: dict[Path, tuple[int, int]] = {}  # of this process: a lock's file → its thread and its handle
 
 
 def _leave_to_parent() -> None:

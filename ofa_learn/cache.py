@@ -11,19 +11,20 @@ import io
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from fastcore.basics import patch
 from tqdm.auto import tqdm
 
 from .atomic import whole, write_atomically
 from .checkpoints import differences, plain
 from .data import Augment, Batches, ImageData, Splits
-from .identity import described, in_short, teacher_identity, weights_hash
+from .identity import described, in_short, teacher_identity
 from .tasks import Answers, DistillationTask, Teacher, fit_teacher, same_norm
 
 # %% ../nbs/running/85_cache.ipynb #ec7a3c69
@@ -31,14 +32,15 @@ def _check_in_memory(data: Splits) -> None:
     "Answers are kept to the views of images in memory; a `ValueError` says why others are refused."
     if not isinstance(data.train, ImageData):
         raise ValueError(
-            f'data: a cache keeps answers to the views of images in memory; {data.train!r} is read while training, '
-            'its views are made elsewhere, and their answers would fill the disk; leave the teacher in the loop'
+            f'data: a cache keeps answers to the views of images in memory; {data.train!r} is read while '
+            'training, its views are made elsewhere, and their answers would fill the disk; '
+            'leave the teacher in the loop'
         )
 
 
 def _asked(teacher: Teacher) -> dict:
     "All of a teacher that its answers depend on, as JSON keeps it."
-    return plain(teacher_identity(teacher) | dict(layers=described(teacher.model)))
+    return plain(dict(teacher_identity(teacher) or {}, layers=described(teacher.model)))
 
 
 def cache_key(
@@ -63,47 +65,209 @@ def cache_key(
 def _marks(
     input: torch.Tensor,  # (B, C, H, W) normalised images
 ) -> torch.Tensor:  # (B,) float32
-    "One number an image: its pixels times fixed signs, summed. Different images have different ones, nearly surely."
+    "One number an image: its pixels times fixed signs, summed. Nearly surely no two images share one."
     x = input.flatten(1).float()
     signs = torch.arange(x.shape[1], device=x.device).mul(0.6180339887498949).frac().sub(0.5).sign()
     return (x * signs).sum(1)
 
 
-def _same_marks(a: torch.Tensor, b: torch.Tensor, pixels: int) -> torch.Tensor:
+def _same_marks(a: torch.Tensor, b: torch.Tensor, pixels: int) -> bool:
     "Whether two sets of marks are equal up to the rounding of a half-precision image."
-    return ((a - b).abs() < 0.02 * pixels**0.5).all()
+    return bool(((a - b).abs() < 0.02 * pixels**0.5).all())
+
+# %% ../nbs/running/85_cache.ipynb #ca4799ba
+def _kept_sum(path: Path, size: int) -> tuple[bytes, bytes]:
+    "The SHA-256 of a file's first `size` bytes, and what stands behind them."
+    total, left = hashlib.sha256(), size
+    with open(path, 'rb') as f:
+        while left and (block := f.read(min(left, 2**20))):
+            total.update(block)
+            left -= len(block)
+        return total.digest(), f.read()
+
+
+class _Files:
+    "The files of a cache, one for each epoch whose views differ from the others'."
+
+    def __init__(self, folder: Path, shape: tuple[int, int], all_alike: bool):
+        self.folder, self.shape = folder, shape
+        self.all_alike = all_alike  # whether the views of all epochs are the same
+        self._looked: dict[Path, tuple[int, int]] = {}  # a file whose checksum was right → its time and size
+        self._at: tuple[int, torch.device, Any] | None = None  # what is open: epoch, device, its matrix
+
+    def stored(self, epoch: int) -> int:
+        "The epoch whose file has the answers to this one."
+        return 0 if self.all_alike else epoch
+
+    def path(self, epoch: int) -> Path:
+        return self.folder / f'epoch_{self.stored(epoch):04}.npy'
+
+    def trouble(self, epoch: int) -> str | None:
+        "What is wrong with an epoch's file, or None."
+        path = self.path(epoch)
+        if not path.exists():
+            return 'missing'
+        try:
+            found: Any = np.load(path, mmap_mode='r', allow_pickle=False)
+        except (ValueError, OSError, EOFError) as e:
+            return f'not whole ({e})'
+        if found.shape != self.shape or found.dtype != np.float32:
+            return f'{found.dtype} of shape {found.shape} instead of float32 {self.shape}'
+        now = (path.stat().st_mtime_ns, path.stat().st_size)
+        if self._looked.get(path) != now:
+            total, behind = _kept_sum(path, found.offset + found.nbytes)
+            if behind not in (total, b''):
+                return 'not whole (its bytes do not give its checksum)'
+            self._looked[path] = now
+        return None
+
+# %% ../nbs/running/85_cache.ipynb #97867e7e
+class _Kept(_Files):
+    "Files of answers, read."
+
+    def is_open(self, epoch: int, device: torch.device) -> bool:
+        return self._at is not None and self._at[:2] == (self.stored(epoch), device)
+
+    def matrix(self, epoch: int, device: torch.device):
+        "An epoch's answers: mapped from the disk on the CPU, a tensor elsewhere."
+        if self._at is None or not self.is_open(epoch, device):
+            if wrong := self.trouble(epoch):
+                raise ValueError(
+                    f'epoch: no answers to epoch {epoch}, {self.path(epoch)} is {wrong}; '
+                    f'call build({epoch + 1})'
+                )
+            kept = np.load(self.path(epoch), mmap_mode='r', allow_pickle=False)
+            there = kept if device.type == 'cpu' else torch.from_numpy(np.array(kept)).to(device)
+            self._at = (self.stored(epoch), device, there)
+        return self._at[2]
+
+    def rows(self, epoch: int, index: torch.Tensor) -> torch.Tensor:
+        "What is kept for the images at `index`, (B, W), on the index's device."
+        kept = self.matrix(epoch, index.device)
+        return (
+            torch.from_numpy(np.asarray(kept[index.numpy()])) if index.device.type == 'cpu' else kept[index]
+        )
+
+# %% ../nbs/running/85_cache.ipynb #e3a94f02
+class _Asked(_Kept):
+    "Files of answers, and the teacher that is asked for them."
+
+    def __init__(
+        self, folder, teacher: Teacher, data: Splits, augment, view_seed: int, batch_size: int, needs
+    ):
+        _check_in_memory(data)
+        self.teacher, self.data, self.needs = teacher, data, needs
+        self.renormalise = fit_teacher(teacher, data.input_size, data.norm, data.num_classes, needs)
+        device = next(teacher.model.parameters()).device
+        self.batches = Batches(data.train, data.norm, batch_size, augment, 0, view_seed, device)
+        taps = teacher.find_taps(data.input_size) if 'pooled' in needs else None
+        self.widths = [data.num_classes, 0 if taps is None else taps.width, 1]
+        self.key = cache_key(teacher, data, augment, view_seed, self.batches.batch_size, needs)
+        super().__init__(Path(folder), (len(data.train), sum(self.widths)), augment == Augment())
+
+    def ask(self, input: torch.Tensor) -> torch.Tensor:
+        "The teacher's answers to a batch and the marks of its images, side by side, (B, W) float32."
+        a = self.teacher(self.renormalise(input), self.needs)
+        pooled = [a.pooled.float()] if self.widths[1] else []
+        return torch.cat([a.logits.float(), *pooled, _marks(input)[:, None]], 1)
+
+    def write(self, epoch: int) -> None:
+        "One epoch's file, all of it or nothing."
+        n, b = self.shape[0], self.batches.batch_size
+        device = self.batches.part.labels.device
+        head = io.BytesIO()
+        np.lib.format.write_array_header_1_0(head, dict(descr='<f4', fortran_order=False, shape=self.shape))
+        total = hashlib.sha256(head.getvalue())
+        with whole(self.path(epoch), 'wb') as f:
+            f.write(head.getvalue())
+            for start in range(0, n, b):
+                first = min(start, n - b)  # the last batch has b images too
+                views = self.batches._batch(torch.arange(first, first + b, device=device), epoch)
+                rows = self.ask(views.input)[start - first :].cpu().numpy().astype('<f4').tobytes()
+                f.write(rows)
+                total.update(rows)
+            f.write(total.digest())
+
+    def compare(self, epoch: int, seed: int = 1, batches: int = 1) -> float:
+        "The largest difference between kept answers and the teacher's own to shuffled batches."
+        b, device = self.batches, self.batches.part.labels.device
+        shuffled = Batches(b.part, b.norm, b.batch_size, b.augment, seed, b.view_seed, device)
+        looked = zip(shuffled.epoch(epoch), range(batches))
+        off = [(self.rows(epoch, b.index) - self.ask(b.input)).abs().max().item() for b, _ in looked]
+        return max(off)
+
+# %% ../nbs/running/85_cache.ipynb #e5b6352a
+def _check_room(folder: Path, epochs: int, size: int) -> None:
+    "A `ValueError` where the disk has no room for so many bytes."
+    room = shutil.disk_usage(folder).free
+    if size > room:
+        raise ValueError(
+            f'{folder}: {epochs} epochs of answers take {size / 1e9:.2f} GB, {room / 1e9:.2f} GB are free'
+        )
+
+
+def _check_marks(batches: Batches, input: torch.Tensor, marks: torch.Tensor) -> None:
+    "A `ValueError` where a batch of images has other marks than those that are kept."
+    if not _same_marks(_marks(input), marks, input[0].numel()):
+        raise ValueError(
+            f'input: not the images that the kept answers are about. Train with augment={batches.augment}, '
+            f'view_seed={batches.view_seed}, the same data and normalisation, and without mixup or cutmix; '
+            'or leave the teacher in the loop'
+        )
 
 # %% ../nbs/running/85_cache.ipynb #faa42ece
-class TeacherCache:
-    "A teacher's answers to every view of the training images, kept on disk; `cache(epoch, index)` gives them back."
+_NO_CHANGE = Augment()
+
+
+class TeacherCache(_Asked):
+    """A teacher's answers to every view of the training images, kept on disk.
+
+    `build(epochs)` asks for what is missing, `cache(epoch, index)` gives answers back, and `cached` puts the
+    cache under a task. One file an epoch, whole or absent; answers are those of the teacher to the bit where
+    batch size, machine and number of threads are those of the building.
+
+    Args:
+        folder: Where it is kept; made when it is missing. It holds the cache of one teacher and one data set.
+        teacher: Whose answers; it is asked on the device where it is.
+        data: About its training part, which must be in memory.
+        augment: The views, as `fit` gets them; by default the images as they are.
+        view_seed: And their seed.
+        batch_size: Images a batch, as in training.
+        needs: What to keep: 'logits', and 'pooled' where a method needs it.
+
+    Raises:
+        ValueError: The folder holds a cache of something else, `needs` asks for feature maps, or the images
+            are read while training.
+
+    Example:
+        >>> import tempfile
+        >>> from ofa_learn.data import digits, split
+        >>> from ofa_learn.models import make_model
+        >>> data, teacher = split(digits(), train=50), Teacher(make_model('micro_resnet'))
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     cache = TeacherCache(home, teacher, data).build(1, progress=False)
+        ...     print(cache(0, torch.arange(4)).logits.shape)
+        torch.Size([4, 10])
+    """
 
     def __init__(
         self,
-        folder: str | Path,  # where it is kept; made when it is missing
-        teacher: Teacher,  # whose answers; it is asked on the device where it is
-        data: Splits,  # about this training part
+        folder: str | Path,
+        teacher: Teacher,
+        data: Splits,
         *,
-        augment: Augment = Augment(),  # the views, as `fit` gets them
-        view_seed: int = 0,  # and their seed
-        batch_size: int = 50,  # as in training, for answers that are equal to the bit
-        needs=('logits',),  # what to keep: 'logits', and 'pooled' where a method needs it
+        augment: Augment = _NO_CHANGE,
+        view_seed: int = 0,
+        batch_size: int = 50,
+        needs: Sequence[str] = ('logits',),
     ):
         if set(needs) - {'logits', 'pooled'}:
             raise ValueError(
-                f"needs: a cache keeps 'logits' and 'pooled', got {', '.join(needs)}; feature maps are too large: leave the teacher in the loop"
+                f"needs: a cache keeps 'logits' and 'pooled', got {', '.join(needs)}; "
+                'feature maps are too large: leave the teacher in the loop'
             )
-        _check_in_memory(data)
-        self.folder, self.teacher, self.data = Path(folder), teacher, data
-        self.needs = ('logits', 'pooled') if 'pooled' in needs else ('logits',)
-        self.renormalise = fit_teacher(teacher, data.input_size, data.norm, data.num_classes, self.needs)
-        self.batches = Batches(
-            data.train, data.norm, batch_size, augment, 0, view_seed, next(teacher.model.parameters()).device
-        )
-        width = teacher.find_taps(data.input_size).width if 'pooled' in self.needs else 0
-        self.widths = [data.num_classes, width, 1]
-        self.shape, self._at = (len(data.train), sum(self.widths)), (None, None, None)
-        self._looked = {}  # a file whose checksum was right → its time and size then
-        self.key = cache_key(teacher, data, augment, view_seed, self.batches.batch_size, self.needs)
+        kept = ('logits', 'pooled') if 'pooled' in needs else ('logits',)
+        super().__init__(folder, teacher, data, augment, view_seed, batch_size, kept)
         self._claim()
 
     def _claim(self) -> None:
@@ -125,187 +289,95 @@ class TeacherCache:
                 'Use another folder, or remove this one'
             )
 
-    def __call__(self, epoch: int, index: torch.Tensor, needs=('logits',), input=None) -> Answers:
-        return self.recall(epoch, index, needs, input)
-
-    def path(self, epoch: int) -> Path:
-        return self.folder / f'epoch_{self.stored(epoch):04}.npy'
-
-    def stored(self, epoch: int) -> int:
-        return 0 if self.batches.augment == Augment() else epoch
-
-# %% ../nbs/running/85_cache.ipynb #ca4799ba
-def _kept_sum(path: Path, size: int) -> tuple[bytes, bytes]:
-    "The SHA-256 of a file's first `size` bytes, and what stands behind them."
-    total, left = hashlib.sha256(), size
-    with open(path, 'rb') as f:
-        while left and (block := f.read(min(left, 2**20))):
-            total.update(block)
-            left -= len(block)
-        return total.digest(), f.read()
-
-
-@patch
-def trouble(self: TeacherCache, epoch: int) -> str | None:
-    "What is wrong with an epoch's file, or None."
-    path = self.path(epoch)
-    if not path.exists():
-        return 'missing'
-    try:
-        found = np.load(path, mmap_mode='r', allow_pickle=False)
-    except (ValueError, OSError, EOFError) as e:
-        return f'not whole ({e})'
-    if found.shape != self.shape or found.dtype != np.float32:
-        return f'{found.dtype} of shape {found.shape} instead of float32 {self.shape}'
-    now = (path.stat().st_mtime_ns, path.stat().st_size)
-    if self._looked.get(path) != now:
-        total, behind = _kept_sum(path, found.offset + found.nbytes)
-        if behind not in (total, b''):
-            return 'not whole (its bytes do not give its checksum)'
-        self._looked[path] = now
-    return None
-
-# %% ../nbs/running/85_cache.ipynb #e3a94f02
-@patch
-def ask(self: TeacherCache, input: torch.Tensor) -> torch.Tensor:
-    "The teacher's answers to a batch and the marks of its images, side by side, (B, W) float32."
-    a = self.teacher(self.renormalise(input), self.needs)
-    return torch.cat(
-        [a.logits.float(), *([a.pooled.float()] if self.widths[1] else []), _marks(input)[:, None]], 1
-    )
-
-
-@patch
-def _write(self: TeacherCache, epoch: int) -> None:
-    "One epoch's file, all of it or nothing."
-    (n, b), device = (self.shape[0], self.batches.batch_size), self.batches.part.labels.device
-    head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, dict(descr='<f4', fortran_order=False, shape=self.shape))
-    total = hashlib.sha256(head.getvalue())
-    with whole(self.path(epoch), 'wb') as f:
-        f.write(head.getvalue())
-        for start in range(0, n, b):
-            first = min(start, n - b)  # the last batch has b images too
-            views = self.batches._batch(torch.arange(first, first + b, device=device), epoch)
-            rows = self.ask(views.input)[start - first :].cpu().numpy().astype('<f4').tobytes()
-            f.write(rows)
-            total.update(rows)
-        f.write(total.digest())
-
-# %% ../nbs/running/85_cache.ipynb #316173e9
-@patch
-def build(self: TeacherCache, epochs: int, progress: bool = True) -> TeacherCache:
-    "Ask the teacher about every epoch up to `epochs` whose file is missing or not whole; returns the cache."
-    if not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
-    found = {e: self.trouble(e) for e in range(self.stored(epochs - 1) + 1)}
-    todo = [e for e, wrong in found.items() if wrong]
-    for e in todo:
-        if found[e] != 'missing':
-            warnings.warn(f'{self.path(e)}: {found[e]}; this epoch is asked again', stacklevel=2)
-    room, size = shutil.disk_usage(self.folder).free, 4 * self.shape[0] * self.shape[1] * len(todo)
-    if size > room:
-        raise ValueError(
-            f'{self.folder}: {len(todo)} epochs of answers take {size / 1e9:.2f} GB, {room / 1e9:.2f} GB are free'
-        )
-    for e in tqdm(todo, disable=not progress, desc='teacher', unit='epoch', leave=False):
-        self._write(e)
-    if todo and (off := self.compare(todo[-1])):
-        warnings.warn(
-            f'answers depend on the batch here, by up to {off:.1g}; training from the cache is equal up to rounding',
-            stacklevel=2,
-        )
-    return self
-
-
-@patch
-def compare(self: TeacherCache, epoch: int, seed: int = 1, batches: int = 1) -> float:
-    "The largest difference between kept answers and the teacher's own to shuffled batches; 0 is equality to the bit."
-    own = self.batches
-    shuffled = Batches(
-        own.part, own.norm, own.batch_size, own.augment, seed, own.view_seed, own.part.labels.device
-    )
-    return max(
-        (self.rows(epoch, b.index) - self.ask(b.input)).abs().max().item()
-        for b, _ in zip(shuffled.epoch(epoch), range(batches))
-    )
-
-# %% ../nbs/running/85_cache.ipynb #97867e7e
-@patch
-def rows(self: TeacherCache, epoch: int, index: torch.Tensor) -> torch.Tensor:
-    "What is kept for the images at `index`, (B, W), on the index's device."
-    stored, device = self.stored(epoch), index.device
-    if self._at[:2] != (stored, device):
-        if wrong := self.trouble(epoch):
-            raise ValueError(
-                f'epoch: no answers to epoch {epoch}, {self.path(epoch)} is {wrong}; call build({epoch + 1})'
+    def build(self, epochs: int, progress: bool = True) -> 'TeacherCache':
+        "Ask about every epoch up to `epochs` whose file is missing or not whole; returns the cache."
+        if not isinstance(epochs, int) or epochs < 1:
+            raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
+        found = {e: self.trouble(e) for e in range(self.stored(epochs - 1) + 1)}
+        todo = [e for e, wrong in found.items() if wrong]
+        for e in todo:
+            if found[e] != 'missing':
+                warnings.warn(f'{self.path(e)}: {found[e]}; this epoch is asked again', stacklevel=2)
+        _check_room(self.folder, len(todo), 4 * self.shape[0] * self.shape[1] * len(todo))
+        for e in tqdm(todo, disable=not progress, desc='teacher', unit='epoch', leave=False):
+            self.write(e)
+        if todo and (off := self.compare(todo[-1])):
+            warnings.warn(
+                f'answers depend on the batch here, by up to {off:.1g}; '
+                'training from the cache is equal up to rounding',
+                stacklevel=2,
             )
-        kept = np.load(self.path(epoch), mmap_mode='r', allow_pickle=False)
-        self._at = (
-            stored,
-            device,
-            kept if device.type == 'cpu' else torch.from_numpy(np.array(kept)).to(device),
-        )
-    kept = self._at[2]
-    return torch.from_numpy(np.asarray(kept[index.numpy()])) if device.type == 'cpu' else kept[index]
+        return self
 
-
-@patch
-def recall(
-    self: TeacherCache,
-    epoch: int,  # from 0
-    index: torch.Tensor,  # (B,) rows of the training part
-    needs=('logits',),  # 'pooled' is given where it is asked for
-    input: torch.Tensor
-    | None = None,  # the batch's images, to check that they are the ones that were asked about
-) -> Answers:
-    "The teacher's answers to the views of some images."
-    seen = (self._at[0], self._at[1]) == (self.stored(epoch), index.device)
-    logits, pooled, mark = self.rows(epoch, index).split(self.widths, 1)
-    look = input is not None and (
-        index.device.type == 'cpu' or not seen
-    )  # elsewhere once an epoch: looking waits for the device
-    if look and not _same_marks(_marks(input), mark[:, 0], input[0].numel()):
-        raise ValueError(
-            f'input: not the images that the kept answers are about. Train with augment={self.batches.augment}, '
-            f'view_seed={self.batches.view_seed}, the same data and normalisation, and without mixup or cutmix; or leave the teacher in the loop'
-        )
-    return Answers(logits.contiguous(), pooled.contiguous() if 'pooled' in needs else None)
+    def __call__(self, epoch: int, index: torch.Tensor, needs=('logits',), input=None) -> Answers:
+        "The answers to the views of some images; given their pixels, too, it looks whether it is they."
+        seen = self.is_open(epoch, index.device)
+        logits, pooled, mark = self.rows(epoch, index).split(self.widths, 1)
+        if input is not None and (index.device.type == 'cpu' or not seen):  # elsewhere it would wait
+            _check_marks(self.batches, input, mark[:, 0])
+        return Answers(logits.contiguous(), pooled.contiguous() if 'pooled' in needs else None)
 
 # %% ../nbs/running/85_cache.ipynb #23148134
 def _recall(task: DistillationTask, cache: TeacherCache, input: torch.Tensor) -> Answers:
     "What `task.answers` is replaced by."
     if task.index is None:
         raise ValueError(
-            'index: kept answers are found by the images\' rows; call task(input, target, index=batch.index)'
+            "index: kept answers are found by the images' rows; call task(input, target, index=batch.index)"
         )
     return cache(task.epoch, task.index, task.needs, input)
 
 
-def cached(
-    task: DistillationTask,  # changed in place
-    cache: TeacherCache,  # of the same teacher and data
-) -> DistillationTask:
-    "The task, with the teacher's kept answers in place of its forward; a `ValueError` where they are not what it needs."
+def cached(task: DistillationTask, cache: TeacherCache) -> DistillationTask:
+    """The task, with the teacher's kept answers in place of its forward.
+
+    The student, its heads and the losses stay as they are, and come out the same to the bit.
+
+    Args:
+        task: Any task that needs of its teacher logits or pooled features, or no teacher; changed in place.
+        cache: Answers of the same teacher, about the same images.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: The task needs feature maps, or something that the cache does not keep, its teacher has
+            other weights, or its images are normalised otherwise.
+
+    Example:
+        >>> import tempfile
+        >>> from ofa_learn.data import digits, split
+        >>> from ofa_learn.models import make_model
+        >>> from ofa_learn.tasks import create_task
+        >>> data, teacher = split(digits(), train=50), Teacher(make_model('micro_resnet'))
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     cache = TeacherCache(home, teacher, data).build(1, progress=False)
+        ...     task = cached(create_task('kd', 'micro_vit', teacher, data=data), cache)
+        >>> task.name
+        'kd'
+    """
     if not task.needs:
         return task  # no teacher, nothing to recall
     missing = [n for n in task.needs if n not in cache.needs]
     if 'maps' in missing:
         raise ValueError(
-            f"task: {task.name} needs the teacher's feature maps, which are too large to keep; leave the teacher in the loop"
+            f"task: {task.name} needs the teacher's feature maps, which are too large to keep; "
+            'leave the teacher in the loop'
         )
     if missing:
         raise ValueError(
-            f'task: {task.name} needs {", ".join(missing)}, the cache keeps {", ".join(cache.needs)}; build one with needs={tuple(task.needs)}'
+            f'task: {task.name} needs {", ".join(missing)}, the cache keeps {", ".join(cache.needs)}; '
+            f'build one with needs={tuple(task.needs)}'
         )
-    differ = [] if task.teacher is cache.teacher else differences(cache.key['teacher'], _asked(task.teacher))
-    if differ:
-        raise ValueError(
-            f"task: its teacher has other weights, modules or norm than the cache's; {in_short(differ)}"
-        )
+    if task.teacher is not None and task.teacher is not cache.teacher:
+        differ = differences(cache.key['teacher'], _asked(task.teacher))
+        if differ:
+            raise ValueError(
+                f"task: its teacher has other weights, modules or norm than the cache's; {in_short(differ)}"
+            )
     if task.input_norm is not None and not same_norm(task.input_norm, cache.data.norm):
         raise ValueError(
-            f'task: built for images normalised by {tuple(task.input_norm)}, the cache by {tuple(cache.data.norm)}'
+            f'task: built for images normalised by {tuple(task.input_norm)}, '
+            f'the cache by {tuple(cache.data.norm)}'
         )
-    task.answers = partial(_recall, task, cache)
+    task.answers = partial(_recall, task, cache)  # type: ignore[method-assign]  # of this task alone
     return task

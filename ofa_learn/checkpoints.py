@@ -133,7 +133,8 @@ def save_checkpoint(
     with whole(path, 'wb') as f:
         hashing = _Hashing(f)
         try:
-            torch.save(dict(kind=_KIND, version=_VERSION, state=state), hashing)
+            # torch asks for no more of a file than that it can be written to
+            torch.save(dict(kind=_KIND, version=_VERSION, state=state), hashing)  # type: ignore[arg-type]
         except RuntimeError as e:
             raise hashing.error or e from None  # of a full disk torch says "unexpected pos"
         _write_seal(f, hashing.sum.hexdigest())
@@ -171,7 +172,7 @@ def load_checkpoint(path: str | Path, device='cpu') -> dict:
     if not isinstance(found, dict) or found.get('kind') != _KIND:
         raise ValueError(f'{path}: written by another program; no checkpoint of ofa_learn')
     version = found.get('version')
-    if version not in range(1, _VERSION + 1):
+    if not isinstance(version, int) or version not in range(1, _VERSION + 1):
         raise ValueError(
             f'{path}: of format {version}, newer than this version of ofa_learn reads ({_VERSION}); update it'
         )
@@ -317,9 +318,9 @@ def stoppable(
     advice: str | None = None,  # the message of a stop: what is kept, and how to go on
 ):
     "Within: SIGINT and SIGTERM ask for a stop. Left with a request unanswered, it raises `Stopped`."
-    stop = getattr(_here, 'stop', None)
-    listening = _listening(stop := _Stop()) if stop is None else nullcontext()
-    with listening:
+    outer: _Stop | None = getattr(_here, 'stop', None)
+    stop = _Stop() if outer is None else outer
+    with _listening(stop) if outer is None else nullcontext():
         stop.at_once.append(at_once)
         try:
             if at_once and stop.asked:

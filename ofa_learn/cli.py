@@ -379,11 +379,12 @@ def _missing(done: list[dict], planned: list[dict], out: str) -> str:
         said.append(f'{left} of {len(planned)} runs are being done elsewhere')
     return '; '.join(said)
 
-
+# %% ../nbs/internals/99_cli.ipynb #885b6cfe
 def _run_plan(plan, out: str, jobs: int, cache: bool, device, only, prepare: bool) -> None:
     "What `sweep` does when it has its plan."
     from ofa_learn.checkpoints import Stopped
-    from ofa_learn.sweeps import check_runs, finished_of, make_ready, picked
+    from ofa_learn.records import finished_of
+    from ofa_learn.sweeps import check_runs, make_ready, picked
     from ofa_learn.sweeps import sweep as run
 
     planned = picked(plan, only)

@@ -29,8 +29,7 @@ from .figures import method_style
 from .losses import decompose
 from .models import count_params, load_model
 from .records import results, save_record, table_cells, table_text
-from .runs import measured, teach, training_folder
-from .sweeps import FAMILIES
+from .runs import FAMILIES, measured, teach, training_folder
 from .tasks import Teacher, all_methods, create_task
 from .training import distill, predict, resumable
 from .twins import report

@@ -29,7 +29,8 @@ from .figures import PALETTE, cka_heatmap, curves, escaped, method_style, styled
 from .models import blank_image, count_flops, count_params, find_taps, make_model
 from .recorded import recorded, regenerate
 from .records import results, table_html, table_text, write_atomically
-from .sweeps import pair_models, recording_path
+from .runs import pair_models
+from .sweeps import recording_path
 from .training import accuracy, distill
 from .twins import SAYS, embed_json, static_text, validation_curve
 from .widgets import SOURCE, Explorer, beside

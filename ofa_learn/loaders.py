@@ -12,19 +12,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from timm.data import ImageDataset, create_dataset, create_transform
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from .data import SUFFIXES, Augment, Batch, Norm, Splits, epoch_order, mix_bits, part_folders
 
 # %% ../nbs/running/81_loaders.ipynb #da42435b
 @contextmanager
 def _seeded(*numbers: int):
-    "Within: Python's, NumPy's and PyTorch's random numbers follow from `numbers`. Afterwards they go on as if nothing had happened."
+    """Within: Python's, NumPy's and PyTorch's random numbers follow from `numbers`.
+
+    Afterwards they go on as if nothing had happened.
+    """
     h = torch.tensor(0x9E3779B9)
     for n in numbers:
         h = mix_bits(h ^ (n & 0xFFFFFFFF))
@@ -44,15 +48,13 @@ def _seeded(*numbers: int):
 class LoadedData:
     "One part of a set that is read while training; see `load_images`."
 
-    dataset: object = field(repr=False)  # gives (PIL image, class) by number, without a transform
+    dataset: Any = field(repr=False)  # gives (PIL image, class) by number, without a transform
     labels: torch.Tensor = field(repr=False)  # (N,) int64, of the part's images
     rows: torch.Tensor = field(repr=False)  # (N,) int64, their numbers in the data set
     classes: tuple[str, ...]
     image_size: tuple[int, int, int]  # (C, H, W), as the models see them
     name: str = 'folder'
-    views: dict = field(
-        default_factory=dict
-    )  # arguments of timm's `create_transform` for training, and repeats
+    views: dict = field(default_factory=dict)  # of timm's `create_transform` for training, and repeats
     crop: float = 0.875  # share of the short side that is looked at when testing
     workers: int = 4  # processes that read
 
@@ -60,7 +62,8 @@ class LoadedData:
         return len(self.labels)
 
     def __repr__(self):
-        return f"LoadedData({self.name}: {len(self)} images, shown at {'×'.join(map(str, self.image_size))}, {len(self.classes)} classes)"
+        size = '×'.join(map(str, self.image_size))
+        return f'LoadedData({self.name}: {len(self)} images, shown at {size}, {len(self.classes)} classes)'
 
     def take(self, rows: torch.Tensor) -> 'LoadedData':
         "The images at `rows` of this part."
@@ -70,14 +73,11 @@ class LoadedData:
     def fingerprint(self) -> str:
         "12 hex digits that change when a file's name, a label or the size does; pixels are not read."
         named = getattr(self.dataset, 'filename', None)
-        names = (
-            [named(int(i)) for i in self.rows] if named and hasattr(self.dataset.reader, 'samples') else []
-        )
-        text = (
-            repr((self.name, self.classes, self.image_size, names))
-            + repr(self.labels.tolist())
-            + repr(self.rows.tolist())
-        )
+        names = []
+        if named and hasattr(self.dataset.reader, 'samples'):
+            names = [named(int(i)) for i in self.rows]
+        about = (self.name, self.classes, self.image_size, names)
+        text = repr(about) + repr(self.labels.tolist()) + repr(self.rows.tolist())
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def batches(self, norm, batch_size: int = 50, **how) -> 'LoadedBatches':
@@ -86,7 +86,7 @@ class LoadedData:
 
 # %% ../nbs/running/81_loaders.ipynb #5670faca
 def _image(part: LoadedData, row: int) -> tuple[Image.Image, int]:
-    "One picture and its class; one that cannot be read is an error that names it, and no other takes its place."
+    "One picture and its class; one that cannot be read is an error that names it."
     mode = 'RGB' if part.image_size[0] == 3 else 'L'
     try:
         if not isinstance(part.dataset, ImageDataset):
@@ -101,11 +101,14 @@ def _image(part: LoadedData, row: int) -> tuple[Image.Image, int]:
         raise ValueError(f'{name}: this image cannot be read ({type(e).__name__}); mend or remove it') from e
 
 # %% ../nbs/running/81_loaders.ipynb #23be48cc
-class _Views:
+class _Views(Dataset):
     "What the workers read: the part's images, transformed."
 
     def __init__(self, part: LoadedData, transform, seeds: tuple | None):
         self.part, self.transform, self.seeds = part, transform, seeds
+
+    def __len__(self) -> int:
+        return len(self.part)
 
     def __getitem__(self, at: tuple[int, int]):
         i, repetition = at
@@ -140,17 +143,14 @@ class LoadedBatches:
                 f'augment: {part.name} is read while training and its views are the views= of load_images, '
                 f'{part.views}; {augment} would change nothing'
             )
-        self.part, self.norm, self.device, self.seed, self.view_seed, self.shard = (
-            part,
-            norm,
-            torch.device(device),
-            seed,
-            view_seed,
-            shard,
-        )
+        self.part, self.norm = part, norm
+        self.seed, self.view_seed = seed, view_seed
+        self.device = torch.device(device)
+        self.shard = shard
         self.batch_size = min(batch_size, len(part) // shard[1] * shard[1])
         self.views = dict(part.views)
-        self.repeats, size = self.views.pop('repeats', 1), part.image_size
+        self.repeats = self.views.pop('repeats', 1)
+        size = part.image_size
         self.transform = create_transform(
             size,
             is_training=True,
@@ -168,7 +168,7 @@ class LoadedBatches:
 
     def _read(self, views: _Views, batches: list) -> Iterator[Batch]:
         cuda = self.device.type == 'cuda'
-        loader = DataLoader(
+        loader: DataLoader = DataLoader(
             views,
             batch_sampler=batches,
             num_workers=self.part.workers,
@@ -184,22 +184,22 @@ class LoadedBatches:
             raise ValueError(said[-1].removeprefix('ValueError: ')) from e  # without a worker's traceback
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        "Shuffled batches of views, from the batch `start` on; the same for the same (seed, view_seed, epoch), any workers and processes."
-        n, b, (rank, world) = len(self.part), self.batch_size, self.shard
+        """Shuffled batches of views, from the batch `start` on.
+
+        The same for the same (seed, view_seed, epoch), however many workers and processes.
+        """
+        n, b = len(self.part), self.batch_size
+        rank, world = self.shard
         order = epoch_order(n, self.seed, epoch).repeat_interleave(self.repeats)[:n].tolist()
         items = [(i, k % self.repeats) for k, i in enumerate(order)]
-        yield from self._read(
-            _Views(self.part, self.transform, (self.view_seed, epoch)),
-            [items[k * b : (k + 1) * b][rank::world] for k in range(start, len(self))],
-        )
+        batches = [items[k * b : (k + 1) * b][rank::world] for k in range(start, len(self))]
+        yield from self._read(_Views(self.part, self.transform, (self.view_seed, epoch)), batches)
 
     def plain(self) -> Iterator[Batch]:
         "All images once, in order, as they are."
         items = [(i, 0) for i in range(len(self.part))]
-        yield from self._read(
-            _Views(self.part, self.plain_transform, None),
-            [items[k : k + self.batch_size] for k in range(0, len(items), self.batch_size)],
-        )
+        batches = [items[k : k + self.batch_size] for k in range(0, len(items), self.batch_size)]
+        yield from self._read(_Views(self.part, self.plain_transform, None), batches)
 
 # %% ../nbs/running/81_loaders.ipynb #1225ac73
 _IMAGENET = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -210,7 +210,8 @@ def _labels(dataset, name: str) -> np.ndarray:
     "Every image's class, without reading an image."
     if isinstance(dataset, IterableDataset):
         raise ValueError(
-            f'name: {name} is a stream without numbers; views, order and resume need them. Unpack it into an image folder'
+            f'name: {name} is a stream without numbers; views, order and resume need them. '
+            'Unpack it into an image folder'
         )
     found = getattr(dataset, 'targets', None)
     if found is None:
@@ -220,19 +221,16 @@ def _labels(dataset, name: str) -> np.ndarray:
 
 def _class_names(dataset, n: int) -> tuple[str, ...]:
     "The classes' names, numbers where the data set has none."
-    index = (
-        getattr(dataset, 'class_to_idx', None)
-        or getattr(getattr(dataset, 'reader', None), 'class_to_idx', None)
-        or {}
-    )
-    if index:
-        return tuple(str(k) for k in sorted(index, key=index.get))
+    for holder in (dataset, getattr(dataset, 'reader', None)):
+        index: dict = getattr(holder, 'class_to_idx', None) or {}
+        if index:
+            return tuple(str(k) for k in sorted(index, key=lambda k: index[k]))
     return tuple(map(str, range(n)))
 
 
 def _open(name: str, root, part: str, download: bool, mode: str):
     "timm's data set; a `ValueError` that says what was looked for."
-    how = {} if name.startswith('torch/') else dict(input_img_mode=mode)
+    how: dict[str, Any] = {} if name.startswith('torch/') else dict(input_img_mode=mode)
     if name in _FOLDERS:
         how['input_key'] = ';'.join(sorted(SUFFIXES))  # timm looks for three of these
     try:
@@ -240,9 +238,9 @@ def _open(name: str, root, part: str, download: bool, mode: str):
             name, root=None if root is None else str(root), split=part, download=download, **how
         )
     except (RuntimeError, OSError, AssertionError, ImportError, KeyError) as e:
-        raise ValueError(
-            f"name: timm cannot open {name or 'an image folder'}, part {part!r}, under {root} ({type(e).__name__}: {str(e)[:200]})"
-        ) from e
+        what = name or 'an image folder'
+        why = f'{type(e).__name__}: {str(e)[:200]}'
+        raise ValueError(f'name: timm cannot open {what}, part {part!r}, under {root} ({why})') from e
 
 # %% ../nbs/running/81_loaders.ipynb #b82972ac
 def _check_folders(root: Path, parts: tuple[str, str]) -> None:
@@ -272,10 +270,11 @@ def _check_folders(root: Path, parts: tuple[str, str]) -> None:
 def _check_labels(labels: list[np.ndarray], names: list[tuple], parts: tuple[str, str]) -> None:
     "A number means the same class in both parts, and training has images of each."
     if names[0] != names[1]:
-        lacking, new = (sorted(set(a) - set(b)) for a, b in (names, names[::-1]))
+        lacking, new = (sorted(set(a) - set(b))[:5] for a, b in (names, names[::-1]))
         raise ValueError(
             f'{parts[1]}: its classes are not those of {parts[0]}, so its labels would mean others '
-            f'(only in {parts[0]}: {", ".join(lacking[:5]) or "none"}; only in {parts[1]}: {", ".join(new[:5]) or "none"})'
+            f'(only in {parts[0]}: {", ".join(lacking) or "none"}; '
+            f'only in {parts[1]}: {", ".join(new) or "none"})'
         )
     unseen = sorted(set(labels[1].tolist()) - set(labels[0].tolist()))
     if unseen:
@@ -285,21 +284,61 @@ def _check_labels(labels: list[np.ndarray], names: list[tuple], parts: tuple[str
 
 # %% ../nbs/running/81_loaders.ipynb #65987c60
 def load_images(
-    root: str | Path,  # the folder that holds the set
-    name: str = '',  # timm's name of it: '' for image folders, torch/…, hfds/…
-    size: int = 224,  # pixels a side, as the models see them
-    channels: int = 3,  # 3 for colour, 1 for grey
-    norm: Norm = _IMAGENET,  # how the models want them normalised
-    views: dict
-    | None = None,  # timm's `create_transform` arguments for training, and repeats; default crops and flips
-    valid: int | None = None,  # images held out of the training split; default a tenth, at most 10,000
-    split_seed: int = 0,  # which ones
-    parts: tuple[str, str] = ('train', 'validation'),  # names of the splits that train and test
-    crop: float = 0.875,  # share of the short side that is looked at when testing
-    workers: int = 4,  # processes that read
-    download: bool = False,  # for torchvision's sets
+    root: str | Path,
+    name: str = '',
+    size: int = 224,
+    channels: int = 3,
+    norm: Norm = _IMAGENET,
+    views: dict | None = None,
+    valid: int | None = None,
+    split_seed: int = 0,
+    parts: tuple[str, str] = ('train', 'validation'),
+    crop: float = 0.875,
+    workers: int = 4,
+    download: bool = False,
 ) -> Splits:
-    "Training, validation and test part of a set that is read while training."
+    """Training, validation and test part of a set that is read while training.
+
+    Nothing is read now but names and labels; `fit` starts the processes that read. The training split gives
+    the training and the validation part, the other split is the test part, untouched. Views follow from
+    (view_seed, epoch, image) alone, whatever the number of workers.
+
+    Args:
+        root: The folder that holds the set.
+        name: timm's name of it: '' for image folders (a folder a class inside `train` and `validation`),
+            torch/… for torchvision's sets, hfds/… for those of the Hugging Face hub.
+        size: Pixels a side, as the models see the images.
+        channels: 3 for colour, 1 for grey.
+        norm: Mean and standard deviation, a number a channel, as the models want their images normalised;
+            default ImageNet's.
+        views: Arguments of timm's `create_transform` for training, such as scale or hflip, and `repeats`,
+            in how many views an image comes each epoch; default random crops and flips.
+        valid: Images held out of the training split, equally of each class; default a tenth, at most 10,000.
+        split_seed: Which ones.
+        parts: The names of the splits that train and test.
+        crop: Share of the short side that is looked at when testing.
+        workers: Processes that read; 0 reads in this one.
+        download: Whether torchvision may download a set that is not there.
+
+    Returns:
+        Three parts that `fit`, `accuracy` and `predict` take.
+
+    Raises:
+        ValueError: timm cannot open the set, it is a stream, a folder of images lies unread beside those that
+            were named, classes differ between the parts, or too few images are left for one of them.
+
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> home = Path(tempfile.mkdtemp())
+        >>> for at in ('train/a', 'train/b', 'validation/a', 'validation/b'):
+        ...     (home / at).mkdir(parents=True)
+        ...     for i in range(3):
+        ...         Image.new('L', (8, 8), 80 * i).save(home / at / f'{i}.png')
+        >>> data = load_images(home, size=8, channels=1, norm=Norm((0.5,), (0.5,)), valid=2, workers=0)
+        >>> len(data.train), len(data.valid), len(data.test), data.classes
+        (4, 2, 6, ('a', 'b'))
+    """
     from sklearn.model_selection import train_test_split
 
     if '/' not in name and name not in _FOLDERS:
@@ -308,22 +347,10 @@ def load_images(
         _check_folders(Path(root), parts)
     sets = [_open(name, root, p, download, 'RGB' if channels == 3 else 'L') for p in parts]
     labels = [_labels(d, name) for d in sets]
-    k = int(max(l.max() for l in labels)) + 1
+    n, k = len(labels[0]), int(max(l.max() for l in labels)) + 1
     names = [_class_names(d, k) for d in sets]
     _check_labels(labels, names, parts)
-    views = dict(color_jitter=0.0, interpolation='bicubic') | (views or {})
-    make = lambda d, l, rows: LoadedData(
-        d,
-        torch.from_numpy(l[rows]).long(),
-        torch.from_numpy(rows),
-        names[0],
-        (channels, size, size),
-        name or Path(root).name,
-        views,
-        crop,
-        workers,
-    )
-    held, n = min(len(labels[0]) // 10, 10_000) if valid is None else valid, len(labels[0])
+    held = min(n // 10, 10_000) if valid is None else valid
     if not k <= held <= n - k:
         raise ValueError(
             f'valid: expected {k} to {n - k} images (at least one a class, here and in training), got {held}'
@@ -331,9 +358,14 @@ def load_images(
     train_rows, valid_rows = train_test_split(
         np.arange(n), test_size=held, stratify=labels[0], random_state=split_seed
     )
-    return Splits(
-        *(make(sets[0], labels[0], np.sort(r)) for r in (train_rows, valid_rows)),
-        make(sets[1], labels[1], np.arange(len(labels[1]))),
-        norm,
-        split_seed,
-    )
+    test_rows = np.arange(len(labels[1]))
+    views = dict(color_jitter=0.0, interpolation='bicubic') | (views or {})
+
+    def part(of: int, rows: np.ndarray) -> Any:  # a LoadedData, which does what `Splits` asks of an ImageData
+        chosen = torch.from_numpy(labels[of][rows]).long(), torch.from_numpy(rows)
+        called = name or Path(root).name
+        shape = (channels, size, size)
+        return LoadedData(sets[of], *chosen, names[0], shape, called, views, crop, workers)
+
+    trained, held_out = (part(0, np.sort(rows)) for rows in (train_rows, valid_rows))
+    return Splits(trained, held_out, part(1, test_rows), norm, split_seed)

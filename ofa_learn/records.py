@@ -132,6 +132,28 @@ def load_records(folder: str | Path) -> list[dict]:
             warnings.warn(f'skipped, no record: {e}', stacklevel=2)
     return out
 
+# %% ../nbs/running/84_records.ipynb #913270be
+def record_path(out: str | Path, name: str) -> Path:
+    "Where a sweep keeps the record of a run."
+    return Path(out) / 'runs' / f'{name}.json'
+
+
+def finished(out: str | Path, name: str) -> dict | None:
+    "A run's record, or None where it is still to be done."
+    path = record_path(out, name)
+    if not path.exists():
+        return None
+    try:
+        return load_record(path)
+    except ValueError as e:
+        warnings.warn(f'{e}; this run is done again', stacklevel=2)
+        return None
+
+
+def finished_of(out: str | Path, planned: list[dict]) -> list[dict]:
+    "The records of those runs that are finished."
+    return [r for r in (finished(out, p['name']) for p in planned) if r]
+
 # %% ../nbs/running/84_records.ipynb #d50eea3b
 def _spread(values: list[float]) -> float | None:
     "Sample standard deviation; None for fewer than two."
@@ -434,7 +456,8 @@ def over(
     span = sorted({v for v in values if isinstance(v, (int, float))})
     if not span:
         raise ValueError(f'option: no run has a number for {option!r}')
-    fig, series = go.Figure(), {}
+    fig = go.Figure()
+    series: dict[str, list] = {}
     for record, value, n in zip(records, values, named(list(rest))):
         series.setdefault(n['method'], []).append((record, value))
     for name, found in series.items():

@@ -10,10 +10,13 @@ import json
 import shutil
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
+from fastcore.meta import delegates
 from timm.models import get_pretrained_cfg
 from timm.optim import create_optimizer_v2
 
@@ -22,7 +25,7 @@ from .checkpoints import plain
 from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, part_folders, split
 from .identity import teacher_identity
 from .loaders import load_images
-from .models import count_params, load_model, make_model, save_model
+from .models import check_model_name, count_params, load_model, make_model, save_model
 from .recipes import Recipe, describe, recipe, steps
 from .settings import check_settings
 from .tasks import DistillationTask, Teacher, all_methods, create_task
@@ -66,7 +69,9 @@ def published(
 ) -> dict:  # name, params, valid_accuracy, test_accuracy
     "Keep timm's published weights as a teacher, as they are."
     check_place(path)
-    data, known = _pretrained_norm(name, data), get_pretrained_cfg(name).num_classes
+    data = _pretrained_norm(name, data)
+    cfg = get_pretrained_cfg(name)
+    known = cfg and cfg.num_classes
     if known != data.num_classes:
         raise ValueError(
             f'pretrained: {name} knows {known} classes, the data have {data.num_classes}; '
@@ -87,39 +92,83 @@ def _check_resume(folder: str | Path) -> None:
         raise ValueError(f'resume: {folder} {what}, so there is nothing to go on from; begin without resume')
 
 # %% ../nbs/running/83_runs.ipynb #98ca3d2c
+_BESIDE = Path('PATH.training')  # stands for the folder of that name
+
+
+@delegates(fit)
 def teach(
-    name: str,  # a timm model
-    data: Splits,  # what it learns
-    path: str | Path,  # the .safetensors file to write
-    epochs: int = 40,  # passes over the training images
-    lr: float = 5e-3,  # peak learning rate
-    seed: int = 0,  # initialisation and order
-    pretrained: bool = False,  # begin from timm's published weights
-    resume: bool = False,  # go on from the checkpoint beside the file
-    **fit_options,  # see `ofa_learn.training.fit`; out=None keeps no checkpoints
-) -> dict:  # name, params, valid_accuracy, test_accuracy
-    "Train a teacher with the labels alone and keep it; says how good it became."
+    name: str,
+    data: Splits,
+    path: str | Path,
+    epochs: int = 40,
+    lr: float = 5e-3,
+    seed: int = 0,
+    pretrained: bool = False,
+    resume: bool = False,
+    *,
+    out: str | Path | None = _BESIDE,
+    eval_every: int | None = None,
+    **kwargs,  # of `fit`
+) -> dict:
+    """Train a teacher with the labels alone and keep it in a file; says how good it became.
+
+    While it is trained there is a folder beside the file, with checkpoints as every run has them; it is
+    removed when the file is written.
+
+    Args:
+        name: A timm model.
+        data: What it learns.
+        path: The .safetensors file to write.
+        epochs: Passes over the training images.
+        lr: Peak learning rate.
+        seed: Initialisation and order.
+        pretrained: Begin from timm's published weights, with images normalised as they expect.
+        resume: Go on from the checkpoint beside the file.
+        out: Another folder for the checkpoints; None keeps none.
+        eval_every: Epochs between looks at the validation part; default only after the last.
+        batch_size, opt, weight_decay, sched, momentum, warmup_epochs, warmup_lr: As `fit` takes them.
+        decay_epochs, min_lr, clip, augment, mixup, cutmix, precision, accumulate: As `fit` takes them.
+        ema, view_seed, device, channels_last, compile, save_seconds: As `fit` takes them.
+        progress, on_epoch, on_step: As `fit` takes them.
+
+    Returns:
+        `name`, `params` (a number), `valid_accuracy` and `test_accuracy` (percent).
+
+    Raises:
+        ValueError: The file cannot be written or does not end in .safetensors, there is nothing to go on
+            from, timm has no weights to begin from, or what `fit` refuses.
+
+    Example:
+        >>> import tempfile
+        >>> data = split(digits(), train=50)
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     how = dict(epochs=2, device='cpu', progress=False)
+        ...     info = teach('micro_resnet', data, f'{home}/teacher.safetensors', **how)
+        >>> list(info)
+        ['name', 'params', 'valid_accuracy', 'test_accuracy']
+    """
     if Path(path).suffix != '.safetensors':
         raise ValueError(f'path: expected a file ending in .safetensors, got {Path(path).name}')
-    options = dict(eval_every=epochs, out=training_folder(path)) | fit_options
-    if resume and options['out'] is not None:
-        _check_resume(options['out'])
+    folder = training_folder(path) if out is _BESIDE else out
+    if resume and folder is not None:
+        _check_resume(folder)
     check_place(path)
     if pretrained:
         data = _pretrained_norm(name, data)
     torch.manual_seed(seed)
     model = make_model(name, data.num_classes, data.input_size, pretrained=pretrained)
     task = create_task('labels', model, data=data)
-    fit(task, data, epochs, lr=lr, seed=seed, resume=resume, **options)
+    look = epochs if eval_every is None else eval_every
+    fit(task, data, epochs, lr=lr, seed=seed, resume=resume, out=folder, eval_every=look, **kwargs)
     info = _kept(task.student, name, data, path)
-    if options['out'] == training_folder(path) and place()[0] == 0:
-        shutil.rmtree(options['out'])
+    if folder == training_folder(path) and place()[0] == 0:
+        shutil.rmtree(folder)
     return info
 
-# %% ../nbs/running/83_runs.ipynb #91a48307
+# %% ../nbs/running/83_runs.ipynb #7eaabd9b
 def _task_options(r: Recipe, method: str = 'ofa') -> dict:
     "What `create_task` takes beside student, teacher and data."
-    options = {}
+    options: dict[str, Any] = {}
     for name in method.split('+'):
         if name not in r.methods:
             raise ValueError(f'method: {r.name} has settings for {", ".join(r.methods)}, not for {name!r}')
@@ -128,48 +177,6 @@ def _task_options(r: Recipe, method: str = 'ofa') -> dict:
     else:
         options |= r.methods[method]
     return options | dict(label_smoothing=r.smoothing)
-
-
-def fit_arguments(
-    r: Recipe,  # whose settings
-    device: torch.device,  # where it would be trained
-    at_once: int | None = None,  # images that go through a device together; the batch is made of such parts
-) -> dict:
-    "What `fit` takes: the recipe's settings under its names."
-    world = place()[1]
-    batch = r.batch_size if at_once is None else at_once * world
-    if at_once is not None and (at_once < 1 or r.batch_size % batch):
-        raise ValueError(
-            f'at_once: expected a divisor of {r.batch_size // world}, the batch of {r.batch_size} over '
-            f'{world} process{"es" * (world > 1)}, got {at_once}'
-        )
-    same = {
-        k: getattr(r, k)
-        for k in (
-            'epochs',
-            'opt',
-            'lr',
-            'weight_decay',
-            'sched',
-            'warmup_epochs',
-            'warmup_lr',
-            'min_lr',
-            'clip',
-            'ema',
-        )
-    }
-    same |= {k: v for k in ('momentum', 'decay_epochs') if (v := getattr(r, k)) is not None} | {
-        k: r.augment[k] for k in ('mixup', 'cutmix') if k in r.augment
-    }
-    augment = Augment(**{k: v for k, v in r.augment.items() if k == 'shift'})
-    settings = same | dict(
-        batch_size=batch,
-        accumulate=r.batch_size // batch,
-        augment=augment,
-        precision='bf16' if r.amp and device.type == 'cuda' else 'fp32',
-    )
-    check_settings(settings)  # now, not after a teacher was taught
-    return settings
 
 
 def _view_options(r: Recipe) -> dict:
@@ -182,9 +189,63 @@ def _view_options(r: Recipe) -> dict:
         erase='re_prob',
         repeats='repeats',
     )
-    return {names[k]: tuple(v) if isinstance(v, list) else v for k, v in r.augment.items() if k in names} | (
-        dict(re_mode='pixel') if 'erase' in r.augment else {}
+    own = {names[k]: tuple(v) if isinstance(v, list) else v for k, v in r.augment.items() if k in names}
+    return own | dict(re_mode='pixel') if 'erase' in r.augment else own
+
+# %% ../nbs/running/83_runs.ipynb #91a48307
+_SAME = [
+    'epochs',
+    'opt',
+    'lr',
+    'weight_decay',
+    'sched',
+    'warmup_epochs',
+    'warmup_lr',
+    'min_lr',
+    'clip',
+    'ema',
+]
+
+
+def fit_arguments(
+    r: Recipe,  # whose settings
+    device: torch.device,  # where it would be trained
+    at_once: int | None = None,  # images that go through a device together; a batch is made of such parts
+) -> dict:
+    "What `fit` takes: the recipe's settings under its names."
+    world = place()[1]
+    batch = r.batch_size if at_once is None else at_once * world
+    if at_once is not None and (at_once < 1 or r.batch_size % batch):
+        raise ValueError(
+            f'at_once: expected a divisor of {r.batch_size // world}, the batch of {r.batch_size} over '
+            f'{world} process{"es" * (world > 1)}, got {at_once}'
+        )
+    same = {k: getattr(r, k) for k in _SAME}
+    same |= {k: v for k in ('momentum', 'decay_epochs') if (v := getattr(r, k)) is not None}
+    same |= {k: r.augment[k] for k in ('mixup', 'cutmix') if k in r.augment}
+    augment = Augment(**{k: v for k, v in r.augment.items() if k == 'shift'})
+    settings = same | dict(
+        batch_size=batch,
+        accumulate=r.batch_size // batch,
+        augment=augment,
+        precision='bf16' if r.amp and device.type == 'cuda' else 'fp32',
     )
+    check_settings(settings)  # now, not after a teacher was taught
+    return settings
+
+# %% ../nbs/running/83_runs.ipynb #1398312f
+FAMILIES = dict(cnn='micro_resnet', vit='micro_vit', mlp='micro_mixer')
+
+
+def pair_models(pair: str) -> tuple[str, str]:
+    "'cnn-vit' or 'resnet18-micro_vit' → the timm names of teacher and student."
+    parts = pair.split('-')
+    if len(parts) != 2:
+        raise ValueError(
+            f"pair: expected teacher-student, such as 'cnn-vit' or 'resnet18-micro_vit', got {pair!r}"
+        )
+    teacher, student = (check_model_name(FAMILIES.get(p, p)) for p in parts)
+    return teacher, student
 
 # %% ../nbs/running/83_runs.ipynb #23591aea
 def _check_reading(r: Recipe, root, workers: int | None) -> None:
@@ -197,9 +258,7 @@ def _check_reading(r: Recipe, root, workers: int | None) -> None:
 
 def _recipe_data(
     r: Recipe,  # of which the data are wanted
-    root: str
-    | Path
-    | None = None,  # the folder that holds them; CIFAR is downloaded there where it is missing
+    root: str | Path | None = None,  # the folder that holds them; CIFAR is downloaded there if need be
     workers: int | None = None,  # processes that read; default 4
     split_seed: int = 0,  # see `split`
 ) -> Splits:
@@ -212,13 +271,13 @@ def _recipe_data(
             f'data: {r.name} trains on ImageNet; say with data= (--data) which folder holds its train '
             'and validation folders'
         )
-    root, norm = Path('data' if root is None else root), Norm(*(tuple(r.norm[k]) for k in ('mean', 'std')))
+    norm: Any = r.norm  # a name only where the data are the digits
     cifar = r.dataset in OFFICIAL
     return load_images(
-        root,
+        Path('data' if root is None else root),
         f'torch/{r.dataset}' if cifar else '',
         r.input_size[1],
-        norm=norm,
+        norm=Norm(tuple(norm['mean']), tuple(norm['std'])),
         views=_view_options(r),
         split_seed=split_seed,
         crop=1.0 if cifar else 0.875,
@@ -227,6 +286,12 @@ def _recipe_data(
     )
 
 # %% ../nbs/running/83_runs.ipynb #7b66e94f
+def _check_whole(source: str, train: int | None, test: int | None) -> None:
+    "A `ValueError` where a part of a set was asked for that is read whole."
+    if (train, test) != (None, None):
+        raise ValueError(f'train, test: {source} is read whole, with its own test part; leave them out')
+
+
 def teaching_data(
     source: str = 'digits',
     size: int | None = None,
@@ -235,16 +300,16 @@ def teaching_data(
     test: int | None = None,
 ) -> Splits:
     "The parts of any set that `ofa-learn teach` knows, at `size` pixels a side."
-    parts = Path(source).is_dir() and bool(part_folders(source))
-    if parts or (source in OFFICIAL and size is not None):  # read while training, by timm
-        if (train, test) != (None, None):
-            raise ValueError(f'train, test: {source} is read whole, with its own test part; leave them out')
-        if parts:
-            return load_images(source, size=224 if size is None else size, valid=valid)
+    if Path(source).is_dir() and part_folders(source):  # read while training, by timm
+        _check_whole(source, train, test)
+        return load_images(source, size=224 if size is None else size, valid=valid)
+    if source in OFFICIAL and size is not None:
+        _check_whole(source, train, test)
         return load_images('data', f'torch/{source}', size, valid=valid, crop=1.0, download=True)
     if Path(source).is_dir() and size is None:
         size = 32
-    return load_splits(source, train, valid, test, **({} if size is None else dict(size=size)))
+    how: dict[str, Any] = {} if size is None else dict(size=size)
+    return load_splits(source, train, valid, test, **how)
 
 # %% ../nbs/running/83_runs.ipynb #e3cdae88
 def _recipe_teacher(
@@ -260,10 +325,11 @@ def _recipe_teacher(
     if file is not None:
         return Teacher(str(file))
     if r.teacher_weights:
+        size = tuple(r.input_size)
         return Teacher(
-            r.teacher_weights, r.num_classes, tuple(r.input_size), pretrained=True
-        )  # which knows the normalisation of its weights
-    if r.teacher_epochs is None:
+            r.teacher_weights, r.num_classes, size, pretrained=True
+        )  # with the norm of its weights
+    if r.teacher_epochs is None or r.teacher_lr is None:
         raise ValueError(
             f'teacher: {r.name} needs a trained {r.teacher}; make one with `ofa-learn teach '
             f'{r.teacher_model} --pretrained --data …` and give its file with teacher= (--teacher)'
@@ -295,17 +361,14 @@ def _recipe_teacher(
 def _recipe_task(r: Recipe, method: str, teacher, data: Splits | None, seed: int) -> DistillationTask:
     "The task of a recipe; without data and with `teacher='random'` for timing only."
     torch.manual_seed(seed)
-    more = {} if r.drop_path is None else dict(drop_path_rate=r.drop_path)
-    student = make_model(r.student_model, r.num_classes, tuple(r.input_size), **more)
-    about = (
-        dict(data=data)
-        if data is not None
-        else dict(input_size=tuple(r.input_size), num_classes=r.num_classes, input_norm=None)
-    )
+    size: Any = tuple(r.input_size)
+    more: dict[str, Any] = {} if r.drop_path is None else dict(drop_path_rate=r.drop_path)
+    student = make_model(r.student_model, r.num_classes, size, **more)
+    about: dict[str, Any] = dict(data=data)
+    if data is None:
+        about = dict(input_size=size, num_classes=r.num_classes, input_norm=None)
     if teacher == 'random':
-        teacher = Teacher(
-            make_model(r.teacher_model, r.num_classes, tuple(r.input_size)), allow_untrained=True
-        )
+        teacher = Teacher(make_model(r.teacher_model, r.num_classes, size), allow_untrained=True)
     options = _task_options(r, method)
     if 'crd' in method.split('+') and data is None:
         (options['parts']['crd'] if '+' in method else options)['num_samples'] = r.train_images
@@ -315,48 +378,44 @@ def _recipe_task(r: Recipe, method: str, teacher, data: Splits | None, seed: int
 def _cost(
     r: Recipe,  # what would be run
     method: str = 'ofa',
-    device: str | None = None,  # default: CUDA, MPS or CPU
-    at_once: int
-    | None = None,  # images a part; default the recipe's batch on each of its devices, at most 16 on a CPU
+    device: str | torch.device | None = None,  # default: CUDA, MPS or CPU
+    at_once: int | None = None,  # images a part; default those of one of its devices, at most 16 on a CPU
     timed: int = 3,  # parts that are timed, after one that is not
     channels_last: bool = False,  # see `fit`
 ) -> dict:  # seconds (a step), hours, memory (GB), memory_kind, at_once, images_per_second, heads, student
     "A recipe's time and memory here, from a few timed parts of a step with random weights and images."
-    device, theirs = pick_device(device), r.batch_size // r.devices
+    there = pick_device(device)
+    cuda = there.type == 'cuda'
     if at_once is None:
-        at_once = min(theirs, 16) if device.type == 'cpu' else theirs
+        theirs = r.batch_size // r.devices
+        at_once = min(theirs, 16) if there.type == 'cpu' else theirs
     if min(at_once, timed) < 1:
         raise ValueError(f'at_once, timed: expected at least 1, got {at_once} and {timed}')
-    task = _recipe_task(r, method, 'random', None, 0).to(device)
+    task = _recipe_task(r, method, 'random', None, 0).to(there)
     task.train()
+    more: dict[str, Any] = {} if r.momentum is None else dict(momentum=r.momentum)
     optimizer = create_optimizer_v2(
-        task.trainable_module,
-        opt=r.opt,
-        lr=r.lr,
-        weight_decay=r.weight_decay,
-        **({} if r.momentum is None else dict(momentum=r.momentum)),
+        task.trainable_module, opt=r.opt, lr=r.lr, weight_decay=r.weight_decay, **more
     )
-    if device.type == 'cuda':
-        torch.cuda.reset_peak_memory_stats(device)
-    loop = Loop(task, optimizer, None, r.clip, fit_arguments(r, device)['precision'], 1, None, channels_last)
-    x, y = (
-        torch.randn(at_once, *r.input_size, device=device),
-        torch.randint(r.num_classes, (at_once,), device=device),
-    )
-    took = [_timed_part(loop, x, y, i, device) for i in range(timed + 1)][1:]
-    rate, (_, total), student = at_once / statistics.median(took), steps(r), count_params(task.student)
-    weights = 4 * count_params(task.trainable_module) + (
-        count_params(task.teacher.model) if task.teacher else 0
-    )
-    memory = torch.cuda.max_memory_allocated(device) if device.type == 'cuda' else 4 * weights
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(there)
+    loop = Loop(task, optimizer, None, r.clip, fit_arguments(r, there)['precision'], 1, None, channels_last)
+    x = torch.randn(at_once, *r.input_size, device=there)
+    y = torch.randint(r.num_classes, (at_once,), device=there)
+    took = [_timed_part(loop, x, y, i, there) for i in range(timed + 1)][1:]
+    rate = at_once / statistics.median(took)
+    _, total = steps(r)
+    student, trained = count_params(task.student), count_params(task.trainable_module)
+    weights = 4 * trained + (count_params(task.teacher.model) if task.teacher else 0)
+    memory = torch.cuda.max_memory_allocated(there) if cuda else 4 * weights
     return dict(
         seconds=r.batch_size / rate,
         hours=total * r.batch_size / rate / 3600,
         memory=memory / 1e9,
-        memory_kind='peak' if device.type == 'cuda' else 'weights, gradients and optimizer only',
+        memory_kind='peak' if cuda else 'weights, gradients and optimizer only',
         at_once=at_once,
         images_per_second=rate,
-        heads=count_params(task.trainable_module) - student,
+        heads=trained - student,
         student=student,
     )
 
@@ -397,25 +456,29 @@ class Trained:
 def dry_run(
     r: Recipe,  # what would be run
     method: str = 'ofa',  # see `run_recipe`
-    device: str | None = None,  # see `fit`
+    device: str | torch.device | None = None,  # see `fit`
     at_once: int | None = None,  # see `run_recipe`
     channels_last: bool = False,  # see `fit`
 ) -> str:
     "Every setting with its origin, the arguments that it becomes, the steps, and an estimate."
-    device = pick_device(device)
-    told = {**_task_options(r, method), **plain(fit_arguments(r, device, at_once))}
-    c = _cost(r, method, device, at_once, channels_last=channels_last)
+    there = pick_device(device)
+    told = {**_task_options(r, method), **plain(fit_arguments(r, there, at_once))}
+    c = _cost(r, method, there, at_once, channels_last=channels_last)
     lines = [describe(r, at_once=at_once), f'method: {method}', *(f'  {k:16} {v}' for k, v in told.items())]
     lines += [f'warning: {w}' for w in _unfollowed(r)]
-    return '\n'.join([*lines, _cost_text(r, c, device)])
+    return '\n'.join([*lines, _cost_text(r, c, there)])
 
 
 def _unfollowed(r: Recipe) -> list[str]:
     "What a recipe asks for and a run of it here does not do."
-    out = [
-        'label_loss: the recipe trains labels with binary cross-entropy; this package with cross-entropy'
-    ] * (r.label_loss == 'bce')
-    return out + ['amp: the authors trained in fp16, this run in bf16 on CUDA and in fp32 elsewhere'] * r.amp
+    out = []
+    if r.label_loss == 'bce':
+        out.append(
+            'label_loss: the recipe trains labels with binary cross-entropy; this package with cross-entropy'
+        )
+    if r.amp:
+        out.append('amp: the authors trained in fp16, this run in bf16 on CUDA and in fp32 elsewhere')
+    return out
 
 # %% ../nbs/running/83_runs.ipynb #e2adb91c
 def _needs_teacher(method: str) -> bool:
@@ -443,41 +506,97 @@ def check_run(
 
 # %% ../nbs/running/83_runs.ipynb #07aa7c4f
 def run_recipe(
-    r: Recipe,  # see `recipe`
-    out: str | Path,  # the run's folder
-    method: str = 'ofa',  # a name in the recipe's methods, or several joined by +
+    r: Recipe,
+    out: str | Path,
+    method: str = 'ofa',
     *,
-    seed: int = 0,  # initialisation and order
-    view_seed: int = 0,  # the views
-    data=None,  # a folder, see `_recipe_data`, or a `Splits`
-    teacher: str | Path | None = None,  # a file of `save_model`
-    at_once: int | None = None,  # images that go through a device together
-    resume: bool = False,  # go on from the newest checkpoint in `out`
-    workers: int | None = None,  # processes that read, where images are read while training; default 4
-    say=print,  # who is told about the teacher
-    **how,  # device, channels_last, compile, save_seconds, progress, on_epoch: see `fit`
+    seed: int = 0,
+    view_seed: int = 0,
+    data: str | Path | Splits | None = None,
+    teacher: str | Path | None = None,
+    at_once: int | None = None,
+    resume: bool = False,
+    workers: int | None = None,
+    say: Callable[[str], Any] = print,
+    device: str | torch.device | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
+    save_seconds: float = 300.0,
+    eval_every: int = 1,
+    progress: bool = True,
+    on_epoch: Callable[[dict], None] | None = None,
+    on_step: Callable[[float], None] | None = None,
 ) -> Trained:
-    "Train a recipe's student; everything ends in one folder."
-    out, device, first = Path(out), pick_device(how.get('device')), place()[0] == 0
+    """Train a recipe's student; everything ends in one folder.
+
+    The folder gets checkpoints while it runs, then `run.json`, which says what was done and how good it
+    became, and `student.safetensors`. A teacher that is taught here stays there, too.
+
+    Args:
+        r: Whose settings, from `recipe`.
+        out: The run's folder.
+        method: A name in the recipe's methods, or several joined by +.
+        seed: Initialisation and order.
+        view_seed: The views.
+        data: The folder that holds the recipe's data, or a `Splits`; None for the digits, and `data/` for
+            CIFAR, which is downloaded.
+        teacher: A file of `save_model`; default the teacher that the recipe names, published or taught here.
+        at_once: Images that go through a device together; default the whole batch.
+        resume: Go on from the newest checkpoint in `out`.
+        workers: Processes that read, where images are read while training; default 4.
+        say: Who is told about the teacher and about what the recipe asks for and this run does not do.
+        device, channels_last, compile, save_seconds, eval_every: As `fit` takes them.
+        progress, on_epoch, on_step: As `fit` takes them.
+
+    Returns:
+        The task, the history, the test accuracy in percent, and the folder.
+
+    Raises:
+        ValueError: The folder holds a finished run, the recipe has no such method, an argument would not be
+            used, its data or its teacher are not there, or what `fit` refuses.
+
+    Example:
+        >>> import tempfile
+        >>> small = replace(recipe('laptop/cnn-vit'), train_images=100, epochs=2, teacher_epochs=2)
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     done = run_recipe(small, home, say=lambda text: None, device='cpu', progress=False)
+        ...     print(sorted(p.name for p in Path(home).glob('*.*') if p.suffix in ('.csv', '.json')))
+        ['history.csv', 'run.json']
+    """
+    out, there = Path(out), pick_device(device)
     if (out / 'student.safetensors').exists():
         raise ValueError(
             f'out: {out} holds a finished run (student.safetensors); choose another folder, or remove it'
         )
     check_run(r, method, data, teacher, workers)
-    options, settings = _task_options(r, method), fit_arguments(r, device, at_once)
+    options, settings = _task_options(r, method), fit_arguments(r, there, at_once)
     if resume and not any(out.glob('teacher-*')):
         _check_resume(out)  # what was stopped in the teacher's training holds nothing of the student yet
     check_place(out / 'run.json')
-    for w in _unfollowed(r) if first else ():
+    for w in _unfollowed(r) if place()[0] == 0 else ():
         say(f'note: {w}')
     data = data if isinstance(data, Splits) else _recipe_data(r, data, workers)
     taught = None
     if _needs_teacher(method):
-        same = {k: how[k] for k in ('device', 'progress') if k in how}
-        taught = _recipe_teacher(r, data, out, teacher, say, resume, **same)
+        taught = _recipe_teacher(r, data, out, teacher, say, resume, device=device, progress=progress)
     task = _recipe_task(r, method, taught, data, seed)
-    resume = resume and resumable(out)
-    history = fit(task, data, **settings, seed=seed, view_seed=view_seed, out=out, resume=resume, **how)
+    history = fit(
+        task,
+        data,
+        **settings,
+        seed=seed,
+        view_seed=view_seed,
+        out=out,
+        resume=resume and resumable(out),
+        device=device,
+        channels_last=channels_last,
+        compile=compile,
+        save_seconds=save_seconds,
+        eval_every=eval_every,
+        progress=progress,
+        on_epoch=on_epoch,
+        on_step=on_step,
+    )
     test = accuracy(task.student, data.test, data.norm)
     result = dict(
         recipe=r.name,
@@ -495,7 +614,7 @@ def run_recipe(
         test_accuracy=test,
         seconds=history[-1]['seconds'],
     )
-    if first:
+    if place()[0] == 0:
         write_atomically(out / 'run.json', json.dumps(plain(result), indent=1))
         save_model(task.student, out / 'student.safetensors', data.input_size, data.norm, data.classes)
     return Trained(task, history, test, out)

@@ -7,9 +7,12 @@ __all__ = ['SCHEDULES', 'learning_rates', 'optimizers']
 
 # %% ../nbs/running/77_settings.ipynb #4307bdc3
 import difflib
+import inspect
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -80,12 +83,13 @@ def make_schedule(
     updates: int,  # an epoch
 ):  # timm's schedule, or None for 'none'
     "timm's schedule, counted in updates: `step_update(n)` sets the rate of update n, from 0."
+    warmup: Any = _warm_up(s)  # half an epoch is one, too, where an epoch has several updates
     falls = s['decay_epochs'] if s['sched'] == 'multistep' else []
     return create_scheduler_v2(
         optimizer,
         sched=s['sched'],
         num_epochs=s['epochs'],
-        warmup_epochs=_warm_up(s),
+        warmup_epochs=warmup,
         warmup_lr=s['lr'] / 100 if s['warmup_lr'] is None else s['warmup_lr'],
         min_lr=s['min_lr'],
         decay_epochs=None if falls else s['decay_epochs'],
@@ -98,20 +102,51 @@ def make_schedule(
 SCHEDULES = ('cosine', 'tanh', 'poly', 'step', 'multistep', 'wsd', 'rsqrt', 'constant', 'none')
 
 # %% ../nbs/running/77_settings.ipynb #e2179df3
-_SCHEDULED = dict(epochs=100, sched='cosine', lr=2e-3, warmup_epochs=5, warmup_lr=None, decay_epochs=30)
-_SCHEDULED |= dict(min_lr=1e-5)  # as in `fit`
-
-
 def learning_rates(
-    updates: int,  # an epoch
-    **settings,  # of `fit`; those that are not given have its defaults
-) -> list[float]:  # the rate of each update
-    "The learning rates of a whole training, which does not happen."
-    s = _SCHEDULED | settings
+    updates: int,
+    *,
+    epochs: int = 100,
+    sched: str = 'cosine',
+    lr: float = 2e-3,
+    warmup_epochs: float = 5,
+    warmup_lr: float | None = None,
+    decay_epochs: float | Sequence[int] = 30,
+    min_lr: float = 1e-5,
+) -> list[float]:
+    """The learning rate of each update of a training, which does not happen.
+
+    What a schedule will do can be seen before it is paid for. The settings and their defaults are those
+    of `fit`.
+
+    Args:
+        updates: Updates an epoch.
+        epochs: Passes over the training images.
+        sched: One of `SCHEDULES`.
+        lr: The peak.
+        warmup_epochs: Epochs of linear warm-up, at most all epochs but the last.
+        warmup_lr: Where the warm-up begins; default a hundredth of lr.
+        decay_epochs: Epochs between the falls of the step schedule, or the last epochs, over which wsd and
+            rsqrt fall; for multistep the epochs of its falls, such as [30, 60].
+        min_lr: Where the schedule ends, at most lr.
+
+    Returns:
+        The rates, `epochs * updates` numbers.
+
+    Raises:
+        ValueError: A setting that is out of range, an unknown schedule, or one that would rise or never
+            fall.
+
+    Example:
+        >>> rates = learning_rates(2, epochs=4, lr=0.1, warmup_epochs=1, warmup_lr=0.0, min_lr=0.0)
+        >>> [round(r, 3) for r in rates]
+        [0.0, 0.05, 0.085, 0.069, 0.05, 0.031, 0.015, 0.004]
+    """
+    s = dict(epochs=epochs, sched=sched, lr=lr, warmup_epochs=warmup_epochs, warmup_lr=warmup_lr)
+    s |= dict(decay_epochs=decay_epochs, min_lr=min_lr)
     _check_schedule(s)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=s['lr'])
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
     schedule, rates = make_schedule(optimizer, s, updates), []
-    for update in range(s['epochs'] * updates):
+    for update in range(epochs * updates):
         if schedule is not None:
             schedule.step_update(update)
         rates.append(optimizer.param_groups[0]['lr'])
@@ -188,7 +223,7 @@ def _why_not(opt: str) -> str | None:
 
 def optimizers() -> list[str]:
     "The names of timm's optimizers that can be trained with, stopped and resumed."
-    return [name for name in list_optimizers() if _why_not(name) is None]
+    return [name for name in map(str, list_optimizers()) if _why_not(name) is None]
 
 
 def _check_optimizer(opt: str) -> None:
@@ -238,4 +273,5 @@ def check_settings(
     if 'opt' in s:
         _check_optimizer(s['opt'])
     if 'sched' in s:
-        _check_schedule(_SCHEDULED | s)
+        usual = inspect.signature(learning_rates).parameters.values()
+        _check_schedule({p.name: p.default for p in usual if p.name != 'updates'} | s)

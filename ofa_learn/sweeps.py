@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.models import get_pretrained_cfg
@@ -29,25 +30,12 @@ from .cache import TeacherCache, cache_key, cached
 from .checkpoints import plain, stoppable
 from .data import Augment, Norm, Splits, load_splits
 from .identity import surroundings, weights_hash
-from .models import check_model_name, count_params
-from .records import check_record, load_record, save_record
-from .runs import measured, published, teach, training_folder
+from .models import count_params
+from .records import check_record, finished, finished_of, record_path, save_record
+from .runs import measured, pair_models, published, teach, training_folder
 from .tasks import DistillationTask, Teacher, all_methods, create_task
 from .training import accuracy, check_fit, fit, resumable
 from .workers import each, in_turn, one_thread, pick_device
-
-# %% ../nbs/running/86_sweeps.ipynb #df59ac1c
-FAMILIES = dict(cnn='micro_resnet', vit='micro_vit', mlp='micro_mixer')
-
-
-def pair_models(pair: str) -> tuple[str, str]:
-    "'cnn-vit' or 'resnet18-micro_vit' → the timm names of teacher and student."
-    parts = pair.split('-')
-    if len(parts) != 2:
-        raise ValueError(
-            f"pair: expected teacher-student, such as 'cnn-vit' or 'resnet18-micro_vit', got {pair!r}"
-        )
-    return tuple(check_model_name(FAMILIES.get(p, p)) for p in parts)
 
 # %% ../nbs/running/86_sweeps.ipynb #9e7b30d9
 @dataclass(frozen=True)
@@ -57,7 +45,7 @@ class Sweep:
     pairs: tuple = ('cnn-vit',)  # teacher-student
     methods: tuple = ('labels', 'kd', 'ofa')  # as `create_task` knows them, also joined by +
     grid: dict = field(default_factory=dict)  # option → value, or list of values
-    seeds: int | tuple = 3  # how many, or which
+    seeds: Any = 3  # how many, or which; then a tuple of them
     data: str = 'digits'  # see `load_splits`
     data_options: dict = field(default_factory=dict)  # of `load_splits`, such as size, or root
     parts: dict = field(default_factory=dict)  # of `load_splits`: train, valid, test
@@ -86,26 +74,20 @@ class Sweep:
             pair_models(p)
         _check_grid(self)
 
-    def __reduce__(self):
-        return Sweep, tuple(
-            getattr(self, f.name) for f in fields(self)
-        )  # another process imports the modules too
+    def __reduce__(self):  # another process imports the modules too
+        return Sweep, tuple(getattr(self, f.name) for f in fields(self))
 
     def load(self) -> Splits:
         how = json.dumps([self.data, self.data_options, self.parts, self.split_seed])
         return _load(how, _stamp(self.data, self.data_options.get('root', 'data')))
 
 # %% ../nbs/running/86_sweeps.ipynb #f182f9fa
-_BUILT = {
-    'student',
-    'teacher',
-    'data',
-    'input_size',
-    'input_norm',
-    'num_classes',
-    'device',
-}  # arguments of tasks, and of `fit`, that no grid sets
-_RUNNING = {'seed', 'view_seed', 'augment', 'device', 'progress', 'on_epoch', 'out', 'resume'}
+# arguments of tasks, and of `fit`, that no grid sets
+_BUILT = {'student', 'teacher', 'data', 'input_size', 'input_norm', 'num_classes', 'device'}
+_RUNNING = {
+    *('seed', 'view_seed', 'augment', 'device', 'progress', 'on_epoch', 'on_step', 'out', 'resume'),
+    *('channels_last', 'compile', 'save_seconds', 'eval_every'),
+}
 _PLAIN = (type(None), bool, int, float, str, tuple, list, dict)
 
 
@@ -126,7 +108,7 @@ def _own(method: str) -> dict:
     "A method's own options with their defaults."
     if method not in all_methods():
         create_task(method, None)  # says which there are
-    out = {}
+    out: dict[str, Any] = {}
     for cls in reversed(all_methods()[method].__mro__):
         if '__init__' in vars(cls) and issubclass(cls, DistillationTask):
             out |= _defaults(cls.__init__, _BUILT | set(_base()))
@@ -136,11 +118,10 @@ def _own(method: str) -> dict:
 def _method_options(method: str) -> dict:
     "All options of a method with their defaults; several joined by + have the options of each, and weights."
     parts = method.split('+')
-    return (
-        {k: v for p in parts for k, v in _own(p).items()}
-        | (dict(weights=None) if len(parts) > 1 else {})
-        | _base()
-    )
+    own = {k: v for p in parts for k, v in _own(p).items()}
+    if len(parts) > 1:
+        own['weights'] = None
+    return own | _base()
 
 
 def _fit_options() -> dict:
@@ -214,13 +195,11 @@ def load_plan(path: str | Path) -> Sweep:
     except ValueError as e:
         raise ValueError(f'{path}: not JSON ({e})') from e
     if isinstance(found, dict) and found.get('kind') == 'recording':
-        found = unsealed(found.get('plan'))
-    unknown = (
-        set(found) - {f.name for f in fields(Sweep)} if isinstance(found, dict) else {type(found).__name__}
-    )
+        found = unsealed(found['plan'])
+    has = [f.name for f in fields(Sweep)]
+    unknown = set(found) - set(has) if isinstance(found, dict) else {type(found).__name__}
     if unknown:
-        has = ', '.join(f.name for f in fields(Sweep))
-        raise ValueError(f'{path}: a plan has no {", ".join(sorted(unknown))}; it has {has}')
+        raise ValueError(f'{path}: a plan has no {", ".join(sorted(unknown))}; it has {", ".join(has)}')
     return Sweep(**found)
 
 # %% ../nbs/running/86_sweeps.ipynb #894f6c96
@@ -241,33 +220,22 @@ def _task_options(method: str, chosen: dict, full: bool) -> dict:
     "The arguments of `create_task` for one choice; `full` adds the defaults."
 
     def take(options, scope):
-        own = {
-            k: chosen[f'{scope}.{k}'] if f'{scope}.{k}' in chosen else chosen.get(k, d)
-            for k, d in options.items()
-        }
+        own = {k: chosen.get(f'{scope}.{k}', chosen.get(k, d)) for k, d in options.items()}
         return own if full else {k: v for k, v in own.items() if k in chosen or f'{scope}.{k}' in chosen}
 
     if '+' not in method:
         return take(_own(method) | _base(), method)
-    return dict(parts={p: take(_own(p), p) for p in method.split('+')}) | take(
-        dict(weights=None) | _base(), method
-    )
+    parts = {p: take(_own(p), p) for p in method.split('+')}
+    return dict(parts=parts) | take(dict(weights=None) | _base(), method)
 
 
 def _choices(plan: Sweep, method: str) -> list[dict]:
     "The product over the options that this method has."
     has = set(_method_options(method)) | set(_fit_options())
-    names = [
-        n
-        for n in plan.grid
-        if (n in has if '.' not in n else n.rpartition('.')[0] in (method, *method.split('+')))
-    ]
-    return [
-        dict(zip(names, values))
-        for values in product(
-            *(plan.grid[n] if isinstance(plan.grid[n], (list, tuple)) else [plan.grid[n]] for n in names)
-        )
-    ]
+    scopes = (method, *method.split('+'))
+    names = [n for n in plan.grid if (n.rpartition('.')[0] in scopes if '.' in n else n in has)]
+    values = [v if isinstance(v := plan.grid[n], (list, tuple)) else [v] for n in names]
+    return [dict(zip(names, chosen)) for chosen in product(*values)]
 
 # %% ../nbs/running/86_sweeps.ipynb #f86ab84b
 @lru_cache(16)
@@ -279,7 +247,8 @@ def _teacher_source(plan: Sweep, name: str) -> dict:
     "What a teacher depends on: its file's content, whence its weights come, or how it is trained here."
     given = plan.teachers.get(name)
     if given == 'pretrained':
-        return dict(name=name, pretrained=(cfg := get_pretrained_cfg(name)) and (cfg.url or cfg.hf_hub_id))
+        cfg = get_pretrained_cfg(name)
+        return dict(name=name, pretrained=cfg and (cfg.url or cfg.hf_hub_id))
     if given:
         file = Path(given)
         if not file.is_file():
@@ -305,10 +274,13 @@ def _depends(plan: Sweep, method: str, teacher: str) -> list:
     return [about, _teacher_source(plan, teacher) if _method_needs(method) else None]
 
 # %% ../nbs/running/86_sweeps.ipynb #f0cf049c
-# name, pair, method, seed, options (of the task, as given), fit (as given), setting (all, defaults included),
-# depends (a hash of the images and the teacher)
-def runs(plan: Sweep) -> list[dict]:
-    "Every run of a plan, once."
+def runs(
+    plan: Sweep,  # of what
+) -> list[dict]:  # name, pair, method, seed, options (of the task) and fit, as given, setting, depends
+    """Every run of a plan, once.
+
+    `setting` is all of it, defaults included; `depends` is a hash of the images and the teacher.
+    """
     out = {}
     for pair, method in product(plan.pairs, plan.methods):
         teacher, student = pair_models(pair)
@@ -389,7 +361,9 @@ def _make_teacher(plan: Sweep, name: str, file: Path, about: Path, device) -> di
     return info
 
 # %% ../nbs/running/86_sweeps.ipynb #2644038b
-def _ready_teacher(plan: Sweep, name: str, out: str | Path, device: str | None = None) -> tuple[Path, dict]:
+def _ready_teacher(
+    plan: Sweep, name: str, out: str | Path, device: str | torch.device | None = None
+) -> tuple[Path, dict]:
     "The teacher's file and what is known of it; trained first where it is not there."
     data, folder, given = plan.load(), Path(out) / 'teachers', plan.teachers.get(name)
     made = folder / f'{name}_{_digest(_teacher_source(plan, name))}.safetensors'
@@ -413,8 +387,10 @@ def _ready_cache(
     plan: Sweep, teacher: Teacher, out: str | Path, batch_size: int, epochs: int
 ) -> TeacherCache:
     "The teacher's answers for all methods of a plan, up to an epoch; asked for where they are missing."
-    needs = ['logits'] + ['pooled'] * any('pooled' in _method_needs(m) for m in plan.methods if _cacheable(m))
-    data, size = plan.load(), min(batch_size, len(plan.load().train))
+    asked = {need for m in plan.methods if _cacheable(m) for need in _method_needs(m)}
+    needs = ['logits', 'pooled'] if 'pooled' in asked else ['logits']
+    data = plan.load()
+    size = min(batch_size, len(data.train))
     key = cache_key(teacher, data, plan.augment, plan.view_seed, size, needs)
     cache = TeacherCache(
         Path(out) / 'caches' / _digest(key),
@@ -431,95 +407,60 @@ def _ready_cache(
     return cache
 
 # %% ../nbs/running/86_sweeps.ipynb #e705ce64
+def _record(plan: Sweep, run: dict, task: DistillationTask, history: list[dict], **more) -> dict:
+    "What is kept of a run: its setting, its images, how it went and how good the student is."
+    data = plan.load()
+    sizes = {part: len(getattr(data, part)) for part in ('train', 'valid', 'test')}
+    record = dict(
+        schema=1,
+        kind='run',
+        run=run['name'],
+        pair=run['pair'],
+        method=run['method'],
+        setting=run['setting'],
+        seed=run['seed'],
+        split_seed=plan.split_seed,
+        view_seed=plan.view_seed,
+        student=dict(name=pair_models(run['pair'])[1], params=count_params(task.student)),
+        epochs=run['setting']['epochs'],
+        data=dict(name=data.train.name, fingerprint=data.train.fingerprint) | sizes,
+        history=history,
+        valid_accuracy=history[-1]['valid_accuracy'],
+        test_accuracy=accuracy(task.student, data.test, data.norm),
+        seconds=history[-1]['seconds'],
+        **more,
+    )
+    return check_record(plain(record))
+
+
 def _run_one(
     plan: Sweep,  # the plan that the run is of
     run: dict,  # one of `runs(plan)`
     out: str | Path,  # where teachers and caches are
     cache: bool = True,  # recall the teacher's answers where the method allows it
-    device: str | None = None,  # see `fit`
+    device: str | torch.device | None = None,  # see `fit`
 ) -> dict:  # its record
     "Train and test one student as the run says."
-    (teacher_name, student), teacher, info = pair_models(run['pair']), None, None
-    data, device = plan.load(), pick_device(device)
-    if run['depends'] != _digest(_depends(plan, run['method'], teacher_name)):
-        raise ValueError('data: the images, or the teacher\'s file, have changed since this run was planned')
-    if _method_needs(run['method']):
-        file, info = _ready_teacher(plan, teacher_name, out, device)
-        teacher = Teacher(str(file)).to(device)
-    recall = cache and _cacheable(run['method'])
-    kept = (
-        _ready_cache(plan, teacher, out, run['setting']['batch_size'], run['setting']['epochs'])
-        if recall
-        else None
-    )
+    teacher_name, student = pair_models(run['pair'])
+    there, data, method = pick_device(device), plan.load(), run['method']
+    if run['depends'] != _digest(_depends(plan, method, teacher_name)):
+        raise ValueError("data: the images, or the teacher's file, have changed since this run was planned")
+    teacher, info, kept = None, None, None
+    if _method_needs(method):
+        file, info = _ready_teacher(plan, teacher_name, out, there)
+        teacher = Teacher(str(file)).to(there)
+    if teacher is not None and cache and _cacheable(method):
+        kept = _ready_cache(plan, teacher, out, run['setting']['batch_size'], run['setting']['epochs'])
     torch.manual_seed(run['seed'])
-    task = create_task(run['method'], student, teacher, data=data, **run['options'])
-    if recall:
+    task = create_task(method, student, teacher, data=data, **run['options'])
+    if kept is not None:
         cached(task, kept)
-    history = fit(
-        task,
-        data,
-        **run['fit'],
-        seed=run['seed'],
-        augment=plan.augment,
-        view_seed=plan.view_seed,
-        eval_every=plan.eval_every,
-        device=device,
-        progress=False,
-    )
-    return check_record(
-        plain(
-            dict(
-                schema=1,
-                kind='run',
-                run=run['name'],
-                pair=run['pair'],
-                method=run['method'],
-                setting=run['setting'],
-                seed=run['seed'],
-                split_seed=plan.split_seed,
-                view_seed=plan.view_seed,
-                teacher=info,
-                student=dict(name=student, params=count_params(task.student)),
-                epochs=run['setting']['epochs'],
-                data=dict(
-                    name=data.train.name,
-                    fingerprint=data.train.fingerprint,
-                    train=len(data.train),
-                    valid=len(data.valid),
-                    test=len(data.test),
-                ),
-                history=history,
-                valid_accuracy=history[-1]['valid_accuracy'],
-                test_accuracy=accuracy(task.student, data.test, data.norm),
-                seconds=history[-1]['seconds'],
-                cached=recall,
-                **surroundings(device),
-            )
-        )
-    )
+    ours: dict[str, Any] = dict(augment=plan.augment, view_seed=plan.view_seed, eval_every=plan.eval_every)
+    history = fit(task, data, **run['fit'], seed=run['seed'], **ours, device=there, progress=False)
+    made = surroundings(there)
+    return _record(plan, run, task, history, teacher=info, cached=kept is not None, **made)
 
 # %% ../nbs/running/86_sweeps.ipynb #c52d46e3
-def record_path(out: str | Path, name: str) -> Path:
-    return Path(out) / 'runs' / f'{name}.json'
-
-
-def _finished(out: str | Path, name: str) -> dict | None:
-    "A run's record, or None where it is still to be done."
-    path = record_path(out, name)
-    if not path.exists():
-        return None
-    try:
-        return load_record(path)
-    except ValueError as e:
-        warnings.warn(f'{e}; this run is done again', stacklevel=2)
-
-
-def finished_of(out: str | Path, planned: list[dict]) -> list[dict]:
-    "The records of those runs that are finished."
-    return [r for r in (_finished(out, p['name']) for p in planned) if r]
-
-
 def picked(plan: Sweep, only: str | None) -> list[dict]:
     "The runs of a plan, or the one whose name starts with `only` or ends with it."
     all_ = runs(plan)
@@ -541,13 +482,9 @@ def _teach(plan: Sweep, name: str, out, device) -> None:
 
 def _keep(plan: Sweep, name: str, out, device, batch_size: int, epochs: int) -> None:
     with one_thread():
-        _ready_cache(
-            plan,
-            Teacher(str(_ready_teacher(plan, name, out, device)[0])).to(pick_device(device)),
-            out,
-            batch_size,
-            epochs,
-        )
+        file, _ = _ready_teacher(plan, name, out, device)
+        teacher = Teacher(str(file)).to(pick_device(device))
+        _ready_cache(plan, teacher, out, batch_size, epochs)
 
 
 def _work(plan: Sweep, run: dict, out, cache: bool, device) -> str | None:
@@ -555,10 +492,11 @@ def _work(plan: Sweep, run: dict, out, cache: bool, device) -> str | None:
     plan.load()  # may take long, and is nothing to save
     try:
         with one_thread(), locked(Path(out) / 'runs', run['name']), stoppable():
-            if not _finished(out, run['name']):
+            if not finished(out, run['name']):
                 save_record(_run_one(plan, run, out, cache, device), record_path(out, run['name']))
     except Taken as e:
         return str(e)
+    return None
 
 # %% ../nbs/running/86_sweeps.ipynb #3bb18c6a
 def _teacher_of(run: dict) -> str | None:
@@ -568,7 +506,7 @@ def _teacher_of(run: dict) -> str | None:
 
 def _longest(todo: list[dict], without: dict) -> dict[tuple, int]:
     "(teacher, batch size) → the epochs that a cache must have for these runs."
-    out = {}
+    out: dict[tuple, int] = {}
     for r in todo:
         name = _teacher_of(r)
         if _cacheable(r['method']) and name not in without:
@@ -586,8 +524,8 @@ def make_ready(
     device: str | None = None,  # see `fit`
 ) -> dict[str, str]:
     "Train the teachers of these runs and fill their caches; returns what went wrong by the teacher's name."
-    names, wrong = dict.fromkeys(n for n in map(_teacher_of, todo) if n), {}
-    items = [(plan, n, out, device) for n in names]
+    wrong: dict[str, str] = {}
+    items: list[tuple] = [(plan, n, out, device) for n in dict.fromkeys(map(_teacher_of, todo)) if n]
     for item, _, error in each(_teach, items, jobs * (len(items) > 1)):  # a single one in this process
         if error:
             wrong[item[1]] = error
@@ -611,8 +549,8 @@ def _note(out: str | Path, name: str, error: str | None) -> None:
 def _do(plan: Sweep, todo: list[dict], out, jobs: int, cache: bool, device, bar) -> None:
     "Make teachers and caches ready, and do these runs."
     wrong = make_ready(plan, todo, out, jobs, cache, device)
-    failed = {r['name']: wrong[_teacher_of(r)] for r in todo if _teacher_of(r) in wrong}
-    left = []
+    failed = {r['name']: wrong[name] for r in todo if (name := _teacher_of(r)) in wrong and name}
+    left: list[str] = []
     for name, error in failed.items():
         _note(out, name, error)
     bar.update(len(failed))
@@ -635,21 +573,50 @@ def _do(plan: Sweep, todo: list[dict], out, jobs: int, cache: bool, device, bar)
 
 # %% ../nbs/running/86_sweeps.ipynb #aabdcc94
 def sweep(
-    plan: Sweep,  # what to run
-    out: str | Path,  # where teachers, caches and records are kept
-    jobs: int = 2,  # processes of one thread each; 0 works in this one
-    cache: bool = True,  # ask each teacher once, where the method allows it
-    device: str | None = None,  # default: CUDA, MPS or CPU, in this order
-    only: str | None = None,  # the name or hash of a single run
-    progress: bool = True,  # a bar
-) -> list[dict]:  # the records of all finished runs of the plan
-    "Do every run of a plan that has no record yet; a warning names runs that fail, and `failed` says why."
+    plan: Sweep,
+    out: str | Path,
+    jobs: int = 2,
+    cache: bool = True,
+    device: str | None = None,
+    only: str | None = None,
+    progress: bool = True,
+) -> list[dict]:
+    """Do every run of a plan that has no record yet; gives the records of all that are finished.
+
+    Teachers are trained once and asked once. A run that fails is named in a warning, its traceback lies in
+    `out`/failed, and the others go on. A sweep that was stopped goes on by the same call.
+
+    Args:
+        plan: What to run: every pair, method, choice of options and seed.
+        out: The folder where teachers, caches and records are kept.
+        jobs: Processes of one thread each; 0 works in this one, as notebooks need it.
+        cache: Ask each teacher once, where the method allows it; else it stays in the loop.
+        device: Where to train; default CUDA, Apple's MPS or the CPU, in this order.
+        only: The name of a single run, or how it begins or ends, such as its hash.
+        progress: Whether there is a bar.
+
+    Returns:
+        The records of the plan's finished runs, those of earlier calls too, ready for `named` and `results`.
+
+    Raises:
+        ValueError: A run that a method or `fit` would refuse, before anything is trained.
+        Taken: Another sweep works in the folder.
+        Stopped: Ctrl-C or SIGTERM asked for it; every finished run is kept.
+
+    Example:
+        >>> import tempfile
+        >>> plan = Sweep(methods='labels', seeds=2, parts=dict(train=50), grid=dict(epochs=1))
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     records = sweep(plan, home, jobs=0, device='cpu', progress=False)
+        >>> [(r['method'], r['seed'], r['epochs']) for r in records]
+        [('labels', 0, 1), ('labels', 1, 1)]
+    """
     if not isinstance(jobs, int) or jobs < 0:
         raise ValueError(f'jobs: expected an integer from 0, got {jobs!r}')
     advice = f'stopped; {out} keeps every finished run, and the same call goes on with the others'
     with stoppable(at_once=True, advice=advice):
         chosen = picked(plan, only)
-        todo = [r for r in chosen if not _finished(out, r['name'])]
+        todo = [r for r in chosen if not finished(out, r['name'])]
         if todo:
             check_runs(plan, todo)
             how = dict(total=len(chosen), initial=len(chosen) - len(todo), desc='sweep', unit='run')

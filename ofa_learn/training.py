@@ -8,14 +8,16 @@ __all__ = ['predict', 'accuracy', 'NotFinite', 'fit', 'resumable', 'Run', 'disti
 # %% ../nbs/course/80_training.ipynb #1a5b6820
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn as nn
+from fastcore.meta import delegates
 from timm.data.mixup import Mixup
 from tqdm.auto import tqdm
 
@@ -44,27 +46,60 @@ from ofa_learn.settings import (
     optimizer_state,
 )
 from .tasks import DistillationTask, create_task, same_norm, unwrapped
-from .workers import distributed, pick_device, place, summed, take_over
+from .workers import pick_device, place, summed, take_over
 
 # %% ../nbs/course/80_training.ipynb #4f4e7693
 def predict(
-    model: nn.Module,  # gives logits
-    part: ImageData,  # the images
-    norm: Norm,  # how it expects them normalised
-    batch_size: int = 500,  # images a batch
-) -> torch.Tensor:  # (N, K) logits, in the order of the part
-    "Logits of every image of a part, as it is, in eval mode; the model's mode is put back."
+    model: nn.Module,
+    part: ImageData,
+    norm: Norm,
+    batch_size: int = 500,
+) -> torch.Tensor:
+    """The logits of every image of a part, as the images are, in eval mode.
+
+    No views are taken, and the model's mode is put back afterwards.
+
+    Args:
+        model: Gives logits (B, K) for images (B, C, H, W); it stays on its device.
+        part: The images, such as `data.test`.
+        norm: How the model expects them normalised, such as `data.norm`.
+        batch_size: Images a batch.
+
+    Returns:
+        (N, K) logits in the order of the part, on the model's device.
+
+    Example:
+        >>> from ofa_learn.data import digits, split
+        >>> from ofa_learn.models import make_model
+        >>> data = split(digits(), train=50)
+        >>> predict(make_model('micro_vit'), data.test, data.norm).shape
+        torch.Size([500, 10])
+    """
     device = next(model.parameters()).device
     with evaluating(model):
         return torch.cat([model(b.input) for b in part.batches(norm, batch_size, device=device).plain()])
 
 # %% ../nbs/course/80_training.ipynb #47e5710e
-def accuracy(
-    model: nn.Module,  # gives logits
-    part: ImageData,  # images and labels
-    norm: Norm,  # how it expects them normalised
-) -> float:
-    "Top-1 accuracy in percent; under torchrun each process looks at its share, every image once."
+def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
+    """Top-1 accuracy in percent, on the images as they are, in eval mode.
+
+    Under torchrun each process looks at its share, every image once, and all get the same number.
+
+    Args:
+        model: Gives logits (B, K) for images (B, C, H, W); it stays on its device, its mode is put back.
+        part: Images and labels, such as `data.test`.
+        norm: How the model expects the images normalised, such as `data.norm`.
+
+    Returns:
+        Percent, from 0 to 100.
+
+    Example:
+        >>> from ofa_learn.data import digits, split
+        >>> from ofa_learn.models import make_model
+        >>> data = split(digits(), train=50)
+        >>> 0 <= accuracy(make_model('micro_vit'), data.test, data.norm) <= 100
+        True
+    """
     rank, world = place()
     device = next(model.parameters()).device
     hits = torch.zeros((), dtype=torch.int64, device=device)
@@ -84,14 +119,13 @@ class _Watch:
     "Running sums of the loss's parts, and the first step at which each was not finite, kept on the device."
 
     def __init__(self, device: torch.device, every: int | None = None):
-        self.device, self.every = device, every or (1 if device.type == 'cpu' else 50)
+        self.device = device
+        self.every = every or (1 if device.type == 'cpu' else 50)
 
     def start(self, epoch: int, names: list[str]) -> None:
         self.epoch, self.names, self.step = epoch, names, 0
-        self.sums, self.bad = (
-            torch.zeros(len(names), device=self.device),
-            torch.full((len(names),), -1, device=self.device),
-        )
+        self.sums = torch.zeros(len(names), device=self.device)
+        self.bad = torch.full((len(names),), -1, device=self.device)
 
     def add(self, values: list[torch.Tensor]) -> None:
         "One step's values, in the order of the names."
@@ -115,9 +149,8 @@ class _Watch:
     def means(self) -> dict[str, float]:
         "Means over the steps, and over the processes under torchrun."
         self.check()
-        return dict(
-            zip(self.names, (summed(self.sums / max(self.step, 1), self.device) / place()[1]).tolist())
-        )
+        means = summed(self.sums / max(self.step, 1), self.device) / place()[1]
+        return dict(zip(self.names, means.tolist()))
 
     def state(self) -> dict:
         "For a checkpoint; under torchrun with the mean of all processes' sums, so all of them call it."
@@ -144,7 +177,8 @@ def _check_fits(task: DistillationTask, data: Splits) -> None:
         return
     if not same_norm(task.input_norm, data.norm):
         raise ValueError(
-            f'data: normalised by {tuple(data.norm)}, but student and teacher were set up for {tuple(task.input_norm)}'
+            f'data: normalised by {tuple(data.norm)}, '
+            f'but student and teacher were set up for {tuple(task.input_norm)}'
         )
 
 # %% ../nbs/course/80_training.ipynb #bcdae8c0
@@ -158,10 +192,8 @@ class _Mix:
             raise ValueError(
                 f'batch_size: mixing pairs the images of a batch, so it must be even, got {batch_size}'
             )
-        self.mixup, self.seed = (
-            Mixup(mixup_alpha=mixup, cutmix_alpha=cutmix, label_smoothing=0.0, num_classes=num_classes),
-            seed,
-        )
+        self.mixup = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=num_classes)
+        self.seed = seed
 
     def __call__(
         self, x: torch.Tensor, y: torch.Tensor, epoch: int, step: int
@@ -183,7 +215,7 @@ class Loop:
 
     task: DistillationTask
     optimizer: torch.optim.Optimizer
-    scheduler: object = None
+    scheduler: Any = None  # of timm
     clip: float | None = 5.0
     precision: str = 'fp32'
     accumulate: int = 1  # batches an update
@@ -196,19 +228,15 @@ class Loop:
         if self.accumulate < 1:
             raise ValueError(f'accumulate: expected at least 1 batch an update, got {self.accumulate}')
         self.device = next(unwrapped(self.task.trainable_module).parameters()).device
-        self.scaler, self.watch = (
-            torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16'),
-            _Watch(self.device),
-        )
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16')
+        self.watch = _Watch(self.device)
         self.clipped = self.task.get_clip_parameters()  # once: to walk the modules at every step takes time
 
     def forward(self, batch, epoch: int, step: int) -> None:
         "Loss and gradients of one batch, added to those that are there."
-        x, y = (
-            (batch.input, batch.target)
-            if self.mix is None
-            else self.mix(batch.input, batch.target, epoch, step)
-        )
+        x, y = batch.input, batch.target
+        if self.mix is not None:
+            x, y = self.mix(x, y, epoch, step)
         if self.channels_last:
             x = x.contiguous(memory_format=torch.channels_last)
         kind = PRECISIONS[self.precision]
@@ -233,7 +261,7 @@ class Loop:
 
 # %% ../nbs/course/80_training.ipynb #3a5b2059
 def _loop_state(loop: Loop) -> dict:
-    "Weights of student and heads, their average, optimizer, scaler, generators, running sums, a method's own."
+    "Weights, their average, optimizer, scaler, generators, running sums, and what is a method's own."
     ema = loop.task.get_trainable_module(ema=True)
     own = {k: v for k, v in loop.task.get_task_state().items() if k not in ('method', 'heads')}
     state = dict(
@@ -251,7 +279,8 @@ def _load_loop_state(loop: Loop, state: dict) -> None:
     "Put back what `_loop_state` gave."
     unwrapped(loop.task.trainable_module).load_state_dict(state['weights'])
     if state['ema'] is not None:
-        loop.task.get_trainable_module(ema=True).module.load_state_dict(state['ema'])
+        average: Any = loop.task.get_trainable_module(ema=True)
+        average.module.load_state_dict(state['ema'])
     if 'own' in state:
         loop.task.load_task_state(loop.task.get_task_state() | state['own'])
     load_optimizer_state(loop.optimizer, state['optimizer'])
@@ -279,7 +308,7 @@ def train_epoch(
     batches: Batches,  # the training images
     epoch: int,  # from 0
     start: int = 0,  # batches that are done already
-    after: Callable[[int], None] | None = None,  # called after every update with the number of batches done
+    after: Callable[[int], None] | None = None,  # called after every update with the batches that are done
 ) -> dict:  # means of the loss, its parts and the accuracy on the views
     "One pass over the training images."
     task, updates = loop.task, _whole_updates(batches, loop.accumulate)
@@ -296,39 +325,123 @@ def train_epoch(
                 after(step + 1)
     return loop.watch.means()
 
+# %% ../nbs/course/80_training.ipynb #5e883088
+_CARRIED_OUT = [
+    *('out', 'resume', 'device', 'channels_last', 'compile'),
+    *('save_seconds', 'eval_every', 'progress', 'on_epoch', 'on_step'),
+]
+
+
+def _begin(given: dict[str, Any]) -> '_Run':
+    "A run by the arguments of `fit`."
+    how = {name: given[name] for name in _CARRIED_OUT}
+    rest = {name: value for name, value in given.items() if name not in how}
+    task, data = rest.pop('task'), rest.pop('data')
+    return _Run(task, data, rest, **how)
+
 # %% ../nbs/course/80_training.ipynb #f9efbaf8
+_NO_CHANGE = Augment()
+
+
 def fit(
-    task: DistillationTask,  # from `create_task`
-    data: Splits,  # trains on .train, looks at .valid
-    epochs: int = 100,  # passes over the training images
+    task: DistillationTask,
+    data: Splits,
+    epochs: int = 100,
     *,
-    batch_size: int = 50,  # images a batch, over all processes
-    opt: str = 'adamw',  # one of `optimizers()`: timm's, but for a few
-    lr: float = 2e-3,  # peak learning rate
-    weight_decay: float = 0.05,  # not on biases, norms, positions and class tokens
-    sched: str = 'cosine',  # one of `SCHEDULES`: timm's, but for plateau
-    momentum: float = 0.9,  # of optimizers that have one, such as SGD
-    warmup_epochs: int = 5,  # of linear warm-up, at most all epochs but the last
-    warmup_lr: float | None = None,  # where that begins; default a hundredth of lr
-    decay_epochs: int = 30,  # between the steps of the step schedule; for multistep a list, such as [30, 60]
-    min_lr: float = 1e-5,  # where the schedule ends, at most lr
-    clip: float | None = 5.0,  # the gradient's norm is cut to this (Hao et al., 2023: 5); None leaves it
-    augment: Augment = Augment(),  # the views
+    batch_size: int = 50,
+    opt: str = 'adamw',
+    lr: float = 2e-3,
+    weight_decay: float = 0.05,
+    sched: str = 'cosine',
+    momentum: float = 0.9,
+    warmup_epochs: float = 5,
+    warmup_lr: float | None = None,
+    decay_epochs: float | Sequence[int] = 30,
+    min_lr: float = 1e-5,
+    clip: float | None = 5.0,
+    augment: Augment = _NO_CHANGE,
     mixup: float = 0.0,
-    cutmix: float = 0.0,  # α of both
-    precision: str = 'fp32',  # or 'bf16', 'fp16'
-    accumulate: int = 1,  # batches an update; like one batch of the product's size
-    ema: float | None = None,  # decay of a moving average of the weights, such as .999
-    seed: int = 0,  # order of the images and dropout
-    view_seed: int = 0,  # the views
-    out: str | Path | None = None,  # a folder for checkpoints and history
-    resume: bool = False,  # go on from the newest checkpoint in `out`
-    **how,  # device, channels_last, compile, save_seconds, eval_every, progress, on_epoch, on_step: see `_Run`
-) -> list[dict]:  # a row an epoch: epoch, seconds, loss, parts, train_accuracy, valid_accuracy, lr
-    "Train a task; returns its history. The student is `task.student`, as it is after the last epoch."
-    setting = {k: v for k, v in locals().items() if k not in ('task', 'data', 'out', 'resume', 'how')}
+    cutmix: float = 0.0,
+    precision: str = 'fp32',
+    accumulate: int = 1,
+    ema: float | None = None,
+    seed: int = 0,
+    view_seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = False,
+    device: str | torch.device | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
+    save_seconds: float = 300.0,
+    eval_every: int = 1,
+    progress: bool = True,
+    on_epoch: Callable[[dict], None] | None = None,
+    on_step: Callable[[float], None] | None = None,
+) -> list[dict]:
+    """Train a task; the student is `task.student`, as it is after the last epoch.
+
+    With `out` the run writes checkpoints and its history under that folder, and `resume=True` goes on from
+    the newest of them, to the weights that it would have had. While it runs it holds the folder's lock.
+
+    Args:
+        task: What to train, from `create_task`; it is moved to the device.
+        data: Trains on its .train and looks at its .valid.
+        epochs: Passes over the training images.
+        batch_size: Images a batch, over all processes.
+        opt: One of `optimizers()`: timm's, but for a few.
+        lr: Peak learning rate.
+        weight_decay: Not on biases, norms, positions and class tokens.
+        sched: One of `SCHEDULES`: timm's, but for plateau.
+        momentum: Of optimizers that have one, such as SGD.
+        warmup_epochs: Of linear warm-up, at most all epochs but the last.
+        warmup_lr: Where that begins; default a hundredth of lr.
+        decay_epochs: Between the steps of the step schedule; for multistep a list, such as [30, 60].
+        min_lr: Where the schedule ends, at most lr.
+        clip: The gradient's norm is cut to this; None leaves it.
+        augment: The views; default the images as they are.
+        mixup: α of mixup; 0 is none.
+        cutmix: α of CutMix; 0 is none.
+        precision: 'fp32', 'bf16' or 'fp16', of matrix products; weights and losses stay float32.
+        accumulate: Batches an update; like one batch of the product's size.
+        ema: Decay of a moving average of the weights, such as .999; None keeps none.
+        seed: Order of the images, and dropout.
+        view_seed: The views.
+        out: A folder for checkpoints and history; None writes nothing.
+        resume: Go on from the newest checkpoint in `out`.
+        device: Where to train, such as 'cuda:1'; default CUDA, Apple's MPS or the CPU, in this order.
+        channels_last: Memory format of maps, faster for CNNs on GPUs.
+        compile: Whether torch.compile compiles student, heads and teacher.
+        save_seconds: Seconds between checkpoints within an epoch.
+        eval_every: Epochs between looks at the validation part; after the last there always is one.
+        progress: Whether there is a bar.
+        on_epoch: Called with each row of the history.
+        on_step: Called after each update with the epochs done, such as 2.5; what it raises ends the run.
+
+    Returns:
+        A row for each epoch: epoch (from 1), seconds (of training so far), loss, parts (of the loss),
+        train_accuracy (percent, on views), valid_accuracy (percent, None where nobody looked), lr, and
+        ema_accuracy where there is an average.
+
+    Raises:
+        ValueError: A setting out of range, data that the task was not built for, or a folder that holds
+            another run, or none to go on from.
+        NotFinite: A part of the loss became NaN or infinite.
+        Stopped: Ctrl-C or SIGTERM asked for it, and all was saved.
+
+    Example:
+        >>> from ofa_learn.data import digits, split
+        >>> data = split(digits(), train=50)
+        >>> task = create_task('labels', 'micro_vit', data=data)
+        >>> history = fit(task, data, epochs=2, device='cpu', progress=False)
+        >>> [row['epoch'] for row in history]
+        [1, 2]
+
+    Source:
+        Hao et al., 2023, Sec. 4.1, clip the gradient's norm at 5.
+    """
+    given = dict(locals())
     with locked(out) if out is not None and place()[0] == 0 else nullcontext():
-        return _Run(task, data, setting, out, resume, **how).train()
+        return _begin(given).train()
 
 # %% ../nbs/course/80_training.ipynb #f8f33a8b
 def resumable(out: str | Path) -> bool:
@@ -371,18 +484,16 @@ class _Run:
     task: DistillationTask
     data: Splits
     setting: dict
-    out: Path | None = None
-    resume: bool = False
-    device: str | None = None  # default: CUDA, MPS or CPU, in this order
-    channels_last: bool = False  # memory format of maps, faster for CNNs on GPUs
-    compile: bool = False  # torch.compile student, heads and teacher
-    save_seconds: float = 300.0  # between checkpoints within an epoch
-    eval_every: int = 1  # epochs between looks at the validation part; the last is always looked at
-    progress: bool = True  # a bar
-    on_epoch: Callable[[dict], None] | None = None  # called with each row of the history
-    on_step: Callable[[float], None] | None = (
-        None  # called after each update with the epochs done, such as 2.5; what it raises ends the run
-    )
+    out: Any  # a folder, or None
+    resume: bool
+    device: Any  # as it was asked for, then the one that it is
+    channels_last: bool
+    compile: bool
+    save_seconds: float
+    eval_every: int
+    progress: bool
+    on_epoch: Callable[[dict], None] | None
+    on_step: Callable[[float], None] | None
 
     def __post_init__(self):
         s, d, task = self.setting, self.data, self.task
@@ -391,7 +502,8 @@ class _Run:
             raise TypeError(f'augment: expected an Augment, got {type(s["augment"]).__name__}')
         _check_folder(self.out, self.resume)
         _check_fits(task, d)
-        self.device, (self.rank, self.world) = pick_device(self.device), place()
+        self.device = pick_device(self.device)
+        self.rank, self.world = place()
         task.to(self.device)
         if self.channels_last:
             task.to(memory_format=torch.channels_last)
@@ -410,7 +522,9 @@ class _Run:
         if s['ema'] is not None:
             task.setup_ema(decay=s['ema'])
         self.setting = s | dict(augment=asdict(s['augment']))
-        self.history, self.seconds, self.best, self.epoch, self.start = [], 0.0, -1.0, 0, 0
+        self.history: list[dict] = []
+        self.seconds, self.best = 0.0, -1.0
+        self.epoch, self.start = 0, 0
         if self.out is not None:
             self.out = Path(self.out)
             self.setting = plain(self.setting | dict(data=data_identity(d)) | task_identity(task))
@@ -425,8 +539,8 @@ def _check_same(run: _Run, then: dict) -> None:
     if 'teacher' not in then:
         raise ValueError(
             f'resume: {run.out} was written by an earlier version, which kept neither the teacher nor the '
-            'options of the method, so it cannot be compared; finish it with that version, or begin in another '
-            'folder'
+            'options of the method, so it cannot be compared; finish it with that version, or begin in '
+            'another folder'
         )
     if differ := differences(then, run.setting):
         raise ValueError(f'resume: {run.out} holds another run; {in_short(differ)}')
@@ -439,7 +553,8 @@ def _restore(run: _Run) -> None:
         return
     if not run.resume:
         raise ValueError(
-            f'out: {run.out} holds a run already (epoch {state["epoch"]}); give resume=True to go on, or another folder'
+            f'out: {run.out} holds a run already (epoch {state["epoch"]}); '
+            'give resume=True to go on, or another folder'
         )
     _check_same(run, state['setting'])
     _load_loop_state(run.loop, state['loop'])
@@ -468,12 +583,10 @@ def check_fit(
     "Raise what `fit` would raise before its first update; nothing is trained or written."
     asked = inspect.signature(fit).bind(task, data, **options)
     asked.apply_defaults()
-    how = asked.arguments.pop('how')
-    setting = {k: v for k, v in asked.arguments.items() if k not in ('task', 'data', 'out', 'resume')}
     with torch.random.fork_rng(devices=[]):
-        _Run(task, data, setting, **how)
+        _begin(asked.arguments)
 
-# %% ../nbs/course/80_training.ipynb #d5813115
+# %% ../nbs/course/80_training.ipynb #ab1c0f76
 def _agreed(run: _Run, *flags) -> list[bool]:
     "Flags that any process has raised, as all processes know them."
     return [bool(f) for f in summed(torch.tensor([float(bool(f)) for f in flags]), run.device)]
@@ -486,7 +599,7 @@ def _stopped(run: _Run, epoch: int, step: int) -> Stopped:
         return Stopped(f'{where}; nothing was saved (no out= folder)')
     return Stopped(f'{where}; {run.out} holds everything, resume=True goes on')
 
-
+# %% ../nbs/course/80_training.ipynb #d5813115
 def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
     "What `train_epoch` calls after each update."
 
@@ -502,8 +615,9 @@ def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
         if not (asked or due):
             return
         run.loop.watch.check()  # a loss that is not finite is not saved
-        run.start, clock['saved'] = done, time.perf_counter()
-        run.seconds, clock['start'] = run.seconds + clock['saved'] - clock['start'], clock['saved']
+        run.start, now = done, time.perf_counter()
+        run.seconds += now - clock['start']
+        clock['saved'] = clock['start'] = now
         _save(run)
         if asked:
             raise _stopped(run, run.epoch + 1, done)
@@ -530,13 +644,18 @@ def _row(run: _Run, means: dict) -> dict:
         valid_accuracy=seen(run.task.student),
         lr=run.loop.optimizer.param_groups[0]['lr'],
     )
-    return row | (dict(ema_accuracy=seen(run.task.get_eval_model(ema=True))) if run.task.has_ema() else {})
+    if run.task.has_ema():
+        row['ema_accuracy'] = seen(run.task.get_eval_model(ema=True))
+    return row
 
 
 @contextmanager
 def _wrapped(run: _Run):
-    "Within: the module is shared between the processes and compiled, as the run asks; afterwards it is itself again, and holds on to no group of processes."
-    task, plain = run.task, run.task.trainable_module
+    """Within: the module is shared between the processes and compiled, as the run asks.
+
+    Afterwards it is itself again, and holds on to no group of processes.
+    """
+    task, module = run.task, run.task.trainable_module
     if run.world > 1:
         task.prepare_distributed(device_ids=[run.device] if run.device.type == 'cuda' else None)
     if run.compile:
@@ -544,7 +663,7 @@ def _wrapped(run: _Run):
     try:
         yield
     finally:
-        task.trainable_module = plain
+        task.trainable_module = module
 
 # %% ../nbs/course/80_training.ipynb #eb4f35e5
 def _train(run: _Run) -> list[dict]:
@@ -561,16 +680,15 @@ def _train(run: _Run) -> list[dict]:
     with _wrapped(run), stoppable() as stop, bar, board(None if run.rank else run.out, run.epoch) as show:
         while run.epoch < epochs:
             clock = dict(start=time.perf_counter(), saved=time.perf_counter())
-            means = train_epoch(
-                run.loop, run.batches, run.epoch, run.start, _between(run, stop, clock)
-            )  # reading the means waits for the device
-            took = time.perf_counter() - clock['start']
+            after = _between(run, stop, clock)
+            means = train_epoch(run.loop, run.batches, run.epoch, run.start, after)
+            took = time.perf_counter() - clock['start']  # to read the means was to wait for the device
             run.seconds += took
             row = _row(run, means)
             run.history.append(row)
             show(row)
-            run.epoch, run.start, better = run.epoch + 1, 0, (row['valid_accuracy'] or -1.0) > run.best
-            if better:
+            run.epoch, run.start = run.epoch + 1, 0
+            if (row['valid_accuracy'] or -1.0) > run.best:
                 run.best = row['valid_accuracy']
                 _save(run, 'best.pt')
             _save(run)
@@ -600,37 +718,70 @@ class Run:
 
     @property
     def model(self) -> nn.Module:
-        "The trained network."
+        "The trained network, as it is after the last epoch."
         return self.task.student
 
+# %% ../nbs/course/80_training.ipynb #6ab23f82
+_NOT_TOLD = ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')
 
+
+@delegates(fit)
 def distill(
-    method: str,  # a name in `METHODS`
-    student: str,  # a timm name
-    teacher,  # a `Teacher`, a trained module or file, or None for methods without one
-    data: Splits,  # see `fit`
-    epochs: int = 100,  # see `fit`
+    method: str,
+    student: str | nn.Module,
+    teacher: Any,
+    data: Splits,
+    epochs: int = 100,
     *,
-    seed: int = 0,  # initialisation and order
-    options: dict | None = None,  # the method's own options, such as gamma
-    **fit_options,  # see `fit`
+    seed: int = 0,
+    options: dict | None = None,
+    **kwargs,  # of `fit`
 ) -> Run:
-    "Build the task, train it, test the last epoch's student once."
+    """Build a task by names, train it, and test its student once: a `Run`, whose `model` is the network.
+
+    The seed is set before the student is built, so two methods with one seed begin with the same student.
+    The test images are looked at once, after the last epoch.
+
+    Args:
+        method: A name of `ofa-learn methods`, or of a method of your own; several are joined by +.
+        student: A timm name, or a module.
+        teacher: A `Teacher`, a trained module, or a file of `save_model`; None for methods without one.
+        data: What it learns, is looked at by and is tested on, such as `split(digits())`.
+        epochs: Passes over the training images.
+        seed: Initialisation, order and dropout.
+        options: The method's own options, such as `dict(gamma=1.4)`; default those of its paper.
+        batch_size, opt, lr, weight_decay, sched, momentum: As `fit` takes them.
+        warmup_epochs, warmup_lr, decay_epochs, min_lr, clip: As `fit` takes them.
+        augment, mixup, cutmix, view_seed: As `fit` takes them.
+        precision, accumulate, ema, channels_last, compile, device: As `fit` takes them.
+        out, resume, save_seconds, eval_every, progress, on_epoch, on_step: As `fit` takes them.
+
+    Returns:
+        The run: `model`, `history`, `valid_accuracy` and `test_accuracy` in percent, `seconds` of training,
+        `setting`, and the `task`.
+
+    Raises:
+        ValueError: What `create_task` and `fit` refuse: an unknown method, options or settings out of range,
+            a teacher that has learned nothing.
+
+    Example:
+        >>> from ofa_learn.data import digits, split
+        >>> data = split(digits(), train=50)
+        >>> teacher = distill('labels', 'micro_resnet', None, data, epochs=2, device='cpu', progress=False)
+        >>> how = dict(epochs=2, device='cpu', progress=False)
+        >>> run = distill('ofa', 'micro_vit', teacher.model, data, options=dict(gamma=1.4), **how)
+        >>> sorted(run.history[-1]['parts'])
+        ['exit_1', 'exit_2', 'exit_3', 'exit_4', 'final']
+
+    Source:
+        Hao et al., 2023, for 'ofa'; each method names its own.
+    """
     torch.manual_seed(seed)
     task = create_task(method, student, teacher, data=data, **(options or {}))
-    history = fit(task, data, epochs, seed=seed, **fit_options)
+    history = fit(task, data, epochs, seed=seed, **kwargs)
     test = accuracy(task.student, data.test, data.norm)
-    told = dict(epochs=epochs) | {
-        k: asdict(v) if isinstance(v, Augment) else v
-        for k, v in fit_options.items()
-        if k not in ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')
-    }
+    given = {k: v for k, v in kwargs.items() if k not in _NOT_TOLD}
+    told = dict(epochs=epochs) | {k: asdict(v) if isinstance(v, Augment) else v for k, v in given.items()}
     own = {f'{method}.{k}' if k in told else k: v for k, v in (options or {}).items()}  # CRD's momentum
-    return Run(
-        task,
-        history,
-        history[-1]['valid_accuracy'],
-        test,
-        history[-1]['seconds'],
-        told | own,
-    )
+    last = history[-1]
+    return Run(task, history, last['valid_accuracy'], test, last['seconds'], told | own)

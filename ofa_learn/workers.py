@@ -16,7 +16,7 @@ import warnings
 from _thread import interrupt_main
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack, contextmanager
 from itertools import count
@@ -63,16 +63,18 @@ class _Reins:
         self._end.close()
 
 # %% ../nbs/running/79_workers.ipynb #fdb8c380
-_for_life = []  # the context of a worker; were it forgotten, it would be left
+_for_life: list = []  # the context of a worker; were it forgotten, it would be left
 
 
 def _watch(stop_heard, end_heard) -> None:
     "In a thread of a worker: pass on what the parent says."
-    listening = [stop_heard, end_heard, parent_process().sentinel]
+    parent, main = parent_process(), threading.main_thread().ident
+    assert parent is not None and main is not None, 'a worker has a parent'
+    listening = [stop_heard, end_heard, parent.sentinel]
     while connection.wait(listening) == [stop_heard]:
         listening.remove(stop_heard)
         if hasattr(signal, 'pthread_kill'):
-            signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)  # also wakes one that sleeps
+            signal.pthread_kill(main, signal.SIGTERM)  # also wakes one that sleeps
         else:
             interrupt_main()
     os._exit(1)
@@ -106,8 +108,8 @@ def _close(pool: ProcessPoolExecutor, reins: _Reins) -> None:
 def _pooled(fn: Callable, queue: deque, n: int, flying: dict) -> Iterator[tuple]:
     "(item, result, error) of what is in the queue, from `n` processes; what is under way stands in `flying`."
     reins = _Reins()
-    how = dict(mp_context=get_context('spawn'), initializer=_begin, initargs=reins.ends())
-    pool = ProcessPoolExecutor(n, **how)
+    spawn = get_context('spawn')
+    pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_begin, initargs=reins.ends())
     try:
         while queue or flying:
             with stoppable():  # the pool's own work is not interrupted; a stop is raised at the end of this
@@ -136,10 +138,11 @@ def each(
         for item in items:
             yield item, *_attempt(fn, item)
         return
-    todo, suspects = deque(items), deque()
+    todo = deque(items)
+    suspects: deque[tuple] = deque()
     while todo or suspects:
         queue, n = (suspects, 1) if suspects else (todo, min(jobs, len(todo)))
-        flying = {}
+        flying: dict[Future, tuple] = {}
         try:
             yield from _pooled(fn, queue, n, flying)
         except BrokenProcessPool:
@@ -189,7 +192,7 @@ def _there(device) -> torch.device:
     return found
 
 
-def pick_device(device: str | None = None) -> torch.device:
+def pick_device(device: str | torch.device | None = None) -> torch.device:
     "The device asked for, else CUDA, else Apple's MPS, else the CPU; one that is not here is a `ValueError`."
     if device is not None:
         return _there(device)
@@ -225,8 +228,13 @@ def take_over(model: nn.Module) -> None:
 
 # %% ../nbs/running/79_workers.ipynb #cadf2f0f
 @contextmanager
-def distributed(backend: str | None = None):
-    "Within, under torchrun: this process is one of a group (NCCL on GPUs, gloo elsewhere). Without torchrun nothing happens."
+def distributed(
+    backend: str | None = None,  # how processes talk; default NCCL on GPUs, gloo elsewhere
+) -> Iterator[None]:
+    """Within, under torchrun: this process is one of a group. Without torchrun nothing happens.
+
+    Processes talk by NCCL on GPUs and by gloo elsewhere, if `backend` says nothing else.
+    """
     if 'RANK' not in os.environ or place()[1] > 1:
         yield
         return

@@ -1,4 +1,4 @@
-"""Files under two writers, killed writers, a full disk and flipped bits; one writer at a time for a folder."""
+"""Files under two writers, killed writers, a full disk and flipped bits; one writer at a time."""
 
 import json
 import os

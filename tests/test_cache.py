@@ -1,4 +1,4 @@
-"""A teacher's kept answers: equal to the bit, refused where they are another's, noticed where they are broken."""
+"""A teacher's kept answers: equal to the bit, refused where they are another's, noticed where broken."""
 
 import os
 import random
@@ -6,13 +6,15 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from ofa_learn.cache import TeacherCache, _marks, _same_marks, cached, weights_hash
+from ofa_learn.cache import TeacherCache, _marks, _same_marks, cached
 from ofa_learn.data import Augment, Batches, Norm, digits, split
+from ofa_learn.identity import weights_hash
 from ofa_learn.models import make_model
 from ofa_learn.tasks import METHODS, DistillationTask, Teacher, create_task, register
 from ofa_learn.training import fit
@@ -272,7 +274,7 @@ def test_marks_tell_images_apart():
 
 def test_truncated_files_are_noticed(tmp_path):
     t = teacher()
-    make = lambda: TeacherCache(tmp_path, t, DATA, augment=SHIFT)
+    make = partial(TeacherCache, tmp_path, t, DATA, augment=SHIFT)
     cache = make().build(2, progress=False)
     whole, path = cache.path(1).read_bytes(), cache.path(1)
     other = b'\x93NUMPY'
@@ -360,7 +362,7 @@ def test_a_full_disk(tmp_path, monkeypatch):
 
 def test_a_changed_number_is_noticed_and_asked_about_again(tmp_path):
     t, rng = teacher(), random.Random(0)
-    make = lambda: TeacherCache(tmp_path, t, DATA, augment=SHIFT)
+    make = partial(TeacherCache, tmp_path, t, DATA, augment=SHIFT)
     cache = make().build(2, progress=False)
     path, index = cache.path(1), torch.arange(len(DATA.train))
     good, answers = path.read_bytes(), cache.rows(1, index)

@@ -77,9 +77,10 @@ def test_many_sigterms_are_one_and_a_second_ctrl_c_interrupts():
 
 
 def test_the_outermost_advice_is_the_message():
-    with pytest.raises(Stopped, match='^the same command goes on$'):
-        with stoppable(advice='the same command goes on'), stoppable(advice='resume=True goes on'):
-            raise Stopped('in the middle')
+    told = pytest.raises(Stopped, match='^the same command goes on$')
+    outer, inner = stoppable(advice='the same command goes on'), stoppable(advice='resume=True goes on')
+    with told, outer, inner:
+        raise Stopped('in the middle')
 
 
 def test_an_error_stays_what_it_is():

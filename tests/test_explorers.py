@@ -29,7 +29,8 @@ from ofa_learn.explorers import (
 from ofa_learn.models import count_params, make_model
 from ofa_learn.recorded import recorded
 from ofa_learn.records import results
-from ofa_learn.sweeps import pair_models, recording_path
+from ofa_learn.runs import pair_models
+from ofa_learn.sweeps import recording_path
 from ofa_learn.tasks import create_task
 from ofa_learn.twins import embed_json
 from ofa_learn.widgets import SOURCE

@@ -1,4 +1,4 @@
-"""`help()` of the entry points: every parameter, what comes out, what is refused, an example that runs."""
+"""What `help()` says of the entry points: parameters, what comes out, an example that runs."""
 
 import doctest
 import inspect
@@ -18,6 +18,12 @@ ENTRY_POINTS = {
     'models': 'make_model find_taps save_model load_model',
     'records': 'results',
     'export': 'export_student export_onnx',
+    'settings': 'learning_rates',
+    'training': 'distill fit accuracy predict',
+    'loaders': 'load_images',
+    'cache': 'TeacherCache cached',
+    'runs': 'teach run_recipe',
+    'sweeps': 'sweep',
 }
 NAMES = [(module, name) for module, names in ENTRY_POINTS.items() for name in names.split()]
 

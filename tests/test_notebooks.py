@@ -239,17 +239,12 @@ def problems(book: Book) -> list[str]:
 TO_DO = [
     "course/20_cka.ipynb",
     "course/50_tasks.ipynb",
-    "course/80_training.ipynb",
     "methods/55_logits.ipynb",
     "methods/60_hints.ipynb",
     "methods/65_relations.ipynb",
     "methods/70_rsd.ipynb",
     "methods/72_hcd.ipynb",
     "methods/74_scalekd.ipynb",
-    "running/77_settings.ipynb",
-    "running/81_loaders.ipynb",
-    "running/85_cache.ipynb",
-    "running/86_sweeps.ipynb",
     "widgets/93_live.ipynb",
 ]
 LATER = {is_narrow, exports_small_cells, is_one_lesson, explains_itself, has_no_long_cell}

@@ -57,7 +57,7 @@ ROOMS = {
         'figures': '',
         'widgets': 'figures records losses data models cka branches training twins',
         'explorers': (
-            'figures records recorded widgets twins cka branches models data tasks training sweeps'
+            'figures records recorded widgets twins cka branches models data tasks training runs sweeps'
         ),
         'twins': 'figures records',
         'live': 'figures records widgets twins training tasks data checkpoints models',

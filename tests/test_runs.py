@@ -1,4 +1,7 @@
-"""Recipes become runs: their settings arrive, a stopped run goes on, many processes share one, and images are read while training."""
+"""Recipes become runs.
+
+Their settings arrive, a stopped run goes on, many processes share one, and images are read while training.
+"""
 
 import json
 import os
@@ -249,15 +252,10 @@ def test_images_that_are_read_while_training_with_all_that_a_recipe_asks(folder,
 
 
 def test_workers_do_not_change_a_view_and_a_resumed_epoch_is_the_same(folder):
-    make = lambda workers: (
-        load_images(
-            folder,
-            size=32,
-            valid=20,
-            workers=workers,
-            views=dict(auto_augment='rand-m9-mstd0.5-inc1', re_prob=0.5, re_mode='pixel'),
-        ).train
-    )
+    def make(workers):
+        views = dict(auto_augment='rand-m9-mstd0.5-inc1', re_prob=0.5, re_mode='pixel')
+        return load_images(folder, size=32, valid=20, workers=workers, views=views).train
+
     a, b = (list(make(w).batches(loaders._IMAGENET, 30, view_seed=5).epoch(2)) for w in (0, 2))
     for x, y in zip(a, b):
         assert torch.equal(x.input, y.input) and torch.equal(x.target, y.target)

@@ -1,4 +1,4 @@
-"""Sweeps: what runs there are and how they are named, killed ones that go on, failing ones that are named, and the records."""
+"""Sweeps: which runs there are, their names, killed ones that go on, failing ones, and the records."""
 
 import os
 import random
@@ -26,7 +26,8 @@ from ofa_learn.checkpoints import Stopped
 from ofa_learn.cli import _parse_grid
 from ofa_learn.cli import sweep as sweep_command
 from ofa_learn.data import Augment
-from ofa_learn.records import check_record, load_record, load_records, named, over, results
+from ofa_learn.records import check_record, load_record, load_records, named, over, record_path, results
+from ofa_learn.runs import pair_models
 from ofa_learn.sweeps import (
     Sweep,
     _digest,
@@ -35,8 +36,6 @@ from ofa_learn.sweeps import (
     _run_one,
     commands,
     load_plan,
-    pair_models,
-    record_path,
     runs,
     save_plan,
     sweep,
@@ -136,7 +135,7 @@ def test_nothing_is_repeated(whole, monkeypatch):
     def no(*_, **__):
         raise AssertionError('trained again')
 
-    for name in ('run_one', 'ready_teacher', 'ready_cache'):
+    for name in ('_run_one', '_ready_teacher', '_ready_cache'):
         monkeypatch.setattr(sweeps, name, no)
     assert (
         sweep(PLAN, out, **quiet) == records and {p: p.stat().st_mtime_ns for p in out.rglob('*')} == before
@@ -243,7 +242,8 @@ if 'fails' not in METHODS:
     class Maps(DistillationTask):
         "Wants what no cache keeps."
         needs = ('maps',)
-        def losses(self, student, heads, teacher, target): return dict(ce=student.logits.square().mean() + 0*teacher.maps[0].sum())
+        def losses(self, student, heads, teacher, target):
+            return dict(ce=student.logits.square().mean() + 0*teacher.maps[0].sum())
 '''
 
 
@@ -390,9 +390,13 @@ def test_the_command(whole, tmp_path, capsys):
 
 
 def test_options_go_where_they_belong():
-    names = lambda plan: [r['name'] for r in runs(plan)]
+    def names(plan):
+        return [r['name'] for r in runs(plan)]
+
+    def by(plan):
+        return {r['method']: r for r in runs(plan)}
+
     base = Sweep(seeds=1, **SMALL)
-    by = lambda plan: {r['method']: r for r in runs(plan)}
     r = by(
         replace(
             base,
@@ -525,9 +529,9 @@ def test_tuples_are_lists_as_in_a_file(tmp_path):
 
 
 def test_over_finds_a_setting_inside_a_joined_method():
-    record = lambda method, setting, accuracy: dict(
-        pair='cnn-vit', method=method, seed=0, setting=setting, test_accuracy=accuracy
-    )
+    def record(method, setting, accuracy):
+        return dict(pair='cnn-vit', method=method, seed=0, setting=setting, test_accuracy=accuracy)
+
     made = [record('kd', dict(temperature=1.0), 80.0)] + [
         record(
             'ofa+kd', dict(parts=dict(ofa=dict(gamma=g, form='paper'), kd=dict(temperature=1.0))), 80.0 + g
@@ -596,7 +600,7 @@ def third():
 PHASES = {  # what is hit, and how many runs are finished then
     'before': ('runs', signalling, 0),
     'teacher': ('teach', in_training, 0),
-    'teacher, tested': ('described', lambda f: signalling(f, after=True), 0),
+    'teacher, tested': ('measured', lambda f: signalling(f, after=True), 0),
     'answers': ('cache_key', signalling, 0),
     'student': ('fit', in_training, 0),
     'testing': ('accuracy', lambda f: signalling(f, after=True), 1),

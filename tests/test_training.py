@@ -1,4 +1,4 @@
-"""Training that is killed, stopped, resumed, spread over processes, or run in half precision ends where it should."""
+"""Training that is killed, stopped, resumed, spread over processes or run in half precision."""
 
 import os
 import signal
@@ -46,7 +46,7 @@ class Cut(Exception):
 
 
 def cut_and_resumed(build, folder, data, at=1.5, **how):
-    "A run that ends in the middle of an epoch, after a checkpoint, and goes on with a task that is built again."
+    "A run that ends in the middle of an epoch, after a checkpoint, and goes on with another task."
 
     def cut(done):
         if done > at:
@@ -96,7 +96,8 @@ torch.set_num_threads(1)
 from ofa_learn.data import Augment, digits, split
 from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.models import make_model
-from ofa_learn.training import accuracy, distributed, fit, place, resumable
+from ofa_learn.training import accuracy, fit, resumable
+from ofa_learn.workers import distributed, place
 DATA = split(digits(), train=100)
 def make(method, student='micro_vit', **options):
     torch.manual_seed(0); teacher = Teacher(make_model('micro_resnet'))
@@ -109,8 +110,11 @@ KILLED = (
 def run(folder):
     torch.manual_seed(0)
     task = create_task('crd', 'micro_vit', Teacher(make_model('micro_resnet')), data=DATA)
-    history = fit(task, DATA, 8, batch_size=20, lr=3e-3, opt='adamw', augment=Augment(shift=1), mixup=.2, ema=.9, device='cpu', progress=False, out=folder, resume=resumable(folder), save_seconds=0)
-    torch.save(dict(weights=task.trainable_module.state_dict(), history=[{k: v for k, v in r.items() if k != 'seconds'} for r in history]), folder + '/end.tmp')
+    how = dict(batch_size=20, lr=3e-3, opt='adamw', augment=Augment(shift=1), mixup=.2, ema=.9, device='cpu')
+    keep = dict(out=folder, resume=resumable(folder), save_seconds=0)
+    history = fit(task, DATA, 8, progress=False, **how, **keep)
+    timeless = [{k: v for k, v in r.items() if k != 'seconds'} for r in history]
+    torch.save(dict(weights=task.trainable_module.state_dict(), history=timeless), folder + '/end.tmp')
     os.replace(folder + '/end.tmp', folder + '/end')
 
 def child(folder):
@@ -123,7 +127,9 @@ def child(folder):
 
 folder, kills = sys.argv[1], int(sys.argv[2])
 random.seed(0)
-start = time.perf_counter(); assert os.waitpid(child(folder + '/whole'), 0)[1] == 0; whole = time.perf_counter() - start
+start = time.perf_counter()
+assert os.waitpid(child(folder + '/whole'), 0)[1] == 0
+whole = time.perf_counter() - start
 done = 0
 while True:
     pid = child(folder + '/killed')
@@ -278,8 +284,11 @@ TWO = (
 with distributed():
     for method in ('kd', 'ofa'):
         task = make(method)
-        history = fit(task, DATA, 2, lr=3e-3, augment=Augment(shift=1), device='cpu', progress=False, out=f'{sys.argv[1]}/{method}')
-        if place()[0] == 0: torch.save(dict(history=history, weights=task.student.state_dict()), f'{sys.argv[1]}/{method}.pt')
+        folder = f'{sys.argv[1]}/{method}'
+        how = dict(lr=3e-3, augment=Augment(shift=1), device='cpu', progress=False, out=folder)
+        history = fit(task, DATA, 2, **how)
+        if place()[0] == 0:
+            torch.save(dict(history=history, weights=task.student.state_dict()), folder + '.pt')
 '''
 )
 
@@ -373,7 +382,7 @@ def test_sets_with_a_test_part_of_their_own(monkeypatch):
 
 
 def test_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
-    "Every number of every epoch, once, also after a stop in between; the package itself is not needed here, only what is told to it."
+    "Every number of every epoch, once, also after a stop in between; what is told to it is looked at here."
     import importlib.util
     import sys
     import types
@@ -685,11 +694,15 @@ SAVED = (
 with distributed():
     for method in ('kd', 'crd'):
         task = make(method, 'micro_resnet')
-        history = fit(task, DATA, 3, batch_size=20, lr=5e-3, ema=.8, augment=Augment(shift=1), device='cpu', progress=False, out=f'{sys.argv[1]}/{method}')
+        folder = f'{sys.argv[1]}/{method}'
+        how = dict(batch_size=20, lr=5e-3, ema=.8, augment=Augment(shift=1), device='cpu', progress=False)
+        history = fit(task, DATA, 3, out=folder, **how)
         test = accuracy(task.student, DATA.test, DATA.norm)
         one = DATA.test.take(torch.arange(1))  # fewer images than processes
         print(place()[0], accuracy(task.student, one, DATA.norm) in (0, 100), flush=True)
-        if place()[0] == 0: torch.save(dict(history=history, test=test, weights=task.student.state_dict()), f'{sys.argv[1]}/{method}.pt')
+        if place()[0] == 0:
+            kept = dict(history=history, test=test, weights=task.student.state_dict())
+            torch.save(kept, folder + '.pt')
         states = [None, None]
         torch.distributed.all_gather_object(states, task.student.state_dict())
         assert all(torch.equal(states[0][k], states[1][k]) for k in states[0]), 'two students'
@@ -718,7 +731,9 @@ ODD = (
 DATA = split(digits(), train=130, valid=33, test=35)  # an odd last batch, and shares of two sizes
 def run(folder, resume, cut=None, **more):
     task = make('kd', 'micro_resnet')
-    return task, fit(task, DATA, 3, batch_size=20, accumulate=2, lr=3e-3, mixup=.2, ema=.8, augment=Augment(shift=1), device='cpu', progress=False, out=folder, resume=resume, save_seconds=0, **more)
+    how = dict(batch_size=20, accumulate=2, lr=3e-3, mixup=.2, ema=.8, augment=Augment(shift=1))
+    more |= dict(device='cpu', progress=False, out=folder, resume=resume, save_seconds=0)
+    return task, fit(task, DATA, 3, **how, **more)
 class Cut(Exception): pass
 def cut(done):
     if done > 1.6: raise Cut
@@ -731,7 +746,8 @@ with distributed():
     assert all(torch.equal(a[k], b[k]) for k in a), 'other weights'
     for x, y in zip(history, rows):
         assert all(x[k] == y[k] for k in ('valid_accuracy', 'ema_accuracy', 'lr')), (x, y)
-        assert abs(x['loss'] - y['loss']) < 1e-6 and abs(x['train_accuracy'] - y['train_accuracy']) < 1e-4, (x, y)
+        assert abs(x['loss'] - y['loss']) < 1e-6, (x, y)
+        assert abs(x['train_accuracy'] - y['train_accuracy']) < 1e-4, (x, y)
     print('equal', flush=True)
 '''
 )
