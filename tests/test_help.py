@@ -16,6 +16,8 @@ from docsite import items, sections
 ENTRY_POINTS = {
     'data': 'digits split load_data load_splits',
     'models': 'make_model find_taps save_model load_model',
+    'losses': 'ofa_loss kd_loss decompose class_weights dark_mass target_weight',
+    'cka': 'cka compare',
     'records': 'results',
     'export': 'export_student export_onnx',
 }

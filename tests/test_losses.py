@@ -13,14 +13,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ofa_learn.arguments import check_gamma, check_target, check_weight
 from ofa_learn.losses import (
     _FORMS,
     _REDUCTIONS,
     _SOFT,
     binomial,
-    check_gamma,
-    check_target,
-    check_weight,
     class_weights,
     dark_mass,
     decompose,
