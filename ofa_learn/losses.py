@@ -371,7 +371,7 @@ def ofa_loss(
     Example:
         >>> z_s, z_t, y = torch.zeros(2, 4, 10), torch.zeros(4, 10), torch.arange(4)
         >>> ofa_loss(z_s, z_t, y, gamma=1.4)
-        tensor([4.7035, 4.7035])
+        tensor([4.7036, 4.7036])
     Source:
         Hao et al., 2023, Eq. 6.
     """

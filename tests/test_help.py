@@ -18,6 +18,7 @@ ENTRY_POINTS = {
     'models': 'make_model find_taps save_model load_model',
     'losses': 'ofa_loss kd_loss decompose class_weights dark_mass target_weight',
     'cka': 'cka compare',
+    'live': 'LiveDistill',
     'records': 'results',
     'export': 'export_student export_onnx',
 }

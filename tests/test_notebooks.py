@@ -249,7 +249,6 @@ TO_DO = [
     "running/81_loaders.ipynb",
     "running/85_cache.ipynb",
     "running/86_sweeps.ipynb",
-    "widgets/93_live.ipynb",
 ]
 LATER = {is_narrow, exports_small_cells, is_one_lesson, explains_itself, has_no_long_cell}
 
