@@ -9,6 +9,7 @@ __all__ = ['report']
 import html
 import json
 import math
+from collections.abc import Sequence
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
@@ -25,7 +26,7 @@ from ofa_learn.figures import (
     digit_strip,
     escaped,
     loss_parts,
-    method_style,
+    method_label,
     paired_dots,
     target_weighting,
 )
@@ -187,16 +188,12 @@ SAYS = {
 }
 
 
-def _label(method: str) -> str:
-    return method_style(method)[0]
-
-
 def _against_baseline(row: dict) -> str:
     "One row's mean and its paired difference, in words."
     runs = '1 paired run' if row['pairs'] == 1 else f"{row['pairs']} paired runs"
     return (
-        f"{_label(row['method'])}: {row['mean']:.1f} % on test, {row['difference']:+.1f} points "
-        f"against {_label(row['baseline'])} in {runs} ({SAYS[row['verdict']]})."
+        f"{method_label(row['method'])}: {row['mean']:.1f} % on test, {row['difference']:+.1f} points "
+        f"against {method_label(row['baseline'])} in {runs} ({SAYS[row['verdict']]})."
     )
 
 
@@ -208,11 +205,11 @@ def _headline(rows: list[dict]) -> str:
         said = ['No OFA run has a baseline run of the same seeds beside it, so nothing is compared.']
     without = [r for r in rows if r['method'] in ('labels', 'labels_long', 'deep_supervision')]
     if without:
-        alone = '; '.join(f"{_label(r['method'])} {r['mean']:.1f} %" for r in without)
+        alone = '; '.join(f"{method_label(r['method'])} {r['mean']:.1f} %" for r in without)
         said.append(f'Without a teacher: {alone}.')
     if len(rows) > 1:
         best = max(rows, key=lambda r: r['mean'])
-        said.append(f"The highest mean here: {_label(best['method'])}.")
+        said.append(f"The highest mean here: {method_label(best['method'])}.")
     return ' '.join(said)
 
 # %% ../nbs/widgets/92_twins.ipynb #cfeef14a
@@ -235,7 +232,7 @@ def _teacher_fact(record: dict) -> str | None:
 
 def _epochs_fact(record: dict) -> str:
     longer = record['method'] == 'labels_long'
-    return f"{record['epochs']} ({_label('labels_long')})" if longer else str(record['epochs'])
+    return f"{record['epochs']} ({method_label('labels_long')})" if longer else str(record['epochs'])
 
 
 def _facts(records: list[dict]) -> list[tuple[str, str]]:
@@ -272,7 +269,7 @@ def validation_curve(record: dict) -> tuple[list, list]:
 
 def _comparison(records: list[dict]) -> str:
     "Curves and dots of one pair's runs, as HTML."
-    lines = {}
+    lines: dict[str, list[tuple[list, list]]] = {}
     for r in records:
         lines.setdefault(r['method'], []).append(validation_curve(r))
     # A method of which a run was never looked at has no curve.
@@ -325,7 +322,7 @@ def _bullets(items) -> str:
     return '<ul>' + ''.join(f'<li>{html.escape(item)}</li>' for item in items) + '</ul>'
 
 
-def _definitions(terms: list[tuple[str, str]]) -> str:
+def _definitions(terms: Sequence[tuple[str, str]]) -> str:
     lines = [f'<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>' for term, text in terms]
     return '\n'.join(['<dl>', *lines, '</dl>'])
 
@@ -337,7 +334,7 @@ def report(
     path: str | Path,  # the file to write
     *,
     title: str,  # the page's heading
-    notes: list[str] = (),  # what else to know, one sentence each
+    notes: Sequence[str] = (),  # what else to know, one sentence each
     classes: list[str] | None = None,  # the classes' names; those of the records, or numbers, when left out
 ) -> Path:  # the file
     "One self-contained HTML file: result in words, table, curves, runs, images' losses, and the γ slider."
@@ -347,7 +344,7 @@ def report(
         raise ValueError(f'parts: expected {len(digits)}, one for each digit, got {len(parts)}')
     if not classes:
         named = records[0]['data'].get('classes')
-        classes = named if isinstance(named, list) else range(len(digits[0]['probs']))
+        classes = named if isinstance(named, list) else [str(c) for c in range(len(digits[0]['probs']))]
     classes = [str(c) for c in classes]
     cards = [p if 'terms' in p else dict(digits[i], terms=p) for i, p in enumerate(parts)]
     rows = results(records)
@@ -366,7 +363,7 @@ def report(
         *leads,
         _bullets(notes) if notes else '',
         '<h2>The table</h2>',
-        table_html(table_cells(rows, _label), _TABLE_CAPTION),
+        table_html(table_cells(rows, method_label), _TABLE_CAPTION),
         f'<h2>What was run</h2>{_definitions(_facts(records))}',
         *courses,
         *(['<h2>Where the loss of an image comes from</h2>', _loss_section(cards, classes)] if cards else []),
@@ -407,7 +404,7 @@ def cka_page(
     results: dict,  # {(name, name): Similarity} of every pair, as `cka_all` gives it
     path: str | Path,  # the file to write
     title: str = 'CKA of every layer with every layer',
-    facts: list[tuple[str, str]] = (),  # what was compared, as (term, description)
+    facts: Sequence[tuple[str, str]] = (),  # what was compared, as (term, description)
 ) -> Path:  # the file
     "One self-contained HTML file: all pairs at a glance, profiles over depth, and a map for each pair."
     names = list(dict.fromkeys(a for a, _ in results))

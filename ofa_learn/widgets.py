@@ -10,6 +10,7 @@ import html
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -341,7 +342,8 @@ class _Strip(anywidget.AnyWidget):
     _esm, _css = SOURCE, CSS
     value = tr.Int(0).tag(sync=True)
     description = tr.Unicode('').tag(sync=True)
-    images, names = tr.List().tag(sync=True), tr.List().tag(sync=True)
+    images: Any = tr.List().tag(sync=True)
+    names: Any = tr.List().tag(sync=True)
 
     @tr.validate('value')
     def _is_there(self, proposal):
@@ -368,7 +370,8 @@ class _Plot(anywidget.AnyWidget):
     "A figure as wide as there is room, that others can replace; `data` and `layout` are of the one shown."
 
     _esm = static_text('shared.js', 'plot.js')
-    traces, look = tr.List().tag(sync=True), tr.Dict().tag(sync=True)  # its data and layout as JSON
+    traces: Any = tr.List().tag(sync=True)  # its data as JSON
+    look: Any = tr.Dict().tag(sync=True)  # its layout as JSON
     engine = tr.Instance(_Engine).tag(sync=True, **W.widget_serialization)
 
     def __init__(self, figure: go.Figure):
@@ -473,7 +476,25 @@ class Explorer(W.VBox):
 
 # %% ../nbs/widgets/90_widgets.ipynb #d6ee428c
 class GammaExplorer(Explorer):
-    "Slide γ and T over real digits: each class's weight in KD and in OFA's forms (Hao et al., 2023, Eq. 6)."
+    """Slide γ and T over real digits: every class's weight in KD and in OFA's forms.
+
+    The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
+
+    Args:
+        cards: images with a label and a teacher's logits each, from `teacher_cards`.
+        classes: the names of the K classes; default their numbers.
+        gamma: γ at the start, from 1 to 4.
+        temperature: T at the start, from 1 to 8.
+    Raises:
+        ValueError: no cards, a card that lacks something or does not fit, or a value out of range.
+    Example:
+        >>> card = dict(image=[[0, 255], [255, 0]], label=1, logits=[0.0, 2.0, 1.0])
+        >>> w = GammaExplorer([card], gamma=1.4)
+        >>> print(w.text().splitlines()[0].split('  ')[0])
+        loss
+    Source:
+        Hao et al., 2023, Eq. 6, and their released code.
+    """
 
     caption = (
         'Pick the surest digit and slide γ from 1 to 4: its dot climbs. '
@@ -483,7 +504,13 @@ class GammaExplorer(Explorer):
         'Raise T to wake more of it.'
     )
 
-    def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0):
+    def __init__(
+        self,
+        cards: list[dict],
+        classes: list[str] | None = None,
+        gamma: float = 1.4,
+        temperature: float = 1.0,
+    ):
         super().__init__(cards, classes, gamma, temperature)
         self.show()
         self.bars = self.figures[1]
@@ -586,7 +613,26 @@ def _logit_sliders(student: list[list[float]]) -> list[Slider]:
 
 # %% ../nbs/widgets/90_widgets.ipynb #7ddf1270
 class LossAnatomy(Explorer):
-    "Eqs. 5 to 8 for a digit and a student: bars that add up, formulas, the gradient (Hao et al., 2023)."
+    """One image's loss taken apart: Eqs. 5 to 8 as bars that add up, as formulas, and the gradient.
+
+    The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
+
+    Args:
+        cards: images with a label and a teacher's logits each, from `teacher_cards`.
+        classes: the names of the K classes, at least 3; default their numbers.
+        gamma: γ at the start, from 1 to 4.
+        temperature: T at the start, from 1 to 8.
+        student_logits: (cards, K), where the student's sliders start; default all 0.
+    Raises:
+        ValueError: no cards, a card or logits that do not fit, fewer than 3 classes, or a value out of range.
+    Example:
+        >>> card = dict(image=[[0, 255], [255, 0]], label=1, logits=[0.0, 2.0, 1.0])
+        >>> w = LossAnatomy([card], gamma=2.0)
+        >>> [line.split(':')[0] for line in w.text().splitlines()]
+        ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
+    Source:
+        Hao et al., 2023, Eqs. 5 to 8.
+    """
 
     caption = (
         'Slide γ to 2 and compare the last three bars, then to 1.4 and look below zero. '
@@ -594,7 +640,14 @@ class LossAnatomy(Explorer):
         'Last, try to make all gradients vanish with the three sliders.'
     )
 
-    def __init__(self, cards, classes=None, gamma=2.0, temperature=1.0, student_logits=None):
+    def __init__(
+        self,
+        cards: list[dict],
+        classes: list[str] | None = None,
+        gamma: float = 2.0,
+        temperature: float = 1.0,
+        student_logits=None,
+    ):
         super().__init__(cards, classes, gamma, temperature)
         self.student = _checked_student(student_logits, len(cards), len(self.classes))
         self.z = _logit_sliders(self.student)

@@ -86,7 +86,7 @@ def made_up_exits():
 def made_up_cka():
     runs = {}
     for teacher, student in product(('cnn', 'vit'), repeat=2):
-        for i, method in enumerate(_ALONE + _TAUGHT):
+        for i, method in enumerate((*_ALONE, *_TAUGHT)):
             runs[teacher, student, method] = dict(
                 teacher=teacher,
                 student=student,
@@ -162,7 +162,7 @@ def test_cka_numbers_are_the_matrices():
     s = _cka_state(found, 'cnn', 'vit', 'ofa', 'untrained')
     assert s['before'] is found['runs']['cnn', 'vit', 'untrained']
     assert s['after'] is found['runs']['cnn', 'vit', 'ofa']
-    assert [r['method'] for r in s['rows']] == list(_ALONE + _TAUGHT)
+    assert [r['method'] for r in s['rows']] == [*_ALONE, *_TAUGHT]
     assert s['rows'][0]['mean'] == pytest.approx(sum(range(2)) / 40 + 1 / 20)
     assert s['rows'][0]['last'] == 0.15
 

@@ -19,6 +19,10 @@ ENTRY_POINTS = {
     'losses': 'ofa_loss kd_loss decompose class_weights dark_mass target_weight',
     'cka': 'cka compare',
     'live': 'LiveDistill',
+    'branches': 'ExitBranches',
+    'widgets': 'GammaExplorer LossAnatomy',
+    'explorers': 'AccuracyCurves BranchExplorer CKAExplorer',
+    'demo': 'demo',
     'records': 'results',
     'export': 'export_student export_onnx',
 }
