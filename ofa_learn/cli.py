@@ -191,8 +191,8 @@ def cka(
     "Compare every layer of networks with every layer of others"
     from ofa_learn.atomic import check_place, write_atomically
     from ofa_learn.cka import compare, table_csv
+    from ofa_learn.pages import cka_page
     from ofa_learn.training import pick_device
-    from ofa_learn.twins import cka_page
 
     table = Path(csv) if csv else Path(out).with_suffix('.csv')
     networks = [n for n in names.split(',') if n]

@@ -29,12 +29,12 @@ from .data import Augment, Splits, digits, split
 from .figures import method_style
 from .losses import decompose
 from .models import count_params, load_model
+from .pages import report
 from .records import results, save_record, table_cells, table_text
 from .runs import described, holds_checkpoint, teach, training_folder
 from .sweeps import FAMILIES
 from .tasks import Teacher, all_methods, create_task
 from .training import distill, predict
-from .twins import report
 from .workers import each
 
 # %% ../nbs/course/94_demo.ipynb #900e23c1

@@ -29,11 +29,11 @@ from .cka import cka
 from .data import Augment, Splits, digits, split
 from .figures import PALETTE, cka_heatmap, curves, escaped, method_label, method_style, styled
 from .models import blank_image, count_flops, count_params, find_taps, make_model
+from .pages import SAYS, embed_json, static_text, validation_curve
 from .recorded import recorded, regenerate
 from .records import results, table_html, table_text, write_atomically
 from .sweeps import pair_models, recording_path
 from .training import accuracy, distill
-from .twins import SAYS, embed_json, static_text, validation_curve
 from .widgets import SOURCE, Explorer, beside
 
 # %% ../nbs/widgets/91_explorers.ipynb #697a31c5
@@ -164,23 +164,23 @@ class _Recorded(Explorer):
         return f'{self.words_of(self.numbers)}\n{table_text(self.table(self.numbers))}'
 
     def to_html(self, path: str | Path) -> Path:
-        return self._write(path, self.title, self.twin())
+        return self._write(path, self.title, self.page_version())
 
-    def stored_twin(self) -> str:
+    def stored_version(self) -> str:
         "A name where pages can make the widget again, else its page's body."
-        return f'@ofa_learn.explorers:{type(self).__name__}' if self.command else self.twin()
+        return f'@ofa_learn.explorers:{type(self).__name__}' if self.command else self.page_version()
 
-    def twin(self) -> str:
+    def page_version(self) -> str:
         "The controls over every recorded choice, for a page without a kernel."
         held = (self.controls[name] for name in self.fixed)
         values = ', '.join(f'{c.description} {c.names[c.at(c.value)]}' for c in held)
         fixed = f'<p>Fixed on this page: {html.escape(values)}.</p>' if values else ''
-        return f'<p>{self.said()}</p>{fixed}{_choices_twin(self)}'
+        return f'<p>{self.said()}</p>{fixed}{_choices_version(self)}'
 
 # %% ../nbs/widgets/91_explorers.ipynb #d106269a
-def _choices_twin(
+def _choices_version(
     w: _Recorded,  # a widget
-) -> str:  # a <figure> that twins.js brings to life
+) -> str:  # a <figure> that pages.js brings to life
     "Every choice of a widget, precomputed, with controls that need no kernel."
     pool: dict[str, int] = {}
     states = {}
@@ -206,7 +206,7 @@ def _choices_twin(
     state = f'{{"controls":{embed_json(controls)},"states":{embed_json(states)},"pool":[{",".join(pool)}]}}'
     return (
         f'<style>{static_text("choices_page.css")}</style>'
-        '<figure class="ofa-twin" data-twin="choices">'
+        '<figure class="ofa-page" data-page="choices">'
         f'<script type="application/json">{state}</script>'
         f'<p class="numbers" role="status">{html.escape(w.words_of(w.numbers))}</p>'
         f'<div class="cells">{table_html(w.table(w.numbers))}</div>'

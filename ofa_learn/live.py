@@ -20,9 +20,9 @@ import torch
 from .checkpoints import Stopped, stoppable
 from .data import Splits
 from .figures import METHOD_COLOURS, PALETTE, escaped, styled
+from .pages import figure_html, static_text, write_page
 from .tasks import DistillationTask, create_task
 from .training import accuracy, fit
-from .twins import figure_html, static_text, write_page
 from .widgets import SOURCE, Slider, W, anywidget, beside, follow, live, tr
 
 # %% ../nbs/widgets/93_live.ipynb #b145bf75

@@ -30,9 +30,17 @@ from ofa_learn.figures import (
     target_weighting,
 )
 from .losses import binomial, class_weights, dark_mass, decompose
+from ofa_learn.pages import (
+    PAGE_VERSION,
+    check_digit,
+    embed_json,
+    figure_html,
+    gamma_version,
+    static_text,
+    write_page,
+)
 from .records import table_html, table_text
 from .training import predict
-from .twins import TWIN, check_digit, embed_json, figure_html, gamma_twin, static_text, write_page
 
 # %% ../nbs/widgets/90_widgets.ipynb #7f91f66d
 try:
@@ -464,12 +472,12 @@ class Explorer(W.VBox):
         self.words.value = self.html()
 
     def _repr_mimebundle_(self, **kwargs):
-        kept = {'text/plain': self.text(), TWIN: self.stored_twin()}
+        kept = {'text/plain': self.text(), PAGE_VERSION: self.stored_version()}
         return super()._repr_mimebundle_(**kwargs) | self.fig.stored | kept
 
-    def stored_twin(self) -> str:
+    def stored_version(self) -> str:
         "What a notebook keeps for pages made from it."
-        return self.twin()
+        return self.page_version()
 
     def _write(self, path, title, body):
         return write_page(path, title, f'<h1>{html.escape(title)}</h1>{body}')
@@ -521,7 +529,7 @@ class GammaExplorer(Explorer):
         return gamma_state(self.card, self.gamma.value, self.temperature.value)
 
     def draw(self, s):
-        # In jumps, as in the twin: 4, 8 or 16, and a little room.
+        # In jumps, as in the page version: 4, 8 or 16, and a little room.
         top = 1.05 * next(power for power in (4, 8, 16) if 2 ** s['gamma'] <= power)
         weighting = target_weighting(s['gamma'], s['p']).update_yaxes(range=[-0.02 * top, top])
         bars = class_bars(s['probs'], s['label'], s['gamma'], self.classes)
@@ -534,7 +542,7 @@ class GammaExplorer(Explorer):
     def text(self):
         return table_text(_gamma_rows(self.numbers, self.classes))
 
-    def twin(self) -> str:
+    def page_version(self) -> str:
         "The γ slider and the digits for a page without a kernel, at the current temperature."
         T = self.temperature.value
         digits = [dict(image=c['image'], label=c['label'], probs=probs_of(c, T)) for c in self.cards]
@@ -542,10 +550,10 @@ class GammaExplorer(Explorer):
             f'<p>The teacher’s probabilities at temperature {T:g}. '
             'On this page γ and the digit move; the temperature is fixed.</p>'
         )
-        return note + gamma_twin(digits, self.classes, self.gamma.value)
+        return note + gamma_version(digits, self.classes, self.gamma.value)
 
     def to_html(self, path: str | Path) -> Path:
-        return self._write(path, 'Slide γ', self.twin())
+        return self._write(path, 'Slide γ', self.page_version())
 
 # %% ../nbs/widgets/90_widgets.ipynb #212db54c
 _GAMMAS = [round(1 + i / 10, 1) for i in range(31)]
@@ -557,12 +565,12 @@ def _what_moves(figure: go.Figure) -> dict:
     return dict(title=figure.layout.title.text, range=list(figure.layout.yaxis.range), traces=traces)
 
 
-def _steps_twin(
+def _steps_version(
     figures: list[list[go.Figure]],  # for each γ of `_GAMMAS` its figures
     texts: list[str],  # for each γ what to say
     gamma: float,  # where the slider starts
     caption: str,  # an instruction to the reader
-) -> str:  # a <figure> that twins.js brings to life
+) -> str:  # a <figure> that pages.js brings to life
     "A γ slider over precomputed figures, without a kernel."
     if not len(figures) == len(texts) == len(_GAMMAS):
         raise ValueError(
@@ -576,7 +584,7 @@ def _steps_twin(
         steps=[dict(text=t, figures=[_what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
     )
     return (
-        '<figure class="ofa-twin" data-twin="steps">'
+        '<figure class="ofa-page" data-page="steps">'
         f'<script type="application/json">{embed_json(state)}</script>'
         f'<p class="numbers" style="white-space: pre-line" role="status">{html.escape(texts[start])}</p>'
         f'<figcaption>{html.escape(caption)}</figcaption></figure>'
@@ -698,11 +706,11 @@ class LossAnatomy(Explorer):
     def html(self):
         return _formulas_html(self.numbers)
 
-    def twin(self) -> str:
-        return _anatomy_twin(self)
+    def page_version(self) -> str:
+        return _anatomy_version(self)
 
     def to_html(self, path: str | Path) -> Path:
-        return self._write(path, 'The loss taken apart', self.twin())
+        return self._write(path, 'The loss taken apart', self.page_version())
 
 # %% ../nbs/widgets/90_widgets.ipynb #7bbe794f
 def _formulas_html(s: dict) -> str:
@@ -721,7 +729,7 @@ def _formulas_html(s: dict) -> str:
     return f'<div role="status">{"".join(lines)}<p style="{look}">{html.escape(said)}</p></div>'
 
 
-def _anatomy_twin(w: LossAnatomy) -> str:
+def _anatomy_version(w: LossAnatomy) -> str:
     "The body of a `LossAnatomy`'s page: its digit, and a γ slider over its bars and gradients."
     T = w.temperature.value
     name = w.classes[w.card['label']]
@@ -730,7 +738,7 @@ def _anatomy_twin(w: LossAnatomy) -> str:
     student = ', '.join(f'{w.classes[c]}: {v:g}' for c, v in enumerate(w.logits))
     note = f'<p>The student’s logits: {html.escape(student)}. On this page only γ moves.</p>'
     states = [anatomy_state(w.logits, w.card, gamma, T) for gamma in _GAMMAS]
-    slider = _steps_twin(
+    slider = _steps_version(
         [w.draw(s) for s in states],
         [_formulas_text(s) for s in states],
         w.gamma.value,

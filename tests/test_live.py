@@ -336,7 +336,7 @@ def test_buttons_and_curves(teacher, tmp_path):
     ]
     assert [[t.get('y') for t in s['data']] for s in states] == [
         [list(t.y) for t in f.data] for f in w.figures
-    ]  # the twin has the widget's numbers
+    ]  # the page version has the widget's numbers
     w.press('Start again')
     w.press('Stop')
     assert w.run.status in ('stopped', 'done') and w.buttons.enabled[1] is False

@@ -55,12 +55,12 @@ ROOMS = {
     },
     'widgets': {
         'figures': '',
-        'widgets': 'figures records losses data models cka branches training twins',
+        'widgets': 'figures records losses data models cka branches training pages',
         'explorers': (
-            'figures records recorded widgets twins cka branches models data tasks training sweeps'
+            'figures records recorded widgets pages cka branches models data tasks training sweeps'
         ),
-        'twins': 'figures records',
-        'live': 'figures records widgets twins training tasks data checkpoints models',
+        'pages': 'figures records',
+        'live': 'figures records widgets pages training tasks data checkpoints models',
     },
     'internals': {
         'atomic': '',
@@ -75,7 +75,7 @@ ROOMS = {
         '__main__': '*',
     },
 }
-READ_LATE = {'twins'}  # imported by lessons before it: they are the better introduction
+READ_LATE = {'pages'}  # imported by lessons before it: they are the better introduction
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = [
     'py' + 'pi.org',
