@@ -10,8 +10,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .arguments import check_number, check_temperature, check_weight
 from .branches import ExitBranches
-from .losses import check_number, check_temperature, check_weight, over_classes, wide
+from .losses import over_classes, wide
 from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/72_hcd.ipynb #b3bb5c0c

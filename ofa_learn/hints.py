@@ -16,7 +16,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .losses import check_weight, wide
+from .arguments import check_weight
+from .losses import wide
 from .models import Stage, Taps, as_map, check_stages
 from .tasks import DistillationTask, Teacher, choose, register
 

@@ -11,15 +11,8 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ofa_learn.losses import (
-    check_logits,
-    check_target,
-    check_temperature,
-    check_weight,
-    kd_loss,
-    over_classes,
-    wide,
-)
+from .arguments import check_logits, check_target, check_temperature, check_weight
+from .losses import kd_loss, over_classes, wide
 from .tasks import DistillationTask, choose, register
 
 # %% ../nbs/methods/55_logits.ipynb #7abeb6d0

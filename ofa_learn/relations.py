@@ -15,8 +15,9 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .arguments import check_number, check_temperature, check_weight
 from .data import MASK, mix_bits
-from .losses import check_number, check_temperature, check_weight, wide
+from .losses import wide
 from .tasks import DistillationTask, choose, register, unwrapped
 
 # %% ../nbs/methods/65_relations.ipynb #f16520d3

@@ -12,7 +12,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .losses import check_weight, wide
+from .arguments import check_weight
+from .losses import wide
 from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/70_rsd.ipynb #e83be6e6

@@ -13,7 +13,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .losses import check_logits, check_temperature, check_weight, over_classes, wide
+from .arguments import check_logits, check_temperature, check_weight
+from .losses import over_classes, wide
 from .models import as_map
 from .tasks import DistillationTask, Teacher, choose, register
 

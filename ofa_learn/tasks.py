@@ -26,6 +26,7 @@ from fastcore.basics import patch
 from timm.task import TrainingTask
 from torch.nn.parallel import DistributedDataParallel
 
+from .arguments import check_gamma, check_target, check_weight
 from .branches import ExitBranches
 from ofa_learn.checks import (
     as_student,
@@ -38,7 +39,7 @@ from ofa_learn.checks import (
     odd_option,
     probe_classes,
 )
-from .losses import check_gamma, check_target, check_weight, ofa_loss
+from .losses import ofa_loss
 from ofa_learn.models import (
     Features,
     Taps,

@@ -16,6 +16,13 @@ from docsite import items, sections
 ENTRY_POINTS = {
     'data': 'digits split load_data load_splits',
     'models': 'make_model find_taps save_model load_model',
+    'losses': 'ofa_loss kd_loss decompose class_weights dark_mass target_weight',
+    'cka': 'cka compare',
+    'live': 'LiveDistill',
+    'branches': 'ExitBranches',
+    'widgets': 'GammaExplorer LossAnatomy',
+    'explorers': 'AccuracyCurves BranchExplorer CKAExplorer',
+    'demo': 'demo',
     'records': 'results',
     'export': 'export_student export_onnx',
     'settings': 'learning_rates',
