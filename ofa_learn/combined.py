@@ -20,8 +20,8 @@ from ofa_learn.tasks import (
     as_teacher,
     create_task,
     method_class,
-    unwrapped,
 )
+from .wrapping import unwrapped
 
 # %% ../nbs/methods/76_combined.ipynb #495acedf
 class JoinedHeads(nn.Module):

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from .data import MASK, mix_bits
 from .losses import check_number, check_temperature, check_weight, wide
-from .tasks import DistillationTask, choose, register, unwrapped
+from .tasks import DistillationTask, choose, register
+from .wrapping import unwrapped
 
 # %% ../nbs/methods/65_relations.ipynb #f16520d3
 def _can_look(t: torch.Tensor) -> bool:

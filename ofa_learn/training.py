@@ -49,7 +49,8 @@ from ofa_learn.settings import (
     make_schedule,
     optimizer_state,
 )
-from .tasks import DistillationTask, create_task, same_norm, unwrapped
+from .tasks import DistillationTask, create_task, same_norm
+from .wrapping import unwrapped
 
 # %% ../nbs/course/80_training.ipynb #4f4e7693
 def _there(device) -> torch.device:
@@ -236,7 +237,7 @@ class Loop:
         if self.precision not in PRECISIONS:
             raise ValueError(f'precision: expected one of {", ".join(PRECISIONS)}, got {self.precision!r}')
         if self.accumulate < 1:
-            raise ValueError(f'accumulate: expected at least 1 batch an update, got {self.accumulate}')
+            raise ValueError(f'accumulate: expected an integer from 1 batch an update, got {self.accumulate}')
         self.device = next(unwrapped(self.task.trainable_module).parameters()).device
         self.scaler, self.watch = (
             torch.amp.GradScaler(self.device.type, enabled=self.precision == 'fp16'),

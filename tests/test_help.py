@@ -14,6 +14,7 @@ from docsite import items, sections
 
 # The other entry points still say less: methods, losses, fit and what follows them.
 ENTRY_POINTS = {
+    'tasks': 'Teacher DistillationTask create_task register Labels DeepSupervision OFA',
     'records': 'results',
     'export': 'export_student export_onnx',
 }

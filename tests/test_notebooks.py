@@ -240,7 +240,6 @@ TO_DO = [
     "course/00_data.ipynb",
     "course/10_models.ipynb",
     "course/20_cka.ipynb",
-    "course/50_tasks.ipynb",
     "course/80_training.ipynb",
     "methods/55_logits.ipynb",
     "methods/60_hints.ipynb",
