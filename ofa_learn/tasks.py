@@ -668,8 +668,8 @@ class OFA(DistillationTask):
 
     Example:
         >>> from ofa_learn.models import make_model
-        >>> task = OFA('micro_vit', make_model('micro_resnet'), input_size=(1, 8, 8), stages=(1, 4))
-        >>> sorted(task(torch.randn(4, 1, 8, 8), torch.arange(4)))
+        >>> ofa = OFA('micro_vit', make_model('micro_resnet'), input_size=(1, 8, 8), stages=(1, 4))
+        >>> sorted(ofa(torch.randn(4, 1, 8, 8), torch.arange(4)))
         ['exit_1', 'exit_4', 'final', 'loss', 'output']
 
     Source:

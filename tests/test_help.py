@@ -1,4 +1,4 @@
-"""What `help()` says of the entry points: every parameter, what comes out, what is refused, an example that runs."""
+"""What `help()` says of the entry points: every parameter, what comes out, what is refused, an example."""
 
 import doctest
 import inspect
@@ -15,6 +15,8 @@ from docsite import items, sections
 # The other entry points still say less: methods, losses, fit and what follows them.
 ENTRY_POINTS = {
     'tasks': 'Teacher DistillationTask create_task register Labels DeepSupervision OFA',
+    'logits': 'KD dkd_loss DKD dist_loss DIST',
+    'hints': 'fitnet_loss FitNet ofd_loss OFD hcl_loss ReviewKD',
     'records': 'results',
     'export': 'export_student export_onnx',
 }

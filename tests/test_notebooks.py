@@ -241,8 +241,6 @@ TO_DO = [
     "course/10_models.ipynb",
     "course/20_cka.ipynb",
     "course/80_training.ipynb",
-    "methods/55_logits.ipynb",
-    "methods/60_hints.ipynb",
     "methods/65_relations.ipynb",
     "methods/70_rsd.ipynb",
     "methods/72_hcd.ipynb",
