@@ -16,6 +16,10 @@ from docsite import items, sections
 ENTRY_POINTS = {
     'tasks': 'Teacher DistillationTask create_task register Labels DeepSupervision OFA',
     'logits': 'KD dkd_loss DKD dist_loss DIST',
+    'relations': 'cc_loss CC rkd_distance_loss rkd_angle_loss RKD nce_loss CRD',
+    'rsd': 'correlations rsd_loss RSD',
+    'hcd': 'orthogonality_loss sub_cross_entropy mutual_kl HCD',
+    'scalekd': 'dfm_loss soft_ce_loss ScaleKD',
     'hints': 'fitnet_loss FitNet ofd_loss OFD hcl_loss ReviewKD',
     'records': 'results',
     'export': 'export_student export_onnx',
