@@ -742,7 +742,7 @@ class OFA(DistillationTask):
         return dict(final=self.kd_weight * losses[-1], **parts)
 
 # %% ../nbs/course/50_tasks.ipynb #90eb0319
-def method_class(method: str) -> type:
+def method_class(method: str) -> type[DistillationTask]:
     "The class of a method by its name; a `ValueError` with the nearest names where there is none."
     if method in BUILT_IN:
         import_module(f'ofa_learn.{BUILT_IN[method]}')

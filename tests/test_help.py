@@ -20,6 +20,7 @@ ENTRY_POINTS = {
     'rsd': 'correlations rsd_loss RSD',
     'hcd': 'orthogonality_loss sub_cross_entropy mutual_kl HCD',
     'scalekd': 'dfm_loss soft_ce_loss ScaleKD',
+    'combined': 'Combined',
     'hints': 'fitnet_loss FitNet ofd_loss OFD hcl_loss ReviewKD',
     'records': 'results',
     'export': 'export_student export_onnx',
