@@ -15,8 +15,9 @@ import torch.nn as nn
 
 from ofa_learn.data import Augment, Batches, digits, from_arrays, split
 from ofa_learn.models import find_taps, make_model, save_model
-from ofa_learn.tasks import METHODS, Labels, Teacher, all_methods, create_task, register, unwrapped
+from ofa_learn.tasks import METHODS, Labels, Teacher, all_methods, create_task, register
 from ofa_learn.training import NotFinite, distill, fit, predict
+from ofa_learn.wrapping import unwrapped
 
 DATA = split(digits(), train=100)
 X, Y = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6)
