@@ -356,7 +356,10 @@ def as_teacher(
 
 
 def fit_teacher(teacher: Teacher | None, input_size, input_norm, num_classes: int, needs) -> nn.Module:
-    "What turns the inputs into what the teacher expects; raises where teacher, student and method differ."
+    """What turns the inputs into what the teacher expects, on the teacher's device.
+
+    Raises where teacher, student and method differ.
+    """
     if teacher is None:
         return nn.Identity()
     k = probe_classes(teacher.model, input_size, 'teacher')
@@ -375,7 +378,9 @@ def fit_teacher(teacher: Teacher | None, input_size, input_norm, num_classes: in
         raise ValueError(
             f'input_norm: the teacher expects images normalised by {teacher.norm}; say how the inputs are'
         )
-    return nn.Identity() if same_norm(teacher.norm, input_norm) else _Renormalise(input_norm, teacher.norm)
+    if same_norm(teacher.norm, input_norm):
+        return nn.Identity()
+    return _Renormalise(input_norm, teacher.norm).to(next(teacher.model.parameters()).device)
 
 # %% ../nbs/course/50_tasks.ipynb #0351c4bd
 def _student_classes(student: nn.Module, size: tuple, of_data: int | None) -> int:
