@@ -237,19 +237,24 @@ def locked(
 
 # %% ../nbs/internals/02_atomic.ipynb #16eaed49
 def check_place(
-    path: str | Path,  # a file that will be written later; its folder is made when it is missing
+    path: str | Path,  # a file that will be written later; its folder need not be there yet
 ) -> Path:  # the file
     "Raise now what writing to `path` would raise later, as far as that can be known."
     path = Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(f'path: {path} is a folder or a device, and a file cannot take its place')
     trial = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp')
+    missing = [folder for folder in path.parents if not folder.exists()]
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             trial.write_bytes(b'x')
         finally:
-            trial.unlink(missing_ok=True)
+            with suppress(OSError):
+                trial.unlink(missing_ok=True)
+            for folder in missing:
+                with suppress(OSError):  # somebody else uses it by now
+                    folder.rmdir()
     except OSError as e:
         raise OSError(e.errno, f'nothing can be written there ({e.strerror})', str(path)) from e
     return path

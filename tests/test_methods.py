@@ -26,6 +26,7 @@ from ofa_learn.tasks import BUILT_IN, Teacher, all_methods, choose, create_task
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=100)
+QUIET = dict(device='cpu', progress=False)
 few = settings(max_examples=20, deadline=None)
 soft = lambda v: np.exp(v - v.max()) / np.exp(v - v.max()).sum()
 MICRO = ('micro_resnet', 'micro_vit', 'micro_mixer')
@@ -386,17 +387,7 @@ def teachers():
     for name, epochs in (('micro_resnet', 12), ('micro_vit', 25), ('micro_mixer', 25)):
         torch.manual_seed(0)
         task = create_task('labels', name, data=DATA)
-        fit(
-            task,
-            DATA,
-            epochs,
-            lr=8e-3,
-            opt='muon',
-            augment=Augment(shift=1),
-            eval_every=epochs,
-            device='cpu',
-            progress=False,
-        )
+        fit(task, DATA, epochs, lr=4e-3, augment=Augment(shift=1), eval_every=epochs, **QUIET)
         out[name] = task.student
     return out
 
@@ -411,25 +402,17 @@ GRID = (
 
 @pytest.mark.parametrize('method, teacher, student', GRID)
 def test_every_method_learns(method, teacher, student, teachers):
-    "The loss falls and the student is far above chance: each method on one pair of families in turn, with OFA_LEARN_FULL=1 on all nine."
+    """The loss falls and the student is far above chance.
+
+    Each method on one pair of families in turn, with OFA_LEARN_FULL=1 on all nine; 100 images, 60 updates.
+    """
     torch.manual_seed(0)
     task = create_task(method, student, teachers[teacher], data=DATA)
-    history = fit(
-        task,
-        DATA,
-        50,
-        lr=8e-3,
-        opt='muon',
-        augment=Augment(shift=1),
-        eval_every=50,
-        device='cpu',
-        progress=False,
-    )
-    assert history[-1]['valid_accuracy'] > 40, history[-1]
-    kept = lambda row: row['parts'].get(
-        'ce', row['loss']
-    )  # a loss that warms up may grow; what the labels ask for falls
-    assert kept(history[-1]) < kept(history[0])
+    how = dict(lr=4e-3, augment=Augment(shift=1), eval_every=30, **QUIET)
+    first, *_, last = fit(task, DATA, 30, **how)
+    assert last['valid_accuracy'] > 30, last
+    # a loss that warms up may grow; what the labels ask for falls
+    assert last['parts'].get('ce', last['loss']) < first['parts'].get('ce', first['loss'])
 
 
 @pytest.mark.parametrize('method', ALL + ['ofa+rsd'])
