@@ -1,4 +1,7 @@
-"""Every method on every pair: formulas written apart, limits, half precision, one step, learning, combination, state, and what is refused."""
+"""Every method on every pair of families.
+
+Formulas written apart, limits, half precision, one step, learning, combination, state, and what is refused.
+"""
 
 import itertools
 import os
@@ -27,9 +30,13 @@ from ofa_learn.training import fit
 
 DATA = split(digits(), train=100)
 few = settings(max_examples=20, deadline=None)
-soft = lambda v: np.exp(v - v.max()) / np.exp(v - v.max()).sum()
 MICRO = ('micro_resnet', 'micro_vit', 'micro_mixer')
 ALL = sorted(all_methods())
+
+
+def soft(v):
+    e = np.exp(v - v.max())
+    return e / e.sum()
 
 
 def logits(seed, b=6, k=5, scale=3.0):
@@ -411,7 +418,10 @@ GRID = (
 
 @pytest.mark.parametrize('method, teacher, student', GRID)
 def test_every_method_learns(method, teacher, student, teachers):
-    "The loss falls and the student is far above chance: each method on one pair of families in turn, with OFA_LEARN_FULL=1 on all nine."
+    """The loss falls and the student is far above chance.
+
+    Each method on one pair of families in turn, with OFA_LEARN_FULL=1 on all nine.
+    """
     torch.manual_seed(0)
     task = create_task(method, student, teachers[teacher], data=DATA)
     history = fit(
@@ -426,17 +436,19 @@ def test_every_method_learns(method, teacher, student, teachers):
         progress=False,
     )
     assert history[-1]['valid_accuracy'] > 40, history[-1]
-    kept = lambda row: row['parts'].get(
-        'ce', row['loss']
-    )  # a loss that warms up may grow; what the labels ask for falls
-    assert kept(history[-1]) < kept(history[0])
+    # a loss that warms up may grow; what the labels ask for falls
+    first, last = (row['parts'].get('ce', row['loss']) for row in (history[0], history[-1]))
+    assert last < first
 
 
 @pytest.mark.parametrize('method', ALL + ['ofa+rsd'])
 def test_state_is_saved_and_put_back(method):
     torch.manual_seed(0)
     teacher = Teacher(make_model('micro_resnet'))
-    make = lambda: create_task(method, 'micro_vit', teacher, data=DATA)
+
+    def make():
+        return create_task(method, 'micro_vit', teacher, data=DATA)
+
     task = make()
     step(task)
     torch.manual_seed(1)
