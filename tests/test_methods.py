@@ -1,4 +1,7 @@
-"""Every method on every pair: formulas written apart, limits, half precision, one step, learning, combination, state, and what is refused."""
+"""Every method on every pair of families.
+
+Formulas written apart, limits, half precision, one step, learning, combination, state, and what is refused.
+"""
 
 import itertools
 import os
@@ -28,9 +31,13 @@ from ofa_learn.training import fit
 DATA = split(digits(), train=100)
 QUIET = dict(device='cpu', progress=False)
 few = settings(max_examples=20, deadline=None)
-soft = lambda v: np.exp(v - v.max()) / np.exp(v - v.max()).sum()
 MICRO = ('micro_resnet', 'micro_vit', 'micro_mixer')
 ALL = sorted(all_methods())
+
+
+def soft(v):
+    e = np.exp(v - v.max())
+    return e / e.sum()
 
 
 def logits(seed, b=6, k=5, scale=3.0):
@@ -419,7 +426,10 @@ def test_every_method_learns(method, teacher, student, teachers):
 def test_state_is_saved_and_put_back(method):
     torch.manual_seed(0)
     teacher = Teacher(make_model('micro_resnet'))
-    make = lambda: create_task(method, 'micro_vit', teacher, data=DATA)
+
+    def make():
+        return create_task(method, 'micro_vit', teacher, data=DATA)
+
     task = make()
     step(task)
     torch.manual_seed(1)

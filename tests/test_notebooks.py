@@ -235,23 +235,11 @@ def problems(book: Book) -> list[str]:
     return [what for check in RULES for what in check(book)]
 
 
-# Not yet within the caps of width and of statements; the list may only become shorter.
-TO_DO = [
-]
-LATER = {is_narrow, exports_small_cells, is_one_lesson, explains_itself, has_no_long_cell}
-
-
 @pytest.mark.parametrize('path', BOOKS, ids=name)
 def test_reads_well(path):
     nb = json.loads(path.read_text(encoding='utf-8'))
     book = read(nb, path.stat().st_size, caps_of(path))
-    now = [what for check in RULES if check not in LATER for what in check(book)]
-    later = [what for check in LATER for what in check(book)]
-    assert now == []
-    if name(path) in TO_DO:
-        assert later, 'it reads well by now: take it off the list'
-    else:
-        assert later == []
+    assert [what for check in RULES for what in check(book)] == []
 
 
 # ------------------------------------------------------------------ the rules can fail

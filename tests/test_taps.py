@@ -106,7 +106,10 @@ def watched(model, call):
 
 @pytest.mark.parametrize('name', [*PLAIN, *WATCHED])
 def test_the_tapped_forward_is_the_plain_one_while_training(name):
-    "With dropout and batch norms at work: logits, draws and running statistics; pooled is what the classifier reads."
+    """With dropout and batch norms at work: logits, draws and running statistics.
+
+    Pooled is what the classifier reads.
+    """
     model, size = model_of(name)
     taps, x = find_taps(model, size), torch.randn(4, *size)
     assert taps.plain_head == (name in PLAIN)
@@ -130,9 +133,11 @@ def test_probing_leaves_the_model_as_it_was(name):
     model.train()
     for m in list(model.modules())[::3]:
         m.eval()
-    look = lambda: [
-        {k: v for k, v in vars(m).items() if k in ('training', 'p', 'drop_rate')} for m in model.modules()
-    ]
+
+    def look():
+        modes = ('training', 'p', 'drop_rate')
+        return [{k: v for k, v in vars(m).items() if k in modes} for m in model.modules()]
+
     before, state, weights = look(), torch.get_rng_state(), copy.deepcopy(model.state_dict())
     find_taps(model, size)
     assert look() == before and torch.equal(torch.get_rng_state(), state)
@@ -211,7 +216,10 @@ def test_compiled(model):
     torch._dynamo.reset()
     model = make_model(model) if isinstance(model, str) else model
     taps, x = find_taps(model.eval(), (1, 8, 8)), torch.randn(4, 1, 8, 8)
-    forward = lambda x: tapped_forward(model, x, taps)
+
+    def forward(x):
+        return tapped_forward(model, x, taps)
+
     want, compiled = forward(x), torch.compile(forward, backend='eager', fullgraph=taps.plain_head)
     for _ in range(3):
         got = compiled(x)

@@ -185,17 +185,11 @@ def test_a_loss_that_is_not_finite_stops_by_name():
 
 
 def test_same_seeds_same_student_and_methods_are_paired():
-    run = lambda method, seed: distill(
-        method,
-        'micro_vit',
-        make_model('micro_resnet'),
-        DATA,
-        1,
-        seed=seed,
-        device='cpu',
-        progress=False,
-        augment=Augment(shift=1),
-    )
+    how = dict(device='cpu', progress=False, augment=Augment(shift=1))
+
+    def run(method, seed):
+        return distill(method, 'micro_vit', make_model('micro_resnet'), DATA, 1, seed=seed, **how)
+
     a, b, c = run('kd', 0), run('kd', 0), run('kd', 1)
     assert torch.equal(predict(a.model, DATA.test, DATA.norm), predict(b.model, DATA.test, DATA.norm))
     assert not torch.equal(predict(a.model, DATA.test, DATA.norm), predict(c.model, DATA.test, DATA.norm))
