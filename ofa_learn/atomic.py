@@ -144,6 +144,14 @@ def unsealed(found: dict) -> dict:
         )
     return value
 
+
+def read_sealed(path: Path) -> dict | None:
+    "What a sealed JSON file says; None where there is none, or none that can be believed."
+    try:
+        return unsealed(json.loads(path.read_bytes()))
+    except (OSError, ValueError):
+        return None
+
 # %% ../nbs/internals/02_atomic.ipynb #d852c753
 class Taken(ValueError):
     "Somebody else holds the lock; the message names them."

@@ -40,21 +40,25 @@ def _row(record: dict) -> dict:
 
 def trimmed(
     record: dict,  # as `check_record` passes it
-) -> dict:  # a row: setting.* on its level, curve (percent an epoch), last
+) -> dict:  # a row: setting.* on its level, curve (percent after the epochs in at), last
     "What a recording keeps of a record, on one level."
     history = record['history']
     if [h['epoch'] for h in history] != list(range(1, len(history) + 1)):
         raise ValueError(f'{record.get("run")}: expected a history of epochs 1, 2, 3, …')
-    curve = [rounded(h.get('valid_accuracy'), 2) for h in history]
+    looked = [h for h in history if h.get('valid_accuracy') is not None]
+    at = [h['epoch'] for h in looked]
+    curve = [rounded(h['valid_accuracy'], 2) for h in looked]
     last = {k: rounded(history[-1][k]) for k in _LAST if k in history[-1]} if history else {}
-    return _row(record) | dict(curve=curve, last=last)
+    return _row(record) | dict(at=at, curve=curve, last=last)
 
 
 def whole(row: dict) -> dict:
     "The record of a row, with the history that was kept."
-    record = {k: v for k, v in row.items() if not k.startswith('setting.') and k not in ('curve', 'last')}
+    apart = ('at', 'curve', 'last')
+    record = {k: v for k, v in row.items() if not k.startswith('setting.') and k not in apart}
     setting = {k[8:]: v for k, v in row.items() if k.startswith('setting.')}
-    history = [dict(epoch=i, valid_accuracy=v) for i, v in enumerate(row['curve'], 1)]
+    at = row.get('at', range(1, len(row['curve']) + 1))
+    history = [dict(epoch=i, valid_accuracy=v) for i, v in zip(at, row['curve'])]
     if history:
         history[-1] |= row['last'] | dict(seconds=row['seconds'])
     return record | dict(setting=setting, history=history)

@@ -413,8 +413,7 @@ def _apart(record: dict, option: str) -> tuple:
 
 def _add_series(fig, name: str, own: list[dict], values: list, span: list, option: str) -> None:
     "A method's line of means, and its runs as dots where it has the option."
-    from ofa_learn.figures import method_style
-    from ofa_learn.figures import plain as escaped
+    from ofa_learn.figures import escaped, method_style
 
     method = own[0]['method']
     label, colour, dash = method_style(f"ofa_{own[0]['setting']['form']}" if method == 'ofa' else method)
@@ -448,8 +447,7 @@ def over(
     "Final test accuracy over a setting: a line for each method that has it, a level for each that has not."
     import plotly.graph_objects as go
 
-    from ofa_learn.figures import plain as escaped
-    from ofa_learn.figures import styled
+    from ofa_learn.figures import escaped, styled
 
     pairs = sorted({r['pair'] for r in records})
     if len(pairs) != 1:

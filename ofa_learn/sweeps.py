@@ -25,7 +25,7 @@ from timm.models import get_pretrained_cfg
 from tqdm.auto import tqdm
 
 import ofa_learn
-from .atomic import Taken, locked, sealed, unsealed, write_atomically
+from .atomic import Taken, locked, read_sealed, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached
 from .checkpoints import plain, stoppable
 from .data import Augment, Norm, Splits, load_splits
@@ -56,6 +56,7 @@ class Sweep:
     teachers: dict = field(default_factory=dict)
     teaching: dict = field(default_factory=lambda: dict(epochs=40, lr=5e-3, seed=0))  # of `fit`, for those
     imports: tuple = ()  # modules that register methods of your own
+    eval_every: int = 1  # epochs between looks at the validation part
 
     def __post_init__(self):
         for name in ('pairs', 'methods', 'imports'):
@@ -253,7 +254,7 @@ def _teacher_source(plan: Sweep, name: str) -> dict:
         if not file.is_file():
             raise ValueError(f'teachers: {name!r} should be in {file}, and there is no such file')
         return dict(name=name, file=_file_hash(str(file), file.stat().st_mtime_ns, file.stat().st_size))
-    data = plan.load()
+    data = plan.load().for_teacher()
     return dict(
         name=name,
         teaching=_fit_options() | dict(seed=0) | plan.teaching,
@@ -331,14 +332,6 @@ def check_runs(
             teacher = teachers[name] if _method_needs(method) else None
             _try(run['name'], data, method, student, teacher, run['options'], run['fit'])
 
-# %% ../nbs/running/86_sweeps.ipynb #03bf37c9
-def _known(about: Path) -> dict | None:
-    "What a file says about a teacher; None where there is none, or none that can be believed."
-    try:
-        return unsealed(json.loads(about.read_bytes()))
-    except (OSError, ValueError):
-        return None
-
 # %% ../nbs/running/86_sweeps.ipynb #1da639a8
 def _make_teacher(plan: Sweep, name: str, file: Path, about: Path, device) -> dict:
     "Train a teacher, or take the published one, where its file is missing; test it, and keep how good it is."
@@ -349,11 +342,13 @@ def _make_teacher(plan: Sweep, name: str, file: Path, about: Path, device) -> di
         how = dict(augment=plan.augment, view_seed=plan.view_seed, device=device, progress=False)
         how |= _teacher_source(plan, name)['teaching']
         with stoppable():
-            info = teach(name, data, file, resume=resumable(training_folder(file)), **how)
+            info = teach(name, data.for_teacher(), file, resume=resumable(training_folder(file)), **how)
     teacher = Teacher(str(file))
     norm = Norm(*teacher.norm) if teacher.norm else data.norm
     info = info or measured(teacher.model, name, data, norm)
     info = info | dict(weights=weights_hash(teacher.model))
+    if not plan.teachers.get(name):
+        info |= dict(images=len(data.for_teacher().train))  # that it was trained on
     write_atomically(about, json.dumps(sealed(info), indent=1))
     return info
 
@@ -367,10 +362,10 @@ def _ready_teacher(
     tested = _digest([data.valid.fingerprint, data.test.fingerprint, data.norm])
     about = folder / f'{made.stem}_{tested}.json'  # how good it is depends on these
     file = made if given in (None, 'pretrained') else Path(given)
-    info = _known(about) if file.exists() else None
+    info = read_sealed(about) if file.exists() else None
     if info is None:
         with in_turn(folder, made.stem):
-            info = _known(about) if file.exists() else None  # made while we waited
+            info = read_sealed(about) if file.exists() else None  # made while we waited
             info = info or _make_teacher(plan, name, file, about, device)
     return file, info
 
@@ -452,10 +447,19 @@ def _run_one(
     task = create_task(method, student, teacher, data=data, **run['options'])
     if kept is not None:
         cached(task, kept)
-    ours: dict[str, Any] = dict(seed=run['seed'], augment=plan.augment, view_seed=plan.view_seed)
-    history = fit(task, data, **run['fit'], **ours, device=there, progress=False)
-    made = surroundings(there)
-    return _record(plan, run, task, history, teacher=info, cached=kept is not None, **made)
+    history = fit(
+        task,
+        data,
+        **run['fit'],
+        seed=run['seed'],
+        augment=plan.augment,
+        view_seed=plan.view_seed,
+        eval_every=plan.eval_every,
+        device=there,
+        progress=False,
+    )
+    made = dict(teacher=info, cached=kept is not None) | surroundings(there)
+    return _record(plan, run, task, history, **made)
 
 # %% ../nbs/running/86_sweeps.ipynb #c52d46e3
 def picked(plan: Sweep, only: str | None) -> list[dict]:

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from ofa_learn.bench import CKA_LAYERS, bench_cka, cka_networks, interleaved, peak_growth, ratio
 from ofa_learn.cka import (
-    ESTIMATORS,
-    along,
-    as_seen_by,
+    _ESTIMATORS,
+    _along,
+    _as_seen_by,
+    _load_network,
+    _watching,
     cka,
     cka_all,
     cka_matrix,
@@ -25,15 +27,13 @@ from ofa_learn.cka import (
     hsic,
     hsic_features,
     layer_names,
-    load_network,
     table_csv,
-    watching,
 )
 from ofa_learn.cli import main
 from ofa_learn.data import digits, split
 from ofa_learn.models import find_taps, make_model, save_model, tapped_forward
 
-few, estimators = settings(max_examples=15, deadline=None), st.sampled_from(ESTIMATORS)
+few, estimators = settings(max_examples=15, deadline=None), st.sampled_from(_ESTIMATORS)
 quiet = dict(progress=False)
 
 
@@ -353,11 +353,11 @@ def test_networks_by_name(tmp_path):
     net = make_model('micro_resnet', 10, (3, 12, 12))
     file = str(save_model(net, tmp_path / 'net.safetensors', (3, 12, 12), norm=((0.5,) * 3, (0.25,) * 3)))
     grey = digits()
-    model, norm, shape = load_network(file, grey)
+    model, norm, shape = _load_network(file, grey)
     assert shape == (3, 12, 12) and norm.mean == (0.5,) * 3 and not model.training
     assert (
-        as_seen_by(grey, shape).images.shape[1:] == shape
-        and as_seen_by(grey, shape).images.dtype == torch.uint8
+        _as_seen_by(grey, shape).images.shape[1:] == shape
+        and _as_seen_by(grey, shape).images.dtype == torch.uint8
     )
     pairs, seen = compare([file, 'micro_vit', 'micro_vit'], images=33, layers='taps', **quiet)
     assert (
@@ -371,7 +371,7 @@ def test_networks_by_name(tmp_path):
         compare(['micro_vit'], pretrained=True)
     with pytest.raises(ValueError, match='such as 224'):
         compare(['vit_small_patch16_224'])
-    assert load_network('vit_tiny_patch16_224', grey, size=32)[2] == (1, 32, 32)
+    assert _load_network('vit_tiny_patch16_224', grey, size=32)[2] == (1, 32, 32)
 
 
 def test_published_weights_keep_their_size_and_normalisation(monkeypatch):
@@ -384,7 +384,7 @@ def test_published_weights_keep_their_size_and_normalisation(monkeypatch):
         return nn.Flatten()
 
     monkeypatch.setattr(module.timm, 'create_model', create)
-    _, norm, shape = load_network('mobilenetv2_100', digits(), pretrained=True)
+    _, norm, shape = _load_network('mobilenetv2_100', digits(), pretrained=True)
     cfg = timm.get_pretrained_cfg('mobilenetv2_100')
     assert (
         asked == dict(name='mobilenetv2_100', pretrained=True)
@@ -549,7 +549,7 @@ class Views(nn.Module):
 def test_several_entries_an_image_fold_back_however_they_lie(images):
     got = cka(Views(True), Views(False), images, 'body', **quiet)
     assert got.matrix.item() == pytest.approx(1)
-    assert along(torch.randn(4, 3), torch.randn(8, 3)).times == 2
+    assert _along(torch.randn(4, 3), torch.randn(8, 3)).times == 2
 
 
 @pytest.mark.parametrize(
@@ -565,14 +565,14 @@ def test_several_entries_an_image_fold_back_however_they_lie(images):
     ],
 )
 def test_no_dimension_or_several_follow_the_batch(two, four):
-    assert along(torch.zeros(two), torch.zeros(four)) is None
-    assert along(None, torch.zeros(four)) is None
+    assert _along(torch.zeros(two), torch.zeros(four)) is None
+    assert _along(None, torch.zeros(four)) is None
 
 
 def test_a_forward_without_images_is_named(nets, images):
     cnn, _ = nets
     for given in ('no images', images[:0], torch.arange(5)):
-        with pytest.raises(ValueError, match='MicroResNet was called without images'), watching(cnn, ['fc']):
+        with pytest.raises(ValueError, match='MicroResNet was called without images'), _watching(cnn, ['fc']):
             cnn(given)
     assert hooks(cnn) == 0
 
@@ -581,12 +581,12 @@ def test_probing_changes_nothing(nets, images):
     cnn = make_model('micro_resnet').train()
     before = {k: v.clone() for k, v in cnn.state_dict().items()}
     state = torch.get_rng_state()
-    with watching(cnn.eval(), ['stages.0', 'fc']) as grams, torch.no_grad():
+    with _watching(cnn.eval(), ['stages.0', 'fc']) as grams, torch.no_grad():
         cnn(images)
     assert set(grams) == {'stages.0', 'fc'} and all(g.shape == (24, 24) for g in grams.values())
     assert all(torch.equal(v, before[k]) for k, v in cnn.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-    with watching(cnn.train(), ['fc']) as grams:
+    with _watching(cnn.train(), ['fc']) as grams:
         cnn(images)
         assert cnn.training and cnn.stem[1].num_batches_tracked == 1 and grams['fc'].shape == (24, 24)
 

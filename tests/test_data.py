@@ -1,4 +1,4 @@
-"""What the doors let in and what they refuse: labels, pixels, files, folders, and parts that belong together."""
+"""What the doors let in and what they refuse: labels, pixels, files, folders, parts that belong together."""
 
 import io
 from pathlib import Path
@@ -211,3 +211,41 @@ def test_an_option_that_nothing_would_use_is_an_error(read, tmp_path):
             read(source, size=16)
     with pytest.raises(ValueError, match='size: cifar10 is taken as it is'):
         load_splits('cifar10', size=64, root=tmp_path)
+
+
+def ids(part):
+    return set(part.ids.tolist())
+
+
+@pytest.mark.parametrize('teach', [30, 60, 300, 1097])
+def test_a_teacher_sees_more_or_fewer_of_the_same_images(teach):
+    data, alone = split(digits(), 60, 200, teach=teach), split(digits(), 60, 200)
+    for part in ('train', 'valid', 'test'):
+        assert ids(getattr(data, part)) == ids(getattr(alone, part)), 'a teacher changes no other part'
+    assert data.norm == alone.norm and len(data.teach) == teach
+    assert ids(data.teach) <= ids(data.train) if teach <= 60 else ids(data.train) < ids(data.teach)
+    assert not ids(data.teach) & (ids(data.valid) | ids(data.test))
+    assert len(data.teach.labels.unique()) == 10
+    own = data.for_teacher()
+    assert ids(own.train) == ids(data.teach) and own.test is data.test and own.teach is None
+    assert alone.for_teacher() is alone and (own.norm == data.norm) == (teach == 60)
+
+
+def test_a_teachers_part_must_fit():
+    with pytest.raises(ValueError, match='teach: expected 10 to 1027'):
+        split(digits(), 60, 200, teach=1095)
+    with pytest.raises(ValueError, match='teach: expected 10 to 50'):
+        split(digits(), 60, 200, teach=5)
+
+
+def test_parts_of_the_official_test_images(tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.integers(0, 255, (60, 8, 8, 3), dtype=np.uint8), np.arange(60) % 2
+    np.savez(tmp_path / 'cifar10.npz', x_train=x, y_train=y, x_test=x[:40], y_test=y[:40], classes=['a', 'b'])
+    data = load_splits('cifar10', 10, 10, official='test', root=tmp_path)
+    assert data.train.name == 'cifar10 (test part)' and len(data.test) == 13
+    assert max(ids(data.train) | ids(data.valid) | ids(data.test)) < 40
+    with pytest.raises(ValueError, match="official: expected 'test', or None"):
+        load_splits('cifar10', official='train', root=tmp_path)
+    with pytest.raises(ValueError, match='official: digits has no official parts'):
+        load_splits('digits', official='test')

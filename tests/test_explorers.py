@@ -14,6 +14,7 @@ from ofa_learn.explorers import (
     AccuracyCurves,
     BranchExplorer,
     CKAExplorer,
+    _branch_costs,
     _branch_state,
     _branch_table,
     _Choice,
@@ -23,7 +24,6 @@ from ofa_learn.explorers import (
     _curve_words,
     _pair_name,
     _spread_text,
-    branch_costs,
     load_cka,
 )
 from ofa_learn.models import count_params, make_model
@@ -138,7 +138,7 @@ def test_curve_numbers_are_the_records():
 
 @pytest.mark.parametrize('pair', ['cnn-vit', 'vit-cnn', 'cnn-mlp', 'mlp-cnn'])
 def test_costs_are_those_of_the_task(pair):
-    costs = branch_costs(pair)
+    costs = _branch_costs(pair)
     teacher, student = pair_models(pair)
     data = split(digits(), train=50)
     for exits in ([2], [1, 4], [1, 2, 3, 4]):

@@ -1,4 +1,4 @@
-"""What `help()` says of the entry points: parameters, what comes out, an example that runs."""
+"""`help()` of the entry points: every parameter, what comes out, what is refused, an example that runs."""
 
 import doctest
 import inspect
@@ -14,6 +14,8 @@ from docsite import items, sections
 
 # The other entry points still say less: methods, losses, fit and what follows them.
 ENTRY_POINTS = {
+    'data': 'digits split load_data load_splits',
+    'models': 'make_model find_taps save_model load_model',
     'records': 'results',
     'export': 'export_student export_onnx',
     'settings': 'learning_rates',

@@ -14,12 +14,12 @@ from ofa_learn.checkpoints import load_checkpoint
 from ofa_learn.data import digits, split
 from ofa_learn.live import (
     LiveDistill,
-    Runner,
-    accuracy_figure,
-    label_marks,
-    loss_figure,
-    numbers_text,
-    status_text,
+    _accuracy_figure,
+    _label_marks,
+    _loss_figure,
+    _numbers_text,
+    _Runner,
+    _status_text,
 )
 from ofa_learn.models import make_model
 from ofa_learn.tasks import Teacher, create_task
@@ -39,8 +39,8 @@ def teacher():
 @pytest.fixture(autouse=True)
 def no_thread_is_left():
     yield
-    if Runner.going is not None:
-        Runner.going.stop()
+    if _Runner.going is not None:
+        _Runner.going.stop()
     assert not [t for t in threading.enumerate() if t.name == 'ofa-learn live']
 
 
@@ -55,7 +55,7 @@ def runner(teacher, epochs=4, changed=lambda run: None, seed=0, **options):
         torch.manual_seed(seed)
         return create_task('ofa', 'micro_vit', teacher, data=DATA, gamma=gamma)
 
-    run = Runner(make, DATA, epochs, seed=seed, **HOW | options)
+    run = _Runner(make, DATA, epochs, seed=seed, **HOW | options)
     run.changed = lambda: changed(run)
     return run
 
@@ -177,8 +177,8 @@ def test_an_exception_is_kept(teacher):
     run.wait()
     assert (
         run.status == 'failed'
-        and 'the loss is not finite' in numbers_text(run.now())
-        and numbers_text(run.now()).startswith('NotFinite: ')
+        and 'the loss is not finite' in _numbers_text(run.now())
+        and _numbers_text(run.now()).startswith('NotFinite: ')
     )
     run.fit_options |= dict(lr=3e-3)
     run.start()
@@ -190,7 +190,7 @@ def test_a_wrong_gamma_ends_the_run_and_says_so(teacher):
     run = runner(teacher, changed=lambda run: setattr(run, 'gamma', 0.5) if run.rows else None)
     run.start()
     run.wait()
-    assert run.status == 'failed' and 'gamma' in numbers_text(run.now())
+    assert run.status == 'failed' and 'gamma' in _numbers_text(run.now())
 
 
 def test_one_trains_at_a_time(teacher):
@@ -255,7 +255,7 @@ def made_up(rows=3, marks=((0.0, 1.4),), **more):
 
 def test_figures_show_the_rows_and_the_marks():
     now = made_up(marks=[(0.0, 1.4), (3.0, 1.5), (3.5, 1.6), (20.0, 4.0)])
-    loss, seen = loss_figure(now), accuracy_figure(now)
+    loss, seen = _loss_figure(now), _accuracy_figure(now)
     assert [(t.name, list(t.x), list(t.y)) for t in loss.data][0] == ('sum', [1, 2, 3], [10, 5, 10 / 3])
     assert [t.name for t in loss.data] == ['sum', 'final logits', 'exit 1', 'exit 2'] and len(
         {t.line.color for t in loss.data}
@@ -270,20 +270,21 @@ def test_figures_show_the_rows_and_the_marks():
             a.text for a in f.layout.annotations
         ] == ['γ = 1.4', 'γ = 1.6', 'γ = 4']
         assert f.layout.meta['caption'] and f.layout.title.text and f.layout.xaxis.range[1] >= 40
-    empty = loss_figure(made_up(0))
+    empty = _loss_figure(made_up(0))
     assert not empty.data[0].x and tuple(empty.layout.yaxis.range) == (0, 1)
 
 
 def test_words():
-    assert status_text(made_up(0, status='ready')).startswith('Ready.')
+    assert _status_text(made_up(0, status='ready')).startswith('Ready.')
     assert (
-        status_text(made_up(marks=[(0.0, 1.4), (2.5, 4.0)])) == 'Done. γ was moved: γ = 4 from epoch 2.50 on.'
+        _status_text(made_up(marks=[(0.0, 1.4), (2.5, 4.0)]))
+        == 'Done. γ was moved: γ = 4 from epoch 2.50 on.'
     )
     assert (
-        numbers_text(made_up(test=61.0))
+        _numbers_text(made_up(test=61.0))
         == '3 of 40 epochs, loss 3.333, validation accuracy 53.0 %, test accuracy 61.0 %'
     )
-    assert label_marks([], 40) == [] and label_marks([(0.0, 1.0), (0.1, 2.0)], 40) == [
+    assert _label_marks([], 40) == [] and _label_marks([(0.0, 1.0), (0.1, 2.0)], 40) == [
         (0.0, 1.0, ''),
         (0.1, 2.0, 'γ = 2'),
     ]

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_learn.losses import (
-    FORMS,
-    REDUCTIONS,
-    SOFT,
+    _FORMS,
+    _REDUCTIONS,
+    _SOFT,
     binomial,
     check_gamma,
     check_target,
@@ -30,7 +30,7 @@ from ofa_learn.losses import (
 )
 
 ROOT = Path(__file__).resolve().parent.parent
-seeds, gammas, forms = st.integers(0, 10_000), st.floats(1, 4), st.sampled_from(FORMS)
+seeds, gammas, forms = st.integers(0, 10_000), st.floats(1, 4), st.sampled_from(_FORMS)
 many, few = settings(max_examples=30, deadline=None), settings(max_examples=12, deadline=None)
 same = torch.testing.assert_close
 nan, inf = float('nan'), float('inf')
@@ -313,13 +313,13 @@ def test_soft_labels(seed, gamma, form, lam):
     z_s, z_t, y = problem(seed)
     loss = lambda t, soft='mixture': ofa_loss(z_s, z_t, t, gamma=gamma, form=form, soft=soft)
     one_hot, other = F.one_hot(y, 5).double(), y.roll(1)
-    for soft in SOFT:
+    for soft in _SOFT:
         same(loss(one_hot, soft), loss(y))
     mixed = lam * one_hot + (1 - lam) * F.one_hot(other, 5).double()
     same(loss(mixed), lam * loss(y) + (1 - lam) * loss(other))
     same(loss(mixed, 'hard'), loss(mixed.argmax(-1)))
     p = z_t.softmax(-1)
-    for soft in SOFT:
+    for soft in _SOFT:
         w, mass = (f(p, mixed, gamma, form, soft) for f in (class_weights, dark_mass))
         assert (w >= 0).all() and (mass >= 0).all() and (mass <= 1 + 1e-9).all()
         same(dark_mass(p, one_hot, gamma, form, soft), dark_mass(p, y, gamma, form))
@@ -330,7 +330,7 @@ def test_soft_labels(seed, gamma, form, lam):
 def test_weights(seed, p, gamma):
     _, z_t, y = problem(seed)
     probs = z_t.softmax(-1)
-    for form in FORMS:
+    for form in _FORMS:
         assert target_weight(p, gamma, form) == pytest.approx(slow_weight(p, 1.0, gamma, form), abs=1e-12)
         w, at = class_weights(probs, y, gamma, form), probs.gather(1, y[:, None])
         same(w.gather(1, y[:, None]), target_weight(at, gamma, form))
@@ -373,7 +373,7 @@ def test_minimum_is_at_the_weights(seed, gamma, form):
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize('size', [3.0, 1e4])
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('form', _FORMS)
 def test_low_precision(dtype, size, form):
     z_s, z_t, y = problem(0)
     if size > 10:
@@ -399,12 +399,12 @@ def test_agreement_at_a_large_gap_costs_nothing():
     far = torch.tensor([[0.0, 110.0, 300.0]])
     assert far.softmax(-1).log().isinf().any()  # what the plain formula gives
     assert kd_loss(far, far).item() == 0
-    for form in FORMS:
+    for form in _FORMS:
         assert ofa_loss(far, far, torch.tensor([2]), gamma=1.5, form=form).item() == 0
         assert grad(lambda z: ofa_loss(z, far, torch.tensor([0]), gamma=1.5, form=form), far).isfinite().all()
 
 
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('form', _FORMS)
 def test_gradcheck(form):
     z_s, z_t, y = problem(1, b=3, k=4)
     z_s, stack = z_s.requires_grad_(), torch.stack([z_s, -z_s]).detach().requires_grad_()
@@ -418,7 +418,7 @@ def test_gradcheck(form):
 
 
 @pytest.mark.parametrize('gamma', [1.0, 1.4, [1.0, 1.4, 1.4]])
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('form', _FORMS)
 def test_memory_is_saved_and_no_bit_changes(form, gamma):
     "The loss keeps nothing for the way back but its input and the weights, and gives what the plain formula gives."
     z_s, z_t, y = torch.randn(3, 33, 100, requires_grad=True), torch.randn(33, 100), torch.randint(100, (33,))
@@ -489,7 +489,7 @@ def test_gradcheck_on_views(shape, view):
     assert torch.autograd.gradgradcheck(lambda z: ofa_loss(view(z), z_t, y, gamma=1.7), z)
 
 
-@pytest.mark.parametrize('form', FORMS)
+@pytest.mark.parametrize('form', _FORMS)
 def test_second_derivatives(form):
     z_s, z_t, y = (
         torch.randn(2, 4, 5, dtype=torch.float64, requires_grad=True),
@@ -721,7 +721,7 @@ def test_good_input():
     )
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         check_target(smooth.to(dtype), (2, 1000))
-    for reduction in REDUCTIONS:
+    for reduction in _REDUCTIONS:
         ofa_loss(Z, Z, Y, reduction=reduction)
 
 

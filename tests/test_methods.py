@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ofa_learn.cli import main
 from ofa_learn.data import Augment, digits, split
-from ofa_learn.demo import PAIRS, Plan, more_methods, rows
+from ofa_learn.demo import PAIRS, Plan, _rows, more_methods
 from ofa_learn.hcd import mutual_kl, orthogonality_loss, sub_cross_entropy
 from ofa_learn.hints import fitnet_loss, hcl_loss, ofd_loss
 from ofa_learn.logits import dist_loss, dkd_loss, dkd_parts
@@ -589,8 +589,8 @@ def test_every_built_in_name_exists_and_says_what_it_is():
             and set(c.needs) <= {'logits', 'pooled', 'maps'}
         ), name
     plan = Plan(methods=more_methods())
-    assert {'ofa_paper', 'rsd', 'crd', 'ofa+fitnet'} <= set(rows(plan)) and len(rows(plan)) == len(
-        set(rows(plan))
+    assert {'ofa_paper', 'rsd', 'crd', 'ofa+fitnet'} <= set(_rows(plan)) and len(_rows(plan)) == len(
+        set(_rows(plan))
     )
 
 

@@ -4,84 +4,16 @@ Each asks before it shows, and its exercises' checks say what is wrong and never
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 from copies import ROOT
+from fresh import call
+from solving import try_checks
 
 WALKS = ROOT / 'nbs' / 'walkthroughs'
 ALL = sorted(WALKS.glob('[0-9]*.ipynb'))
 BOOKS = [p for p in ALL if 'Exercises(' in p.read_text(encoding='utf-8')]
-# Runs a walkthrough's code, then tries its checks: prints how many there are, and what is wrong with them.
-RUN = r'''
-import ast, json, re, sys
-
-import torch
-
-from ofa_learn.exercises import NO_ANSWER, RIGHT
-
-torch.set_num_threads(1)
-cells = json.load(open(sys.argv[1], encoding='utf-8'))['cells']
-space = {'__name__': '__main__'}
-prose = []
-for c in cells:
-    source = ''.join(c['source'])
-    if c['cell_type'] == 'markdown':
-        prose.append(source)
-    elif not re.search(r'^#\|\s*eval:\s*false', source, re.M):
-        exec(source, space)
-text, check, wrong = '\n'.join(prose), space['check'], []
-
-
-def tokens(hint):
-    "Everything in a hint that could be taken for an answer."
-    for t in re.findall(r"[\[(][^\])]*[\])]|[\w.+-]*\w", hint):
-        yield t
-        try:
-            yield ast.literal_eval(t)
-        except (ValueError, SyntaxError):
-            pass
-
-
-def wrong_answers(answer):
-    yield from ('', 'nonsense', -12345.678, 1e9, float('nan'), [], {}, object(), lambda *a, **k: None)
-    if isinstance(answer, (int, float)) or hasattr(answer, 'item'):
-        yield from (2 * float(answer) + 1, -float(answer) - 1)
-
-
-def faults(n, tests):
-    "What is wrong with the check of one exercise."
-    solution = rf'\*\*{n}\.\*\*.*?<details><summary>Solution</summary>.*?```python\n(.*?)```'
-    found = re.search(solution, text, re.S)
-    if not found:
-        yield 'no folded solution with code'
-        return
-    own = dict(space)
-    exec(found[1], own)
-    answer = own.get(f'answer_{n}')
-    if answer is None:
-        yield f'the solution sets no answer_{n}'
-        return
-    if check(n) != NO_ANSWER or space.get(f'answer_{n}', 0) is not None:
-        yield 'it should start without an answer, and say so'
-    if check(n, answer) != RIGHT:
-        yield f'its solution is refused: {check(n, answer)}'
-    for a in wrong_answers(answer):
-        if check(n, a) in (RIGHT, NO_ANSWER) or not check(n, a).strip():
-            yield f'no hint for {a!r}'
-    for _, hint in tests:
-        for t in tokens(hint):
-            if check(n, t) == RIGHT:
-                yield f'the hint gives it away: {hint!r} holds {t!r}'
-
-
-for n, tests in check.tests.items():
-    wrong += [f'exercise {n}: {what}' for what in faults(n, tests)]
-print('RESULT' + json.dumps([len(check.tests), wrong]))
-'''
 
 
 def read(path):
@@ -118,21 +50,8 @@ def test_asks_before_it_shows(path):
 
 @pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
 def test_checks(path):
-    """Wrong answers get a hint, the solution passes, no hint gives it away.
-
-    In a process of its own, as the walkthrough would run.
-    """
-    env = os.environ | {'OMP_NUM_THREADS': '1', 'TQDM_DISABLE': '1', 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, '-c', RUN, str(path)],
-        capture_output=True,
-        text=True,
-        timeout=1200,
-        cwd=path.parent,
-        env=env,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    count, wrong = json.loads(done.stdout.split('RESULT')[-1])
+    "Its code runs; wrong answers get a hint, the solution passes, and no hint gives it away."
+    count, wrong = call(try_checks, path, folder=path.parent)
     assert 3 <= count <= 5 and wrong == []
 
 

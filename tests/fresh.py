@@ -1,0 +1,61 @@
+"""Calls in a fresh process that need not wait for PyTorch: it is forked from one that has imported it."""
+
+import multiprocessing
+import os
+import tempfile
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+IMPORTED = ['IPython', 'nbdev.test', 'plotly.graph_objects', 'ipywidgets', 'timm', 'torch']
+QUIET = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg')
+
+
+def _context():
+    "Forks of a server where the system has them; elsewhere every process begins from nothing."
+    if 'forkserver' not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context('spawn')
+    found = multiprocessing.get_context('forkserver')
+    found.set_forkserver_preload(IMPORTED)
+    return found
+
+
+CONTEXT = _context()
+
+
+def _call(function, args, folder, log, pipe):
+    "In the new process: what `function` returns goes through the pipe, all that is printed into the log."
+    with open(log, 'w') as file:
+        for number in (1, 2):
+            os.dup2(file.fileno(), number)
+    os.environ.update(QUIET)
+    os.chdir(folder)
+    import torch
+
+    torch.set_num_threads(1)
+    try:
+        pipe.send([function(*args)])
+    except BaseException:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+
+
+def call(function, *args, folder: Path, timeout: float = 900):
+    "`function(*args)` in a fresh process whose working folder is `folder`; what it printed where it fails."
+    ours, theirs = CONTEXT.Pipe(duplex=False)
+    found = []
+    with tempfile.TemporaryDirectory() as temporary:
+        log = Path(temporary) / 'said'
+        process = CONTEXT.Process(target=_call, args=(function, args, str(folder), str(log), theirs))
+        process.start()
+        theirs.close()
+        late = not ours.poll(timeout)
+        with suppress(EOFError):  # it ended without an answer
+            found = [] if late else ours.recv()
+        if late:
+            process.kill()
+        process.join(30)
+        said = log.read_text(errors='replace') if log.exists() else ''
+    assert not late, f'took more than {timeout} s\n{said[-4000:]}'
+    assert found and process.exitcode == 0, said[-5000:]
+    return found[0]

@@ -1,0 +1,74 @@
+"""Runs a walkthrough's code, then tries the checks of its exercises."""
+
+import ast
+import json
+import re
+from contextlib import suppress
+from pathlib import Path
+
+
+def _cells(path: Path) -> tuple[list[str], list[str]]:
+    "Prose and code of a notebook; cells that are not to be evaluated are left out."
+    prose, code = [], []
+    for cell in json.loads(path.read_text(encoding='utf-8'))['cells']:
+        source = ''.join(cell['source'])
+        if cell['cell_type'] == 'markdown':
+            prose.append(source)
+        elif not re.search(r'^#\|\s*eval:\s*false', source, re.M):
+            code.append(source)
+    return prose, code
+
+
+def _tokens(hint: str):
+    "Everything in a hint that could be taken for an answer."
+    for found in re.findall(r'[\[(][^\])]*[\])]|[\w.+-]*\w', hint):
+        yield found
+        with suppress(ValueError, SyntaxError):
+            yield ast.literal_eval(found)
+
+
+def _wrong_answers(answer):
+    yield from ('', 'nonsense', -12345.678, 1e9, float('nan'), [], {}, object(), lambda *a, **k: None)
+    if isinstance(answer, (int, float)) or hasattr(answer, 'item'):
+        yield from (2 * float(answer) + 1, -float(answer) - 1)
+
+
+def _faults(n: int, tests: list, space: dict, text: str):
+    "What is wrong with the check of one exercise."
+    from ofa_learn.exercises import NO_ANSWER, RIGHT
+
+    check = space['check']
+    solution = rf'\*\*{n}\.\*\*.*?<details><summary>Solution</summary>.*?```python\n(.*?)```'
+    found = re.search(solution, text, re.S)
+    if not found:
+        yield 'no folded solution with code'
+        return
+    own = dict(space)
+    exec(found[1], own)
+    answer = own.get(f'answer_{n}')
+    if answer is None:
+        yield f'the solution sets no answer_{n}'
+        return
+    if check(n) != NO_ANSWER or space.get(f'answer_{n}', 0) is not None:
+        yield 'it should start without an answer, and say so'
+    if check(n, answer) != RIGHT:
+        yield f'its solution is refused: {check(n, answer)}'
+    for a in _wrong_answers(answer):
+        if check(n, a) in (RIGHT, NO_ANSWER) or not check(n, a).strip():
+            yield f'no hint for {a!r}'
+    for _, hint in tests:
+        for t in _tokens(hint):
+            if check(n, t) == RIGHT:
+                yield f'the hint gives it away: {hint!r} holds {t!r}'
+
+
+def try_checks(path: Path) -> tuple[int, list[str]]:
+    "How many exercises a walkthrough has, and what is wrong with them."
+    prose, code = _cells(path)
+    space = {'__name__': '__main__'}
+    for source in code:
+        exec(source, space)
+    wrong = []
+    for n, tests in space['check'].tests.items():
+        wrong += [f'exercise {n}: {what}' for what in _faults(n, tests, space, '\n'.join(prose))]
+    return len(space['check'].tests), wrong
