@@ -7,6 +7,7 @@ __all__ = ['ConvExit', 'PatchMerging', 'TokenExit', 'ExitBranches', 'exit_costs'
 
 # %% ../nbs/course/30_branches.ipynb #f9852390
 import math
+from collections.abc import Iterable
 
 import torch
 import torch.nn as nn
@@ -52,8 +53,9 @@ class ConvExit(nn.Module):
         super().__init__()
         n = _num_halvings(stage, last)
         widths = [stage.channels * 2**i for i in range(n)] + [width]
-        blocks = [_halving(a, b) for a, b in zip(widths, widths[1:])] or [nn.Conv2d(stage.channels, width, 1)]
-        self.body, self.head = nn.Sequential(*blocks), nn.Linear(width, num_classes)
+        blocks: list[nn.Module] = [_halving(a, b) for a, b in zip(widths, widths[1:])]
+        self.body = nn.Sequential(*(blocks or [nn.Conv2d(stage.channels, width, 1)]))
+        self.head = nn.Linear(width, num_classes)
 
     def forward(self, feature: torch.Tensor) -> torch.Tensor:
         "A map (B, C, H, W), or a pair of it and prefix tokens, which are left out → (B, K)"
@@ -93,20 +95,19 @@ class TokenExit(nn.Module):
         class_token: bool = False,  # read the first of them rather than the mean
     ):
         super().__init__()
-        n, c = _num_mergings(stage), stage.channels
+        n = _num_mergings(stage)
+        c = stage.channels
         self.merge = nn.Sequential(
             *[PatchMerging(c if i == 0 else width, width, activate=n < 2 or i < n - 1) for i in range(n)]
         )
         unmapped = c != width and (n == 0 or prefix)  # tokens whose width no merging maps
         self.align = nn.Linear(c, width) if unmapped else nn.Identity()
         heads = math.gcd(width, 4)
-        self.blocks = nn.Sequential(
-            *[
-                Block(width, heads, mlp_ratio=4.0, qkv_bias=False)
-                for _ in range(max(num_stages - stage.number, 1))
-            ]
-        )
-        self.head, self.class_token = nn.Linear(width, num_classes), class_token
+        depth = max(num_stages - stage.number, 1)
+        blocks = [Block(width, heads, mlp_ratio=4.0, qkv_bias=False) for _ in range(depth)]
+        self.blocks = nn.Sequential(*blocks)
+        self.head = nn.Linear(width, num_classes)
+        self.class_token = class_token
 
     def forward(self, feature) -> torch.Tensor:
         "A map (B, C, H, W), or a pair of it and prefix tokens (B, P, C) → (B, K)"
@@ -116,9 +117,10 @@ class TokenExit(nn.Module):
         if prefix is not None:
             x = torch.cat([self.align(prefix), x], 1)
         x = self.blocks(x)
-        return self.head(
-            x[:, 0] if self.class_token else x[:, 0 if prefix is None else prefix.shape[1] :].mean(1)
-        )
+        if self.class_token:
+            return self.head(x[:, 0])
+        first = 0 if prefix is None else prefix.shape[1]
+        return self.head(x[:, first:].mean(1))
 
 # %% ../nbs/course/30_branches.ipynb #06b47f06
 def _init(m: nn.Module) -> None:
@@ -134,28 +136,52 @@ def _init(m: nn.Module) -> None:
 
 # %% ../nbs/course/30_branches.ipynb #21026816
 class ExitBranches(nn.Module):
-    "An exit for each chosen stage of a student; training only (Hao et al., 2023, Sec. 3.2)."
+    """An exit for each chosen stage of a student, which turns its features into logits; for training only.
+
+    Maps go through strided convolutions, tokens through patch mergings and Transformer blocks. Called with
+    the chosen stages' features, maps (B, C, H, W) or pairs of a map and prefix tokens (B, P, C), it gives
+    logits (E, B, K), the exit nearest to the image first.
+
+    Args:
+        taps: the student's, from `find_taps`.
+        num_classes: K, the width of the logits.
+        teacher_width: d_t, the width of the teacher's pooled features; 0 when unknown. Exits of maps are
+            as wide as the wider of the two.
+        stages: the number of a stage that gets an exit, or several; default all.
+    Raises:
+        ValueError: stages that the student does not have, or names twice.
+        TypeError: stages that are no whole numbers.
+    Example:
+        >>> from ofa_learn.models import find_taps, make_model, tapped_forward
+        >>> student = make_model('micro_vit')
+        >>> taps = find_taps(student, (1, 8, 8))
+        >>> exits = ExitBranches(taps, num_classes=10, stages=(2, 4))
+        >>> features = tapped_forward(student, torch.zeros(3, 1, 8, 8), taps, stages=(2, 4)).stages
+        >>> exits(features).shape
+        torch.Size([2, 3, 10])
+    Source:
+        Hao et al., 2023, Sec. 3.2.
+    """
 
     def __init__(
         self,
-        taps: Taps,  # the student's, from `find_taps`
-        num_classes: int,  # K
-        teacher_width: int = 0,  # d_t, the width of the teacher's pooled features; 0 when unknown
-        stages=None,  # numbers of the stages that get an exit; default all
+        taps: Taps,
+        num_classes: int,
+        teacher_width: int = 0,
+        stages: int | Iterable[int] | None = None,
     ):
         super().__init__()
         self.stages = check_stages(stages, taps)
         chosen = [s for s in taps.stages if s.number in self.stages]
-        if taps.kind == 'maps':
-            exits = [
-                ConvExit(s, taps.stages[-1], max(taps.width, teacher_width), num_classes) for s in chosen
-            ]
-        else:
-            exits = [
-                TokenExit(s, len(taps.stages), taps.width, num_classes, taps.prefix, taps.class_token)
-                for s in chosen
-            ]
-        self.exits = nn.ModuleList(exits)
+        self.exits = nn.ModuleList()
+        for s in chosen:
+            if taps.kind == 'maps':
+                width = max(taps.width, teacher_width)
+                exit: nn.Module = ConvExit(s, taps.stages[-1], width, num_classes)
+            else:
+                prefix = taps.prefix, taps.class_token
+                exit = TokenExit(s, len(taps.stages), taps.width, num_classes, *prefix)
+            self.exits.append(exit)
         self.apply(_init)
 
     def forward(self, features: list) -> torch.Tensor:
@@ -172,8 +198,10 @@ def exit_costs(
     stages=None,  # default all
 ) -> list[dict]:  # for each exit: stage, params, flops an image
     "Parameters and floating-point operations of each exit, for choosing stages (Hao et al., 2023, Table 3)."
-    rows, branches = [], ExitBranches(taps, num_classes, teacher_width, stages).eval()
-    for s, exit in zip((s for s in taps.stages if s.number in branches.stages), branches.exits):
+    branches = ExitBranches(taps, num_classes, teacher_width, stages).eval()
+    chosen = [s for s in taps.stages if s.number in branches.stages]
+    rows = []
+    for s, exit in zip(chosen, branches.exits):
         f = torch.zeros(1, s.channels, s.height, s.width)
         feature = (f, torch.zeros(1, taps.prefix, s.channels)) if taps.prefix else f
         rows.append(dict(stage=s.number, params=count_params(exit), flops=count_flops(exit, feature)))

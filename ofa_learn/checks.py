@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV2, ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from .losses import check_choice, check_weight
+from .arguments import check_choice, check_weight
 from .models import blank_image, evaluating, make_model
 
 # %% ../nbs/internals/48_checks.ipynb #5e0a71c4
@@ -54,7 +54,7 @@ def image_facts(
     if input_size is None:
         raise ValueError("input_size: give the images' (C, H, W), or data=, so that the models can be probed")
     size = tuple(input_size) if hasattr(input_size, '__iter__') else (input_size,)
-    if len(size) != 3 or not all(isinstance(n, Integral) and n > 0 for n in size):
+    if len(size) != 3 or not all(isinstance(n, Integral) and int(n) > 0 for n in size):
         raise ValueError(f'input_size: expected (C, H, W), whole numbers above 0, got {input_size!r}')
     if input_norm is not None:
         check_norm('input_norm', input_norm, size[0])
@@ -169,7 +169,7 @@ def method_options(
     for c in cls.__mro__:
         if '__init__' not in vars(c):
             continue
-        given = list(inspect.signature(c.__init__).parameters.values())[1:]  # without self
+        given = list(inspect.signature(vars(c)['__init__']).parameters.values())[1:]  # without self
         names += [p.name for p in given if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)]
         if not any(p.kind is p.VAR_KEYWORD for p in given):
             break  # hands nothing on

@@ -11,11 +11,10 @@ import difflib
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import timm
 import torch
@@ -34,6 +33,7 @@ from ofa_learn.models import (
     make_model,
     tapped_forward,
 )
+from .watching import watching
 
 # %% ../nbs/course/20_cka.ipynb #1b605e75
 _CHUNK = 4096  # feature columns a product: bounds the extra memory to n·CHUNK numbers
@@ -101,7 +101,8 @@ def hsic_features(
     "HSIC from the features' covariances, without an n × n matrix; equal to `hsic` of their Grams."
     if len(x) != len(y):
         raise ValueError(f'x, y: expected features of the same images, got {len(x)} and {len(y)}')
-    n, (x, y) = len(x), (v.detach().double().reshape(len(v), -1) for v in (x, y))
+    n = len(x)
+    x, y = (v.detach().double().reshape(n, -1) for v in (x, y))
     _check_estimator(estimator, n)
     x, y = x - x.mean(0), y - y.mean(0)
     total = (x.T @ y).square().sum()
@@ -113,19 +114,15 @@ def hsic_features(
 # %% ../nbs/course/20_cka.ipynb #ce7578d2
 def _stacked(feats, name: str) -> tuple[list[str], list[torch.Tensor]]:
     "Labels and tensors of a dict, a list or one tensor; tensors must hold as many images each."
-    feats = (
-        {'features': feats}
-        if torch.is_tensor(feats)
-        else feats
-        if isinstance(feats, dict)
-        else {str(i): f for i, f in enumerate(feats)}
-    )
+    if torch.is_tensor(feats):
+        feats = {'features': feats}
+    elif not isinstance(feats, dict):
+        feats = {str(i): f for i, f in enumerate(feats)}
     if not feats:
         raise ValueError(f'{name}: no features')
-    if len({len(f) for f in feats.values()}) > 1:
-        raise ValueError(
-            f'{name}: layers with different numbers of images: {sorted({len(f) for f in feats.values()})}'
-        )
+    counts = {len(f) for f in feats.values()}
+    if len(counts) > 1:
+        raise ValueError(f'{name}: layers with different numbers of images: {sorted(counts)}')
     return list(feats), list(feats.values())
 
 
@@ -156,135 +153,16 @@ def cka_matrix(
     estimator: str = 'unbiased',  # or 'biased'
 ) -> torch.Tensor:  # (L1, L2) float64
     "CKA of every layer of `feats_a` with every layer of `feats_b` (Hao et al., 2023, Eq. 3)."
-    (rows, a), (columns, b) = (
-        _stacked(feats_a, 'feats_a'),
-        _stacked(feats_a if feats_b is None else feats_b, 'feats_b'),
-    )
+    rows, a = _stacked(feats_a, 'feats_a')
+    columns, b = _stacked(feats_a if feats_b is None else feats_b, 'feats_b')
     if len(a[0]) != len(b[0]):
         raise ValueError(f'feats_a, feats_b: expected the same images, got {len(a[0])} and {len(b[0])}')
     _check_estimator(estimator, len(a[0]))
-    labels, grams = (
-        rows + ([] if feats_b is None else columns),
-        [gram(f) for f in (a if feats_b is None else a + b)],
-    )
+    labels = rows if feats_b is None else rows + columns
+    grams = [gram(f) for f in (a if feats_b is None else a + b)]
     _check_finite(grams, labels)
     G = torch.stack([_prepared(g, estimator) for g in grams]).flatten(1)  # (L, n²)
     return _divided(G @ G.T, labels)[: len(a), -len(b) :].cpu()
-
-# %% ../nbs/course/20_cka.ipynb #c70e9d91
-def _tensor(out) -> torch.Tensor | None:
-    "The first floating-point tensor in a module's output."
-    if torch.is_tensor(out):
-        return out if out.is_floating_point() else None
-    values = out.values() if isinstance(out, dict) else out if isinstance(out, (tuple, list)) else ()
-    return next((t for t in map(_tensor, values) if t is not None), None)
-
-
-class _Along(NamedTuple):
-    "Where a layer keeps its images."
-
-    dim: int  # the dimension that follows the batch
-    times: int = 1  # how many of its entries belong to one image
-    beside: bool = True  # whether an image's entries lie side by side; False: first each image's first, …
-
-
-def _along(
-    two: torch.Tensor | None,  # a layer's output for two images
-    four: torch.Tensor | None,  # for these and two more
-) -> _Along | None:
-    "The dimension that grows with the number of images; None where there is none, or more than one."
-    if two is None or four is None or two.ndim != four.ndim or two.ndim < 2:
-        return None
-    grown = [d for d, (a, b) in enumerate(zip(two.shape, four.shape)) if a != b]
-    if len(grown) != 1:
-        return None
-    dim, times = grown[0], two.shape[grown[0]] // 2
-    if (two.shape[dim], four.shape[dim]) != (2 * times, 4 * times):
-        return None
-    two, four = two.movedim(dim, 0).float(), four.movedim(dim, 0).float()
-    beside = (four[: 2 * times] - two).abs().sum()
-    apart = (four.unflatten(0, (times, 4))[:, :2] - two.unflatten(0, (times, 2))).abs().sum()
-    return _Along(dim, times, bool(beside <= apart))
-
-# %% ../nbs/course/20_cka.ipynb #b8a1c6f4
-def _rows(
-    out: torch.Tensor | None,  # a layer's output for n images
-    n: int,  # how many
-    where: _Along | None,  # from `_along`
-) -> torch.Tensor | None:  # (n, …)
-    "A row an image, wherever the layer keeps them; None where it does not."
-    if out is None or where is None or out.ndim <= where.dim or out.shape[where.dim] != n * where.times:
-        return None
-    out = out.movedim(where.dim, 0)
-    if not where.beside:
-        out = out.unflatten(0, (where.times, n)).transpose(0, 1)
-    return out.reshape(n, -1)
-
-
-def _few(given, n: int, size: int):
-    "What a model was called with for n images, for `size` of them."
-    if torch.is_tensor(given):
-        of_images = given.ndim > 0 and len(given) == n
-        return given[torch.arange(size, device=given.device) % n] if of_images else given
-    if isinstance(given, dict):
-        return {k: _few(v, n, size) for k, v in given.items()}
-    return type(given)(_few(v, n, size) for v in given) if isinstance(given, (tuple, list)) else given
-
-# %% ../nbs/course/20_cka.ipynb #8ecec479
-class _Watch:
-    "Keeps the Grams of a model's modules, one batch after another."
-
-    def __init__(self):
-        self.grams, self.where, self.probed, self.n = {}, None, None, 0
-
-    def keep(self, name: str, module: nn.Module, args: tuple, out) -> None:
-        "A hook: a module's output as a Gram, and as it is while the model is probed."
-        kept = self.grams if self.probed is None else self.probed
-        calls = sum(label.split(' (call ')[0] == name for label in kept)
-        label = f'{name} (call {calls + 1})' if calls else name
-        if self.probed is None:
-            found = _rows(_tensor(out), self.n, self.where.get(label))
-            kept[label] = None if found is None else gram(found)
-        else:
-            kept[label] = _tensor(out)
-
-    def probe(self, model: nn.Module, args: tuple, kwargs: dict, size: int) -> dict:
-        "Each module's output for `size` of the images."
-        self.probed = {}
-        with evaluating(model):
-            out = model.forward(*_few(args, self.n, size), **_few(kwargs, self.n, size))
-        self.keep('', model, args, out)
-        found, self.probed = self.probed, None
-        return found
-
-    def begin(self, model: nn.Module, args: tuple, kwargs: dict) -> None:
-        "A hook before each forward; before the first one the images' dimension is found."
-        self.grams.clear()
-        first = _tensor((*args, *kwargs.values()))
-        self.n = 0 if first is None or first.ndim == 0 else len(first)
-        if not self.n:
-            raise ValueError(f'data: {type(model).__name__} was called without images')
-        if self.where is None:
-            two, four = (self.probe(model, args, kwargs, size) for size in (2, 4))
-            self.where = {k: _along(t, four.get(k)) for k, t in two.items()}
-
-
-@contextmanager
-def _watching(
-    model: nn.Module,  # any module
-    names: list[str],  # of its modules, as in `named_modules`
-):
-    """Within: each named module's output is kept, as a Gram, in the dict that is given; None where it gave no rows.
-
-    After: no hook is left.
-    """
-    watch = _Watch()
-    with ExitStack() as stack:
-        stack.callback(model.register_forward_pre_hook(watch.begin, with_kwargs=True).remove)
-        for name in names:
-            hook = partial(watch.keep, name)
-            stack.callback(model.get_submodule(name).register_forward_hook(hook).remove)
-        yield watch.grams
 
 # %% ../nbs/course/20_cka.ipynb #9a8e7bd6
 _SILENT = (nn.Identity, nn.Dropout, nn.Dropout2d, nn.Dropout3d)
@@ -298,15 +176,14 @@ def layer_names(
     named = {k: m for k, m in model.named_modules() if k}
     if layers == 'leaves':
         return [k for k, m in named.items() if not any(m.children()) and not isinstance(m, _SILENT)] or ['']
-    out = []
+    out: list[str] = []
     for p in [layers] if isinstance(layers, str) else layers:
         fits = re.compile('[^.]*'.join(map(re.escape, p.split('*')))).fullmatch
         found = [k for k in named if fits(k)]
         if not found:
             near = difflib.get_close_matches(p.replace('*', '0'), named, 3, 0.3)
-            raise ValueError(
-                f'layers: no module fits {p!r}' + (f'; did you mean {", ".join(near)}?' if near else '')
-            )
+            meant = f'; did you mean {", ".join(near)}?' if near else ''
+            raise ValueError(f'layers: no module fits {p!r}{meant}')
         out += [k for k in found if k not in out]
     return out
 
@@ -314,8 +191,9 @@ def layer_names(
 @contextmanager
 def _by_name(model, layers):
     "A function of a batch → {layer: Gram}, by hooks."
-    names, strict = layer_names(model, layers), layers != 'leaves'
-    with _watching(model, names) as grams:
+    names = layer_names(model, layers)
+    strict = layers != 'leaves'
+    with watching(model, names, gram) as grams:
 
         def read(x):
             model(x)
@@ -325,24 +203,26 @@ def _by_name(model, layers):
             found = {k: g for k, g in grams.items() if g is not None}
             if not found:
                 raise ValueError(f'layers: {type(model).__name__} gives no features with a row an image')
-            return (
-                {k: found[k] for k in sorted(found, key=lambda k: names.index(k.split(' (call ')[0]))}
-                if strict
-                else found
-            )
+            if not strict:
+                return found
+            in_order = sorted(found, key=lambda k: names.index(k.split(' (call ')[0]))
+            return {k: found[k] for k in in_order}
 
         yield read
 
-
+# %% ../nbs/course/20_cka.ipynb #3d41dbfb
 @contextmanager
 def _by_taps(model, _):
     "A function of a batch → {stage: Gram}, by the taps that the exits use."
 
+    taps = None
+
     def read(x):
-        if not hasattr(read, 'taps'):
-            read.taps = find_taps(model, tuple(x.shape[1:]))
-        stages = tapped_forward(model, x, read.taps).stages
-        return {f'stage {s.number}': gram(as_map(f)) for s, f in zip(read.taps.stages, stages)}
+        nonlocal taps
+        if taps is None:
+            taps = find_taps(model, tuple(x.shape[1:]))
+        stages = tapped_forward(model, x, taps).stages
+        return {f'stage {s.number}': gram(as_map(f)) for s, f in zip(taps.stages, stages)}
 
     yield read
 
@@ -350,16 +230,19 @@ def _by_taps(model, _):
 def _reader(model: nn.Module, layers):
     "The way to read a model's layers; by default its taps, or its leaves where it has none."
     if layers is None:
-        layers = (
-            'taps' if hasattr(model, 'forward_intermediates') and hasattr(model, 'forward_head') else 'leaves'
-        )
+        can_tap = hasattr(model, 'forward_intermediates') and hasattr(model, 'forward_head')
+        layers = 'taps' if can_tap else 'leaves'
     return (_by_taps if layers == 'taps' else _by_name)(model, layers)
 
 # %% ../nbs/course/20_cka.ipynb #670d8a16
 def _normed(data, norm, batch_size, device):
-    "Any data set → (input, marks) batches; marks (row numbers, or labels) tell whether two sets go side by side."
+    """Any data set → (input, marks) batches.
+
+    The marks, row numbers or labels, tell whether two sets go side by side.
+    """
     if isinstance(data, Splits):
-        data, norm = data.valid, norm or data.norm
+        norm = norm or data.norm
+        data = data.valid
     if isinstance(data, ImageData):
         if norm is None:
             raise ValueError(
@@ -376,25 +259,27 @@ def _normed(data, norm, batch_size, device):
             raise TypeError(
                 f'data: expected batches that are tensors or start with one, got {type(b).__name__}'
             )
-        yield parts[0].to(device), parts[-1] if len(parts) > 1 and torch.is_tensor(parts[-1]) else None
+        marked = len(parts) > 1 and torch.is_tensor(parts[-1])
+        yield parts[0].to(device), parts[-1] if marked else None
 
 # %% ../nbs/course/20_cka.ipynb #b5a18ba2
+def _joined(held, x, m):
+    "Two batches as one; without marks where either has none."
+    marks = None if m is None or held[1] is None else torch.cat([held[1], m])
+    return torch.cat([held[0], x]), marks
+
+
 def _fours(batches):
     "The batches, one with fewer than four images joined to the one before it."
     held = None
     for x, m in batches:
-        if held is not None and len(x) >= 4 and len(held[0]) >= 4:
+        if held is None:
+            held = x, m
+        elif len(x) >= 4 and len(held[0]) >= 4:
             yield held
-            held = (x, m)
+            held = x, m
         else:
-            held = (
-                (x, m)
-                if held is None
-                else (
-                    torch.cat([held[0], x]),
-                    None if m is None or held[1] is None else torch.cat([held[1], m]),
-                )
-            )
+            held = _joined(held, x, m)
     if held is None:
         raise ValueError('data: no images')
     if len(held[0]) < 4:
@@ -402,18 +287,23 @@ def _fours(batches):
     yield held
 
 # %% ../nbs/course/20_cka.ipynb #e6f3720d
+def _shuffles(data) -> bool:
+    "Whether a data set is a loader that shuffles."
+    sampler = getattr(data, 'sampler', None)
+    random = isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler))
+    return random or bool(getattr(sampler, 'shuffle', False))
+
+
 def _together(sets: dict, norm, batch_size, device):
     "For each step a dict of inputs, one a data set; a `ValueError` where the sets part."
-    for name, data in sets.items() if len(sets) > 1 else ():
-        sampler = getattr(data, 'sampler', None)
-        if isinstance(sampler, (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)) or getattr(
-            sampler, 'shuffle', False
-        ):
+    for name, data in sets.items():
+        if len(sets) > 1 and _shuffles(data):
             raise ValueError(
-                f'data: the loader for {name} shuffles, and all networks must see the same images in the same '
-                'order; give it shuffle=False, or one loader for all of them'
+                f'data: the loader for {name} shuffles, and all networks must see the same images in the '
+                'same order; give it shuffle=False, or one loader for all of them'
             )
-    end, streams = (None, None), {k: _fours(_normed(d, norm, batch_size, device)) for k, d in sets.items()}
+    streams = {k: _fours(_normed(d, norm, batch_size, device)) for k, d in sets.items()}
+    end = (None, None)
     while True:
         step = {k: next(s, end) for k, s in streams.items()}
         sizes = {k: 0 if x is None else len(x) for k, (x, _) in step.items()}
@@ -427,6 +317,13 @@ def _together(sets: dict, norm, batch_size, device):
         yield {k: x for k, (x, _) in step.items()}
 
 # %% ../nbs/course/20_cka.ipynb #f9b16d21
+def _as_csv(rows: list[list[str]]) -> str:
+    "A table as text, its cells separated by commas."
+    out = io.StringIO()
+    csv.writer(out, lineterminator='\n').writerows(rows)
+    return out.getvalue()
+
+
 @dataclass
 class Similarity:
     "CKA of every layer of one network with every layer of another."
@@ -440,24 +337,23 @@ class Similarity:
 
     def csv(self) -> str:
         "A table with a header, one row a layer."
-        out = io.StringIO()
-        csv.writer(out, lineterminator='\n').writerows(
-            [
-                ['', *self.columns],
-                *([r, *(f'{v:.6f}' for v in line)] for r, line in zip(self.rows, self.matrix.tolist())),
-            ]
-        )
-        return out.getvalue()
+        table = [['', *self.columns]]
+        for row, line in zip(self.rows, self.matrix.tolist()):
+            table.append([row, *(f'{v:.6f}' for v in line)])
+        return _as_csv(table)
 
     def profile(self) -> list[float]:
-        "CKA at like depths: each layer of the first network with the one at the same share of the second's depth."
+        """CKA at like depths.
+
+        Each layer of the first network stands beside the one at the same share of the second's depth.
+        """
         m, n = self.matrix.shape
         return [self.matrix[i, round(i * (n - 1) / max(m - 1, 1))].item() for i in range(m)]
 
 # %% ../nbs/course/20_cka.ipynb #b89c1d57
 def _piled(readers: dict, inputs: dict, labels: dict) -> list[torch.Tensor]:
     "One batch's Grams of every layer of every model; the first batch fixes the layers."
-    grams = {}
+    grams: dict[tuple[str, str], torch.Tensor] = {}
     for name, read in readers.items():
         got = read(inputs[name] if name in inputs else inputs[''])
         if labels.setdefault(name, list(got)) != list(got):
@@ -469,7 +365,8 @@ def _piled(readers: dict, inputs: dict, labels: dict) -> list[torch.Tensor]:
 # %% ../nbs/course/20_cka.ipynb #ebb3098e
 def cka_all(
     models: dict[str, nn.Module],  # networks by a name of your choice
-    data,  # images: Splits (their validation part), ImageData, a normalised tensor, batches; or a dict of these by model
+    # images: Splits (their validation part), ImageData, a normalised tensor, batches; or a dict of these
+    data,
     layers=None,  # see `layer_names`, or 'taps'; or a dict of these by model
     estimator: str = 'unbiased',  # or 'biased'
     batch_size: int = 256,  # images a batch, where `data` is not in batches already
@@ -477,45 +374,40 @@ def cka_all(
     device=None,  # default: where each model is
     progress: bool = True,  # a bar over batches
 ) -> dict[tuple[str, str], Similarity]:
-    "CKA of every pair of networks, each with itself too, from one pass of each (Hao et al., 2023, Fig. 1; sums over batches as Nguyen et al., 2021)."
+    """CKA of every pair of networks, each with itself too, from one pass of each (Hao et al., 2023, Fig. 1).
+
+    The sums run over batches as in Nguyen et al., 2021.
+    """
     _check_estimator(estimator, batch_size)
     if not models:
         raise ValueError('models: expected at least one')
-    sets, layers = (
-        data if isinstance(data, dict) else {'': data},
-        layers if isinstance(layers, dict) else dict.fromkeys(models, layers),
-    )
     if isinstance(data, dict) and set(data) != set(models):
         raise ValueError(f'data: expected a set for each of {", ".join(models)}, got {", ".join(data)}')
+    sets = data if isinstance(data, dict) else {'': data}
+    of_model = layers if isinstance(layers, dict) else dict.fromkeys(models, layers)
     device = device or next((p.device for m in models.values() for p in m.parameters()), 'cpu')
-    total, images, batches, labels = 0.0, 0, 0, {}
+    total, images, batches = torch.zeros(()), 0, 0
+    labels: dict[str, list[str]] = {}
     with ExitStack() as stack:
         for m in models.values():
             stack.enter_context(evaluating(m.to(device)))
-        readers = {k: stack.enter_context(_reader(m, layers.get(k))) for k, m in models.items()}
-        for inputs in tqdm(
-            _together(sets, norm, batch_size, device),
-            disable=not progress,
-            unit='batch',
-            leave=False,
-            desc='CKA',
-        ):
+        readers = {k: stack.enter_context(_reader(m, of_model.get(k))) for k, m in models.items()}
+        steps = _together(sets, norm, batch_size, device)
+        for inputs in tqdm(steps, disable=not progress, unit='batch', leave=False, desc='CKA'):
             n = len(next(iter(inputs.values())))
-            G = torch.stack([_prepared(g, estimator) for g in _piled(readers, inputs, labels)]).flatten(
-                1
-            )  # (L, n²)
-            total, images, batches = (
-                total + n * (G @ G.T),
-                images + n,
-                batches + 1,
-            )  # a batch weighs as its images
+            grams = [_prepared(g, estimator) for g in _piled(readers, inputs, labels)]
+            G = torch.stack(grams).flatten(1)  # (L, n²)
+            total = n * (G @ G.T) + total.to(G)  # a batch weighs as its images
+            images += n
+            batches += 1
     return _pairs(total.cpu(), labels, images, batches, estimator)
 
 # %% ../nbs/course/20_cka.ipynb #5fb72289
-def _pairs(S, labels: dict, images: int, batches: int, estimator: str) -> dict:
+def _pairs(S: torch.Tensor, labels: dict, images: int, batches: int, estimator: str) -> dict:
     "The sums of all layers with all → a `Similarity` for each pair of models."
     names = [f'{m}: {k}' for m, ks in labels.items() for k in ks]
-    S, at, start = _divided(S, names), {}, 0
+    S = _divided(S, names)
+    at, start = {}, 0
     for m, ks in labels.items():
         at[m] = slice(start, start := start + len(ks))
     return {
@@ -526,52 +418,95 @@ def _pairs(S, labels: dict, images: int, batches: int, estimator: str) -> dict:
 
 # %% ../nbs/course/20_cka.ipynb #924483d0
 def cka(
-    model_a: nn.Module,  # any module that takes a batch of images
-    model_b: nn.Module,  # another, or the same
-    data,  # see `cka_all`
-    layers=None,  # of both; see `layer_names`, or 'taps'
-    layers_b=None,  # of `model_b`, where they differ
-    data_b=None,  # the same images prepared for `model_b`, where they differ
-    estimator: str = 'unbiased',  # or 'biased'
-    batch_size: int = 256,  # images a batch
-    **options,  # norm, device, progress: see `cka_all`
+    model_a: nn.Module,
+    model_b: nn.Module,
+    data,
+    layers=None,
+    layers_b=None,
+    data_b=None,
+    estimator: str = 'unbiased',
+    batch_size: int = 256,
+    *,
+    norm=None,
+    device=None,
+    progress: bool = True,
 ) -> Similarity:
-    "CKA of every layer of `model_a` with every layer of `model_b`, streamed over `data` (Hao et al., 2023, Eq. 3)."
+    """How alike two networks see the same images: CKA of every layer of one with every layer of the other.
+
+    Every layer's output becomes its Gram matrix the moment it appears, so the memory does not grow with the
+    number of images. The networks are in eval mode meanwhile, and then as they were.
+
+    Args:
+        model_a: any module that takes a batch of images (B, C, H, W).
+        model_b: another, or the same one.
+        data: the images: `Splits` (their validation part), an `ImageData`, a normalised tensor
+            (N, C, H, W), or batches that are tensors or begin with one. At least 4 images.
+        layers: of both networks: 'taps' (where OFA's exits sit), 'leaves' (every module without parts), a
+            pattern such as 'blocks.*', or a list of patterns; default the taps, or the leaves of a model
+            that has none.
+        layers_b: those of `model_b`, where they differ.
+        data_b: the same images prepared for `model_b`, in the same order, where that differs.
+        estimator: of HSIC, 'unbiased' (Song et al., 2012) or 'biased' (Eq. 4).
+        batch_size: images a batch, where `data` is not in batches already.
+        norm: for an `ImageData`, the (mean, std) that the models expect; that of `Splits` by default.
+        device: where the networks run; default: where they are.
+        progress: whether to show a bar over the batches.
+    Returns:
+        A `Similarity`: `matrix` (L1, L2) in float64 on the CPU, NaN where a layer gives the same for every
+        image; `rows` and `columns`, the layers' names; `images`, `batches`, `estimator`; `csv()` and
+        `profile()`.
+    Raises:
+        ValueError: fewer than 4 images, sets that are not of the same images, a pattern that fits no
+            module, features that are not finite, or an unknown estimator.
+        TypeError: images that are not floating-point tensors.
+    Example:
+        >>> _ = torch.manual_seed(0)
+        >>> cnn, vit = make_model('micro_resnet'), make_model('micro_vit')
+        >>> found = cka(cnn, vit, torch.randn(32, 1, 8, 8), progress=False)
+        >>> found.matrix.shape, found.rows[0]
+        (torch.Size([4, 4]), 'stage 1')
+    Source:
+        Hao et al., 2023, Eq. 3; Kornblith et al., 2019; summed over batches as in Nguyen et al., 2021.
+    """
     layers_b = layers if layers_b is None else layers_b
-    if model_a is model_b and layers == layers_b and data_b is None:
-        return cka_all({'a': model_a}, data, layers, estimator, batch_size, **options)['a', 'a']  # one pass
+    options = dict(norm=norm, device=device, progress=progress)
+    if model_a is model_b and layers == layers_b and data_b is None:  # one pass
+        return cka_all({'a': model_a}, data, layers, estimator, batch_size, **options)['a', 'a']
+    models, of_model = dict(a=model_a, b=model_b), dict(a=layers, b=layers_b)
     sets = data if data_b is None else dict(a=data, b=data_b)
-    return cka_all(
-        dict(a=model_a, b=model_b), sets, dict(a=layers, b=layers_b), estimator, batch_size, **options
-    )['a', 'b']
+    return cka_all(models, sets, of_model, estimator, batch_size, **options)['a', 'b']
 
 # %% ../nbs/course/20_cka.ipynb #09acc02f
 def _as_seen_by(images: ImageData, input_size: tuple[int, int, int]) -> ImageData:
     "The images at a network's (C, H, W): scaled smoothly, grey repeated, colours averaged to grey."
-    (c, h, w), x = input_size, images.images
+    c, h, w = input_size
+    x = images.images
     if tuple(x.shape[1:]) == (c, h, w):
         return images
     if x.shape[2:] != (h, w):
         x = F.interpolate(x.float(), (h, w), mode='bicubic', antialias=True, align_corners=False)
-    if x.shape[1] != c:
-        x = (
-            x.expand(-1, c, -1, -1)
-            if x.shape[1] == 1
-            else x.float().mean(1, keepdim=True).expand(-1, c, -1, -1)
-        )
-    return replace(images, images=x.round().clamp(0, 255).to(torch.uint8) if x.is_floating_point() else x)
+    if x.shape[1] not in (1, c):
+        x = x.float().mean(1, keepdim=True)
+    x = x.expand(-1, c, -1, -1)
+    if x.is_floating_point():
+        x = x.round().clamp(0, 255).to(torch.uint8)
+    return replace(images, images=x)
 
 
 def _built(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
-    "A timm model with random weights that has seen a blank image of `shape`; otherwise a `ValueError` that says what to try."
+    """A timm model with random weights that has seen a blank image of `shape`.
+
+    Otherwise a `ValueError` says what to try.
+    """
     check_model_name(name)
     try:
         model = make_model(name, classes, shape).eval()
         with torch.inference_mode():
             model(torch.zeros(1, *shape))
     except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as e:
+        size = '×'.join(map(str, shape))
         raise ValueError(
-            f'{name}: does not take images of {"×".join(map(str, shape))} ({e}); try another size, such as 224'
+            f'{name}: does not take images of {size} ({e}); try another size, such as 224'
         ) from e
     return model
 
@@ -579,12 +514,15 @@ def _built(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module:
 def _load_network(
     name: str,  # a timm model, or a .safetensors file of `save_model`
     images: ImageData,  # what it will look at
-    pretrained: bool = False,  # timm's published weights, with their size and normalisation; otherwise random weights
+    pretrained: bool = False,  # timm's published weights, with their size and normalisation; else random ones
     size: int | None = None,  # pixels a side, for random weights; default: the images' own
     seed: int = 0,  # of random weights
 ) -> tuple[nn.Module, Norm, tuple[int, int, int]]:
-    "A network in eval mode, the normalisation and the (C, H, W) it expects; `ValueError` where it cannot see such images."
-    norm, shape = channel_norm(images.images), tuple(images.images.shape[1:])
+    """A network in eval mode, the normalisation and the (C, H, W) it expects.
+
+    A `ValueError` where it cannot see such images.
+    """
+    norm = channel_norm(images.images)
     if name.endswith('.safetensors'):
         model, about = load_model(name)
         return model, Norm(*about['norm']) if about['norm'] else norm, about['input_size']
@@ -594,53 +532,88 @@ def _load_network(
             raise ValueError(
                 f'pretrained: timm has no weights for {name!r}; leave pretrained out for random ones'
             )
+        c, h, w = cfg.input_size
         return (
             timm.create_model(name, pretrained=True).eval(),
             Norm(tuple(cfg.mean), tuple(cfg.std)),
-            tuple(cfg.input_size),
+            (c, h, w),
         )
-    shape = (shape[0], size, size) if size else shape
+    c, h, w = images.image_size
+    shape = (c, size, size) if size else (c, h, w)
     torch.manual_seed(seed)
     return _built(name, len(images.classes), shape), norm, shape
 
 # %% ../nbs/course/20_cka.ipynb #580b5229
 def compare(
-    names: list[str],  # timm models or .safetensors files; one named twice gets another seed
-    source='digits',  # what `load_data` takes
-    layers=None,  # see `layer_names`, or 'taps'
-    images: int = 512,  # at most so many, spread evenly
-    pretrained: bool = False,  # see `_load_network`
-    size: int | None = None,  # see `_load_network`
-    **options,  # estimator, batch_size, device, progress: see `cka_all`
+    names: Sequence[str],
+    source='digits',
+    layers=None,
+    images: int = 512,
+    pretrained: bool = False,
+    size: int | None = None,
+    *,
+    estimator: str = 'unbiased',
+    batch_size: int = 256,
+    device=None,
+    progress: bool = True,
 ) -> tuple[dict[tuple[str, str], Similarity], ImageData]:
-    "CKA of every pair of named networks over images from anywhere, and these images."
+    """CKA of every pair of networks that are named, over images from anywhere, and these images.
+
+    Each network gets the images at its own size and normalisation.
+
+    Args:
+        names: timm models, or .safetensors files of `save_model`; one named twice gets another seed.
+        source: what `load_data` takes: 'digits', an .npz file, a folder, a pair of arrays.
+        layers: of every network, as in `cka`: 'taps', 'leaves', or patterns.
+        images: at most so many, spread evenly over the set; at least 4.
+        pretrained: timm's published weights, at their size and normalisation; otherwise random weights.
+        size: pixels a side, for random weights; default: the images' own, and 224 for a folder.
+        estimator: of HSIC, 'unbiased' or 'biased'.
+        batch_size: images a batch.
+        device: where the networks run; default: the CPU.
+        progress: whether to show a bar over the batches.
+    Returns:
+        A `Similarity` for each pair of names, each with itself too, and the `ImageData` that they saw.
+    Raises:
+        ValueError: no names, fewer than 4 images, a name that timm does not know or has no weights for, or
+            a network that does not take such images.
+    Example:
+        >>> pairs, seen = compare(['micro_resnet', 'micro_vit'], images=40, progress=False)
+        >>> pairs['micro_resnet', 'micro_vit'].matrix.shape, len(seen)
+        (torch.Size([4, 4]), 40)
+    Source:
+        Hao et al., 2023, Fig. 1.
+    """
     if not names:
         raise ValueError('names: expected at least one model')
     if images < 4:
         raise ValueError(f'images: expected at least 4, got {images}')
     read, folder = _reads(source, images)
     first = read(size or 224)
-    models, sets, sizes = {}, {}, {first.images.shape[-1]: first}
+    models, sets = {}, {}
+    sizes = {first.images.shape[-1]: first}
     for i, name in enumerate(names):
-        seed = names[:i].count(name)
+        seed = list(names[:i]).count(name)
         key = f'{name} ({seed + 1})' if seed else name
         models[key], norm, shape = _load_network(name, first, pretrained, size, seed)
         if folder and shape[-1] not in sizes:
             sizes[shape[-1]] = read(shape[-1])  # each at its own size, from the files
         seen = _as_seen_by(sizes.get(shape[-1], first), shape)
-        sets[key] = Batches(
-            seen, norm, options.get('batch_size', 256), device=options.get('device') or 'cpu'
-        ).plain()
+        sets[key] = Batches(seen, norm, batch_size, device=device or 'cpu').plain()
+    options = dict(estimator=estimator, batch_size=batch_size, device=device, progress=progress)
     return cka_all(models, sets, layers, **options), first
 
 # %% ../nbs/course/20_cka.ipynb #dcea3f3c
 def _reads(source, images: int):
     "A function of a size → the images, and whether they come from a folder."
     folder = isinstance(source, (str, Path)) and Path(source).is_dir()
-    classes = sum(p.is_dir() and not p.name.startswith('.') for p in Path(source).iterdir()) if folder else 0
+    classes = 0
+    if folder:
+        classes = sum(p.is_dir() and not p.name.startswith('.') for p in Path(source).iterdir())
 
     def read(size):
-        d = load_data(source, **(dict(size=size, per_class=-(-images // max(classes, 1))) if folder else {}))
+        options = dict(size=size, per_class=-(-images // max(classes, 1))) if folder else {}
+        d = load_data(source, **options)
         n = min(images, len(d))
         return d.take(torch.arange(n) * len(d) // n)
 
@@ -649,14 +622,8 @@ def _reads(source, images: int):
 
 def table_csv(pairs: dict[tuple[str, str], Similarity]) -> str:
     "All pairs as one long table: model_a, layer_a, model_b, layer_b, cka."
-    out = io.StringIO()
-    lines = (
-        [a, r, b, c, f'{v:.6f}']
-        for (a, b), s in pairs.items()
-        for r, row in zip(s.rows, s.matrix.tolist())
-        for c, v in zip(s.columns, row)
-    )
-    csv.writer(out, lineterminator='\n').writerows(
-        [['model_a', 'layer_a', 'model_b', 'layer_b', 'cka'], *lines]
-    )
-    return out.getvalue()
+    table = [['model_a', 'layer_a', 'model_b', 'layer_b', 'cka']]
+    for (a, b), s in pairs.items():
+        for r, row in zip(s.rows, s.matrix.tolist()):
+            table += [[a, r, b, c, f'{v:.6f}'] for c, v in zip(s.columns, row)]
+    return _as_csv(table)

@@ -18,6 +18,7 @@ import warnings
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
+from typing import Any, get_args
 
 from fastcore.script import anno_parser
 
@@ -39,12 +40,12 @@ def demo(
     out: str = 'demo.html',  # the report to write
     quick: bool = False,  # within a minute, and too short to conclude from
     seeds: int = 3,  # runs a method
-    epochs: int = None,  # epochs of every row (default: as measured to be enough)
-    train: int = None,  # training images
-    gamma: float = None,  # γ of both OFA forms
-    methods: str = None,  # more rows: all, or methods by comma, such as rsd,ofa+fitnet
+    epochs: int | None = None,  # epochs of every row (default: as measured to be enough)
+    train: int | None = None,  # training images
+    gamma: float | None = None,  # γ of both OFA forms
+    methods: str | None = None,  # more rows: all, or methods by comma, such as rsd,ofa+fitnet
     jobs: int = 2,  # processes of one thread each
-    records: str = None,  # a folder to keep every run in as JSON
+    records: str | None = None,  # a folder to keep every run in as JSON
     resume: bool = False,  # go on with a demo that was stopped
 ):
     "Watch a teacher of one family teach a student of another to read handwritten digits, by six methods"
@@ -52,7 +53,8 @@ def demo(
     from ofa_learn.demo import demo as run
 
     more = more_methods() if methods == 'all' else tuple(m for m in (methods or '').split(',') if m)
-    given = {k: v for k, v in dict(epochs=epochs, train=train, gamma=gamma).items() if v is not None}
+    options = dict(epochs=epochs, train=train, gamma=gamma)
+    given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
     plan = Plan(pair=pair, seeds=seeds, methods=more, **((QUICK if quick else {}) | given))
     run(plan, out, jobs, quick, records, resume=resume)
 
@@ -79,17 +81,17 @@ def teach(
     teacher: str,  # a timm model
     out: str = 'teacher.safetensors',  # the .safetensors file to write
     data: str = 'digits',  # digits, cifar10, cifar100, mnist, fashion_mnist, an .npz file, or a folder
-    size: int = None,  # pixels a side (default: the images' own; for class folders 32, for parts 224)
+    size: int | None = None,  # pixels a side (default: the images' own; for class folders 32, for parts 224)
     pretrained: bool = False,  # begin from timm's published weights
-    train: int = None,  # training images (default: all but validation and test)
-    valid: int = None,  # validation images (default: a quarter, at most 400)
-    test: int = None,  # test images (default: a third, at most 500)
+    train: int | None = None,  # training images (default: all but validation and test)
+    valid: int | None = None,  # validation images (default: a quarter, at most 400)
+    test: int | None = None,  # test images (default: a third, at most 500)
     epochs: int = 40,  # passes over the training images
     opt: str = 'adamw',  # any of timm's optimizers
     lr: float = 5e-3,  # peak learning rate
     batch: int = 50,  # images a step
     seed: int = 0,  # initialisation and order
-    device: str = None,  # cuda, mps or cpu (default: the first there is)
+    device: str | None = None,  # cuda, mps or cpu (default: the first there is)
     resume: bool = False,  # go on with a teacher that was stopped, from the folder beside the file
 ):
     "Train a teacher with labels and keep it in one file"
@@ -115,19 +117,20 @@ def teach(
 # %% ../nbs/internals/99_cli.ipynb #fb7022bf
 def train(
     recipe: str = 'laptop/cnn-vit',  # a recipe's name; list shows all
-    out: str = None,  # the run's folder (default: runs/ and the recipe's, the method's and the seed's names)
+    out: str
+    | None = None,  # the run's folder (default: runs/ and the recipe's, the method's and the seed's names)
     method: str = 'ofa',  # a method of the recipe, or several joined by +
     settings: str = 'authors_run',  # or released: the authors' configuration files as they are
     dry_run: bool = False,  # print every setting, the steps and an estimate of time and memory, and stop
     resume: bool = False,  # go on from the newest checkpoint in the folder
-    epochs: int = None,  # instead of the recipe's
+    epochs: int | None = None,  # instead of the recipe's
     seed: int = 0,  # initialisation and order
     view_seed: int = 0,  # the augmented views
-    data: str = None,  # the folder with the images (ImageNet), or for them (CIFAR)
-    teacher: str = None,  # a file that `teach` wrote
-    at_once: int = None,  # images that go through a device together; the batch is made of such parts
-    workers: int = None,  # processes that read, where images are read while training (default: 4)
-    device: str = None,  # cuda, mps or cpu (default: the first there is)
+    data: str | None = None,  # the folder with the images (ImageNet), or for them (CIFAR)
+    teacher: str | None = None,  # a file that `teach` wrote
+    at_once: int | None = None,  # images that go through a device together; the batch is made of such parts
+    workers: int | None = None,  # processes that read, where images are read while training (default: 4)
+    device: str | None = None,  # cuda, mps or cpu (default: the first there is)
     compile: bool = False,  # torch.compile student, heads and teacher
     channels_last: bool = False,  # memory format, faster for CNNs on GPUs
 ):
@@ -175,26 +178,28 @@ def _train(r, out: str, method: str, how: dict) -> None:
 def cka(
     names: str,  # models by space or comma: timm names, or .safetensors files that `teach` wrote
     data: str = 'digits',  # digits, an .npz file, or a folder of class folders
-    layers: str = None,  # leaves, taps, or patterns by comma such as blocks.*,stages.*.* (default: taps)
+    layers: str
+    | None = None,  # leaves, taps, or patterns by comma such as blocks.*,stages.*.* (default: taps)
     pretrained: bool = False,  # timm's published weights, at their image size (default: random weights)
-    size: int = None,  # pixels a side for random weights (default: the images' own; 224 for folders)
+    size: int | None = None,  # pixels a side for random weights (default: the images' own; 224 for folders)
     images: int = 512,  # at most so many, spread evenly over the set
     estimator: str = 'unbiased',  # or biased
     batch: int = 256,  # images a batch
-    device: str = None,  # cuda, mps or cpu (default: the first there is)
+    device: str | None = None,  # cuda, mps or cpu (default: the first there is)
     out: str = 'cka.html',  # the page to write
-    csv: str = None,  # the table to write (default: beside the page)
+    csv: str | None = None,  # the table to write (default: beside the page)
 ):
     "Compare every layer of networks with every layer of others"
     from ofa_learn.atomic import check_place, write_atomically
     from ofa_learn.cka import compare, table_csv
-    from ofa_learn.twins import cka_page
+    from ofa_learn.pages import cka_page
     from ofa_learn.workers import pick_device
 
-    table, names = Path(csv) if csv else Path(out).with_suffix('.csv'), [n for n in names.split(',') if n]
+    table = Path(csv) if csv else Path(out).with_suffix('.csv')
+    networks = [n for n in names.split(',') if n]
     if table == Path(out):
         raise ValueError(f'csv: page and table would both be {out}; name another file')
-    if all(n.endswith('.safetensors') for n in names):
+    if all(n.endswith('.safetensors') for n in networks):
         leave_out(
             'A .safetensors file comes with its weights and size', cka, pretrained=pretrained, size=size
         )
@@ -204,9 +209,9 @@ def cka(
         raise ValueError(f'size: expected at least 1 pixel, got {size}')
     for path in (table, out):
         check_place(path)
-    layers = layers if layers in (None, 'leaves', 'taps') else layers.split(',')
-    how = dict(estimator=estimator, batch_size=batch, device=pick_device(device))
-    pairs, seen = compare(names, data, layers, images, pretrained, size, **how)
+    chosen = layers if layers is None or layers in ('leaves', 'taps') else layers.split(',')
+    how: dict[str, Any] = dict(estimator=estimator, batch_size=batch, device=pick_device(device))
+    pairs, seen = compare(networks, data, chosen, images, pretrained, size, **how)
     write_atomically(table, table_csv(pairs))
     cka_page(pairs, out, facts=_cka_facts(pairs, seen, pretrained))
     counts = ', '.join(f'{a} {len(s.rows)} layers' for (a, b), s in pairs.items() if a == b)
@@ -219,24 +224,23 @@ def cka(
 def _cka_facts(pairs, seen, pretrained: bool) -> list[tuple[str, str]]:
     "What the page says about itself."
     one = next(iter(pairs.values()))
+    weights = 'published by timm' if pretrained else 'random'
+    batches = '1 batch' if one.batches == 1 else f'{one.batches} batches'
     return [
         ('Networks', ', '.join(dict.fromkeys(a for a, _ in pairs))),
-        (
-            'Weights',
-            ('published by timm' if pretrained else 'random') + '; those of a .safetensors file as they are',
-        ),
-        ('Images', f'{one.images} of {seen.name}, in {one.batches} batch{"es" * (one.batches > 1)}'),
+        ('Weights', f'{weights}; those of a .safetensors file as they are'),
+        ('Images', f'{one.images} of {seen.name}, in {batches}'),
         ('Estimator', one.estimator),
     ]
 
 # %% ../nbs/internals/99_cli.ipynb #405fab8c
 def bench(
     name: str,  # what to measure: cka, loss, methods, step, loading, sweep, gpu
-    rounds: int = None,  # turns that each program takes (default: the benchmark's own)
-    images: int = None,  # images: a batch for cka, all for loading
+    rounds: int | None = None,  # turns that each program takes (default: the benchmark's own)
+    images: int | None = None,  # images: a batch for cka, all for loading
     quick: bool = False,  # a tiny size, to see it run
     threads: int = 1,  # PyTorch's threads
-    out: str = None,  # a JSON file to keep the numbers in
+    out: str | None = None,  # a JSON file to keep the numbers in
 ):
     "Measure a piece beside a named alternative"
     import torch
@@ -281,7 +285,7 @@ def methods(
 def models(
     names: str = 'micro_resnet,micro_vit,micro_mixer,swin_nano,swin_pico',  # timm models, by comma
     check: bool = False,  # check the smallest model of every timm module as student and teacher (minutes)
-    out: str = None,  # with --check: a JSON file to keep the rows in
+    out: str | None = None,  # with --check: a JSON file to keep the rows in
 ):
     "Show where models are tapped, or check that any timm model can teach and learn"
     from ofa_learn.models import find_taps, make_model
@@ -301,7 +305,11 @@ def _size(name: str) -> tuple[int, int, int]:
 
     from ofa_learn.models import check_model_name
 
-    return tuple(timm.models.get_pretrained_cfg(check_model_name(name)).input_size)
+    config = timm.models.get_pretrained_cfg(check_model_name(name))
+    if config is None:
+        raise ValueError(f'name: timm says of no image size for {name}')
+    c, h, w = config.input_size
+    return c, h, w
 
 
 def _check(out: str | None):
@@ -478,10 +486,23 @@ def _unknown(word: str, name: str) -> str:
     return f'no option {typed}' + (f'; did you mean {near[0]}?' if near else f'; it has {", ".join(options)}')
 
 
+def _types_of(function) -> dict[str, type]:
+    "Each option's type, without the None that stands for an option that is not given."
+    found = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        given = [t for t in get_args(parameter.annotation) if t is not type(None)]
+        if len(given) == 1:
+            found[name] = given[0]
+    return found
+
+# %% ../nbs/internals/99_cli.ipynb #fb9791c1
 def parsed(name: str, words: list[str]) -> dict:
     "The arguments of a command by the words after its name; a `ValueError` where they make no sense."
     parser = anno_parser(COMMANDS[name], prog=f'ofa-learn {name}')
     parser.allow_abbrev = False
+    types = _types_of(COMMANDS[name])
+    for action in parser._actions:
+        action.type = types.get(action.dest, action.type)  # its messages then name the type
 
     def refuse(message):
         raise ValueError(message)
@@ -517,8 +538,10 @@ _LETTERS = {'γ': 'gamma', 'α': 'alpha', 'Δ': 'delta', '±': '+/-', '×': 'x',
 _LETTERS |= {'≤': '<=', '−': '-', '–': '-', '─': '-', '…': '...', '’': "'", '“': '"', '”': '"', '†': '+'}
 
 
-def _in_letters(error: UnicodeEncodeError) -> tuple[str, int]:
+def _in_letters(error: UnicodeError) -> tuple[str, int]:
     "What stands for characters that an encoding lacks."
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
     lacking = error.object[error.start : error.end]
     return ''.join(_LETTERS.get(c, '?') for c in lacking), error.end
 

@@ -13,10 +13,11 @@ import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -28,11 +29,11 @@ from .data import Augment, Splits, digits, split
 from .figures import method_style
 from .losses import decompose
 from .models import count_params, load_model
+from .pages import report
 from .records import results, save_record, table_cells, table_text
 from .runs import FAMILIES, measured, teach, training_folder
 from .tasks import Teacher, all_methods, create_task
 from .training import distill, predict, resumable
-from .twins import report
 from .workers import each
 
 # %% ../nbs/course/94_demo.ipynb #900e23c1
@@ -84,19 +85,21 @@ QUICK = dict(epochs=10)
 
 def _rows(plan: Plan) -> dict[str, tuple[str, dict]]:
     "The table's rows: for each its method and that method's options."
-    return dict(
+    six: dict[str, tuple[str, dict]] = dict(
         labels=('labels', {}),
         deep_supervision=('deep_supervision', {}),
         kd=('kd', dict(setting='own')),
         ofa_released=('ofa', dict(form='released', gamma=plan.gamma)),
         ofa_paper=('ofa', dict(form='paper', gamma=plan.gamma)),
         labels_long=('labels', {}),
-    ) | {m: (m, {}) for m in plan.methods}
+    )
+    return six | {m: (m, {}) for m in plan.methods}
 
 
 def more_methods() -> tuple[str, ...]:
     "Every method that is not among the six rows, and OFA with FitNet, the paper's † rows."
-    return (*(m for m in all_methods() if m not in ('labels', 'deep_supervision', 'kd', 'ofa')), 'ofa+fitnet')
+    among_the_six = ('labels', 'deep_supervision', 'kd', 'ofa')
+    return (*(m for m in all_methods() if m not in among_the_six), 'ofa+fitnet')
 
 # %% ../nbs/course/94_demo.ipynb #f813dd62
 def _run_one(
@@ -106,11 +109,12 @@ def _run_one(
     epochs: int,  # of this row
     teacher_file: str,  # a file of `save_model`
     teacher_info: dict,  # what the record says of the teacher
-    show: list[int] = (),  # rows of the test part
+    show: Sequence[int] = (),  # rows of the test part
 ) -> tuple[dict, list]:
     "One run of the plan → its record, and the student's logits on the test images at `show`."
     torch.set_num_threads(1)
-    data, (method, options) = plan.data(), _rows(plan)[row]
+    data = plan.data()
+    method, options = _rows(plan)[row]
     teacher = None if method == 'labels' else Teacher(teacher_file)
     run = distill(
         method,
@@ -349,12 +353,19 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
+def _keep(records: list[dict], folder: str | Path | None) -> None:
+    "Every record as a file of its own, where there is a folder for them."
+    for r in records if folder else ():
+        save_record(r, Path(folder or '.') / f'{r["pair"]}_{r["method"]}_{r["seed"]}.json')
+
+
 def _teacher(plan: Plan, data: Splits, quick: bool, folder: Path, say) -> tuple[str, dict]:
     "The teacher's file and what is known of it; taught first where it is not there."
-    name, file = PAIRS[plan.pair][0], folder / 'teacher.safetensors'
+    name = PAIRS[plan.pair][0]
+    file = folder / 'teacher.safetensors'
     if not file.exists():
         say(f'Teaching the teacher, {name} …')
-        how = dict(augment=plan.augment, device='cpu', progress=False)
+        how: dict[str, Any] = dict(augment=plan.augment, device='cpu', progress=False)
         how['resume'] = resumable(training_folder(file))
         teach(name, data, file, _TEACHER_EPOCHS[name] // (4 if quick else 1), **how)
     return str(file), measured(load_model(file)[0], name, data, data.norm)
@@ -370,16 +381,41 @@ def _check_rows(plan: Plan, data: Splits) -> None:
 
 # %% ../nbs/course/94_demo.ipynb #3f38c804
 def demo(
-    plan: Plan = Plan(),  # what to run
-    out: str | Path | None = 'demo.html',  # the report; None writes none
-    jobs: int = 2,  # processes of one thread each
-    quick: bool = False,  # a teacher of a quarter of the epochs, and a report that says so
-    keep: str | Path | None = None,  # a folder for the records
-    say=_say,  # gets what is to be read, line by line
-    resume: bool = False,  # go on with a demo that was stopped
-) -> list[dict]:  # the records
-    "Train the teacher, run the plan, print the table, write report and records."
-    start, data = time.perf_counter(), plan.data()
+    plan: Plan = Plan(),
+    out: str | Path | None = 'demo.html',
+    jobs: int = 2,
+    quick: bool = False,
+    keep: str | Path | None = None,
+    say: Callable[[str], None] = _say,
+    resume: bool = False,
+) -> list[dict]:
+    """The records of a whole comparison, made on the spot: one teacher, six ways to learn, several seeds.
+
+    Trains the teacher, runs every row and seed of the plan, prints the table with means, spreads and paired
+    differences, and writes a report. It takes some minutes on a laptop; a stop keeps what is done.
+
+    Args:
+        plan: what to run: the pair, the images, epochs, seeds and further methods.
+        out: the report, one HTML file that needs no network; None writes none.
+        jobs: processes, of one thread each.
+        quick: a teacher of a quarter of the epochs, and a report that says that it is too short.
+        keep: a folder for the records, a JSON file each; None keeps none.
+        say: gets what is to be read, line by line; prints by default.
+        resume: whether to go on with a demo that was stopped, whose `out` and plan were the same.
+    Returns:
+        A record for each row and seed, as `results` takes them.
+    Raises:
+        ValueError: a plan that does not fit, fewer than one job, a place that cannot be written, a method
+            that cannot be built, or a `resume` for which nothing is there.
+        Stopped: somebody stopped it; the message says how to go on.
+    Example:
+        >>> plan = Plan(train=60, epochs=1, seeds=1)
+        >>> demo(plan, out=None, jobs=0)
+        Traceback (most recent call last):
+        ValueError: jobs: expected at least 1, got 0
+    """
+    start = time.perf_counter()
+    data = plan.data()
     if jobs < 1:
         raise ValueError(f'jobs: expected at least 1, got {jobs}')
     _check_rows(plan, data)
@@ -395,8 +431,7 @@ def demo(
         done.sort(key=lambda d: (list(_rows(plan)).index(d[0]['method']), d[0]['seed']))
         records = [r for r, _ in done]
         say('\n' + table_text(table_cells(results(records), lambda m: method_style(m)[0])) + _LEGEND)
-        for r in records if keep else ():
-            save_record(r, Path(keep) / f'{r["pair"]}_{r["method"]}_{r["seed"]}.json')
+        _keep(records, keep)
         if out:
             _write_report(plan, data, done, *shown, about, out)
             took = f'{time.perf_counter() - start:.0f} s'

@@ -10,9 +10,11 @@ import html
 import json
 import platform
 import statistics
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import combinations, product
 from pathlib import Path
+from typing import Any
 
 import anywidget
 import ipywidgets as W
@@ -25,14 +27,14 @@ import traitlets as tr
 from .branches import exit_costs
 from .cka import cka
 from .data import Augment, Splits, digits, split
-from .figures import PALETTE, cka_heatmap, curves, escaped, method_style, styled
+from .figures import PALETTE, cka_heatmap, curves, escaped, method_label, method_style, styled
 from .models import blank_image, count_flops, count_params, find_taps, make_model
+from .pages import SAYS, embed_json, static_text, validation_curve
 from .recorded import recorded, regenerate
 from .records import results, table_html, table_text, write_atomically
 from .runs import pair_models
 from .sweeps import recording_path
 from .training import accuracy, distill
-from .twins import SAYS, embed_json, static_text, validation_curve
 from .widgets import SOURCE, Explorer, beside
 
 # %% ../nbs/widgets/91_explorers.ipynb #697a31c5
@@ -80,8 +82,9 @@ class _Choice(anywidget.AnyWidget):
 
     _esm, _css = SOURCE, static_text('controls.css', 'choices.css')
     kind = tr.Enum(('stops', 'select', 'checks'), 'select').tag(sync=True)
-    value = tr.TraitType(0).tag(sync=True)  # also None is looked at
-    values, names = tr.List().tag(sync=True), tr.List().tag(sync=True)
+    value: Any = tr.TraitType(0).tag(sync=True)  # also None is looked at
+    values: Any = tr.List().tag(sync=True)
+    names: Any = tr.List().tag(sync=True)
     description = tr.Unicode('').tag(sync=True)
 
     def __init__(self, kind, description, names: dict, value):
@@ -116,14 +119,15 @@ class _Choice(anywidget.AnyWidget):
 
     def key(self, value) -> str:
         "A choice as the page knows it: its numbers, joined by +."
-        return '+'.join(map(str, self.at(value))) if self.kind == 'checks' else str(self.at(value))
+        at = self.at(value)
+        return '+'.join(map(str, at)) if isinstance(at, list) else str(at)
 
 # %% ../nbs/widgets/91_explorers.ipynb #4881c7f0
 class _Recorded(Explorer):
     "Controls over recorded numbers; subclasses define `compute`, `draw`, `table` and `words_of`."
 
     title = caption = ''
-    fixed = ()  # controls that the page of `to_html` leaves alone
+    fixed: tuple[str, ...] = ()  # controls that the page of `to_html` leaves alone
     more = ''  # what to try with them
 
     def __init__(self, note: str, command: str, **controls):
@@ -161,25 +165,26 @@ class _Recorded(Explorer):
         return f'{self.words_of(self.numbers)}\n{table_text(self.table(self.numbers))}'
 
     def to_html(self, path: str | Path) -> Path:
-        return self._write(path, self.title, self.twin())
+        return self._write(path, self.title, self.page_version())
 
-    def stored_twin(self) -> str:
+    def stored_version(self) -> str:
         "A name where pages can make the widget again, else its page's body."
-        return f'@ofa_learn.explorers:{type(self).__name__}' if self.command else self.twin()
+        return f'@ofa_learn.explorers:{type(self).__name__}' if self.command else self.page_version()
 
-    def twin(self) -> str:
+    def page_version(self) -> str:
         "The controls over every recorded choice, for a page without a kernel."
         held = (self.controls[name] for name in self.fixed)
         values = ', '.join(f'{c.description} {c.names[c.at(c.value)]}' for c in held)
         fixed = f'<p>Fixed on this page: {html.escape(values)}.</p>' if values else ''
-        return f'<p>{self.said()}</p>{fixed}{_choices_twin(self)}'
+        return f'<p>{self.said()}</p>{fixed}{_choices_version(self)}'
 
 # %% ../nbs/widgets/91_explorers.ipynb #d106269a
-def _choices_twin(
+def _choices_version(
     w: _Recorded,  # a widget
-) -> str:  # a <figure> that twins.js brings to life
+) -> str:  # a <figure> that pages.js brings to life
     "Every choice of a widget, precomputed, with controls that need no kernel."
-    pool, states = {}, {}
+    pool: dict[str, int] = {}
+    states = {}
 
     def kept(value) -> int:
         "The number of a value in the pool, where it stands once."
@@ -202,7 +207,7 @@ def _choices_twin(
     state = f'{{"controls":{embed_json(controls)},"states":{embed_json(states)},"pool":[{",".join(pool)}]}}'
     return (
         f'<style>{static_text("choices_page.css")}</style>'
-        '<figure class="ofa-twin" data-twin="choices">'
+        '<figure class="ofa-page" data-page="choices">'
         f'<script type="application/json">{state}</script>'
         f'<p class="numbers" role="status">{html.escape(w.words_of(w.numbers))}</p>'
         f'<div class="cells">{table_html(w.table(w.numbers))}</div>'
@@ -228,7 +233,7 @@ def _curve_state(
     runs = {m: rs for m, rs in runs.items() if rs}
     series = {m: [validation_curve(r) for r in rs] for m, rs in runs.items()}
     at = {m: [y[x.index(epoch)] for x, y in lines if epoch in x] for m, lines in series.items()}
-    over = {g: [] for g in sorted({r['setting']['gamma'] for r in ofa})}
+    over: dict[float, list[float]] = {g: [] for g in sorted({r['setting']['gamma'] for r in ofa})}
     for r in ofa:
         over[r['setting']['gamma']].append(r['test_accuracy'])
     low = min(v for r in mine for v in validation_curve(r)[1])
@@ -262,15 +267,11 @@ def _mean_text(mean: float | None, spread: float | None, sign: str = '') -> str:
         return ''
     return f'{mean:{sign}.1f}' if spread is None else f'{mean:{sign}.1f} ± {spread:.1f}'
 
-
-def _label(method: str) -> str:
-    return method_style(method)[0]
-
 # %% ../nbs/widgets/91_explorers.ipynb #f900f23d
 def _curve_words(s: dict) -> str:
     "One choice of γ in a sentence: OFA against KD."
     row = next((r for r in s['rows'] if r['method'] == f'ofa_{s["form"]}'), None)
-    what = f"{_pair_name(s['pair'])}, γ = {s['gamma']:g}, {_label('ofa_' + s['form'])}"
+    what = f"{_pair_name(s['pair'])}, γ = {s['gamma']:g}, {method_label('ofa_' + s['form'])}"
     if row is None:
         return f'{what}: not recorded.'
     told = f"{what}: {_spread_text(s['over'][s['gamma']])} on test"
@@ -288,7 +289,7 @@ def _curve_table(s: dict) -> list[list[str]]:
         test = _mean_text(r['mean'], r['spread'])
         difference = _mean_text(r['difference'], r['difference_spread'], '+')
         shown = [_spread_text(s['at'][r['method']]), test, difference, f"{r['seconds']:.0f}"]
-        table.append([_label(r['method']), *shown])
+        table.append([method_label(r['method']), *shown])
     return table
 
 # %% ../nbs/widgets/91_explorers.ipynb #d5cb2311
@@ -382,7 +383,24 @@ def _ofa_runs(records: list[dict], recording: str) -> list[dict]:
 
 
 class AccuracyCurves(_Recorded):
-    "Slide γ over recorded runs: curves beside those of methods without γ, and final accuracy over γ."
+    """Slide γ over recorded runs: curves beside those of methods without γ, and final accuracy over γ.
+
+    The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
+
+    Args:
+        records: the name of a recording of the package, or records of a sweep over γ and the form.
+        pair: such as 'cnn-vit', teacher's family, then the student's; default the first recorded.
+        form: of the loss at the start, 'paper' or 'released'.
+        gamma: γ at the start; the nearest that was recorded is taken.
+    Raises:
+        ValueError: a recording that is not there, no run of OFA in it, or a pair that it lacks.
+    Example:
+        >>> w = AccuracyCurves(gamma=1.4)
+        >>> w.values()['form'], w.values()['gamma']
+        ('paper', 1.4)
+    Source:
+        Hao et al., 2023, Fig. 3.
+    """
 
     title = 'Accuracy over γ'
     fixed = ('epoch',)
@@ -404,7 +422,7 @@ class AccuracyCurves(_Recorded):
         self.records, command = _source(records)
         ofa = _ofa_runs(self.records, 'gamma')
         forms = [f for f in ('paper', 'released') if any(r['setting']['form'] == f for r in ofa)]
-        form_names = {f: _label('ofa_' + f) for f in forms}
+        form_names = {f: method_label('ofa_' + f) for f in forms}
         gammas = sorted({float(r['setting']['gamma']) for r in ofa})
         nearest = min(gammas, key=lambda g: abs(g - gamma))
         last = max(r['epochs'] for r in self.records)
@@ -450,7 +468,8 @@ def _branch_state(
     exits: list[int],  # stages with an exit
 ) -> dict:  # costs; params, flops of those chosen; test accuracies: over (by exits), here (of the choice)
     "What a choice of exits costs and what it was recorded to give."
-    costs, over = _branch_costs(pair), {}
+    costs = _branch_costs(pair)
+    over: dict[tuple[int, ...], list[float]] = {}
     for r in records:
         if r['pair'] == pair and r['method'] == 'ofa':
             over.setdefault(_chosen_exits(r), []).append(r['test_accuracy'])
@@ -566,7 +585,23 @@ def _exits_figure(s: dict) -> go.Figure:
 
 # %% ../nbs/widgets/91_explorers.ipynb #f4fdc98d
 class BranchExplorer(_Recorded):
-    "Choose the student's exits: cost, and recorded accuracy with its spread (Hao et al., 2023, Table 3)."
+    """Choose the student's exits: what they cost, and the accuracy that was recorded, with its spread.
+
+    The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
+
+    Args:
+        records: the name of a recording of the package, or records of a sweep over `stages`.
+        pair: such as 'cnn-vit', teacher's family, then the student's; default the first recorded.
+        exits: the stages with an exit at the start.
+    Raises:
+        ValueError: a recording that is not there, no run of OFA in it, or a pair or stage that it lacks.
+    Example:
+        >>> w = BranchExplorer(exits=(4,))
+        >>> w.values()['exits']
+        [4]
+    Source:
+        Hao et al., 2023, Table 3.
+    """
 
     title = 'Which exits?'
     table, words_of = staticmethod(_branch_table), staticmethod(_branch_words)
@@ -577,7 +612,12 @@ class BranchExplorer(_Recorded):
         'Choose the other pair: exits of a ViT have whole blocks inside, those of a CNN do not.'
     )
 
-    def __init__(self, records: str | list[dict] = 'exits', pair: str | None = None, exits=(1, 2, 3, 4)):
+    def __init__(
+        self,
+        records: str | list[dict] = 'exits',
+        pair: str | None = None,
+        exits: Sequence[int] = (1, 2, 3, 4),
+    ):
         self.records, command = _source(records)
         ofa = _ofa_runs(self.records, 'exits')
         stages = {c: f'stage {c}' for c in (1, 2, 3, 4)}
@@ -595,13 +635,13 @@ class BranchExplorer(_Recorded):
         return [_cost_figure(s), _exits_figure(s)]
 
 # %% ../nbs/widgets/91_explorers.ipynb #36d73284
-_DEEP = dict(
+_DEEP: dict[str, tuple[str, dict, str | list[str]]] = dict(
     cnn=('micro_resnet', dict(depths=(2, 2, 2, 2)), ['stem', 'stages.*.*']),
     vit=('micro_vit', dict(depth=8), 'blocks.*'),
     mlp=('micro_mixer', dict(num_blocks=8), 'blocks.*'),
 )
 _ALONE = ('untrained', 'labels', 'deep_supervision')
-_TAUGHT = ('kd', 'ofa')
+_TAUGHT: dict[str, dict] = dict(kd=dict(setting='own'), ofa=dict(gamma=1.4, form='paper'))  # and its options
 _CKA_COMMAND = 'python -c "from ofa_learn.explorers import record_cka; record_cka(\'cka.json\')"'
 
 
@@ -613,7 +653,7 @@ def _trained(method: str, family: str, data: Splits, epochs: int, teacher=None, 
     if method == 'untrained':
         return model
     how = dict(opt='muon', lr=8e-3, augment=Augment(shift=1), eval_every=epochs, device='cpu', progress=False)
-    options = dict(ofa=dict(gamma=1.4, form='paper'), kd=dict(setting='own')).get(method, {})
+    options = _TAUGHT.get(method, {})
     return distill(method, model, teacher, data, epochs, seed=seed, options=options, **how).model
 
 
@@ -621,8 +661,12 @@ def _compared(teacher: nn.Module, model: nn.Module, data: Splits, its_family: st
     "A student's accuracy, and its CKA with a teacher."
     s = cka(teacher, model, data, _DEEP[its_family][2], _DEEP[family][2], batch_size=400, progress=False)
     matrix = [[round(v, 3) for v in line] for line in s.matrix.tolist()]
-    test_accuracy = round(accuracy(model, data.test, data.norm), 2)
-    return dict(test_accuracy=test_accuracy, matrix=matrix, rows=s.rows, columns=s.columns)
+    return dict(
+        test_accuracy=round(accuracy(model, data.test, data.norm), 2),
+        matrix=matrix,
+        rows=s.rows,
+        columns=s.columns,
+    )
 
 # %% ../nbs/widgets/91_explorers.ipynb #ec1fe660
 def record_cka(
@@ -708,7 +752,7 @@ def _cka_words(s: dict) -> str:
     return (
         f"{_FAMILY[s['teacher']]} teacher and {_FAMILY[s['student']]} student, "
         'mean over all pairs of layers: '
-        f"{before:.3f} {_label(s['start'])}, {after:.3f} after {_label(s['method'])} "
+        f"{before:.3f} {method_label(s['start'])}, {after:.3f} after {method_label(s['method'])} "
         f"({after - before:+.3f}); labels alone {mean['labels']:.3f}."
     )
 
@@ -718,7 +762,7 @@ def _cka_table(s: dict) -> list[list[str]]:
     mark = {s['start']: ', before', s['method']: ', after'}
     table = [['student', 'mean CKA', 'CKA of the last layers', 'test accuracy']]
     for r in s['rows']:
-        name = _label(r['method']) + mark.get(r['method'], '')
+        name = method_label(r['method']) + mark.get(r['method'], '')
         table.append([name, f"{r['mean']:.3f}", f"{r['last']:.3f}", f"{r['accuracy']:.1f} %"])
     return table
 
@@ -726,7 +770,7 @@ def _cka_table(s: dict) -> list[list[str]]:
 def _cka_figure(s: dict, when: str) -> go.Figure:
     "The heat map 'before' or 'after'."
     run = s[when]
-    said = _label(s['start'] if when == 'before' else s['method'])
+    said = method_label(s['start'] if when == 'before' else s['method'])
     teacher, student = _FAMILY[s['teacher']], _FAMILY[s['student']]
     rows = [f'{teacher} {layer}' for layer in run['rows']]
     columns = [f'{student} {layer}' for layer in run['columns']]
@@ -735,7 +779,25 @@ def _cka_figure(s: dict, when: str) -> go.Figure:
 
 # %% ../nbs/widgets/91_explorers.ipynb #e9a1ec6b
 class CKAExplorer(_Recorded):
-    "Layer similarity before and after distillation (Hao et al., 2023, Fig. 1; CKA: Kornblith et al., 2019)."
+    """Which layers of teacher and student are alike, before distillation and after it.
+
+    The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
+
+    Args:
+        found: what `load_cka` gives; default the package's recording.
+        teacher: its family, 'cnn', 'vit' or 'mlp'.
+        student: its family.
+        method: how the student on the right was trained: 'deep_supervision', 'kd' or 'ofa'.
+        before: the student on the left: 'untrained' or 'labels'.
+    Raises:
+        ValueError: a recording that cannot be read, or a family or method that it lacks.
+    Example:
+        >>> w = CKAExplorer(teacher='cnn', student='vit')
+        >>> w.values()['method']
+        'ofa'
+    Source:
+        Hao et al., 2023, Fig. 1; CKA: Kornblith et al., 2019.
+    """
 
     title = 'CKA before and after'
     table, words_of = staticmethod(_cka_table), staticmethod(_cka_words)
@@ -758,8 +820,8 @@ class CKAExplorer(_Recorded):
         command = _CKA_COMMAND if found is None else ''
         teachers = {t for t, _, _ in self.found['runs']}
         families = {f: name for f, name in _FAMILY.items() if f in teachers}
-        starts = {m: _label(m) for m in ('untrained', 'labels')}
-        ends = {m: _label(m) for m in ('deep_supervision', 'kd', 'ofa')}
+        starts = {m: method_label(m) for m in ('untrained', 'labels')}
+        ends = {m: method_label(m) for m in ('deep_supervision', 'kd', 'ofa')}
         super().__init__(
             _cka_measured(self.found),
             command,

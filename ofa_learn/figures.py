@@ -61,6 +61,11 @@ def method_style(method: str) -> tuple[str, str, str]:
         return ' + '.join(label for label, _, _ in styles), styles[0][1], '3px,3px'
     return METHOD_STYLES.get(method, (method, '#000000', '3px,3px'))
 
+# %% ../nbs/widgets/05_figures.ipynb #99993b02
+def method_label(method: str) -> str:
+    "What a method is called on a page."
+    return method_style(method)[0]
+
 # %% ../nbs/widgets/05_figures.ipynb #7ac804f9
 _axis = dict(
     showgrid=True,

@@ -7,10 +7,12 @@ __all__ = ['LiveDistill']
 
 # %% ../nbs/widgets/93_live.ipynb #34c8faa3
 import html
+import math
 import threading
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -18,16 +20,44 @@ import torch
 from .checkpoints import Stopped, stoppable
 from .data import Splits
 from .figures import METHOD_COLOURS, PALETTE, escaped, styled
+from .pages import figure_html, static_text, write_page
 from .tasks import DistillationTask, create_task
 from .training import accuracy, fit
-from .twins import figure_html, write_page
-from .widgets import CSS, SOURCE, Slider, W, anywidget, beside, follow, live, tr
+from .widgets import SOURCE, Slider, W, anywidget, beside, follow, live, tr
 
 # %% ../nbs/widgets/93_live.ipynb #b145bf75
-class _Runner:
-    "An OFA training in a thread of its own: start, pause, go on, stop, and a γ that may be moved while it runs (Hao et al., 2023, Eq. 6)."
+class _State:
+    "What others may read of a run. It changes under a lock, and `changed` is called after each change."
 
-    going, thread, error, test = None, None, None, None  # going: the one that trains in this process
+    def __init__(self, epochs: int, gamma: float, changed: Callable[[], None]):
+        self.epochs, self.gamma, self.changed = epochs, gamma, changed
+        self.lock = threading.Lock()
+        self.status = 'ready'
+        self.rows: list[dict] = []
+        self.marks: list[tuple[float, float]] = []
+        self.error: Exception | None = None
+        self.test: float | None = None
+
+    def now(self) -> dict:
+        "What there is to show, all of one moment."
+        with self.lock:
+            state = {k: getattr(self, k) for k in ('status', 'epochs', 'gamma', 'error', 'test')}
+            return state | dict(rows=list(self.rows), marks=list(self.marks))
+
+    def note(self, **changes):
+        "Change what `now` tells, and say so."
+        with self.lock:
+            self.__dict__.update(changes)
+        self.changed()
+
+# %% ../nbs/widgets/93_live.ipynb #b145bf77
+class _Runner(_State):
+    """An OFA training in a thread of its own: start, pause, go on, stop.
+
+    Its γ may be moved while it runs (Hao et al., 2023, Eq. 6).
+    """
+
+    going: '_Runner | None' = None  # the one that trains in this process
 
     def __init__(
         self,
@@ -38,43 +68,17 @@ class _Runner:
         changed: Callable[[], None] = lambda: None,
         **fit_options,
     ):
-        self.make, self.data, self.epochs, self.gamma, self.changed, self.fit_options = (
-            make,
-            data,
-            epochs,
-            gamma,
-            changed,
-            fit_options,
-        )
-        self.lock, self.go, self.end, self.status, self.rows, self.marks = (
-            threading.Lock(),
-            threading.Event(),
-            threading.Event(),
-            'ready',
-            [],
-            [],
-        )
-        self.build()  # what does not fit is said now, not after Start
+        super().__init__(epochs, gamma, changed)
+        self.make, self.data, self.fit_options = make, data, fit_options
+        self.go, self.end = threading.Event(), threading.Event()
+        self.thread: threading.Thread | None = None
+        self.asked: Any = None  # how to ask `fit` to stop
+        self.task: Any = self.build()  # what does not fit is said now, not after Start
 
     def build(self) -> DistillationTask:
         "A new task at the γ of the moment; the caller's random numbers stay where they are."
         with torch.random.fork_rng(devices=[]):
             return self.make(self.gamma)
-
-    def now(self) -> dict:
-        "What there is to show, all of one moment."
-        with self.lock:
-            return dict(
-                {k: getattr(self, k) for k in ('status', 'epochs', 'gamma', 'error', 'test')},
-                rows=list(self.rows),
-                marks=list(self.marks),
-            )
-
-    def note(self, **changes):
-        "Change what `now` tells, and say so."
-        with self.lock:
-            self.__dict__.update(changes)
-        self.changed()
 
     def start(self):
         "Begin anew, with a new student."
@@ -83,10 +87,8 @@ class _Runner:
         self.task = self.build()
         self.go.set()
         self.end.clear()
-        _Runner.going, self.thread = (
-            self,
-            threading.Thread(target=self.train, name='ofa-learn live', daemon=True),
-        )
+        _Runner.going = self
+        self.thread = threading.Thread(target=_train, args=(self,), name='ofa-learn live', daemon=True)
         self.note(status='running', rows=[], marks=[(0.0, self.gamma)], error=None, test=None)
         self.thread.start()
 
@@ -104,12 +106,11 @@ class _Runner:
 
     def wait(self, seconds: float | None = None) -> bool:
         "Until the thread has ended, or so many seconds; whether it has."
-        if self.thread not in (None, threading.current_thread()):
+        if self.thread is None:
+            return True
+        if self.thread is not threading.current_thread():
             self.thread.join(seconds)
-        return self.thread is None or not self.thread.is_alive()
-
-    def train(self):
-        _train(self)
+        return not self.thread.is_alive()
 
 # %% ../nbs/widgets/93_live.ipynb #8cf37d54
 def _listen(run: _Runner, done: float) -> None:
@@ -153,38 +154,23 @@ def _label_marks(
     epochs: int,  # of the whole run
 ) -> list[tuple[float, float, str]]:  # (epochs done, γ, label); no label where another mark follows closely
     "The marks with the labels that can be read: the last one of a quick row."
-    near = lambda i: i + 1 < len(marks) and marks[i + 1][0] - marks[i][0] < 0.06 * epochs
-    return [(at, gamma, '' if near(i) else f'γ = {gamma:g}') for i, (at, gamma) in enumerate(marks)]
+    following = [at for at, _ in marks[1:]] + [math.inf]
+    labelled = []
+    for (at, gamma), after in zip(marks, following):
+        label = '' if after - at < 0.06 * epochs else f'γ = {gamma:g}'
+        labelled.append((at, gamma, label))
+    return labelled
 
 
 def _marked(fig: go.Figure, now: dict) -> go.Figure:
     "The γ marks of a run on a figure over its epochs."
     lines, notes = [], []
+    dashed = dict(color='#595959', width=1.5, dash='dash')
+    beside_it = dict(showarrow=False, xanchor='left', yanchor='bottom', font_size=12)
     for at, _, label in _label_marks(now['marks'], now['epochs']):
-        lines.append(
-            dict(
-                type='line',
-                x0=at,
-                x1=at,
-                y0=0,
-                y1=1,
-                yref='paper',
-                line=dict(color='#595959', width=1.5, dash='dash'),
-            )
-        )
+        lines.append(dict(type='line', x0=at, x1=at, y0=0, y1=1, yref='paper', line=dashed))
         if label:
-            notes.append(
-                dict(
-                    x=at,
-                    y=1,
-                    yref='paper',
-                    text=label,
-                    showarrow=False,
-                    xanchor='left',
-                    yanchor='bottom',
-                    font_size=12,
-                )
-            )
+            notes.append(dict(x=at, y=1, yref='paper', text=label, **beside_it))
     return fig.update_layout(
         shapes=lines, annotations=notes, height=360, margin_t=70, xaxis_range=[0, now['epochs'] * 1.02]
     )
@@ -193,16 +179,15 @@ def _marked(fig: go.Figure, now: dict) -> go.Figure:
 def _accuracy_figure(now: dict) -> go.Figure:
     "Accuracy on the validation part over the epochs of a run (`_Runner.now`), with the γ marks."
     seen = [(r['epoch'], r['valid_accuracy']) for r in now['rows'] if r['valid_accuracy'] is not None]
-    fig = go.Figure(
-        go.Scatter(
-            x=[e for e, _ in seen],
-            y=[a for _, a in seen],
-            name='student',
-            mode='lines+markers',
-            marker_size=4,
-            line=dict(color=PALETTE['blue'], width=2.5),
-            hovertemplate='epoch %{x}: %{y:.1f} %<extra></extra>',
-        )
+    fig = go.Figure()
+    fig.add_scatter(
+        x=[e for e, _ in seen],
+        y=[a for _, a in seen],
+        name='student',
+        mode='lines+markers',
+        marker_size=4,
+        line=dict(color=PALETTE['blue'], width=2.5),
+        hovertemplate='epoch %{x}: %{y:.1f} %<extra></extra>',
     )
     styled(
         fig,
@@ -224,45 +209,37 @@ _EXIT_LINES = [
 
 def _loss_lines(rows: list[dict]) -> list[tuple]:
     "(name, colour, dash, values) of the loss's sum and of each of its parts, over the rows of a history."
+    names = {'final': 'final logits', 'ce': 'cross-entropy'}
     out = [('sum', '#000000', 'solid', [r['loss'] for r in rows])]
     for n in rows[0]['parts'] if rows else ():
-        colour, dash = (METHOD_COLOURS['ofa'], 'solid') if n == 'final' else _EXIT_LINES[len(out) % 4]
-        out.append(
-            (
-                {'final': 'final logits', 'ce': 'cross-entropy'}.get(n, escaped(n.replace('_', ' '))),
-                colour,
-                dash,
-                [r['parts'][n] for r in rows],
-            )
-        )
+        colour, dash = _EXIT_LINES[len(out) % 4]
+        if n == 'final':
+            colour, dash = METHOD_COLOURS['ofa'], 'solid'
+        name = names.get(n, escaped(n.replace('_', ' ')))
+        out.append((name, colour, dash, [r['parts'][n] for r in rows]))
     return out
 
 
 def _loss_figure(now: dict) -> go.Figure:
     "The loss and its parts over the epochs of a run (`_Runner.now`), with the γ marks."
     x = [r['epoch'] for r in now['rows']]
-    fig = go.Figure(
-        [
-            go.Scatter(
-                x=x,
-                y=y,
-                name=n,
-                mode='lines+markers',
-                marker_size=4,
-                line=dict(color=c, dash=d, width=2),
-                hovertemplate='epoch %{x}: %{y:.3f}<extra>' + n + '</extra>',
-            )
-            for n, c, d, y in _loss_lines(now['rows'])
-        ]
+    fig = go.Figure()
+    for n, c, d, y in _loss_lines(now['rows']):
+        fig.add_scatter(
+            x=x,
+            y=y,
+            name=n,
+            mode='lines+markers',
+            marker_size=4,
+            line=dict(color=c, dash=d, width=2),
+            hovertemplate='epoch %{x}: %{y:.3f}<extra>' + n + '</extra>',
+        )
+    caption = (
+        'Move γ: the loss jumps at once, because it is another loss. Losses under different γ do not compare.'
     )
-    styled(
-        fig,
-        'The loss and its parts',
-        'epoch',
-        'loss (nats)',
-        'Move γ: the loss jumps at once, because it is another loss. Losses under different γ do not compare.',
-    )
-    return _marked(fig, now).update_yaxes(rangemode='tozero', **({} if x else dict(range=[0, 1])))
+    styled(fig, 'The loss and its parts', 'epoch', 'loss (nats)', caption)
+    _marked(fig, now).update_yaxes(rangemode='tozero')
+    return fig if x else fig.update_yaxes(range=[0, 1])
 
 # %% ../nbs/widgets/93_live.ipynb #7b54f929
 _STATUS = dict(
@@ -278,7 +255,8 @@ _STATUS = dict(
 def _status_text(now: dict) -> str:
     "How a run stands, in a sentence or two."
     moved = [f'γ = {g:g} from epoch {at:.2f} on' for at, g in now['marks'][1:]]
-    return ' '.join([_STATUS[now['status']]] + ([f'γ was moved: {", ".join(moved)}.'] if moved else []))
+    said = _STATUS[now['status']]
+    return f'{said} γ was moved: {", ".join(moved)}.' if moved else said
 
 
 def _numbers_text(now: dict) -> str:
@@ -287,44 +265,93 @@ def _numbers_text(now: dict) -> str:
         return f'{type(now["error"]).__name__}: {now["error"]}'
     if not now['rows']:
         return f'0 of {now["epochs"]} epochs'
-    r, shown = now['rows'][-1], [a for a in now['rows'] if a['valid_accuracy'] is not None]
-    said = [
-        f'{r["epoch"]} of {now["epochs"]} epochs',
-        f'loss {r["loss"]:.3f}',
-        *(f'validation accuracy {a["valid_accuracy"]:.1f} %' for a in shown[-1:]),
-    ]
-    return ', '.join(said + ([] if now['test'] is None else [f'test accuracy {now["test"]:.1f} %']))
+    newest = now['rows'][-1]
+    said = [f'{newest["epoch"]} of {now["epochs"]} epochs', f'loss {newest["loss"]:.3f}']
+    seen = [row['valid_accuracy'] for row in now['rows'] if row['valid_accuracy'] is not None]
+    if seen:
+        said.append(f'validation accuracy {seen[-1]:.1f} %')
+    if now['test'] is not None:
+        said.append(f'test accuracy {now["test"]:.1f} %')
+    return ', '.join(said)
 
 # %% ../nbs/widgets/93_live.ipynb #a46f0b34
 class _Buttons(anywidget.AnyWidget):
     "Buttons in a row; `pressed` is called with the name of one that is pressed."
 
-    _esm, _css = (
-        SOURCE,
-        CSS
-        + '''
-.ofa-buttons { display: flex; gap: .6rem; padding: 4px 0; } .ofa-buttons button { font: inherit; font-weight: 600; min-width: 7rem; padding: .3rem .9rem; border-radius: 6px;
-  border: 1px solid #0072B2; background: #0072B2; color: #fff; cursor: pointer; } .ofa-buttons button:focus-visible { outline: 3px solid #D55E00; outline-offset: 2px; }
-.ofa-buttons button[aria-disabled=true] { background: #f0f0f0; color: #6a6a6a; border-color: #9a9a9a; cursor: default; }
-''',
-    )
-    names, enabled, description = (
-        tr.List().tag(sync=True),
-        tr.List().tag(sync=True),
-        tr.Unicode('').tag(sync=True),
-    )
+    _esm, _css = SOURCE, static_text('controls.css', 'buttons.css')
+    names: Any = tr.List().tag(sync=True)
+    enabled: Any = tr.List().tag(sync=True)
+    description = tr.Unicode('').tag(sync=True)
 
     def __init__(self, pressed: Callable[[str], None], **traits):
         super().__init__(**traits)
         self.on_msg(lambda _, content, buffers: pressed(content['pressed']))
 
+# %% ../nbs/widgets/93_live.ipynb #546bc4fb
+def _button_names(run: _Runner, status: str) -> list[str]:
+    "What the two buttons are called, as a run stands."
+    if status == 'ready':
+        return ['Start', 'Stop']
+    if status in ('running', 'paused'):
+        going = status == 'running' and run.go.is_set()
+        return ['Pause' if going else 'Continue', 'Stop']
+    return ['Start again', 'Stop']
+
+
+def _press(run: _Runner, name: str) -> None:
+    "Do what a button says; a start that comes twice is one."
+    begun = run.now()['status'] in ('running', 'paused')
+    if name.startswith('Start') and begun:
+        return  # pressed twice
+    start, stop = run.start, run.stop
+    actions = {'Start': start, 'Start again': start, 'Pause': run.pause, 'Continue': run.resume, 'Stop': stop}
+    actions[name]()
+
+
+def _check_live(student: str, epochs: int) -> None:
+    "Raise unless the student can be built anew, for a number of epochs."
+    if not isinstance(student, str):
+        raise TypeError(
+            'student: expected a timm name, because every start builds a new one, '
+            f'got {type(student).__name__}'
+        )
+    if not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
+
 # %% ../nbs/widgets/93_live.ipynb #848ca9a3
 class LiveDistill(W.VBox):
-    "A student that learns from a teacher by OFA under your hand: buttons, γ, and curves that grow (Hao et al., 2023, Eq. 6)."
+    """A student that learns from a teacher by OFA under your hand: buttons, γ, and curves that grow.
+
+    The training runs in a thread, so the notebook stays usable; left alone it is `distill`, to the last
+    digit. The last line of a cell shows the widget. `press` does what a button does.
+
+    Args:
+        student: a timm name; every start builds a new one.
+        teacher: what `create_task` takes: a `Teacher`, a module, a timm name or a file of `save_model`.
+        data: `Splits`; the student trains on `train`, is looked at on `valid`, and at the end on `test`.
+        epochs: passes over the training images.
+        gamma: γ at the start, from 1 to 4; the slider moves it from the next step on.
+        seed: of the student's weights, the order of the images and dropout.
+        options: of the method OFA, such as dict(stages=(2, 4)).
+        fit_options: what else `fit` takes, such as lr, batch_size, augment or device.
+    Raises:
+        TypeError: a student that is no name.
+        ValueError: what does not fit, a teacher of other classes for example; said before anything starts.
+    Example:
+        >>> from ofa_learn.data import load_splits
+        >>> from ofa_learn.models import make_model
+        >>> data = load_splits('digits', train=100)
+        >>> w = LiveDistill('micro_resnet', make_model('micro_vit'), data, epochs=3, device='cpu')
+        >>> w.text()
+        'Ready. Nothing has been trained yet: press Start. 0 of 3 epochs'
+    Source:
+        Hao et al., 2023, Eq. 6.
+    """
 
     caption = (
-        'Press Start, let the curves grow, then move γ while it trains. The loss jumps within one epoch, the accuracy does not: which of the two tells you how good '
-        'the student is? Pause, move γ, continue: the mark stands where the next step took it up.'
+        'Press Start, let the curves grow, then move γ while it trains. The loss jumps within one epoch, '
+        'the accuracy does not: which of the two tells you how good the student is? '
+        'Pause, move γ, continue: the mark stands where the next step took it up.'
     )
 
     def __init__(
@@ -340,48 +367,28 @@ class LiveDistill(W.VBox):
         **fit_options,
     ):
         super().__init__()
-        if not isinstance(student, str):
-            raise TypeError(
-                f'student: expected a timm name, because every start builds a new one, got {type(student).__name__}'
-            )
-        if not isinstance(epochs, int) or epochs < 1:
-            raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
+        _check_live(student, epochs)
 
         def make(gamma):
             torch.manual_seed(seed)
             return create_task('ofa', student, teacher, data=data, **(options or {}) | dict(gamma=gamma))
 
         self.gamma = Slider(description='γ, from the next step on', min=1, max=4, step=0.1, value=gamma)
-        self.run, self.drawing = (
-            _Runner(make, data, epochs, self.gamma.value, self.redraw, seed=seed, **fit_options),
-            threading.RLock(),
-        )
+        self.run = _Runner(make, data, epochs, self.gamma.value, self.redraw, seed=seed, **fit_options)
+        self.drawing = threading.RLock()
         self.buttons = _Buttons(self.press, description='Training')
         self.figures = [live(f) for f in self.draw(self.run.now())]
-        self.fig, self.words = self.figures[0], W.HTML()
+        self.fig = self.figures[0]
+        self.words = W.HTML()
         hint = W.HTML(f'<p style="line-height:1.4; margin:4px 0"><b>Try:</b> {html.escape(self.caption)}</p>')
-        self.children = [
-            hint,
-            self.buttons,
-            self.gamma,
-            self.words,
-            beside(*((f, 400) for f in self.figures)),
-        ]
+        shown = beside(*((f, 400) for f in self.figures))
+        self.children = [hint, self.buttons, self.gamma, self.words, shown]
         self.gamma.observe(self.moved, 'value')
         self.redraw()
 
     def press(self, name: str) -> None:
         "What a button does: Start, Start again, Pause, Continue or Stop."
-        begun = self.run.now()['status'] in ('running', 'paused')
-        if name.startswith('Start') and begun:
-            return  # pressed twice
-        {
-            'Start': self.run.start,
-            'Start again': self.run.start,
-            'Pause': self.run.pause,
-            'Continue': self.run.resume,
-            'Stop': self.run.stop,
-        }[name]()
+        _press(self.run, name)
         self.redraw()
 
     def moved(self, change):
@@ -396,17 +403,9 @@ class LiveDistill(W.VBox):
             now = self.run.now()
             for shown, new in zip(self.figures, self.draw(now)):
                 follow(shown, new)
-            going = now['status'] in ('running', 'paused')
-            first = {
-                'ready': 'Start',
-                'running': 'Pause' if self.run.go.is_set() else 'Continue',
-                'paused': 'Continue',
-            }.get(now['status'], 'Start again')
-            self.buttons.names, self.buttons.enabled, self.words.value = (
-                [first, 'Stop'],
-                [True, going],
-                _words_html(now),
-            )
+            self.buttons.names = _button_names(self.run, now['status'])
+            self.buttons.enabled = [True, now['status'] in ('running', 'paused')]
+            self.words.value = _words_html(now)
 
     def text(self) -> str:
         return f'{_status_text(self.run.now())} {_numbers_text(self.run.now())}'
@@ -424,23 +423,29 @@ class LiveDistill(W.VBox):
 
 # %% ../nbs/widgets/93_live.ipynb #f6caa532
 def _words_html(now: dict) -> str:
-    "How a run stands, as HTML: the sentence is spoken when it changes, the numbers are not; an exception comes with its traceback."
+    """How a run stands, as HTML: the sentence is spoken when it changes, the numbers are not.
+
+    An exception comes with its traceback.
+    """
     failed = now['error'] is not None
+    role = 'role=alert ' if failed else ''
+    status, numbers = html.escape(_status_text(now)), html.escape(_numbers_text(now))
     lines = [
-        f'<p role="status" style="margin:4px 0; font-weight:600">{html.escape(_status_text(now))}</p>',
-        f'<p {"role=alert " if failed else ""}style="margin:4px 0; font-variant-numeric:tabular-nums">{html.escape(_numbers_text(now))}</p>',
+        f'<p role="status" style="margin:4px 0; font-weight:600">{status}</p>',
+        f'<p {role}style="margin:4px 0; font-variant-numeric:tabular-nums">{numbers}</p>',
     ]
     if failed:
+        trace = html.escape(''.join(traceback.format_exception(now['error'])))
         lines.append(
-            f'<details><summary>Traceback</summary><pre style="overflow:auto">{html.escape("".join(traceback.format_exception(now["error"])))}</pre></details>'
+            f'<details><summary>Traceback</summary><pre style="overflow:auto">{trace}</pre></details>'
         )
     return ''.join(lines)
 
 
 def _live_page(w: LiveDistill, path: str | Path) -> Path:
     "One self-contained page with the curves of a run and its γ marks."
-    now, task = w.run.now(), w.run.task if w.run.rows else None
-    if task is None:
+    now, task = w.run.now(), w.run.task
+    if not now['rows']:
         raise ValueError(
             'to_html: nothing has been trained yet, so there is nothing to show; press Start first'
         )

@@ -45,8 +45,9 @@ from ofa_learn.settings import (
     make_schedule,
     optimizer_state,
 )
-from .tasks import DistillationTask, create_task, same_norm, unwrapped
+from .tasks import DistillationTask, create_task, same_norm
 from .workers import pick_device, place, summed, take_over
+from .wrapping import unwrapped
 
 # %% ../nbs/course/80_training.ipynb #4f4e7693
 def predict(

@@ -10,6 +10,7 @@ import html
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
 import torch
@@ -29,9 +30,17 @@ from ofa_learn.figures import (
     target_weighting,
 )
 from .losses import binomial, class_weights, dark_mass, decompose
+from ofa_learn.pages import (
+    PAGE_VERSION,
+    check_digit,
+    embed_json,
+    figure_html,
+    gamma_version,
+    static_text,
+    write_page,
+)
 from .records import table_html, table_text
 from .training import predict
-from .twins import TWIN, check_digit, embed_json, figure_html, gamma_twin, static_text, write_page
 
 # %% ../nbs/widgets/90_widgets.ipynb #7f91f66d
 try:
@@ -341,7 +350,8 @@ class _Strip(anywidget.AnyWidget):
     _esm, _css = SOURCE, CSS
     value = tr.Int(0).tag(sync=True)
     description = tr.Unicode('').tag(sync=True)
-    images, names = tr.List().tag(sync=True), tr.List().tag(sync=True)
+    images: Any = tr.List().tag(sync=True)
+    names: Any = tr.List().tag(sync=True)
 
     @tr.validate('value')
     def _is_there(self, proposal):
@@ -368,7 +378,8 @@ class _Plot(anywidget.AnyWidget):
     "A figure as wide as there is room, that others can replace; `data` and `layout` are of the one shown."
 
     _esm = static_text('shared.js', 'plot.js')
-    traces, look = tr.List().tag(sync=True), tr.Dict().tag(sync=True)  # its data and layout as JSON
+    traces: Any = tr.List().tag(sync=True)  # its data as JSON
+    look: Any = tr.Dict().tag(sync=True)  # its layout as JSON
     engine = tr.Instance(_Engine).tag(sync=True, **W.widget_serialization)
 
     def __init__(self, figure: go.Figure):
@@ -461,19 +472,37 @@ class Explorer(W.VBox):
         self.words.value = self.html()
 
     def _repr_mimebundle_(self, **kwargs):
-        kept = {'text/plain': self.text(), TWIN: self.stored_twin()}
+        kept = {'text/plain': self.text(), PAGE_VERSION: self.stored_version()}
         return super()._repr_mimebundle_(**kwargs) | self.fig.stored | kept
 
-    def stored_twin(self) -> str:
+    def stored_version(self) -> str:
         "What a notebook keeps for pages made from it."
-        return self.twin()
+        return self.page_version()
 
     def _write(self, path, title, body):
         return write_page(path, title, f'<h1>{html.escape(title)}</h1>{body}')
 
 # %% ../nbs/widgets/90_widgets.ipynb #d6ee428c
 class GammaExplorer(Explorer):
-    "Slide γ and T over real digits: each class's weight in KD and in OFA's forms (Hao et al., 2023, Eq. 6)."
+    """Slide γ and T over real digits: every class's weight in KD and in OFA's forms.
+
+    The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
+
+    Args:
+        cards: images with a label and a teacher's logits each, from `teacher_cards`.
+        classes: the names of the K classes; default their numbers.
+        gamma: γ at the start, from 1 to 4.
+        temperature: T at the start, from 1 to 8.
+    Raises:
+        ValueError: no cards, a card that lacks something or does not fit, or a value out of range.
+    Example:
+        >>> card = dict(image=[[0, 255], [255, 0]], label=1, logits=[0.0, 2.0, 1.0])
+        >>> w = GammaExplorer([card], gamma=1.4)
+        >>> print(w.text().splitlines()[0].split('  ')[0])
+        loss
+    Source:
+        Hao et al., 2023, Eq. 6, and their released code.
+    """
 
     caption = (
         'Pick the surest digit and slide γ from 1 to 4: its dot climbs. '
@@ -483,7 +512,13 @@ class GammaExplorer(Explorer):
         'Raise T to wake more of it.'
     )
 
-    def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0):
+    def __init__(
+        self,
+        cards: list[dict],
+        classes: list[str] | None = None,
+        gamma: float = 1.4,
+        temperature: float = 1.0,
+    ):
         super().__init__(cards, classes, gamma, temperature)
         self.show()
         self.bars = self.figures[1]
@@ -494,7 +529,7 @@ class GammaExplorer(Explorer):
         return gamma_state(self.card, self.gamma.value, self.temperature.value)
 
     def draw(self, s):
-        # In jumps, as in the twin: 4, 8 or 16, and a little room.
+        # In jumps, as in the page version: 4, 8 or 16, and a little room.
         top = 1.05 * next(power for power in (4, 8, 16) if 2 ** s['gamma'] <= power)
         weighting = target_weighting(s['gamma'], s['p']).update_yaxes(range=[-0.02 * top, top])
         bars = class_bars(s['probs'], s['label'], s['gamma'], self.classes)
@@ -507,7 +542,7 @@ class GammaExplorer(Explorer):
     def text(self):
         return table_text(_gamma_rows(self.numbers, self.classes))
 
-    def twin(self) -> str:
+    def page_version(self) -> str:
         "The γ slider and the digits for a page without a kernel, at the current temperature."
         T = self.temperature.value
         digits = [dict(image=c['image'], label=c['label'], probs=probs_of(c, T)) for c in self.cards]
@@ -515,10 +550,10 @@ class GammaExplorer(Explorer):
             f'<p>The teacher’s probabilities at temperature {T:g}. '
             'On this page γ and the digit move; the temperature is fixed.</p>'
         )
-        return note + gamma_twin(digits, self.classes, self.gamma.value)
+        return note + gamma_version(digits, self.classes, self.gamma.value)
 
     def to_html(self, path: str | Path) -> Path:
-        return self._write(path, 'Slide γ', self.twin())
+        return self._write(path, 'Slide γ', self.page_version())
 
 # %% ../nbs/widgets/90_widgets.ipynb #212db54c
 _GAMMAS = [round(1 + i / 10, 1) for i in range(31)]
@@ -530,12 +565,12 @@ def _what_moves(figure: go.Figure) -> dict:
     return dict(title=figure.layout.title.text, range=list(figure.layout.yaxis.range), traces=traces)
 
 
-def _steps_twin(
+def _steps_version(
     figures: list[list[go.Figure]],  # for each γ of `_GAMMAS` its figures
     texts: list[str],  # for each γ what to say
     gamma: float,  # where the slider starts
     caption: str,  # an instruction to the reader
-) -> str:  # a <figure> that twins.js brings to life
+) -> str:  # a <figure> that pages.js brings to life
     "A γ slider over precomputed figures, without a kernel."
     if not len(figures) == len(texts) == len(_GAMMAS):
         raise ValueError(
@@ -549,7 +584,7 @@ def _steps_twin(
         steps=[dict(text=t, figures=[_what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
     )
     return (
-        '<figure class="ofa-twin" data-twin="steps">'
+        '<figure class="ofa-page" data-page="steps">'
         f'<script type="application/json">{embed_json(state)}</script>'
         f'<p class="numbers" style="white-space: pre-line" role="status">{html.escape(texts[start])}</p>'
         f'<figcaption>{html.escape(caption)}</figcaption></figure>'
@@ -586,7 +621,26 @@ def _logit_sliders(student: list[list[float]]) -> list[Slider]:
 
 # %% ../nbs/widgets/90_widgets.ipynb #7ddf1270
 class LossAnatomy(Explorer):
-    "Eqs. 5 to 8 for a digit and a student: bars that add up, formulas, the gradient (Hao et al., 2023)."
+    """One image's loss taken apart: Eqs. 5 to 8 as bars that add up, as formulas, and the gradient.
+
+    The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
+
+    Args:
+        cards: images with a label and a teacher's logits each, from `teacher_cards`.
+        classes: the names of the K classes, at least 3; default their numbers.
+        gamma: γ at the start, from 1 to 4.
+        temperature: T at the start, from 1 to 8.
+        student_logits: (cards, K), where the student's sliders start; default all 0.
+    Raises:
+        ValueError: no cards, a card or logits that do not fit, fewer than 3 classes, or a value out of range.
+    Example:
+        >>> card = dict(image=[[0, 255], [255, 0]], label=1, logits=[0.0, 2.0, 1.0])
+        >>> w = LossAnatomy([card], gamma=2.0)
+        >>> [line.split(':')[0] for line in w.text().splitlines()]
+        ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
+    Source:
+        Hao et al., 2023, Eqs. 5 to 8.
+    """
 
     caption = (
         'Slide γ to 2 and compare the last three bars, then to 1.4 and look below zero. '
@@ -594,7 +648,14 @@ class LossAnatomy(Explorer):
         'Last, try to make all gradients vanish with the three sliders.'
     )
 
-    def __init__(self, cards, classes=None, gamma=2.0, temperature=1.0, student_logits=None):
+    def __init__(
+        self,
+        cards: list[dict],
+        classes: list[str] | None = None,
+        gamma: float = 2.0,
+        temperature: float = 1.0,
+        student_logits=None,
+    ):
         super().__init__(cards, classes, gamma, temperature)
         self.student = _checked_student(student_logits, len(cards), len(self.classes))
         self.z = _logit_sliders(self.student)
@@ -645,11 +706,11 @@ class LossAnatomy(Explorer):
     def html(self):
         return _formulas_html(self.numbers)
 
-    def twin(self) -> str:
-        return _anatomy_twin(self)
+    def page_version(self) -> str:
+        return _anatomy_version(self)
 
     def to_html(self, path: str | Path) -> Path:
-        return self._write(path, 'The loss taken apart', self.twin())
+        return self._write(path, 'The loss taken apart', self.page_version())
 
 # %% ../nbs/widgets/90_widgets.ipynb #7bbe794f
 def _formulas_html(s: dict) -> str:
@@ -668,7 +729,7 @@ def _formulas_html(s: dict) -> str:
     return f'<div role="status">{"".join(lines)}<p style="{look}">{html.escape(said)}</p></div>'
 
 
-def _anatomy_twin(w: LossAnatomy) -> str:
+def _anatomy_version(w: LossAnatomy) -> str:
     "The body of a `LossAnatomy`'s page: its digit, and a γ slider over its bars and gradients."
     T = w.temperature.value
     name = w.classes[w.card['label']]
@@ -677,7 +738,7 @@ def _anatomy_twin(w: LossAnatomy) -> str:
     student = ', '.join(f'{w.classes[c]}: {v:g}' for c, v in enumerate(w.logits))
     note = f'<p>The student’s logits: {html.escape(student)}. On this page only γ moves.</p>'
     states = [anatomy_state(w.logits, w.card, gamma, T) for gamma in _GAMMAS]
-    slider = _steps_twin(
+    slider = _steps_version(
         [w.draw(s) for s in states],
         [_formulas_text(s) for s in states],
         w.gamma.value,

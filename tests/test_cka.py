@@ -15,10 +15,8 @@ from hypothesis import strategies as st
 from ofa_learn.bench import CKA_LAYERS, bench_cka, cka_networks, interleaved, peak_growth, ratio
 from ofa_learn.cka import (
     _ESTIMATORS,
-    _along,
     _as_seen_by,
     _load_network,
-    _watching,
     cka,
     cka_all,
     cka_matrix,
@@ -32,6 +30,7 @@ from ofa_learn.cka import (
 from ofa_learn.cli import main
 from ofa_learn.data import digits, split
 from ofa_learn.models import find_taps, make_model, save_model, tapped_forward
+from ofa_learn.watching import _along, watching
 
 few, estimators = settings(max_examples=15, deadline=None), st.sampled_from(_ESTIMATORS)
 quiet = dict(progress=False)
@@ -61,7 +60,10 @@ def images():
 
 
 def u_statistic(K, L):
-    "The unbiased HSIC by its definition: over all ordered quadruples of different images (Song et al., 2012), K_ij (L_ij + L_kl - 2 L_ik)."
+    """The unbiased HSIC by its definition (Song et al., 2012).
+
+    It sums K_ij (L_ij + L_kl - 2 L_ik) over all ordered quadruples of different images.
+    """
     n, total = len(K), 0.0
     for i in range(n):
         for j in range(n):
@@ -160,7 +162,10 @@ def test_batches_add_up_and_a_short_last_one_is_joined(nets, images):
         )
     got = cka(cnn, vit, images[:23], batch_size=10, **quiet)  # 10, and 10 + 3
     assert (got.images, got.batches) == (23, 2)
-    S = lambda x, y: 10 * hsic(gram(x[:10]), gram(y[:10])) + 13 * hsic(gram(x[10:23]), gram(y[10:23]))
+
+    def S(x, y):
+        return 10 * hsic(gram(x[:10]), gram(y[:10])) + 13 * hsic(gram(x[10:23]), gram(y[10:23]))
+
     want = torch.stack([torch.stack([S(x, y) / (S(x, x) * S(y, y)).sqrt() for y in b]) for x in a])
     torch.testing.assert_close(got.matrix, want, atol=1e-9, rtol=0)
     assert cka(cnn, vit, images, batch_size=10, **quiet).batches == 3  # four images are enough for a batch
@@ -170,7 +175,10 @@ def test_minibatches_come_closer_as_they_grow():
     data = split(digits(), valid=512)
     torch.manual_seed(0)
     a, b = make_model('micro_resnet').eval(), make_model('micro_vit').eval()
-    run = lambda size: cka(a, b, data, batch_size=size, **quiet).matrix
+
+    def run(size):
+        return cka(a, b, data, batch_size=size, **quiet).matrix
+
     full = run(512)
     far = [(run(size) - full).abs().mean().item() for size in (8, 32, 128)]
     assert far[0] > far[2] and far[2] < 0.02, far
@@ -571,9 +579,12 @@ def test_no_dimension_or_several_follow_the_batch(two, four):
 
 def test_a_forward_without_images_is_named(nets, images):
     cnn, _ = nets
-    for given in ('no images', images[:0], torch.arange(5)):
-        with pytest.raises(ValueError, match='MicroResNet was called without images'), _watching(cnn, ['fc']):
-            cnn(given)
+    for odd in ("no images", images[:0], torch.arange(5)):
+        with (
+            pytest.raises(ValueError, match='MicroResNet was called without images'),
+            watching(cnn, ['fc'], gram),
+        ):
+            cnn(odd)
     assert hooks(cnn) == 0
 
 
@@ -581,12 +592,12 @@ def test_probing_changes_nothing(nets, images):
     cnn = make_model('micro_resnet').train()
     before = {k: v.clone() for k, v in cnn.state_dict().items()}
     state = torch.get_rng_state()
-    with _watching(cnn.eval(), ['stages.0', 'fc']) as grams, torch.no_grad():
+    with watching(cnn.eval(), ['stages.0', 'fc'], gram) as grams, torch.no_grad():
         cnn(images)
     assert set(grams) == {'stages.0', 'fc'} and all(g.shape == (24, 24) for g in grams.values())
     assert all(torch.equal(v, before[k]) for k, v in cnn.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
-    with _watching(cnn.train(), ['fc']) as grams:
+    with watching(cnn.train(), ['fc'], gram) as grams:
         cnn(images)
         assert cnn.training and cnn.stem[1].num_batches_tracked == 1 and grams['fc'].shape == (24, 24)
 

@@ -52,7 +52,7 @@ def test_demo(tmp_path):
     assert len({r['data']['fingerprint'] for r in records}) == 1 and all(
         r['pair'] == 'mlp-cnn' for r in records
     )
-    assert 'ofa-twin' in (tmp_path / 'demo.html').read_text() and not list(tmp_path.glob('.demo*'))
+    assert 'ofa-page' in (tmp_path / 'demo.html').read_text() and not list(tmp_path.glob('.demo*'))
 
 
 def test_errors_are_one_line(tmp_path):

@@ -4,7 +4,7 @@ import ast
 
 import docsite
 import pytest
-from docsite import PLOTLY, TWIN, broken_links, linked, navigation, unshown
+from docsite import PAGE_VERSION, PLOTLY, broken_links, linked, navigation, unshown
 
 BARS = {
     PLOTLY: dict(data=[dict(type='bar', y=[1, 2])], layout=dict(width=900, meta=dict(caption='Two bars.'))),
@@ -29,9 +29,9 @@ def test_directives_stand_in_the_source_or_are_taken_off_by_nbdev():
 
 def test_a_figure_is_drawn_before_its_picture_is_shown():
     drawn = docsite.as_html(BARS)
-    assert 'data-twin="plot"' in drawn and 'Two bars.' in drawn
+    assert 'data-page="plot"' in drawn and 'Two bars.' in drawn
     assert '900' not in drawn  # as wide as the page
-    assert docsite.as_html(BARS | {TWIN: '<figure>alive</figure>'}) == '<figure>alive</figure>'
+    assert docsite.as_html(BARS | {PAGE_VERSION: '<figure>alive</figure>'}) == '<figure>alive</figure>'
     assert docsite.as_html({'text/plain': '0.5'}) is None
 
 
@@ -105,7 +105,7 @@ def test_a_whole_page():
     kinds = ['raw', 'markdown', 'markdown', 'code', 'code', 'markdown', 'markdown']
     assert [c.cell_type for c in cells] == kinds
     assert 'id="ofa_learn.tiny.double"' in cells[2].source
-    assert '../assets/twins.js' in cells[-1].source
+    assert '../assets/pages.js' in cells[-1].source
 
 
 EXAMPLE = '''def scaled(

@@ -18,7 +18,7 @@ from ofa_learn.explorers import (
     _branch_state,
     _branch_table,
     _Choice,
-    _choices_twin,
+    _choices_version,
     _cka_state,
     _curve_state,
     _curve_words,
@@ -27,12 +27,12 @@ from ofa_learn.explorers import (
     load_cka,
 )
 from ofa_learn.models import count_params, make_model
+from ofa_learn.pages import embed_json
 from ofa_learn.recorded import recorded
 from ofa_learn.records import results
 from ofa_learn.runs import pair_models
 from ofa_learn.sweeps import recording_path
 from ofa_learn.tasks import create_task
-from ofa_learn.twins import embed_json
 from ofa_learn.widgets import SOURCE
 
 GAMMAS = (1.0, 1.4, 2.0)
@@ -87,7 +87,7 @@ def made_up_exits():
 def made_up_cka():
     runs = {}
     for teacher, student in product(('cnn', 'vit'), repeat=2):
-        for i, method in enumerate(_ALONE + _TAUGHT):
+        for i, method in enumerate((*_ALONE, *_TAUGHT)):
             runs[teacher, student, method] = dict(
                 teacher=teacher,
                 student=student,
@@ -163,7 +163,7 @@ def test_cka_numbers_are_the_matrices():
     s = _cka_state(found, 'cnn', 'vit', 'ofa', 'untrained')
     assert s['before'] is found['runs']['cnn', 'vit', 'untrained']
     assert s['after'] is found['runs']['cnn', 'vit', 'ofa']
-    assert [r['method'] for r in s['rows']] == list(_ALONE + _TAUGHT)
+    assert [r['method'] for r in s['rows']] == [*_ALONE, *_TAUGHT]
     assert s['rows'][0]['mean'] == pytest.approx(sum(range(2)) / 40 + 1 / 20)
     assert s['rows'][0]['last'] == 0.15
 
@@ -263,15 +263,15 @@ def test_shipped_recordings_open():
 
 
 def state_of(text):
-    "What a twin of choices holds."
-    embedded = r'data-twin="choices"><script type="application/json">(.*?)</script>'
+    "What a page version of choices holds."
+    embedded = r'data-page="choices"><script type="application/json">(.*?)</script>'
     return json.loads(re.search(embedded, text, re.S)[1])
 
 
 @pytest.mark.parametrize('name', WIDGETS)
 def test_every_choice_is_on_the_page(name):
     w = WIDGETS[name]()
-    state = state_of(_choices_twin(w))
+    state = state_of(_choices_version(w))
     pool = state['pool']
     assert len({embed_json(v) for v in pool}) == len(pool)
     moving = [c for k, c in w.controls.items() if k not in w.fixed]

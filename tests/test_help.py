@@ -1,4 +1,4 @@
-"""`help()` of the entry points: every parameter, what comes out, what is refused, an example that runs."""
+"""What `help()` says of the entry points: parameters, what comes out, an example that runs."""
 
 import doctest
 import inspect
@@ -16,6 +16,21 @@ from docsite import items, sections
 ENTRY_POINTS = {
     'data': 'digits split load_data load_splits',
     'models': 'make_model find_taps save_model load_model',
+    'losses': 'ofa_loss kd_loss decompose class_weights dark_mass target_weight',
+    'cka': 'cka compare',
+    'live': 'LiveDistill',
+    'branches': 'ExitBranches',
+    'widgets': 'GammaExplorer LossAnatomy',
+    'explorers': 'AccuracyCurves BranchExplorer CKAExplorer',
+    'demo': 'demo',
+    'tasks': 'Teacher DistillationTask create_task register Labels DeepSupervision OFA',
+    'logits': 'KD dkd_loss DKD dist_loss DIST',
+    'relations': 'cc_loss CC rkd_distance_loss rkd_angle_loss RKD nce_loss CRD',
+    'rsd': 'correlations rsd_loss RSD',
+    'hcd': 'orthogonality_loss sub_cross_entropy mutual_kl HCD',
+    'scalekd': 'dfm_loss soft_ce_loss ScaleKD',
+    'combined': 'Combined',
+    'hints': 'fitnet_loss FitNet ofd_loss OFD hcl_loss ReviewKD',
     'records': 'results',
     'export': 'export_student export_onnx',
     'settings': 'learning_rates',

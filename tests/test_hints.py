@@ -1,4 +1,7 @@
-"""Hint methods: what lesson 60 does not show. All pairs, slow formulas, mixed precision, resume, larger models, bad input."""
+"""Hint methods: what lesson 60 does not show.
+
+All pairs, slow formulas, mixed precision, resume, larger models, bad input.
+"""
 
 import copy
 import math
@@ -11,19 +14,19 @@ import torch.nn.functional as F
 
 from ofa_learn.data import digits, split
 from ofa_learn.hints import (
-    ABF,
+    _ABF,
     Aligner,
-    Margins,
-    TapOrigin,
+    _Margins,
+    _paired_with,
+    _resized,
+    _stage_pairs,
+    _tap_origins,
+    _TapOrigin,
     fitnet_loss,
     hcl_loss,
     margin,
     margin_relu,
     ofd_loss,
-    paired_with,
-    resized,
-    stage_pairs,
-    tap_origins,
 )
 from ofa_learn.models import find_taps, make_model
 from ofa_learn.tasks import Teacher, create_task
@@ -156,7 +159,7 @@ def test_gradients_are_those_of_finite_differences():
     s.requires_grad_()
     m = torch.tensor([-0.3, -0.8, -1e-3], dtype=torch.float64)
     for loss in (fitnet_loss, hcl_loss, lambda a, b: ofd_loss(a, b, m)):
-        assert torch.autograd.gradcheck(lambda a: loss(a, t), s)
+        assert torch.autograd.gradcheck(loss, (s, t))
 
 
 @pytest.mark.parametrize(
@@ -181,7 +184,7 @@ def test_losses_refuse_bad_input(call, says):
 def test_pairs_are_in_order_and_end_at_the_end():
     for n_s in range(1, 9):
         for n_t in range(1, 9):
-            js = [paired_with(i, n_s, n_t) for i in range(1, n_s + 1)]
+            js = [_paired_with(i, n_s, n_t) for i in range(1, n_s + 1)]
             assert js == sorted(js) and js[0] >= 1 and js[-1] == n_t
             if n_s == n_t:
                 assert js == list(range(1, n_s + 1))
@@ -189,7 +192,7 @@ def test_pairs_are_in_order_and_end_at_the_end():
 
 def test_different_numbers_of_stages():
     student, teacher = make_model('micro_vit'), make_model('micro_vit', depth=2)
-    pairs = stage_pairs(find_taps(student, (1, 8, 8)), find_taps(teacher, (1, 8, 8)))
+    pairs = _stage_pairs(find_taps(student, (1, 8, 8)), find_taps(teacher, (1, 8, 8)))
     assert [(s.number, t.number) for s, t in pairs] == [(1, 1), (2, 1), (3, 2), (4, 2)]
     for method in METHODS:
         for a, b in ((student, teacher), (teacher, student)):
@@ -204,11 +207,11 @@ def test_same_shapes_give_the_original_hint():
     for i in range(4):
         torch.testing.assert_close(out[f'hint_{i + 1}'], F.mse_loss(f[i], t[i]))
     x = torch.randn(2, 4, 3, 3)
-    assert resized(x, (3, 3)) is x and Aligner(4, 4)(x, (3, 3)) is x
+    assert _resized(x, (3, 3)) is x and Aligner(4, 4)(x, (3, 3)) is x
 
 
 def test_abf_is_its_formula():
-    abf, x, r = ABF(4, 6, 5).eval(), torch.randn(2, 4, 4, 4), torch.randn(2, 6, 2, 2)
+    abf, x, r = _ABF(4, 6, 5).eval(), torch.randn(2, 4, 4, 4), torch.randn(2, 6, 2, 2)
     out, fused = abf(x, r, (4, 4))
     z, up = abf.reduce(x), r.repeat_interleave(2, 2).repeat_interleave(2, 3)
     a = torch.einsum('oc,bchw->bohw', abf.attend[0].weight[:, :, 0, 0], torch.cat([z, up], 1)) + abf.attend[
@@ -390,7 +393,7 @@ def test_margins_come_from_where_they_are_said_to():
         ),
     )
     for name, sources in want.items():
-        found = tap_origins(Teacher(moved(make_model(name, 10, size))), size)
+        found = _tap_origins(Teacher(moved(make_model(name, 10, size))), size)
         assert [o.source for o in found] == sources, name
         before = dict(
             mobilenetv2_050=[False] * 3 + [True], resnetv2_18=[False] * 4, convnext_atto=[False] * 4
@@ -401,11 +404,11 @@ def test_margins_come_from_where_they_are_said_to():
 def test_margins_are_those_of_the_last_norm():
     size, model = (3, 64, 64), moved(make_model('resnet18', 10, (3, 64, 64)))
     for o, stage in zip(
-        tap_origins(Teacher(model), size), (model.layer1, model.layer2, model.layer3, model.layer4)
+        _tap_origins(Teacher(model), size), (model.layer1, model.layer2, model.layer3, model.layer4)
     ):
         torch.testing.assert_close(o.margins, margin(stage[-1].bn2.weight, stage[-1].bn2.bias))
     bottleneck = moved(make_model('mobilenetv2_050', 10, size))
-    found = tap_origins(Teacher(bottleneck), size)
+    found = _tap_origins(Teacher(bottleneck), size)
     torch.testing.assert_close(
         found[0].margins, margin(bottleneck.blocks[1][-1].bn3.weight, bottleneck.blocks[1][-1].bn3.bias)
     )
@@ -415,7 +418,7 @@ def test_margins_are_those_of_the_last_norm():
 def test_tracing_leaves_the_teacher_as_it_was():
     teacher = Teacher(moved(make_model('micro_resnet')))
     before, state = teacher(X).logits, copy.deepcopy(teacher.state_dict())
-    tap_origins(teacher, (1, 8, 8))
+    _tap_origins(teacher, (1, 8, 8))
     assert torch.equal(teacher(X).logits, before) and all(
         torch.equal(v, state[k]) for k, v in teacher.state_dict().items()
     )
@@ -425,12 +428,12 @@ def test_tracing_leaves_the_teacher_as_it_was():
 def test_cut_values_are_put_back_at_their_expected_value():
     known = torch.tensor([-0.5, -1.0], dtype=torch.float64)
     t = torch.tensor([[0.0, 3], [2, 0]]).view(1, 2, 1, 2)
-    filled, m = Margins(2, TapOrigin(True, known))(t)
+    filled, m = _Margins(2, _TapOrigin(True, known))(t)
     assert torch.equal(filled.flatten(), torch.tensor([-0.5, 3, 2, -1])) and torch.equal(m, known.float())
-    same, _ = Margins(2, TapOrigin(False, known))(t)
+    same, _ = _Margins(2, _TapOrigin(False, known))(t)
     assert same is t
     before, m = torch.randn(4, 2, 3, 3), -torch.rand(2)  # had the tap been before the ReLU
-    filled, _ = Margins(2, TapOrigin(True, m))(before.relu())
+    filled, _ = _Margins(2, _TapOrigin(True, m))(before.relu())
     target, paper = margin_relu(filled, m), margin_relu(before, m)
     sure = (before > 0) | (before <= m.view(-1, 1, 1))
     assert torch.equal(target[sure], paper[sure]) and ((target - paper).abs() <= -m.view(-1, 1, 1)).all()

@@ -23,8 +23,8 @@ from browsers import need_browser, one_browser, watch
 
 from ofa_learn.explorers import _curve_state, _pair_name
 from ofa_learn.losses import class_weights, ofa_loss
+from ofa_learn.pages import gamma_numbers
 from ofa_learn.recorded import recorded
-from ofa_learn.twins import gamma_numbers
 from ofa_learn.widgets import GammaExplorer, LossAnatomy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -440,7 +440,7 @@ def test_every_control_has_a_name(book):
 
 STOPWATCH = '''() => {
     const control = document.activeElement;
-    const widget = control.closest('figure.ofa-twin, .widget-vbox');
+    const widget = control.closest('figure.ofa-page, .widget-vbox');
     const plots = [...widget.querySelectorAll('.js-plotly-plot')];
     const drawn = (plot) => JSON.stringify(plot._fullData.map((trace) => Array.from(trace.y)));
     const seen = (plot) => plot._fullLayout.title.text + drawn(plot);
@@ -487,12 +487,12 @@ def test_latency_of_the_pages(new_page, tmp_path):
     for widget in (GammaExplorer([card]), LossAnatomy([card])):
         page = new_page()
         page.goto(widget.to_html(tmp_path / 'page.html').as_uri())
-        page.wait_for_selector('.ofa-twin input[type=range]')
+        page.wait_for_selector('.ofa-page input[type=range]')
         latency(page, f'page of {type(widget).__name__}, γ', page.get_by_label('γ', exact=True))
         page.close()
 
 
-DRAWN = "i => document.querySelectorAll('[data-twin=steps] .plot')[i].data.map((t) => Array.from(t.y))"
+DRAWN = "i => document.querySelectorAll('[data-page=steps] .plot')[i].data.map((t) => Array.from(t.y))"
 
 
 def test_anatomy_page_without_a_kernel(new_page, tmp_path):
@@ -502,7 +502,7 @@ def test_anatomy_page_without_a_kernel(new_page, tmp_path):
     page = new_page()
     trouble = watch(page, kinds=('error',))
     page.goto(widget.to_html(tmp_path / 'page.html').as_uri())
-    page.wait_for_selector('[data-twin=steps] .js-plotly-plot')
+    page.wait_for_selector('[data-page=steps] .js-plotly-plot')
     page.get_by_label('γ', exact=True).focus()
     for keys, gamma in (([], 2.0), (['ArrowLeft'] * 6, 1.4), (['End'], 4.0), (['Home'], 1.0)):
         for key in keys:

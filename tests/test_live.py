@@ -1,4 +1,7 @@
-"""A training in a thread, without a browser: the same numbers as `distill`, pause, continue, stop, γ moved, exceptions, a second run, and no thread left."""
+"""A training in a thread, without a browser: the same numbers as `distill`, and γ moved while it runs.
+
+Also pause, continue, stop, exceptions, a second run, and no thread left.
+"""
 
 import importlib
 import json
@@ -233,42 +236,27 @@ def test_on_step_is_told_the_epochs_done():
 
 
 def made_up(rows=3, marks=((0.0, 1.4),), **more):
-    row = lambda e: dict(
-        epoch=e,
-        loss=10 / e,
-        parts=dict(final=2 / e, exit_1=4 / e, exit_2=4 / e),
-        valid_accuracy=50.0 + e if e != 2 else None,
-    )
-    return (
-        dict(
-            status='done',
-            epochs=40,
-            gamma=1.4,
-            error=None,
-            test=None,
-            rows=[row(e) for e in range(1, rows + 1)],
-            marks=list(marks),
+    def row(e):
+        seen = None if e == 2 else 50.0 + e
+        return dict(
+            epoch=e, loss=10 / e, parts=dict(final=2 / e, exit_1=4 / e, exit_2=4 / e), valid_accuracy=seen
         )
-        | more
-    )
+
+    now = dict(status='done', epochs=40, gamma=1.4, error=None, test=None, marks=list(marks))
+    return now | dict(rows=[row(e) for e in range(1, rows + 1)]) | more
 
 
 def test_figures_show_the_rows_and_the_marks():
     now = made_up(marks=[(0.0, 1.4), (3.0, 1.5), (3.5, 1.6), (20.0, 4.0)])
     loss, seen = _loss_figure(now), _accuracy_figure(now)
     assert [(t.name, list(t.x), list(t.y)) for t in loss.data][0] == ('sum', [1, 2, 3], [10, 5, 10 / 3])
-    assert [t.name for t in loss.data] == ['sum', 'final logits', 'exit 1', 'exit 2'] and len(
-        {t.line.color for t in loss.data}
-    ) == 4
-    assert (
-        list(seen.data[0].x) == [1, 3]
-        and list(seen.data[0].y) == [51, 53]
-        and tuple(seen.layout.yaxis.range) == (0, 100)
-    )  # an epoch without a look has no point
+    assert [t.name for t in loss.data] == ['sum', 'final logits', 'exit 1', 'exit 2']
+    assert len({t.line.color for t in loss.data}) == 4
+    assert (list(seen.data[0].x), list(seen.data[0].y)) == ([1, 3], [51, 53])  # no look, no point
+    assert tuple(seen.layout.yaxis.range) == (0, 100)
     for f in (loss, seen):
-        assert [s.x0 for s in f.layout.shapes] == [0, 3, 3.5, 20] and [
-            a.text for a in f.layout.annotations
-        ] == ['γ = 1.4', 'γ = 1.6', 'γ = 4']
+        assert [s.x0 for s in f.layout.shapes] == [0, 3, 3.5, 20]
+        assert [a.text for a in f.layout.annotations] == ['γ = 1.4', 'γ = 1.6', 'γ = 4']
         assert f.layout.meta['caption'] and f.layout.title.text and f.layout.xaxis.range[1] >= 40
     empty = _loss_figure(made_up(0))
     assert not empty.data[0].x and tuple(empty.layout.yaxis.range) == (0, 1)
@@ -348,7 +336,7 @@ def test_buttons_and_curves(teacher, tmp_path):
     ]
     assert [[t.get('y') for t in s['data']] for s in states] == [
         [list(t.y) for t in f.data] for f in w.figures
-    ]  # the twin has the widget's numbers
+    ]  # the page version has the widget's numbers
     w.press('Start again')
     w.press('Stop')
     assert w.run.status in ('stopped', 'done') and w.buttons.enabled[1] is False

@@ -4,6 +4,7 @@ import math
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,12 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ofa_learn.arguments import check_gamma, check_target, check_weight
 from ofa_learn.losses import (
     _FORMS,
     _REDUCTIONS,
     _SOFT,
     binomial,
-    check_gamma,
-    check_target,
-    check_weight,
     class_weights,
     dark_mass,
     decompose,
@@ -39,8 +38,11 @@ nan, inf = float('nan'), float('inf')
 def problem(seed, b=6, k=5, scale=3.0, dtype=torch.float64):
     "Student logits, teacher logits, labels."
     g = torch.Generator().manual_seed(seed)
-    z = lambda: (torch.randn(b, k, generator=g, dtype=torch.float64) * scale).to(dtype)
-    return z(), z(), torch.randint(k, (b,), generator=g)
+
+    def logits():
+        return (torch.randn(b, k, generator=g, dtype=torch.float64) * scale).to(dtype)
+
+    return logits(), logits(), torch.randint(k, (b,), generator=g)
 
 
 def soft_labels(seed, b=6, k=5):
@@ -115,12 +117,17 @@ def test_released_as_written(seed, gamma):
 @given(seeds)
 def test_gamma_one_is_kd(seed):
     z_s, z_t, y = problem(seed)
-    soft_ce = lambda z: -(z_t.softmax(-1) * z.log_softmax(-1)).sum(-1).mean()
+
+    def soft_ce(z):
+        return -(z_t.softmax(-1) * z.log_softmax(-1)).sum(-1).mean()
+
+    def released(z):
+        return ofa_loss(z, z_t, y, form='released')
+
     same(ofa_loss(z_s, z_t, y), F.cross_entropy(z_s, y) + soft_ce(z_s))
     same(
         grad(lambda z: ofa_loss(z, z_t, y), z_s), grad(lambda z: F.cross_entropy(z, y) + kd_loss(z, z_t), z_s)
     )
-    released = lambda z: ofa_loss(z, z_t, y, form='released')
     same(released(z_s), soft_ce(z_s))
     same(grad(released, z_s), grad(lambda z: kd_loss(z, z_t), z_s))
     same(ofa_loss(z_s, z_t, y), F.cross_entropy(z_s, y) + released(z_s))
@@ -239,9 +246,15 @@ def test_a_student_that_masks_what_is_wanted_pays_without_end():
 def test_compiled_and_fast_agree_on_masked_classes(compiled):
     s, t, y = problem(0, dtype=torch.float32)
     y, s, t = y.clamp(max=3), *(z.index_fill(1, torch.tensor([4]), -inf) for z in (s, t))
-    loss = lambda f: lambda z: f(z, t, y, gamma=1.4)
-    same(loss(compiled(ofa_loss))(s), loss(ofa_loss)(s))
-    same(grad(loss(compiled(ofa_loss)), s), grad(loss(ofa_loss), s))
+
+    def plain(z):
+        return ofa_loss(z, t, y, gamma=1.4)
+
+    def fast(z):
+        return compiled(ofa_loss)(z, t, y, gamma=1.4)
+
+    same(fast(s), plain(s))
+    same(grad(fast, s), grad(plain, s))
 
 
 # --- symmetries
@@ -264,8 +277,13 @@ def test_stack_equals_calls(seed, each, form, kind, soft):
     if kind == 'tuple, two equal':
         each = (each[0], each[1], each[0])
     gamma = {'one': each[0], 'tensor': torch.tensor(each, dtype=torch.float64)}.get(kind, each)
-    together = lambda s: ofa_loss(s, z_t, target, gamma=gamma, form=form)
-    apart = lambda s: torch.stack([ofa_loss(z, z_t, target, gamma=g, form=form) for z, g in zip(s, each)])
+
+    def together(s):
+        return ofa_loss(s, z_t, target, gamma=gamma, form=form)
+
+    def apart(s):
+        return torch.stack([ofa_loss(z, z_t, target, gamma=g, form=form) for z, g in zip(s, each)])
+
     same(together(stack), apart(stack))
     same(grad(together, stack), grad(apart, stack))
     same(kd_loss(stack, z_t, temperature=2.0), torch.stack([kd_loss(z, z_t, temperature=2.0) for z in stack]))
@@ -311,7 +329,10 @@ def test_order_changes_nothing(seed, gamma, form, soft):
 @given(seeds, gammas, forms, st.floats(0, 1))
 def test_soft_labels(seed, gamma, form, lam):
     z_s, z_t, y = problem(seed)
-    loss = lambda t, soft='mixture': ofa_loss(z_s, z_t, t, gamma=gamma, form=form, soft=soft)
+
+    def loss(t, soft='mixture'):
+        return ofa_loss(z_s, z_t, t, gamma=gamma, form=form, soft=soft)
+
     one_hot, other = F.one_hot(y, 5).double(), y.roll(1)
     for soft in _SOFT:
         same(loss(one_hot, soft), loss(y))
@@ -361,7 +382,10 @@ def test_minimum_is_at_the_weights(seed, gamma, form):
     z_s, z_t, y = problem(seed)
     w = class_weights(z_t.softmax(-1), y, gamma, form)
     best = (w / w.sum(-1, keepdim=True)).log()
-    loss = lambda z: ofa_loss(z, z_t, y, gamma=gamma, form=form)
+
+    def loss(z):
+        return ofa_loss(z, z_t, y, gamma=gamma, form=form)
+
     assert grad(loss, best).abs().max() < 1e-10
     assert loss(best) <= min(loss(z_t), loss(z_s)) + 1e-12
     if form == 'released' and gamma > 1.1:
@@ -387,9 +411,8 @@ def test_low_precision(dtype, size, form):
         low, exact = loss(low_s, low_t), loss(low_s.double(), low_t.double())
         assert low.dtype == torch.float32 and low.isfinite().all() and exact.dtype == torch.float64
         same(low.double(), exact, rtol=1e-5, atol=1e-6)  # the inputs are rounded, the arithmetic is float32's
-        g, g_exact = (
-            grad(lambda s: loss(s, t), s) for s, t in ((low_s, low_t), (low_s.double(), low_t.double()))
-        )
+        g = grad(partial(loss, t=low_t), low_s)
+        g_exact = grad(partial(loss, t=low_t.double()), low_s.double())
         assert g.dtype == dtype and g.isfinite().all()
         eps = torch.finfo(dtype).eps
         same(g.double(), g_exact, rtol=4 * eps, atol=4 * max(eps * g_exact.abs().max().item(), 1e-7))
@@ -401,7 +424,8 @@ def test_agreement_at_a_large_gap_costs_nothing():
     assert kd_loss(far, far).item() == 0
     for form in _FORMS:
         assert ofa_loss(far, far, torch.tensor([2]), gamma=1.5, form=form).item() == 0
-        assert grad(lambda z: ofa_loss(z, far, torch.tensor([0]), gamma=1.5, form=form), far).isfinite().all()
+        loss = partial(ofa_loss, teacher_logits=far, target=torch.tensor([0]), gamma=1.5, form=form)
+        assert grad(loss, far).isfinite().all()
 
 
 @pytest.mark.parametrize('form', _FORMS)
@@ -420,7 +444,10 @@ def test_gradcheck(form):
 @pytest.mark.parametrize('gamma', [1.0, 1.4, [1.0, 1.4, 1.4]])
 @pytest.mark.parametrize('form', _FORMS)
 def test_memory_is_saved_and_no_bit_changes(form, gamma):
-    "The loss keeps nothing for the way back but its input and the weights, and gives what the plain formula gives."
+    """The loss keeps nothing for the way back but its input and the weights.
+
+    It gives what the plain formula gives.
+    """
     z_s, z_t, y = torch.randn(3, 33, 100, requires_grad=True), torch.randn(33, 100), torch.randint(100, (33,))
     w = torch.stack(
         [
@@ -496,16 +523,24 @@ def test_second_derivatives(form):
         torch.randn(4, 5, dtype=torch.float64),
         torch.tensor([0, 3, 4, 1]),
     )
-    loss = lambda z: ofa_loss(z, z_t, y, gamma=1.4, form=form, reduction='none')
+
+    def loss(z):
+        return ofa_loss(z, z_t, y, gamma=1.4, form=form, reduction='none')
+
+    def total(z):
+        return loss(z).sum()
+
     assert torch.autograd.gradgradcheck(loss, (z_s,))
-    total = lambda z: loss(z).sum()
     assert torch.allclose(torch.func.grad(total)(z_s.detach()), torch.autograd.grad(total(z_s), z_s)[0])
 
 
 def test_autocast_and_no_gradient_to_the_teacher():
     z_s, z_t, y = problem(2, dtype=torch.float32)
     z_s, z_t = z_s.requires_grad_(), z_t.requires_grad_()
-    both = lambda: ofa_loss(z_s, z_t, y, gamma=1.4) + kd_loss(z_s, z_t)
+
+    def both():
+        return ofa_loss(z_s, z_t, y, gamma=1.4) + kd_loss(z_s, z_t)
+
     with torch.autocast('cpu', torch.bfloat16):
         loss = both()
     assert loss.dtype == torch.float32
@@ -532,7 +567,10 @@ def test_compiles_without_a_break(compiled):
     fast = compiled(ofa_loss)
     for z, target, gamma in calls:
         options = dict(gamma=gamma, form='released', temperature=2.0)
-        loss = lambda f: lambda z: f(z, z_t, target, **options)
+
+        def loss(f, target=target, options=options):
+            return partial(f, teacher_logits=z_t, target=target, **options)
+
         same(grad(loss(fast), z), grad(loss(ofa_loss), z))
         same(loss(fast)(z), loss(ofa_loss)(z))
     same(compiled(kd_loss)(z_s, z_t, temperature=2.0), kd_loss(z_s, z_t, temperature=2.0))
@@ -555,7 +593,10 @@ def test_off_the_cpu_no_value_is_read():
     from torch._subclasses.fake_tensor import FakeTensorMode  # reading a fake tensor's value raises
 
     with FakeTensorMode():
-        fake = lambda *shape, **kw: torch.empty(*shape, device='cuda', **kw)
+
+        def fake(*shape, **options):
+            return torch.empty(*shape, device='cuda', **options)
+
         z_s, z_t, y = fake(3, 6, 5), fake(6, 5), fake(6, dtype=torch.long)
         for target in (y, fake(6, 5)):
             for gamma in (1.4, [1.0, 1.4, 2.0], fake(3)):
@@ -726,7 +767,9 @@ def test_good_input():
 
 
 def test_import_is_light():
-    code = "import sys, ofa_learn.losses; print([m for m in ('timm', 'torchvision', 'plotly', 'sklearn', 'IPython', 'jupyter', 'jupyterlab', 'ipywidgets', 'fastcore', 'pandas') if m in sys.modules])"
+    heavy = ['timm', 'torchvision', 'plotly', 'sklearn', 'IPython', 'jupyter', 'jupyterlab']
+    heavy += ['ipywidgets', 'fastcore', 'pandas']
+    code = f'import sys, ofa_learn.losses; print([m for m in {heavy} if m in sys.modules])'
     done = subprocess.run(
         [sys.executable, '-c', code],
         cwd=ROOT,

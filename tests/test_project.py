@@ -23,21 +23,21 @@ ROOMS = {
     'course': {
         'data': '',
         'models': 'atomic',
-        'cka': 'data models',
+        'cka': 'data models watching',
         'branches': 'models',
-        'losses': '',
-        'tasks': 'models branches losses checks',
-        'training': 'atomic checkpoints data identity models settings tasks workers',
+        'losses': 'arguments',
+        'tasks': 'arguments models branches losses checks wrapping',
+        'training': 'atomic checkpoints data identity models settings tasks workers wrapping',
         'demo': '*',
     },
     'methods': {
-        'logits': 'tasks losses',
-        'hints': 'models losses tasks',
-        'relations': 'data losses tasks',
-        'rsd': 'losses tasks',
-        'hcd': 'branches losses tasks',
-        'scalekd': 'models losses tasks',
-        'combined': 'models checks tasks',
+        'logits': 'arguments tasks losses',
+        'hints': 'arguments models losses tasks',
+        'relations': 'arguments data losses tasks wrapping',
+        'rsd': 'arguments losses tasks',
+        'hcd': 'arguments branches losses tasks',
+        'scalekd': 'arguments models losses tasks',
+        'combined': 'models checks tasks wrapping',
     },
     'running': {
         'identity': '',
@@ -55,16 +55,19 @@ ROOMS = {
     },
     'widgets': {
         'figures': '',
-        'widgets': 'figures records losses data models cka branches training twins',
+        'widgets': 'figures records losses data models cka branches training pages',
         'explorers': (
-            'figures records recorded widgets twins cka branches models data tasks training runs sweeps'
+            'figures records recorded widgets pages cka branches models data tasks training runs sweeps'
         ),
-        'twins': 'figures records',
-        'live': 'figures records widgets twins training tasks data checkpoints models',
+        'pages': 'figures records',
+        'live': 'figures records widgets pages training tasks data checkpoints models',
     },
     'internals': {
         'atomic': '',
-        'checks': 'models losses',
+        'arguments': '',
+        'watching': 'models',
+        'checks': 'arguments models',
+        'wrapping': '',
         'exercises': '',
         'bench': '*',
         'breadth': 'tasks models',
@@ -73,7 +76,7 @@ ROOMS = {
         '__main__': '*',
     },
 }
-READ_LATE = {'twins'}  # imported by lessons before it: they are the better introduction
+READ_LATE = {'pages'}  # imported by lessons before it: they are the better introduction
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = [
     'py' + 'pi.org',

@@ -1,4 +1,7 @@
-"""CC, RKD and CRD against formulas written out per pair, triplet and negative; banks, draws, resume, wrappers, bad input."""
+"""CC, RKD and CRD against formulas written out per pair, triplet and negative.
+
+And their banks and draws, how they are resumed and wrapped, and what they refuse.
+"""
 
 import copy
 import math
@@ -14,12 +17,12 @@ from ofa_learn.data import Batches, digits, split
 from ofa_learn.models import make_model
 from ofa_learn.relations import (
     CRD,
-    MemoryBanks,
-    Negatives,
+    _check_spread,
+    _MemoryBanks,
+    _move_bank,
+    _Negatives,
     cc_loss,
-    check_spread,
     crd_memory,
-    move_bank,
     nce_loss,
     rkd_angle_loss,
     rkd_distance_loss,
@@ -187,11 +190,11 @@ def test_nce_is_stable_where_exp_is_not():
 
 def test_negatives_never_of_the_anchors_class():
     labels = torch.tensor([5, 2, 2, 9, 5, 5, 2, 9, 0, 5])  # any integers
-    draw, anchors = Negatives(10, labels), torch.arange(10)
+    draw, anchors = _Negatives(10, labels), torch.arange(10)
     assert draw.fewest == 6
     for _ in range(20):
         assert (labels[draw(anchors, 200)] != labels[anchors][:, None]).all()
-    draw = Negatives(10)
+    draw = _Negatives(10)
     assert draw.fewest == 9
     for _ in range(20):
         assert (draw(anchors, 200) != anchors[:, None]).all()
@@ -200,7 +203,7 @@ def test_negatives_never_of_the_anchors_class():
 @pytest.mark.parametrize('labels', [None, torch.arange(23) % 4])
 def test_negatives_are_uniform(labels):
     torch.manual_seed(3)
-    draw, anchors, counts = Negatives(23, labels), torch.arange(23), torch.zeros(23, 23)
+    draw, anchors, counts = _Negatives(23, labels), torch.arange(23), torch.zeros(23, 23)
     for _ in range(40):
         counts += F.one_hot(draw(anchors, 500), 23).sum(1)
     for i in range(23):
@@ -213,14 +216,14 @@ def test_negatives_are_uniform(labels):
 
 def test_draws_differ_by_step_anchor_and_seed_and_repeat_in_eval():
     torch.manual_seed(0)
-    draw, i = Negatives(1000), torch.tensor([7, 8])
+    draw, i = _Negatives(1000), torch.tensor([7, 8])
     a, b = draw(i, 50), draw(i, 50)
     assert not torch.equal(a, b) and not torch.equal(a[0], a[1])
     assert draw.generator[1] == 2
     draw.eval()
     assert torch.equal(draw(i, 50), draw(i, 50)) and draw.generator[1] == 2
-    assert not torch.equal(Negatives(1000)(i, 50), a)
-    again = Negatives(1000)
+    assert not torch.equal(_Negatives(1000)(i, 50), a)
+    again = _Negatives(1000)
     again.generator.copy_(torch.stack([draw.generator[0], torch.tensor(0)]))
     assert torch.equal(again(i, 50), a)
     assert torch.equal(
@@ -244,18 +247,17 @@ def slow_crd(v_s, v_t, bank_s, bank_t, rows, log_z=None, temperature=0.07):
 
 def test_two_steps_of_crd_by_hand():
     torch.manual_seed(0)
-    banks = MemoryBanks(4, 6, 30, torch.arange(30) % 3, 8).double()
+    banks = _MemoryBanks(4, 6, 30, torch.arange(30) % 3, 8).double()
     bank_s, bank_t, log_z = banks.student_bank.numpy().copy(), banks.teacher_bank.numpy().copy(), None
     np.testing.assert_allclose(np.linalg.norm(bank_s, axis=1), 1, rtol=1e-6)
-    for step in range(2):
+    for _step in range(2):
         v_s, v_t = (F.normalize(torch.randn(5, 8).double(), dim=1) for _ in range(2))
         index = torch.tensor([3, 9, 0, 29, 11])
         rows = torch.cat([index[:, None], copy.deepcopy(banks.negatives)(index, 7)], 1).tolist()
         slow, log_z = slow_crd(v_s.numpy(), v_t.numpy(), bank_s, bank_t, rows, log_z)
         close(banks.contrast(v_s, v_t, index, 7), slow, 1e-9)
-        np.testing.assert_allclose(
-            banks.log_z.numpy(), log_z, rtol=1e-12
-        )  # the first step's, in the second too
+        # the first step's, in the second too
+        np.testing.assert_allclose(banks.log_z.numpy(), log_z, rtol=1e-12)
         for bank, v in ((bank_s, v_s.numpy()), (bank_t, v_t.numpy())):
             for b, k in enumerate(index.tolist()):
                 moved = 0.5 * bank[k] + 0.5 * v[b]
@@ -266,7 +268,7 @@ def test_two_steps_of_crd_by_hand():
 
 def test_gradient_of_crd_uses_the_rows_before_they_move():
     torch.manual_seed(0)
-    banks = MemoryBanks(4, 6, 12, None, 8).double()
+    banks = _MemoryBanks(4, 6, 12, None, 8).double()
     still, index = copy.deepcopy(banks).eval(), torch.arange(4)
     still.log_z.copy_(torch.tensor([1.0, 2]))
     banks.log_z.copy_(still.log_z)
@@ -280,13 +282,13 @@ def test_gradient_of_crd_uses_the_rows_before_they_move():
 
 def test_momentum():
     bank = torch.tensor([[1.0, 0], [0, 1], [1, 0]])
-    move_bank(bank, torch.tensor([2, 1]), torch.tensor([[0.0, 1], [0, 1]]), momentum=0.75)
+    _move_bank(bank, torch.tensor([2, 1]), torch.tensor([[0.0, 1], [0, 1]]), momentum=0.75)
     length = math.hypot(0.75, 0.25)
     torch.testing.assert_close(bank, torch.tensor([[1, 0], [0, 1], [0.75 / length, 0.25 / length]]))
 
 
 def test_memory_is_what_the_buffers_take():
-    banks, said = MemoryBanks(4, 6, 501, torch.arange(501) % 7), crd_memory(501, batch_size=10)
+    banks, said = _MemoryBanks(4, 6, 501, torch.arange(501) % 7), crd_memory(501, batch_size=10)
     assert said['banks'] == banks.student_bank.nbytes + banks.teacher_bank.nbytes
     assert said['tables'] == sum(getattr(banks.negatives, t).nbytes for t in ('order', 'start', 'size'))
     assert crd_memory(1_281_167)['banks'] == 2 * 1_281_167 * 128 * 4 == 1_311_915_008
@@ -457,10 +459,9 @@ def test_distributed_and_compiled(tmp_path):
     try:
         task.compile(backend='eager')
         task.prepare_distributed()
-        synced = lambda module: getattr(
-            module, 'forward_sync_buffers', getattr(module, 'broadcast_buffers', None)
-        )
-        assert synced(task.trainable_module) is False
+        wrapped = task.trainable_module
+        older = getattr(wrapped, 'broadcast_buffers', None)
+        assert getattr(wrapped, 'forward_sync_buffers', older) is False
         torch.testing.assert_close(task(X, Y, index=INDEX)['loss'], plain)
         task.train()(X, Y, index=INDEX)['loss'].backward()
         assert task.get_task_state()['heads']['negatives.generator'][1] == 1
@@ -500,21 +501,24 @@ def test_losses_compile_in_one_piece():
 def test_spread_in_half_precision():
     g = torch.Generator().manual_seed(0)
     for dtype, spread in ((torch.bfloat16, 0.03), (torch.float16, 0.005), (torch.float32, 1e-5)):
-        check_spread('student', (1 + spread * torch.rand(6, 8, generator=g)).to(dtype))
+        _check_spread('student', (1 + spread * torch.rand(6, 8, generator=g)).to(dtype))
         with pytest.raises(ValueError, match='student'):
-            check_spread('student', torch.full((6, 8), 1.1).to(dtype))
+            _check_spread('student', torch.full((6, 8), 1.1).to(dtype))
 
 
 # no wait for the device
 
 
 def test_no_loss_reads_values_on_an_accelerator():
-    banks = MemoryBanks(4, 6, 30, torch.arange(30) % 3, 8)
+    banks = _MemoryBanks(4, 6, 30, torch.arange(30) % 3, 8)
     with FakeTensorMode(), torch.no_grad():  # such tensors have no values: reading one raises
-        fake = lambda *shape, **kw: torch.empty(*shape, device='cuda', **kw)
+
+        def fake(*shape, **kw):
+            return torch.empty(*shape, device='cuda', **kw)
+
         s, t = fake(5, 8), fake(5, 8)
         with pytest.raises(DataDependentOutputException):
-            check_spread('student', s)
+            _check_spread('student', s)
         for loss in (*PAIR_LOSSES, cc_loss):
             assert loss(s, t).device.type == 'cuda'
         assert nce_loss(s, 20).device.type == 'cuda'
@@ -529,7 +533,7 @@ def test_values_are_looked_at_once_elsewhere(monkeypatch):
 
     seen = []
     monkeypatch.setattr(module, '_can_look', lambda t: False)  # as on an accelerator
-    monkeypatch.setattr(module, 'check_spread', lambda name, x: seen.append(name))
+    monkeypatch.setattr(module, '_check_spread', lambda name, x: seen.append(name))
     task = make('rkd')
     for _ in range(3):
         task(X, Y)

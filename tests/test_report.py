@@ -11,8 +11,16 @@ from html.parser import HTMLParser
 import pytest
 from browsers import one_browser, watch
 
+from ofa_learn.pages import (
+    _facts,
+    _gamma_sentence,
+    _headline,
+    embed_json,
+    gamma_numbers,
+    gamma_version,
+    report,
+)
 from ofa_learn.records import results
-from ofa_learn.twins import _facts, _gamma_sentence, _headline, embed_json, gamma_numbers, gamma_twin, report
 
 DIGITS = [
     dict(image=[[(i * j * k) % 256 for i in range(8)] for j in range(8)], label=label, probs=probs)
@@ -137,11 +145,14 @@ def test_two_pairs_have_a_section_each(tmp_path):
 @pytest.mark.parametrize(
     'call, message',
     [
-        (lambda: gamma_twin([]), 'at least one image'),
-        (lambda: gamma_twin([DIGITS[0] | dict(label=4)]), 'label: expected a class from 0 to 3, got 4'),
-        (lambda: gamma_twin([DIGITS[0] | dict(probs=[0.5, 0.1])]), 'expected 2 probabilities that sum to 1'),
-        (lambda: gamma_twin([DIGITS[0] | dict(image=[[1], [1, 2]])]), 'rows of one length'),
-        (lambda: gamma_twin(DIGITS, ['a']), 'digits.0.probs: expected 1 probabilities'),
+        (lambda: gamma_version([]), 'at least one image'),
+        (lambda: gamma_version([DIGITS[0] | dict(label=4)]), 'label: expected a class from 0 to 3, got 4'),
+        (
+            lambda: gamma_version([DIGITS[0] | dict(probs=[0.5, 0.1])]),
+            'expected 2 probabilities that sum to 1',
+        ),
+        (lambda: gamma_version([DIGITS[0] | dict(image=[[1], [1, 2]])]), 'rows of one length'),
+        (lambda: gamma_version(DIGITS, ['a']), 'digits.0.probs: expected 1 probabilities'),
         (lambda: gamma_numbers([0.5, 0.5], 0, 0.5), 'gamma: expected at least 1'),
         (lambda: report([], DIGITS, [], 'r.html', title=''), 'at least one run'),
         (
@@ -168,14 +179,14 @@ def page(browser, file):
     page = browser.new_page(viewport=dict(width=900, height=1000))
     trouble = watch(page)
     page.goto(file.as_uri())
-    page.wait_for_selector('[data-twin=gamma] .js-plotly-plot')
+    page.wait_for_selector('[data-page=gamma] .js-plotly-plot')
     yield page
     page.close()
     assert trouble == []
 
 
 DRAWN = '''([plot, trace]) => {
-    const {x, y} = document.querySelectorAll('[data-twin=gamma] .plot')[plot].data[trace];
+    const {x, y} = document.querySelectorAll('[data-page=gamma] .plot')[plot].data[trace];
     return {x: Array.from(x), y: Array.from(y)};
 }'''
 

@@ -12,11 +12,11 @@ from timm.optim import create_optimizer_v2
 from ofa_learn.data import digits, split
 from ofa_learn.models import count_params, find_taps, make_model
 from ofa_learn.scalekd import (
+    _VIEWS,
     CAP,
-    VIEWS,
-    LastStage,
     Projectors,
-    default_heads,
+    _default_heads,
+    _LastStage,
     dfm_loss,
     find_last_stage,
     soft_ce_loss,
@@ -45,9 +45,10 @@ def finite_gradients(task):
 def slow_dct(c):
     "2-D DCT-II of one channel, DC zeroed, inverse, by four nested sums over cosines."
     h, w = c.shape
-    basis = lambda k, i, n: (
-        math.sqrt((1 if k == 0 else 2) / n) * math.cos(math.pi * (2 * i + 1) * k / (2 * n))
-    )
+
+    def basis(k, i, n):
+        return math.sqrt((1 if k == 0 else 2) / n) * math.cos(math.pi * (2 * i + 1) * k / (2 * n))
+
     out = np.zeros((h, w))
     for u in range(h):
         for v in range(w):
@@ -71,7 +72,7 @@ def slow_dfm(s, t, view):
     return total / s.shape[0]
 
 
-@pytest.mark.parametrize('view', VIEWS)
+@pytest.mark.parametrize('view', _VIEWS)
 @pytest.mark.parametrize('shape', [(2, 3, 4, 5), (3, 7, 1, 2), (1, 2, 7, 7)])
 def test_dfm_equals_slow_formula_with_dct(view, shape):
     s, t = torch.randn(2, *shape, generator=torch.Generator().manual_seed(3)).double() + 1
@@ -86,7 +87,7 @@ def test_dct_without_dc_is_mean_subtraction():
         np.testing.assert_allclose(slow_dct(c), c - c.mean(), atol=1e-12)
 
 
-@pytest.mark.parametrize('view', VIEWS)
+@pytest.mark.parametrize('view', _VIEWS)
 def test_dfm_numerics(view):
     s, t = torch.randn(2, 2, 4, 3, 3, generator=torch.Generator().manual_seed(1))
     for dtype, kept in [
@@ -198,7 +199,7 @@ def test_constant_map_leaves_only_positions():
 
 
 def test_default_heads():
-    assert [default_heads(w) for w in (4, 64, 96, 192, 384, 768, 1000)] == [1, 1, 1, 3, 6, 12, 10]
+    assert [_default_heads(w) for w in (4, 64, 96, 192, 384, 768, 1000)] == [1, 1, 1, 3, 6, 12, 10]
 
 
 def test_published_sizes():
@@ -258,7 +259,7 @@ def test_last_stage_is_the_teachers_own_and_stays_out_of_the_heads():
     }
     assert not any('last_stage' in k for k in task.get_task_state()['heads'])
     assert copy.deepcopy(task.trainable_module).heads.last_stage is heads.last_stage
-    assert isinstance(heads.last_stage, LastStage) and not any(
+    assert isinstance(heads.last_stage, _LastStage) and not any(
         m._forward_hooks for m in task.teacher.modules()
     )
 
@@ -365,7 +366,7 @@ def test_step_of_every_pair(student, teacher):
         out['loss'].backward()
         opt.step()
         assert out['loss'].isfinite() and finite_gradients(task)
-    assert set(out) == {'loss', 'output', 'ce', 'kd'} | {f'{a}_{v}' for a in ('tpp', 'cap') for v in VIEWS}
+    assert set(out) == {'loss', 'output', 'ce', 'kd'} | {f'{a}_{v}' for a in ('tpp', 'cap') for v in _VIEWS}
     torch.testing.assert_close(out['loss'], sum(v for k, v in out.items() if k not in ('loss', 'output')))
     for k, v in task.teacher.state_dict().items():
         assert torch.equal(v, before[k]), k
@@ -415,7 +416,7 @@ def test_parts_are_the_formulas():
     f3, f4 = task.trainable_module(X, answers)[0].stages
     torch.testing.assert_close(out['ce'], 0.7 * nn.functional.cross_entropy(task.student(X), Y))
     torch.testing.assert_close(out['kd'], 0.2 * soft_ce_loss(task.student(X), answers.logits, 2.0))
-    for view, w in zip(VIEWS, (0.1, 0.3)):
+    for view, w in zip(_VIEWS, (0.1, 0.3)):
         proxy = heads.last_stage(heads.stage3[view](f3))
         torch.testing.assert_close(out[f'tpp_{view}'], w * 49 / 4 * dfm_loss(proxy, t4, view))
         torch.testing.assert_close(

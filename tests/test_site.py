@@ -31,7 +31,7 @@ ACCESS = [
 ]
 WAIT = 120_000  # ms; a busy machine takes its time over plotly
 LOOK = '''() => {
-    const twins = [...document.querySelectorAll('figure.ofa-twin')]
+    const versions = [...document.querySelectorAll('figure.ofa-page')]
     const images = [...document.images]
     const text = e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join('')
     const markdown = /\\|\\s*:?(-{3}|—)|\\]\\([\\w.\\/-]+\\)/
@@ -41,8 +41,8 @@ LOOK = '''() => {
         title: document.title,
         silent: images.filter(i => !i.alt.trim() && i.getAttribute('role') !== 'presentation').length,
         unseen: images.filter(i => i.loading !== 'lazy' && !i.naturalWidth).length,
-        twins: twins.length,
-        drawn: twins.filter(f => f.querySelector(drawn)).length,
+        versions: versions.length,
+        drawn: versions.filter(f => f.querySelector(drawn)).length,
         raw: [...document.querySelectorAll('main p, main li, main td')]
             .filter(e => markdown.test(text(e))).length,
         bad: document.querySelectorAll('merror, .error, .problematic').length,
@@ -57,7 +57,7 @@ AXE = '''async () => {
     })
 }'''
 PLOTTED = '''() => {
-    const plots = [...document.querySelectorAll('figure.ofa-twin .plot')]
+    const plots = [...document.querySelectorAll('figure.ofa-page .plot')]
     return plots.map(p => JSON.stringify(p.data.map(t => t.y)))
 }'''
 WIDTHS = '''() => [...document.querySelectorAll('.plot')].map(
@@ -139,26 +139,26 @@ def visit(browser, address):
 def is_whole(look):
     if any(look[fault] for fault in ('silent', 'unseen', 'bad', 'raw')):
         return False
-    return look['twins'] == look['drawn'] and look['headings'] == 1 and bool(look['title'])
+    return look['versions'] == look['drawn'] and look['headings'] == 1 and bool(look['title'])
 
 
 def test_every_page_opens_whole(built, visit):
     docs = built / '_docs'
     paths = sorted(p.relative_to(docs) for p in docs.rglob('*.html') if '_static' not in p.parts)
-    wrong, twins = {}, 0
+    wrong, versions = {}, 0
     for path in paths:
         visit.wrong.clear()
         look = visit(path.as_posix()).evaluate(LOOK)
         if visit.wrong or not is_whole(look):
             wrong[path.as_posix()] = (look, visit.wrong[:])
-        twins += look['twins']
-    assert not wrong and twins > 10
+        versions += look['versions']
+    assert not wrong and versions > 10
 
 
-def test_twins_move_by_keyboard(visit):
+def test_figures_move_by_keyboard(visit):
     page = visit('walkthroughs/10_slide_gamma.html')
     for kind in ('gamma', 'steps'):
-        figure = page.locator(f'figure[data-twin={kind}]').first
+        figure = page.locator(f'figure[data-page={kind}]').first
         slider, numbers = figure.locator('input[type=range]'), figure.locator('.numbers')
         plots, words = page.evaluate(PLOTTED), numbers.text_content()
         start = float(slider.input_value())
@@ -169,7 +169,7 @@ def test_twins_move_by_keyboard(visit):
         assert figure.locator('output').text_content() == now
         assert slider.get_attribute('aria-valuetext') == f'gamma {now}'
         assert page.evaluate(PLOTTED) != plots and numbers.text_content() != words
-    radio = page.locator('figure[data-twin=gamma] input[type=radio]')
+    radio = page.locator('figure[data-page=gamma] input[type=radio]')
     radio.first.focus()
     page.keyboard.press('ArrowRight')
     assert radio.nth(1).is_checked() and visit.wrong == []

@@ -15,8 +15,9 @@ import torch.nn as nn
 
 from ofa_learn.data import Augment, Batches, digits, from_arrays, split
 from ofa_learn.models import find_taps, make_model, save_model
-from ofa_learn.tasks import METHODS, Labels, Teacher, all_methods, create_task, register, unwrapped
+from ofa_learn.tasks import METHODS, Labels, Teacher, all_methods, create_task, fit_teacher, register
 from ofa_learn.training import NotFinite, distill, fit, predict
+from ofa_learn.wrapping import unwrapped
 
 DATA = split(digits(), train=100)
 X, Y = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6)
@@ -758,3 +759,10 @@ def test_two_tasks_share_one_teacher():
             assert task.teacher is teacher and not teacher.training
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert all(p.grad is None for p in teacher.parameters())
+
+
+def test_what_renormalises_for_a_teacher_is_where_the_teacher_is():
+    "Also beside a task: a cache asks its teacher on a GPU with images that are there."
+    teacher = Teacher(make_model('micro_resnet'), norm=((0.5,), (0.2,)), input_size=(1, 8, 8)).to('meta')
+    found = fit_teacher(teacher, DATA.input_size, DATA.norm, 10, ('logits',))
+    assert {b.device.type for b in found.buffers()} == {'meta'}

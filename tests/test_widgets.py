@@ -18,7 +18,7 @@ from ofa_learn.exercises import check_guess
 from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
-from ofa_learn.twins import gamma_numbers
+from ofa_learn.pages import gamma_numbers
 from ofa_learn.widgets import (
     _GAMMAS,
     GammaExplorer,
@@ -33,7 +33,7 @@ from ofa_learn.widgets import (
     _spread,
     _stacks,
     _stepped,
-    _steps_twin,
+    _steps_version,
     _three_classes,
     anatomy_state,
     follow,
@@ -313,7 +313,7 @@ def test_what_a_stored_notebook_keeps(cards):
 
 
 def states(file):
-    "What the twins of a page hold."
+    "What the page versions of a page hold."
     embedded = r'<script type="application/json">(.*?)</script>'
     return [json.loads(text) for text in re.findall(embedded, file.read_text(encoding='utf-8'), re.S)]
 
@@ -373,7 +373,7 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
             'student_logits: expected finite numbers',
         ),
         (lambda: setattr(GammaExplorer([card()]).digit, 'value', 1), 'digit: expected 0 to 0, got 1'),
-        (lambda: _steps_twin([[]], [''], 1.0, ''), 'figures: expected 31'),
+        (lambda: _steps_version([[]], [''], 1.0, ''), 'figures: expected 31'),
         (lambda: gamma_state(card(), 0.5), 'gamma: expected finite numbers of at least 1'),
         (
             lambda: Slider(description='x', min=0, max=1, value=math.nan),

@@ -134,7 +134,7 @@ def document(name: str, title: str, lead: str) -> str:
 
 def script() -> str:
     "What moves the figures of pages, as one file."
-    files = [STATIC / name for name in ('shared.js', 'twins.js')]
+    files = [STATIC / name for name in ('shared.js', 'pages.js')]
     own = '\n'.join(f.read_text(encoding='utf-8') for f in files if f.exists())
     return f'(function () {{\n{own}\n}})();\n'
 
@@ -176,7 +176,7 @@ def stage() -> list[dict]:
     write('sidebar.yml', json.dumps(dict(website=menus(parts)), ensure_ascii=False, indent=1))
     shutil.copytree(NBS / 'images', PROC / 'images', dirs_exist_ok=True)
     write('assets/plotly.min.js', get_plotlyjs())
-    write('assets/twins.js', script())
+    write('assets/pages.js', script())
     return parts
 
 

@@ -28,7 +28,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 from fastcore.basics import AttrDict
 
-from ofa_learn.twins import TWIN, figure_html
+from ofa_learn.pages import PAGE_VERSION, figure_html
 
 
 def joined(text: str | list[str]) -> str:
@@ -55,7 +55,7 @@ PLOTLY = 'application/vnd.plotly.v1+json'
 IMAGES = ('image/png', 'image/jpeg')
 
 
-def twin_of(stored: str) -> str:
+def version_of(stored: str) -> str:
     """A stored static version of a widget, or, for @module:Class, that of the widget without arguments.
 
     Large ones are not kept in notebooks but made when a page is built.
@@ -63,7 +63,7 @@ def twin_of(stored: str) -> str:
     if not stored.startswith('@'):
         return stored
     module, name = stored[1:].split(':')
-    return getattr(import_module(module), name)().twin()
+    return getattr(import_module(module), name)().page_version()
 
 
 def as_html(
@@ -71,8 +71,8 @@ def as_html(
     alt: str | None = None,  # what a picture shows, in words
 ) -> str | None:  # None: it is text, and any page shows it as it is
     "What a page without a kernel shows for an output, as HTML."
-    if TWIN in data:
-        return twin_of(joined(data[TWIN]))
+    if PAGE_VERSION in data:
+        return version_of(joined(data[PAGE_VERSION]))
     if PLOTLY in data:
         as_wide_as_the_page = go.Figure(data[PLOTLY]).update_layout(width=None)
         return figure_html(as_wide_as_the_page)
@@ -215,7 +215,7 @@ def page(
             out.append(AttrDict(top))
         if source.strip():
             out.append(markdown(linked(source, path, where), cell.get('id', '')))
-    if any('class="ofa-twin"' in c['source'] for c in out if c['cell_type'] == 'markdown'):
+    if any('class="ofa-page"' in c['source'] for c in out if c['cell_type'] == 'markdown'):
         out.append(markdown(raw(scripts(path)), 'scripts'))
     return out
 
@@ -225,7 +225,7 @@ def scripts(
 ) -> str:  # HTML
     "What a page with figures that move loads."
     top = '../' * path.count('/')
-    return ''.join(f'<script src="{top}assets/{name}"></script>' for name in ('plotly.min.js', 'twins.js'))
+    return ''.join(f'<script src="{top}assets/{name}"></script>' for name in ('plotly.min.js', 'pages.js'))
 
 
 class Page:

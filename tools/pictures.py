@@ -107,7 +107,7 @@ def explorer_picture(path: Path = EXPLORER) -> Path:
     with tempfile.TemporaryDirectory() as folder, browser_page(viewport=dict(width=860, height=900)) as page:
         written = GammaExplorer(cards, gamma=2.0).to_html(f'{folder}/explorer.html')
         page.goto(written.resolve().as_uri(), timeout=120_000)
-        figure = page.locator('figure.ofa-twin').first
+        figure = page.locator('figure.ofa-page').first
         figure.locator('input[type=radio]').nth(doubted).check(force=True)
         # What they say is in the README's alternative text.
         page.add_style_tag(content='figcaption, .numbers { display: none }')

@@ -1,4 +1,4 @@
-// What the widgets (controls.js, plot.js) and the twins (twins.js) have in common;
+// What the widgets (controls.js, plot.js) and the page versions (pages.js) have in common;
 // their loaders put it in front of them.
 function element(tag, attributes, parent) {
   const node = document.createElement(tag);

@@ -1,6 +1,6 @@
-// Figures that move without a kernel. Each <figure class="ofa-twin"> holds its state as JSON in a <script>;
+// Figures that move without a kernel. Each <figure class="ofa-page"> holds its state as JSON in a <script>;
 // this file draws it and gives it its controls. It needs plotly.js on the page as `Plotly`, and shared.js.
-// The figures' first state comes from Python; gammaNumbers mirrors ofa_learn.twins.gamma_numbers,
+// The figures' first state comes from Python; gammaNumbers mirrors ofa_learn.pages.gamma_numbers,
 // and a browser test holds the two equal.
 (function () {
   'use strict';
@@ -89,8 +89,8 @@
 
   function mountGamma(figure, state, number) {
     const controls = controlsIn(figure);
-    const gammaNow = gammaIn(controls, `twin-${number}-gamma`, state.gamma, draw);
-    const strip = stripIn(controls, `twin-${number}-image`, state);
+    const gammaNow = gammaIn(controls, `page-${number}-gamma`, state.gamma, draw);
+    const strip = stripIn(controls, `page-${number}-image`, state);
     strip.addEventListener('change', draw);
     const nodes = state.figures.map((spec) => plotIn(figure, spec));
 
@@ -135,9 +135,9 @@
   }
 
   // Precomputed: state.steps holds, for each γ of the slider, what changes in each figure
-  // (ofa_learn.widgets._steps_twin).
+  // (ofa_learn.widgets._steps_version).
   function mountSteps(figure, state, number) {
-    const gammaNow = gammaIn(controlsIn(figure), `twin-${number}-gamma`, state.gamma, draw);
+    const gammaNow = gammaIn(controlsIn(figure), `page-${number}-gamma`, state.gamma, draw);
     const nodes = state.figures.map((spec) => plotIn(figure, spec));
 
     function draw() {
@@ -153,7 +153,7 @@
     draw();
   }
 
-  // One control of a twin of choices; it returns a function that says what is chosen,
+  // One control of a page version of choices; it returns a function that says what is chosen,
   // as a part of a key of state.states.
   function choiceIn(parent, id, control, changed) {
     if (control.kind === 'checks') return checksIn(parent, control, changed);
@@ -203,10 +203,10 @@
   }
 
   // Precomputed: every choice has its figures and words in state.states, as numbers of what stands once in
-  // state.pool (ofa_learn.explorers._choices_twin).
+  // state.pool (ofa_learn.explorers._choices_version).
   function mountChoices(figure, state, number) {
     const controls = controlsIn(figure);
-    const keys = state.controls.map((c, i) => choiceIn(controls, `twin-${number}-choice-${i}`, c, draw));
+    const keys = state.controls.map((c, i) => choiceIn(controls, `page-${number}-choice-${i}`, c, draw));
     const now = () => state.states[keys.map((key) => key()).join(',')];
     const taken = (id) => structuredClone(state.pool[id]);  // plotly writes into what it draws
     const spec = ([traces, layout]) => ({data: traces.map(taken), layout: taken(layout)});
@@ -227,9 +227,9 @@
   const mounts = {gamma: mountGamma, steps: mountSteps, choices: mountChoices, plot: plotIn};
 
   function mountAll() {
-    document.querySelectorAll('figure.ofa-twin').forEach((figure, number) => {
+    document.querySelectorAll('figure.ofa-page').forEach((figure, number) => {
       const state = JSON.parse(figure.querySelector('script[type="application/json"]').textContent);
-      mounts[figure.dataset.twin](figure, state, number);
+      mounts[figure.dataset.page](figure, state, number);
     });
   }
 
