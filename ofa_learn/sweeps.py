@@ -107,7 +107,7 @@ def _base() -> dict:
 def _own(method: str) -> dict:
     "A method's own options with their defaults."
     if method not in all_methods():
-        create_task(method, None)  # says which there are
+        create_task(method, '')  # says which there are
     out: dict[str, Any] = {}
     for cls in reversed(all_methods()[method].__mro__):
         if '__init__' in vars(cls) and issubclass(cls, DistillationTask):
