@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import contextmanager
 from itertools import combinations
 from pathlib import Path
@@ -457,7 +458,7 @@ def sweep(
         _run_plan(todo, out, jobs, not loop, device, only, prepare)
 
 # %% ../nbs/internals/99_cli.ipynb #8147159d
-COMMANDS = dict(
+COMMANDS: dict[str, Callable] = dict(
     demo=demo, teach=teach, train=train, sweep=sweep, cka=cka, bench=bench, models=models, methods=methods
 )
 

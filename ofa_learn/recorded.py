@@ -51,7 +51,7 @@ def trimmed(
     last = {k: rounded(history[-1][k]) for k in _LAST if k in history[-1]} if history else {}
     return _row(record) | dict(at=at, curve=curve, last=last)
 
-
+# %% ../nbs/running/87_recorded.ipynb #af0a9ed8
 def whole(row: dict) -> dict:
     "The record of a row, with the history that was kept."
     apart = ('at', 'curve', 'last')

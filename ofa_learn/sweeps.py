@@ -25,7 +25,7 @@ from timm.models import get_pretrained_cfg
 from tqdm.auto import tqdm
 
 import ofa_learn
-from .atomic import Taken, locked, sealed, unsealed, write_atomically
+from .atomic import Taken, locked, read_sealed, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached
 from .checkpoints import plain, stoppable
 from .data import Augment, Norm, Splits, load_splits
@@ -107,7 +107,7 @@ def _base() -> dict:
 def _own(method: str) -> dict:
     "A method's own options with their defaults."
     if method not in all_methods():
-        create_task(method, None)  # says which there are
+        create_task(method, '')  # says which there are
     out: dict[str, Any] = {}
     for cls in reversed(all_methods()[method].__mro__):
         if '__init__' in vars(cls) and issubclass(cls, DistillationTask):
@@ -332,14 +332,6 @@ def check_runs(
             teacher = teachers[name] if _method_needs(method) else None
             _try(run['name'], data, method, student, teacher, run['options'], run['fit'])
 
-# %% ../nbs/running/86_sweeps.ipynb #03bf37c9
-def _known(about: Path) -> dict | None:
-    "What a file says about a teacher; None where there is none, or none that can be believed."
-    try:
-        return unsealed(json.loads(about.read_bytes()))
-    except (OSError, ValueError):
-        return None
-
 # %% ../nbs/running/86_sweeps.ipynb #1da639a8
 def _make_teacher(plan: Sweep, name: str, file: Path, about: Path, device) -> dict:
     "Train a teacher, or take the published one, where its file is missing; test it, and keep how good it is."
@@ -370,10 +362,10 @@ def _ready_teacher(
     tested = _digest([data.valid.fingerprint, data.test.fingerprint, data.norm])
     about = folder / f'{made.stem}_{tested}.json'  # how good it is depends on these
     file = made if given in (None, 'pretrained') else Path(given)
-    info = _known(about) if file.exists() else None
+    info = read_sealed(about) if file.exists() else None
     if info is None:
         with in_turn(folder, made.stem):
-            info = _known(about) if file.exists() else None  # made while we waited
+            info = read_sealed(about) if file.exists() else None  # made while we waited
             info = info or _make_teacher(plan, name, file, about, device)
     return file, info
 
@@ -455,10 +447,19 @@ def _run_one(
     task = create_task(method, student, teacher, data=data, **run['options'])
     if kept is not None:
         cached(task, kept)
-    ours: dict[str, Any] = dict(augment=plan.augment, view_seed=plan.view_seed, eval_every=plan.eval_every)
-    history = fit(task, data, **run['fit'], seed=run['seed'], **ours, device=there, progress=False)
-    made = surroundings(there)
-    return _record(plan, run, task, history, teacher=info, cached=kept is not None, **made)
+    history = fit(
+        task,
+        data,
+        **run['fit'],
+        seed=run['seed'],
+        augment=plan.augment,
+        view_seed=plan.view_seed,
+        eval_every=plan.eval_every,
+        device=there,
+        progress=False,
+    )
+    made = dict(teacher=info, cached=kept is not None) | surroundings(there)
+    return _record(plan, run, task, history, **made)
 
 # %% ../nbs/running/86_sweeps.ipynb #c52d46e3
 def picked(plan: Sweep, only: str | None) -> list[dict]:

@@ -263,11 +263,11 @@ class Loop:
 # %% ../nbs/course/80_training.ipynb #3a5b2059
 def _loop_state(loop: Loop) -> dict:
     "Weights, their average, optimizer, scaler, generators, running sums, and what is a method's own."
-    ema = loop.task.get_trainable_module(ema=True)
+    average: Any = loop.task.get_trainable_module(ema=True)
     own = {k: v for k, v in loop.task.get_task_state().items() if k not in ('method', 'heads')}
     state = dict(
         weights=unwrapped(loop.task.trainable_module).state_dict(),
-        ema=None if ema is None else ema.module.state_dict(),
+        ema=None if average is None else average.module.state_dict(),
         optimizer=optimizer_state(loop.optimizer),
         scaler=loop.scaler.state_dict(),
         random=random_state(),
