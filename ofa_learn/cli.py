@@ -118,8 +118,8 @@ def teach(
 # %% ../nbs/internals/99_cli.ipynb #fb7022bf
 def train(
     recipe: str = 'laptop/cnn-vit',  # a recipe's name; list shows all
-    out: str
-    | None = None,  # the run's folder (default: runs/ and the recipe's, the method's and the seed's names)
+    # the run's folder (default: runs/ and the recipe's, the method's and the seed's names)
+    out: str | None = None,
     method: str = 'ofa',  # a method of the recipe, or several joined by +
     settings: str = 'authors_run',  # or released: the authors' configuration files as they are
     dry_run: bool = False,  # print every setting, the steps and an estimate of time and memory, and stop
@@ -179,8 +179,8 @@ def _train(r, out: str, method: str, how: dict) -> None:
 def cka(
     names: str,  # models by space or comma: timm names, or .safetensors files that `teach` wrote
     data: str = 'digits',  # digits, an .npz file, or a folder of class folders
-    layers: str
-    | None = None,  # leaves, taps, or patterns by comma such as blocks.*,stages.*.* (default: taps)
+    # leaves, taps, or patterns by comma such as blocks.*,stages.*.* (default: taps)
+    layers: str | None = None,
     pretrained: bool = False,  # timm's published weights, at their image size (default: random weights)
     size: int | None = None,  # pixels a side for random weights (default: the images' own; 224 for folders)
     images: int = 512,  # at most so many, spread evenly over the set

@@ -9,11 +9,9 @@ __all__ = ['near', 'check_guess', 'Exercises']
 import math
 
 # %% ../nbs/internals/89_exercises.ipynb #63e8b400
-RIGHT, NO_ANSWER, NO_GUESS = (
-    'Right.',
-    'No answer yet: write one in place of None, and run the cell.',
-    'No guess yet: write a number above, run its cell, and come back.',
-)
+RIGHT = 'Right.'
+NO_ANSWER = 'No answer yet: write one in place of None, and run the cell.'
+NO_GUESS = 'No guess yet: write a number above, run its cell, and come back.'
 
 
 class Said(str):
@@ -25,9 +23,8 @@ class Said(str):
 
 def judge(
     answer,  # the reader's; None: there is none yet
-    tests: list[
-        tuple
-    ],  # (test, hint): a function of the answer that says whether it passes, and what to say when it does not
+    # (test, hint): a function of the answer that says whether it passes, and what to say when it does not
+    tests: list[tuple],
     nothing: str = NO_ANSWER,  # what to say to None
 ) -> Said:
     "'Right.', or the hint of the first test that the answer does not pass."
@@ -91,9 +88,8 @@ class Exercises:
 
     def __init__(
         self,
-        tests: dict[
-            int, list[tuple]
-        ],  # for each exercise's number its (test, hint) pairs, the coarse mistakes first
+        # for each exercise's number its (test, hint) pairs, the coarse mistakes first
+        tests: dict[int, list[tuple]],
     ):
         if list(tests) != list(range(1, len(tests) + 1)) or not tests:
             raise ValueError(f'tests: expected exercises 1, 2, 3, …, got {list(tests)}')

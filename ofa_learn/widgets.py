@@ -132,7 +132,8 @@ def gamma_state(
 ) -> dict:  # probs (K,), p; for kd, paper, released: weights (K,), and target, dark, share by form
     "Every class's weight in KD and in OFA's forms (Hao et al., 2023, Eqs. 5, 6, and the released code)."
     label = card['label']
-    p, y = torch.tensor([probs_of(card, temperature)], dtype=torch.float64), torch.tensor([label])
+    p = torch.tensor([probs_of(card, temperature)], dtype=torch.float64)
+    y = torch.tensor([label])
     forms = dict(kd=(1.0, 'paper'), paper=(gamma, 'paper'), released=(gamma, 'released'))
     weights = {k: class_weights(p, y, *form)[0].tolist() for k, form in forms.items()}
     dark = {k: dark_mass(p, y, *form).item() for k, form in forms.items()}
@@ -255,7 +256,8 @@ def _stacks(
     s: dict,  # of `anatomy_state`
 ) -> dict[str, dict[str, float]]:  # for each equation its parts in nats
     "The loss by each of Eqs. 5 to 8 as parts that add up to it."
-    ce, p, none = s['ce'], s['p'], dict.fromkeys(_PARTS, 0.0) | {'dark knowledge': s['dark']}
+    ce, p = s['ce'], s['p']
+    none = dict.fromkeys(_PARTS, 0.0) | {'dark knowledge': s['dark']}
     own = none | {'labels: CE': ce}
     series = {f'k = {k}': w * ce for k, w in enumerate(s['weights'], 1)} | {'k ≥ 5': s['rest'] * ce}
     return {

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastcore.docments import docments
 
 from ofa_learn import cli
 from ofa_learn.cli import main, parsed, printable, sentence
@@ -379,3 +380,14 @@ def test_a_stop_in_this_process_is_no_traceback(monkeypatch):
     monkeypatch.setitem(cli.COMMANDS, 'methods', stops)
     code, _, err = call('methods')
     assert (code, err) == (130, 'ofa-learn methods: stopped\n')
+
+
+@pytest.mark.parametrize('name', cli.COMMANDS)
+def test_every_option_says_what_it_is(name):
+    "A comment that stands where fastcore does not look is lost without a word."
+    told = docments(cli.function_of(name))
+    assert [k for k, said in told.items() if not said and k != 'return'] == []
+
+
+def test_a_wrong_type_is_named():
+    assert "argument --epochs: invalid int value: 'x'" in refused('demo', '--epochs', 'x')
