@@ -9,8 +9,6 @@ __all__ = ['ImageData', 'from_arrays', 'digits', 'contact_sheet', 'from_npz', 'f
 # %% ../nbs/course/00_data.ipynb #139adca0
 import hashlib
 import math
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +18,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.meta import delegates
+
+from .reading import SUFFIXES, class_folders, read_image, read_npz
 
 # %% ../nbs/course/00_data.ipynb #a65eae35
 def _unnumbered() -> torch.Tensor:
@@ -179,72 +179,9 @@ def contact_sheet(
     return img.resize((img.width * scale, img.height * scale), Image.Resampling.NEAREST)
 
 # %% ../nbs/course/00_data.ipynb #af6ebbf3
-def _read_npz(path: str | Path, needed: tuple[str, ...], also: tuple[str, ...] = ()) -> dict:
-    "The named arrays of an `.npz` file; a `ValueError` names a file that cannot be read, or what it lacks."
-    try:
-        with np.load(path, allow_pickle=False) as z:
-            found = {k: z[k] for k in z.files if k in (*needed, *also)}
-            names = ', '.join(z.files) or 'nothing'
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as e:
-        raise ValueError(f'{path}: not a readable .npz file ({type(e).__name__}: {e})') from e
-    if missing := sorted(set(needed) - set(found)):
-        raise ValueError(f'{path}: no array named {" or ".join(missing)}; it holds {names}')
-    return found
-
-
 def from_npz(path: str | Path) -> ImageData:
     "An `ImageData` from an `.npz` file with the arrays `images`, `labels` and optionally `classes`."
-    return from_arrays(**_read_npz(path, ('images', 'labels'), ('classes',)), name=Path(path).stem)
-
-# %% ../nbs/course/00_data.ipynb #7c1e40ab
-SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm'}
-
-
-def _read_image(path: Path, size: int, mode: str) -> np.ndarray:
-    "One image file, short side scaled to `size`, the middle cut out: (size, size) or (size, size, 3) uint8."
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(path) as im:
-            return np.asarray(ImageOps.fit(im.convert(mode), (size, size), Image.Resampling.BICUBIC))
-    except (OSError, SyntaxError, ValueError) as e:
-        raise ValueError(f'{path}: this image cannot be read ({type(e).__name__}); mend or remove it') from e
-
-
-_PART_NAMES = {
-    'train',
-    'training',
-    'val',
-    'valid',
-    'validation',
-    'dev',
-    'eval',
-    'evaluation',
-    'test',
-    'testing',
-}
-
-
-def part_folders(path: str | Path) -> list[str]:
-    "Which sub-folders are parts of a set and no classes: called like a part, with folders of their own."
-    named = sorted(p for p in Path(path).iterdir() if p.name.lower() in _PART_NAMES and p.is_dir())
-    return [p.name for p in named if any(q.is_dir() for q in p.iterdir())]
-
-
-def _class_folders(path: Path) -> list[Path]:
-    "The sub-folders of `path`, one a class; a `ValueError` where there are none, or where they are parts."
-    if not path.is_dir():
-        raise ValueError(f'{path}: no such folder')
-    folders = sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith('.'))
-    if not folders:
-        raise ValueError(f'{path}: expected one sub-folder a class, found none')
-    if parts := part_folders(path):
-        raise ValueError(
-            f'{path}: {", ".join(parts)} hold folders of their own, so they are parts of a set and no '
-            'classes; give the folder of one part, or read the set with `load_images` '
-            '(`ofa-learn teach --data`)'
-        )
-    return folders
+    return from_arrays(**read_npz(path, ('images', 'labels'), ('classes',)), name=Path(path).stem)
 
 # %% ../nbs/course/00_data.ipynb #c578ea89
 def from_folder(
@@ -262,7 +199,7 @@ def from_folder(
     if per_class is not None and per_class < 1:
         raise ValueError(f'per_class: expected at least 1 image, got {per_class}')
     mode = 'RGB' if channels == 3 else 'L'
-    folders = _class_folders(path)
+    folders = class_folders(path)
     images: list[np.ndarray] = []
     labels: list[int] = []
     for k, folder in enumerate(folders):
@@ -272,7 +209,7 @@ def from_folder(
             raise ValueError(f'{folder}: no images in this class folder (looked for {looked_for})')
         if per_class is not None and per_class < len(files):
             files = [files[i * len(files) // per_class] for i in range(per_class)]
-        images += [_read_image(f, size, mode) for f in files]
+        images += [read_image(f, size, mode) for f in files]
         labels += [k] * len(files)
     return from_arrays(np.stack(images), labels, [f.name for f in folders], path.name)
 
@@ -432,7 +369,7 @@ def _teacher_rows(own: np.ndarray, rest: np.ndarray, labels: np.ndarray, n: int,
     others, _ = _draw(np.setdiff1d(rest, own), labels, n - len(own), seed, 'teach')
     return np.concatenate([own, others])
 
-
+# %% ../nbs/course/00_data.ipynb #7d5eab19
 def _deal(
     data: ImageData,
     rows: np.ndarray,
@@ -516,7 +453,7 @@ def _in_order(data: ImageData) -> ImageData:
 def _from_file(path: Path, train: bool) -> ImageData:
     "One part of an .npz file that holds both."
     part = 'train' if train else 'test'
-    found = _read_npz(path, ('x_train', 'y_train', 'x_test', 'y_test', 'classes'))
+    found = read_npz(path, ('x_train', 'y_train', 'x_test', 'y_test', 'classes'))
     return from_arrays(found[f'x_{part}'], found[f'y_{part}'], found['classes'], path.stem)
 
 

@@ -20,7 +20,8 @@ from PIL import Image
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from .data import SUFFIXES, Augment, Batch, Norm, Splits, epoch_order, mix_bits, part_folders
+from .data import Augment, Batch, Norm, Splits, epoch_order, mix_bits
+from .reading import SUFFIXES, part_folders
 
 # %% ../nbs/running/81_loaders.ipynb #da42435b
 @contextmanager

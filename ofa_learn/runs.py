@@ -22,10 +22,11 @@ from timm.optim import create_optimizer_v2
 
 from .atomic import check_place, write_atomically
 from .checkpoints import plain
-from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, part_folders, split
+from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, split
 from .identity import teacher_identity
 from .loaders import load_images
 from .models import check_model_name, count_params, load_model, make_model, save_model
+from .reading import part_folders
 from .recipes import Recipe, describe, recipe, steps
 from .settings import check_settings
 from .tasks import DistillationTask, Teacher, all_methods, create_task

@@ -53,3 +53,20 @@ def test_the_formatter_leaves_quotes_and_breaks_at_110():
     assert len(fine.splitlines()[-1]) <= 110
     code, said = ruff('format', '--check', '--stdin-filename', 'tools/x.py', '-', text=fine)
     assert code == 0, said
+
+
+def mypy(*arguments):
+    command = [sys.executable, '-m', 'mypy', *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, encoding='utf-8')
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_the_types_fit(tmp_path):
+    "The package ships `py.typed`, so others' checkers read its annotations."
+    code, said = mypy('--cache-dir', str(tmp_path), 'ofa_learn')
+    assert code == 0 and 'no issues found' in said, said
+    wrong = tmp_path / 'wrong.py'
+    wrong.write_text('from ofa_learn.losses import kd_loss\n\nkd_loss(1, 2)\n')
+    code, said = mypy('--cache-dir', str(tmp_path), str(wrong))
+    assert code == 1 and said.count('arg-type') == 2, said
