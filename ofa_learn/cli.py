@@ -42,19 +42,20 @@ def demo(
     quick: bool = False,  # within a minute, and too short to conclude from
     seeds: int = 3,  # runs a method
     epochs: int | None = None,  # epochs of every row (default: as measured to be enough)
-    train: int | None = None,  # training images
-    gamma: float | None = None,  # γ of both OFA forms
-    methods: str | None = None,  # more rows: all, or methods by comma, such as rsd,ofa+fitnet
+    train: int | None = None,  # images that the student is shown (default: 60)
+    teach: int | None = None,  # images that the teacher learns from, the student's among them (default: 1097)
+    gamma: float | None = None,  # γ of OFA (default: 1.4)
+    methods: str | None = None,  # more rows: all, or methods by comma, such as dist,ofa+rsd
     jobs: int = 2,  # processes of one thread each
     records: str | None = None,  # a folder to keep every run in as JSON
     resume: bool = False,  # go on with a demo that was stopped
 ):
-    "Watch a teacher of one family teach a student of another to read handwritten digits, by six methods"
+    "Watch a teacher of one family teach a student of another to read handwritten digits, by several methods"
     from ofa_learn.demo import QUICK, Plan, more_methods
     from ofa_learn.demo import demo as run
 
     more = more_methods() if methods == 'all' else tuple(m for m in (methods or '').split(',') if m)
-    options = dict(epochs=epochs, train=train, gamma=gamma)
+    options = dict(epochs=epochs, train=train, teach=teach, gamma=gamma)
     given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
     plan = Plan(pair=pair, seeds=seeds, methods=more, **((QUICK if quick else {}) | given))
     run(plan, out, jobs, quick, records, resume=resume)

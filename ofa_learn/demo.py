@@ -10,7 +10,6 @@ import json
 import math
 import platform
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +25,7 @@ from . import __version__
 from .atomic import check_place, locked, sealed, unsealed, write_atomically
 from .checkpoints import Stopped, differences, plain, stoppable
 from .data import Augment, Splits, digits, split
-from .figures import method_style
+from .figures import method_label
 from .losses import decompose
 from .models import count_params, load_model
 from .pages import report
@@ -38,7 +37,17 @@ from .workers import each
 
 # %% ../nbs/course/94_demo.ipynb #900e23c1
 PAIRS = {f'{t}-{s}': (FAMILIES[t], FAMILIES[s]) for t in FAMILIES for s in FAMILIES if s != t}
-_SIX = ('labels', 'deep_supervision', 'kd', 'ofa_released', 'ofa_paper', 'labels_long')
+_ROWS: dict[str, tuple[str, dict]] = dict(
+    labels=('labels', {}),
+    deep_supervision=('deep_supervision', {}),
+    kd_t1=('kd', dict(temperature=1.0)),
+    kd_t4=('kd', dict(temperature=4.0)),
+    ofa_t1=('ofa', dict(temperature=1.0)),
+    ofa_t4=('ofa', dict(temperature=4.0)),
+    rsd=('rsd', {}),
+    fitnet=('fitnet', {}),
+    labels_all=('labels', {}),
+)
 _TEACHER_EPOCHS = dict(micro_resnet=40, micro_vit=80, micro_mixer=80)
 
 
@@ -47,10 +56,12 @@ class Plan:
     "What a comparison depends on."
 
     pair: str = 'cnn-vit'  # teacher's family, then the student's
-    train: int = 300  # training images, for teacher and student alike
-    epochs: int = 80  # of every row but `labels_long`
-    seeds: int = 3  # runs a row
-    gamma: float = 1.4  # of both OFA forms
+    train: int = 60  # images that the student is shown, with their labels
+    teach: int = 1097  # images that the teacher learns from, the student's among them
+    valid: int = 200  # images that curves are drawn on
+    epochs: int = 150  # of every row but `labels_all`
+    seeds: int = 3  # runs of each row
+    gamma: float = 1.4  # of OFA
     opt: str = 'muon'  # any of timm's optimizers, for every row
     lr: float = 8e-3  # peak learning rate of every row
     batch_size: int = 50  # images a step
@@ -62,7 +73,7 @@ class Plan:
     def __post_init__(self):
         if self.pair not in PAIRS:
             raise ValueError(f'pair: expected one of {", ".join(PAIRS)}, got {self.pair!r}')
-        for name in ('train', 'epochs', 'seeds', 'batch_size'):
+        for name in ('train', 'teach', 'valid', 'epochs', 'seeds', 'batch_size'):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise ValueError(f'{name}: expected an integer from 1, got {getattr(self, name)!r}')
         if not (math.isfinite(self.gamma) and self.gamma >= 1):
@@ -72,34 +83,35 @@ class Plan:
             raise ValueError(
                 f'methods: expected some of {", ".join(all_methods())}, got {", ".join(unknown)}'
             )
-        twice = [m for i, m in enumerate(self.methods) if m in (*_SIX, *self.methods[:i])]
+        there = ('kd', 'ofa', *_ROWS)
+        twice = [m for i, m in enumerate(self.methods) if m in (*there, *self.methods[:i])]
         if twice:
-            raise ValueError(f'methods: {", ".join(twice)} would be a row twice; {", ".join(_SIX)} are there')
+            raise ValueError(
+                f'methods: {", ".join(twice)} would be a row twice; {", ".join(there)} are there'
+            )
 
     def data(self) -> Splits:
-        return split(digits(), train=self.train, split_seed=self.split_seed)
+        return split(digits(), self.train, self.valid, split_seed=self.split_seed, teach=self.teach)
 
 # %% ../nbs/course/94_demo.ipynb #67a35fa7
-QUICK = dict(epochs=10)
+QUICK = dict(epochs=20)
 
 
 def _rows(plan: Plan) -> dict[str, tuple[str, dict]]:
     "The table's rows: for each its method and that method's options."
-    six: dict[str, tuple[str, dict]] = dict(
-        labels=('labels', {}),
-        deep_supervision=('deep_supervision', {}),
-        kd=('kd', dict(setting='own')),
-        ofa_released=('ofa', dict(form='released', gamma=plan.gamma)),
-        ofa_paper=('ofa', dict(form='paper', gamma=plan.gamma)),
-        labels_long=('labels', {}),
-    )
-    return six | {m: (m, {}) for m in plan.methods}
+    rows = {name: (m, o | dict(gamma=plan.gamma) if m == 'ofa' else o) for name, (m, o) in _ROWS.items()}
+    return rows | {m: (m, {}) for m in plan.methods}
+
+
+def _epochs(plan: Plan, row: str) -> int:
+    "A row on all images has many more steps an epoch; a fifth of the epochs is still four times the steps."
+    return max(plan.epochs // 5, 1) if row == 'labels_all' else plan.epochs
 
 
 def more_methods() -> tuple[str, ...]:
-    "Every method that is not among the six rows, and OFA with FitNet, the paper's † rows."
-    among_the_six = ('labels', 'deep_supervision', 'kd', 'ofa')
-    return (*(m for m in all_methods() if m not in among_the_six), 'ofa+fitnet')
+    "Every method that is not among the rows, and OFA with RSD."
+    among = {method for method, _ in _ROWS.values()}
+    return (*(m for m in all_methods() if m not in among), 'ofa+rsd')
 
 # %% ../nbs/course/94_demo.ipynb #f813dd62
 def _run_one(
@@ -113,7 +125,7 @@ def _run_one(
 ) -> tuple[dict, list]:
     "One run of the plan → its record, and the student's logits on the test images at `show`."
     torch.set_num_threads(1)
-    data = plan.data()
+    data = plan.data().for_teacher() if row == 'labels_all' else plan.data()
     method, options = _rows(plan)[row]
     teacher = None if method == 'labels' else Teacher(teacher_file)
     run = distill(
@@ -265,7 +277,7 @@ def _do(todo: list[tuple], plan: Plan, rest: tuple, folder: Path, jobs: int, say
         record, logits = done
         write_atomically(files[row, seed], json.dumps(sealed(dict(record=record, logits=logits))))
         say(
-            f'  {method_style(row)[0]:36} seed {seed}  {record["test_accuracy"]:5.1f} %  '
+            f'  {method_label(row):36} seed {seed}  {record["test_accuracy"]:5.1f} %  '
             f'{record["epochs"]:4} epochs  {record["seconds"]:4.0f} s'
         )
     kept = [unsealed(json.loads(file.read_bytes())) for file in files.values()]
@@ -282,15 +294,8 @@ def _run_all(
     say=print,  # gets a line for each run
 ) -> list[tuple[dict, list]]:
     "Every row and seed of the plan: records, and logits of the test images at `show`."
-    how = (plan, (teacher_file, teacher_info, show), folder, jobs, say)
-    seeds, first = range(plan.seeds), ('labels', 'ofa_paper')
-    done = _do([(row, s, plan.epochs) for row in first for s in seeds], *how)
-    took = {m: statistics.median(r['seconds'] for r, _ in done if r['method'] == m) for m in first}
-    long = max(round(plan.epochs * took['ofa_paper'] / took['labels']), plan.epochs)
-    later = [('labels_long', s, long) for s in seeds]
-    others = [row for row in _rows(plan) if row not in (*first, 'labels_long')]
-    later += [(row, s, plan.epochs) for row in others for s in seeds]
-    return done + _do(later, *how)
+    todo = [(row, s, _epochs(plan, row)) for row in _rows(plan) for s in range(plan.seeds)]
+    return _do(todo, plan, (teacher_file, teacher_info, show), folder, jobs, say)
 
 # %% ../nbs/course/94_demo.ipynb #205728a9
 _LEGEND = (
@@ -308,19 +313,19 @@ def _notes(
 ) -> list[str]:
     "On what everything was measured, one sentence each."
     out = [
-        f'Data: the {len(digits())} handwritten 8×8 digits of scikit-learn; {len(data.train)} train, '
-        f'{len(data.valid)} validation, {len(data.test)} test images.',
-        f'Teacher: {info["name"]} ({info["params"] / 1e6:.2f} M parameters), trained on the same '
-        f'{len(data.train)} images with the labels; {info["test_accuracy"]:.1f} % on test.',
-        f'Student: {PAIRS[plan.pair][1]}; {plan.epochs} epochs a row, and for “labels alone, at OFA’s '
-        f'time” as many as take OFA’s time; γ = {plan.gamma:g}.',
+        f'Data: the {len(digits())} handwritten 8×8 digits of scikit-learn. The student is shown '
+        f'{len(data.train)} with their labels; {len(data.valid)} validation, {len(data.test)} test images.',
+        f'Teacher: {info["name"]} ({info["params"] / 1e6:.2f} M parameters), which has learned from '
+        f'{info["images"]} images with their labels; {info["test_accuracy"]:.1f} % on test.',
+        f'Student: {PAIRS[plan.pair][1]}; {plan.epochs} epochs of each row, {_epochs(plan, "labels_all")} of '
+        f'“{method_label("labels_all")}”, which shows the student all {info["images"]}; γ = {plan.gamma:g}.',
         f'{plan.seeds} seeds on one split; spread is over the seeds. CPU, {jobs} processes of one thread '
         'each; these are laptop-scale results, not the paper’s.',
     ]
     if plan.methods:
+        last = method_label('labels_all')
         out.append(
-            'Rows below “labels alone, at OFA’s time”: each method in its own default setting, '
-            'not tuned for these images.'
+            f'Rows below “{last}”: each method in its own default setting, not tuned for these images.'
         )
     if quick:
         too_short = 'QUICK RUN: too short to conclude anything from. '
@@ -335,17 +340,50 @@ def _write_report(
     at: list[int],  # what `_pick_digits` gave, as the next
     teacher_logits: torch.Tensor,
     about: list[str],  # the notes
+    said: list[str],  # what the numbers support
     out: str | Path,  # the file
 ) -> None:
     "The report of a finished plan."
-    student = next(l for r, l in done if r['method'] == 'ofa_paper' and r['seed'] == 0)
+    student = next(l for r, l in done if r['method'] == 'ofa_t1' and r['seed'] == 0)
     cards = _digit_cards(data, at, teacher_logits)
     loss = _loss_cards(data, at, teacher_logits, student, plan.gamma)
     title = f'One teacher, {len(_rows(plan))} ways to learn: {plan.pair.replace("-", " → ").upper()}'
     if about[0].startswith('QUICK'):
         title = f'QUICK RUN, too short to conclude from. {title}'
     records = [r for r, _ in done]
-    report(records, cards, loss, out, title=title, classes=list(data.classes), notes=about)
+    lead = ' '.join(said)
+    names = list(data.classes)
+    report(records, cards, loss, out, title=title, classes=names, notes=about, baseline='labels', lead=lead)
+
+# %% ../nbs/course/94_demo.ipynb #205728aa
+def _difference(rows: list[dict]) -> str:
+    "A row's paired difference to its baseline in words."
+    r = next(r for r in rows if r['difference'] is not None)
+    return f"{r['difference']:+.1f} points ({r['verdict']})"
+
+
+def _against(records: list[dict], method: str, baseline: str) -> str:
+    "One row against another, paired, in words."
+    return _difference(results([r for r in records if r['method'] in (method, baseline)], baseline))
+
+
+def _conclusions(records: list[dict]) -> list[str]:
+    "What a demo's numbers support, in sentences."
+    rows = {r['method']: r for r in results(records, 'labels')}
+    taught = [r for m, r in rows.items() if m not in ('labels', 'deep_supervision', 'labels_all')]
+    best = max(taught, key=lambda r: r['mean'])
+    clear = sum(r['verdict'] == 'better' for r in taught)
+    alone, ceiling = rows['labels']['mean'], rows['labels_all']['mean']
+    softer = [_against(records, f'{m}_t4', f'{m}_t1') for m in ('kd', 'ofa')]
+    exits = _against(records, 'deep_supervision', 'labels')
+    return [
+        f'Labels alone reach {alone:.1f} %; with all the teacher’s images they would reach {ceiling:.1f} %.',
+        f'The highest mean with a teacher is that of {method_label(best["method"])}, {best["mean"]:.1f} %: '
+        f'{_difference([best])} against labels alone.',
+        f'Of {len(taught)} rows with a teacher {clear} are better than labels alone, beyond noise.',
+        f'From T = 1 to T = 4, KD moves by {softer[0]} and OFA by {softer[1]}.',
+        f'Exits without a teacher, against labels alone: {exits}.',
+    ]
 
 # %% ../nbs/course/94_demo.ipynb #04253d0a
 def _say(text: str) -> None:
@@ -363,12 +401,14 @@ def _teacher(plan: Plan, data: Splits, quick: bool, folder: Path, say) -> tuple[
     "The teacher's file and what is known of it; taught first where it is not there."
     name = PAIRS[plan.pair][0]
     file = folder / 'teacher.safetensors'
+    seen = data.for_teacher()
     if not file.exists():
         say(f'Teaching the teacher, {name} …')
         how: dict[str, Any] = dict(augment=plan.augment, device='cpu', progress=False)
         how['resume'] = resumable(training_folder(file))
-        teach(name, data, file, _TEACHER_EPOCHS[name] // (4 if quick else 1), **how)
-    return str(file), measured(load_model(file)[0], name, data, data.norm)
+        teach(name, seen, file, _TEACHER_EPOCHS[name] // (4 if quick else 1), **how)
+    info = measured(load_model(file)[0], name, seen, seen.norm)
+    return str(file), info | dict(images=len(seen.train))
 
 
 def _check_rows(plan: Plan, data: Splits) -> None:
@@ -389,10 +429,11 @@ def demo(
     say: Callable[[str], None] = _say,
     resume: bool = False,
 ) -> list[dict]:
-    """The records of a whole comparison, made on the spot: one teacher, six ways to learn, several seeds.
+    """The records of a whole comparison, made on the spot: one teacher, many ways to learn, several seeds.
 
     Trains the teacher, runs every row and seed of the plan, prints the table with means, spreads and paired
-    differences, and writes a report. It takes some minutes on a laptop; a stop keeps what is done.
+    differences to labels alone, says what they support, and writes a report. It takes some minutes on a
+    laptop; a stop keeps what is done.
 
     Args:
         plan: what to run: the pair, the images, epochs, seeds and further methods.
@@ -409,7 +450,7 @@ def demo(
             that cannot be built, or a `resume` for which nothing is there.
         Stopped: somebody stopped it; the message says how to go on.
     Example:
-        >>> plan = Plan(train=60, epochs=1, seeds=1)
+        >>> plan = Plan(epochs=1, seeds=1)
         >>> demo(plan, out=None, jobs=0)
         Traceback (most recent call last):
         ValueError: jobs: expected at least 1, got 0
@@ -426,14 +467,16 @@ def demo(
         file, info = _teacher(plan, data, quick, folder, say)
         about = _notes(plan, data, info, jobs, quick)
         say('\n'.join(f'· {n}' for n in about) + '\n')
-        shown = _pick_digits(load_model(file)[0], data)
+        shown = _pick_digits(load_model(file)[0], data.for_teacher())
         done = _run_all(plan, file, info, shown[0], folder, jobs, say)
         done.sort(key=lambda d: (list(_rows(plan)).index(d[0]['method']), d[0]['seed']))
         records = [r for r, _ in done]
-        say('\n' + table_text(table_cells(results(records), lambda m: method_style(m)[0])) + _LEGEND)
+        said = _conclusions(records)
+        say('\n' + table_text(table_cells(results(records, 'labels'), method_label)) + _LEGEND)
+        say('\n' + '\n'.join(said))
         _keep(records, keep)
         if out:
-            _write_report(plan, data, done, *shown, about, out)
+            _write_report(plan, data, done, *shown, about, said, out)
             took = f'{time.perf_counter() - start:.0f} s'
             say(f'\nReport: {out} (opens in any browser, without a network). Took {took}.')
     return records

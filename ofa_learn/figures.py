@@ -30,9 +30,11 @@ PALETTE = _OKABE_ITO | dict(orange='#C78500', sky='#3C9BD6', yellow='#988B00', g
 # %% ../nbs/widgets/05_figures.ipynb #8d26bbc9
 METHOD_STYLES = dict(  # method: (label, colour, dash)
     labels=('labels alone', PALETTE['grey'], 'dot'),
-    labels_long=('labels alone, at OFA’s time', PALETTE['black'], 'dashdot'),
+    labels_all=('labels alone, on the teacher’s images', PALETTE['black'], 'dashdot'),
     deep_supervision=('deep supervision (exits, no teacher)', PALETTE['green'], 'dash'),
     kd=('KD', PALETTE['blue'], 'solid'),
+    kd_t1=('KD, T = 1', PALETTE['blue'], 'dash'),
+    kd_t4=('KD, T = 4', PALETTE['blue'], 'solid'),
     dkd=('DKD', PALETTE['sky'], 'dash'),
     dist=('DIST', '#1B3A6B', 'dot'),
     fitnet=('FitNet', PALETTE['purple'], 'solid'),
@@ -47,6 +49,8 @@ METHOD_STYLES = dict(  # method: (label, colour, dash)
     ofa_released=('OFA, released form', PALETTE['orange'], 'dash'),
     ofa_paper=('OFA, paper’s form', PALETTE['vermilion'], 'solid'),
     ofa=('OFA', PALETTE['vermilion'], 'solid'),
+    ofa_t1=('OFA, T = 1', PALETTE['vermilion'], 'dash'),
+    ofa_t4=('OFA, T = 4', PALETTE['vermilion'], 'solid'),
 )
 METHOD_COLOURS = {method: colour for method, (_, colour, _) in METHOD_STYLES.items()}
 

@@ -20,7 +20,7 @@ def group(item) -> str:
     name = item.path.stem
     if name in ('test_docs', 'test_site'):
         return 'site'
-    return item.nodeid if name == 'test_notebooks' else name
+    return item.nodeid if name in ('test_notebooks', 'test_walkthroughs') else name
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -12,7 +12,7 @@ import pytest
 
 import ofa_learn.demo as module
 from ofa_learn.atomic import unsealed
-from ofa_learn.demo import Plan, _failed
+from ofa_learn.demo import _ROWS, Plan, _conclusions, _failed
 from ofa_learn.records import load_records
 
 CLI = Path(sys.executable).parent / 'ofa-learn'
@@ -22,37 +22,45 @@ def run(*args, cwd):
     return subprocess.run([CLI, *args], cwd=cwd, capture_output=True, text=True, timeout=300)
 
 
+SMALL = ['--quick', '--epochs', '2', '--seeds', '1', '--teach', '100', '--train', '60']
+
+
 def test_demo(tmp_path):
-    done = run(
-        'demo',
-        '--quick',
-        '--epochs',
-        '2',
-        '--seeds',
-        '1',
-        '--train',
-        '100',
-        '--pair',
-        'mlp-cnn',
-        '--records',
-        'runs',
-        cwd=tmp_path,
-    )
+    done = run('demo', *SMALL, '--pair', 'mlp-cnn', '--records', 'runs', cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert 'too short to conclude' in done.stdout and 'OFA, paper’s form' in done.stdout
-    records = load_records(tmp_path / 'runs')
-    assert {r['method'] for r in records} == {
-        'labels',
-        'labels_long',
-        'deep_supervision',
-        'kd',
-        'ofa_released',
-        'ofa_paper',
-    }
-    assert len({r['data']['fingerprint'] for r in records}) == 1 and all(
-        r['pair'] == 'mlp-cnn' for r in records
-    )
-    assert 'ofa-page' in (tmp_path / 'demo.html').read_text() and not list(tmp_path.glob('.demo*'))
+    assert 'too short to conclude' in done.stdout and 'which has learned from 100 images' in done.stdout
+    assert 'Labels alone reach' in done.stdout and 'rows with a teacher' in done.stdout
+    records = {r['method']: r for r in load_records(tmp_path / 'runs')}
+    assert set(records) == set(_ROWS)
+    assert {r['pair'] for r in records.values()} == {'mlp-cnn'}
+    everything = records.pop('labels_all')
+    assert everything['data']['train'] == 100 and {r['data']['train'] for r in records.values()} == {60}
+    tests = {r['data']['fingerprint'] for r in records.values()}
+    assert len(tests) == 1 and everything['data']['fingerprint'] not in tests
+    page = (tmp_path / 'demo.html').read_text()
+    assert 'ofa-page' in page and 'with all the teacher’s images they would reach' in page
+    assert not list(tmp_path.glob('.demo*'))
+
+
+def test_what_a_demo_concludes():
+    "The sentences are those of the numbers: paired, and with their verdicts."
+
+    def made_up(method, *accuracies):
+        about = dict(pair='cnn-vit', split_seed=0, view_seed=0, setting={}, data={}, epochs=1, seconds=1.0)
+        got = [
+            dict(about, method=method, seed=i, test_accuracy=a, valid_accuracy=a)
+            for i, a in enumerate(accuracies)
+        ]
+        return got
+
+    means = dict(labels=70, deep_supervision=71, kd_t1=70, kd_t4=75, ofa_t1=60, ofa_t4=72, rsd=85, fitnet=80)
+    records = [r for m, a in (means | dict(labels_all=98)).items() for r in made_up(m, a - 1, a, a + 1)]
+    said = ' '.join(_conclusions(records))
+    assert 'Labels alone reach 70.0 %; with all the teacher’s images they would reach 98.0 %.' in said
+    assert 'that of RSD, 85.0 %: +15.0 points (better) against labels alone' in said
+    assert 'Of 6 rows with a teacher 4 are better' in said
+    assert 'KD moves by +5.0 points (better) and OFA by +12.0 points (better)' in said
+    assert 'Exits without a teacher, against labels alone: +1.0 points (better).' in said
 
 
 def test_errors_are_one_line(tmp_path):
@@ -105,7 +113,7 @@ def begun(*args, cwd, **env):
 @pytest.mark.processes
 @pytest.mark.skipif(os.name != 'posix', reason='sends signals')
 def test_a_demo_that_was_stopped_goes_on_in_any_encoding(tmp_path):
-    how = ['--quick', '--epochs', '2', '--seeds', '1', '--train', '100', '--records', 'runs']
+    how = [*SMALL, '--records', 'runs']
     process, work = begun(*how, cwd=tmp_path), tmp_path / 'demo.running'
     for _ in range(3000):
         if list(work.glob('runs/*.json')) or process.poll() is not None:
@@ -114,10 +122,10 @@ def test_a_demo_that_was_stopped_goes_on_in_any_encoding(tmp_path):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130 and err.decode().count('\n') == 1, err.decode()
-    assert 'of 6 runs; demo.running holds all of it, --resume goes on' in err.decode()
+    assert 'of 9 runs; demo.running holds all of it, --resume goes on' in err.decode()
     kept = {f: f.read_bytes() for f in work.glob('runs/*.json')}
     teacher = (work / 'teacher.safetensors').read_bytes()
-    assert kept and len(kept) < 6 and not (tmp_path / 'demo.html').exists()
+    assert kept and len(kept) < 9 and not (tmp_path / 'demo.html').exists()
 
     again = run('demo', *how, cwd=tmp_path)
     assert again.returncode == 2 and 'holds a demo that was stopped; --resume goes on' in again.stderr
@@ -132,11 +140,11 @@ def test_a_demo_that_was_stopped_goes_on_in_any_encoding(tmp_path):
     assert (
         'gamma = 1.4' in said
         and 'Teaching the teacher' not in said
-        and said.count(' seed 0 ') == 6 - len(kept)
+        and said.count(' seed 0 ') == 9 - len(kept)
     )
     records = load_records(tmp_path / 'runs')
     done = [unsealed(json.loads(text))['record'] for text in kept.values()]
-    assert len(records) == 6 and all(r in records for r in done)
+    assert len(records) == 9 and all(r in records for r in done)
     assert sorted(p.name for p in tmp_path.iterdir()) == ['demo.html', 'runs']
 
 
@@ -148,7 +156,9 @@ def test_a_failed_run_says_which_and_why():
     assert isinstance(bug, RuntimeError) and 'Traceback' in str(bug)
 
 
-@pytest.mark.parametrize('name, value', [('train', 0), ('epochs', 1.5), ('seeds', -1), ('gamma', 0.9)])
+@pytest.mark.parametrize(
+    'name, value', [('train', 0), ('teach', 0), ('epochs', 1.5), ('seeds', -1), ('gamma', 0.9)]
+)
 def test_a_plan_refuses_what_no_run_could_use(name, value):
     with pytest.raises(ValueError, match=f'{name}: expected'):
         Plan(**{name: value})
