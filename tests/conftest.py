@@ -26,7 +26,7 @@ def group(item) -> str:
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     def turn(item) -> int:
-        name = group(item)
+        name = 'site' if group(item) == 'site' else item.path.stem
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=turn)
