@@ -54,7 +54,7 @@ def _check_parts(
     if not isinstance(parts, Mapping) or not all(isinstance(p, Mapping) for p in parts.values()):
         raise TypeError(f'parts: expected a dict of dicts, such as {{{names[0]!r}: {{…}}}}, got {parts!r}')
     if set(parts) - set(names):
-        raise ValueError(f'parts: expected options for {", ".join(names)}, got {list(parts)}')
+        raise ValueError(f'parts: expected options for {", ".join(names)}, got {", ".join(map(str, parts))}')
     for n, part in parts.items():
         for k in part:
             if k in (*shared, 'student', 'teacher'):

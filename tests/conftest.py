@@ -12,28 +12,32 @@ sys.path.insert(0, str(ROOT / 'tools'))
 
 # Two processes (`make test`) finish together when what takes longest begins first.
 LONGEST_FIRST = ('site', 'test_lab', 'test_walkthroughs', 'test_sweeps', 'test_training')
+SITE = ('test_docs', 'test_site')
 IN_A_BROWSER = {'browser', 'built', 'page', 'visit'}
 
 
 def group(item) -> str:
     "The tests that run in one process, one after the other, and so build what they share once."
     name = item.path.stem
-    if name in ('test_docs', 'test_site'):
+    if name in SITE:
         return 'site'
     return item.nodeid if name in ('test_notebooks', 'test_walkthroughs') else name
 
 
-@pytest.hookimpl(tryfirst=True)
+def pytest_itemcollected(item):
+    "Before pytest-xdist reads the marks."
+    item.add_marker(pytest.mark.xdist_group(group(item)))
+    if IN_A_BROWSER & set(item.fixturenames):
+        item.add_marker(pytest.mark.browser)
+
+
 def pytest_collection_modifyitems(items):
     def turn(item) -> int:
-        name = 'site' if group(item) == 'site' else item.path.stem
+        name = item.path.stem
+        name = 'site' if name in SITE else name
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=turn)
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(group(item)))
-        if IN_A_BROWSER & set(item.fixturenames):
-            item.add_marker(pytest.mark.browser)
 
 
 @pytest.fixture(autouse=True)

@@ -23,8 +23,9 @@ def _context():
 CONTEXT = _context()
 
 
-def _call(function, args, folder, log, pipe):
+def _call(function, args, folder, log, pipe, method):
     "In the new process: what `function` returns goes through the pipe, all that is printed into the log."
+    multiprocessing.set_start_method(method, force=True)  # of its own processes, as in any other program
     with open(log, 'w') as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
@@ -46,7 +47,8 @@ def call(function, *args, folder: Path, timeout: float = 900):
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         log = Path(temporary) / 'said'
-        process = CONTEXT.Process(target=_call, args=(function, args, str(folder), str(log), theirs))
+        how = (str(folder), str(log), theirs, multiprocessing.get_start_method())
+        process = CONTEXT.Process(target=_call, args=(function, args, *how))
         process.start()
         theirs.close()
         late = not ours.poll(timeout)

@@ -385,7 +385,7 @@ def test_a_stop_in_this_process_is_no_traceback(monkeypatch):
 @pytest.mark.parametrize('name', cli.COMMANDS)
 def test_every_option_says_what_it_is(name):
     "A comment that stands where fastcore does not look is lost without a word."
-    told = docments(cli.function_of(name))
+    told = docments(cli.COMMANDS[name])
     assert [k for k, said in told.items() if not said and k != 'return'] == []
 
 

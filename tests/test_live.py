@@ -90,7 +90,7 @@ def test_left_alone_it_is_distill(teacher):
     )
     assert all(
         torch.equal(a, b)
-        for a, b in zip(run.task.student.state_dict().values(), want.student.state_dict().values())
+        for a, b in zip(run.task.student.state_dict().values(), want.model.state_dict().values())
     )
     run.start()  # again, with a new student
     assert run.wait(SOON) and untimed(run.rows) == untimed(want.history) and run.marks == [(0.0, 1.4)]
