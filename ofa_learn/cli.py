@@ -419,12 +419,10 @@ _say = print  # `print` is an option below
 
 
 def sweep(
-    plan: str
-    | None = None,  # a JSON file with a plan, or recorded:NAME, instead of the options down to seeds
+    plan: str | None = None,  # a JSON file with a plan, or recorded:NAME, instead of the options to seeds
     pairs: str | None = None,  # teacher-student by comma: cnn, vit, mlp or timm names (default: cnn-vit)
     methods: str | None = None,  # by comma; several at once joined by + (default: labels,kd,ofa)
-    grid: str
-    | None = None,  # options and their values: "gamma=1,1.4 form=paper,released stages=[1,4],[4] lr=.008"
+    grid: str | None = None,  # options and values: "gamma=1,1.4 form=paper,released stages=[1,4],[4] lr=.008"
     data: str | None = None,  # digits, an .npz file, or a folder of class folders (default: digits)
     train: int | None = None,  # training images
     seeds: int | None = None,  # runs of each (default: 3)
