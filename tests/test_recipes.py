@@ -419,17 +419,17 @@ def test_twins(name):
 
 
 @pytest.mark.parametrize('name', LAPTOP)
-def test_laptop_is_the_demo(name):
-    from ofa_learn.data import Augment
-    from ofa_learn.demo import _TEACHER_EPOCHS, PAIRS, Plan
+def test_laptop_recipes_are_of_the_recorded_sweeps(name):
+    "The demo's pairs, on images that teacher and student share, with the optimizer of recorded:gamma."
+    from ofa_learn.demo import _TEACHER_EPOCHS, PAIRS
+    from ofa_learn.sweeps import load_plan
 
-    plan, r = Plan(pair=name.removeprefix('laptop/')), recipe(name)
-    assert (r.teacher_model, r.student_model) == PAIRS[plan.pair] and r.teacher_epochs == _TEACHER_EPOCHS[
-        r.teacher_model
-    ]
-    assert (r.train_images, Augment(**r.augment)) == (plan.train, plan.augment)
-    for key in ('epochs', 'gamma', 'opt', 'lr', 'batch_size'):
-        assert getattr(r, key) == getattr(plan, key), key
+    r, plan = recipe(name), load_plan('recorded:gamma')
+    assert (r.teacher_model, r.student_model) == PAIRS[name.removeprefix('laptop/')]
+    assert r.teacher_epochs == _TEACHER_EPOCHS[r.teacher_model]
+    assert r.train_images == plan.parts['train'] == 300 and r.augment == dict(shift=plan.augment.shift)
+    assert (r.opt, r.lr) == (plan.grid['opt'], plan.grid['lr'])
+    assert (r.epochs, r.gamma, r.batch_size) == (80, 1.4, 50)
 
 
 def test_laptop_takes_fits_own_defaults():
