@@ -366,7 +366,7 @@ def _against(records: list[dict], method: str, baseline: str) -> str:
     "One row against another, paired, in words."
     return _difference(results([r for r in records if r['method'] in (method, baseline)], baseline))
 
-
+# %% ../nbs/course/94_demo.ipynb #205728ab
 def _conclusions(records: list[dict]) -> list[str]:
     "What a demo's numbers support, in sentences."
     rows = {r['method']: r for r in results(records, 'labels')}

@@ -34,7 +34,7 @@ METHOD_STYLES = dict(  # method: (label, colour, dash)
     deep_supervision=('deep supervision (exits, no teacher)', PALETTE['green'], 'dash'),
     kd=('KD', PALETTE['blue'], 'solid'),
     kd_t1=('KD, T = 1', PALETTE['blue'], 'dash'),
-    kd_t4=('KD, T = 4', PALETTE['blue'], 'solid'),
+    kd_t4=('KD, T = 4', PALETTE['blue'], 'longdash'),
     dkd=('DKD', PALETTE['sky'], 'dash'),
     dist=('DIST', '#1B3A6B', 'dot'),
     fitnet=('FitNet', PALETTE['purple'], 'solid'),
@@ -50,7 +50,7 @@ METHOD_STYLES = dict(  # method: (label, colour, dash)
     ofa_paper=('OFA, paper’s form', PALETTE['vermilion'], 'solid'),
     ofa=('OFA', PALETTE['vermilion'], 'solid'),
     ofa_t1=('OFA, T = 1', PALETTE['vermilion'], 'dash'),
-    ofa_t4=('OFA, T = 4', PALETTE['vermilion'], 'solid'),
+    ofa_t4=('OFA, T = 4', PALETTE['vermilion'], 'longdash'),
 )
 METHOD_COLOURS = {method: colour for method, (_, colour, _) in METHOD_STYLES.items()}
 
