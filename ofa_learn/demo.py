@@ -477,6 +477,8 @@ def demo(
         _keep(records, keep)
         if out:
             _write_report(plan, data, done, *shown, about, said, out)
-            took = f'{time.perf_counter() - start:.0f} s'
-            say(f'\nReport: {out} (opens in any browser, without a network). Took {took}.')
+            say(
+                f'\nReport: {out} (opens in any browser, without a network). '
+                f'Took {time.perf_counter() - start:.0f} s.'
+            )
     return records
