@@ -195,7 +195,8 @@ def load_plan(path: str | Path) -> Sweep:
     except ValueError as e:
         raise ValueError(f'{path}: not JSON ({e})') from e
     if isinstance(found, dict) and found.get('kind') == 'recording':
-        found = unsealed(found['plan'])
+        plan = found.get('plan')
+        found = unsealed(plan) if isinstance(plan, dict) else plan
     has = [f.name for f in fields(Sweep)]
     unknown = set(found) - set(has) if isinstance(found, dict) else {type(found).__name__}
     if unknown:
@@ -327,7 +328,7 @@ def check_runs(
             seen.add(same)
             if _method_needs(method) and name not in teachers:
                 if name not in plan.teachers:
-                    _try(f'teaching {name}', data, 'labels', name, None, {}, plan.teaching)
+                    _try(f'teaching {name}', data.for_teacher(), 'labels', name, None, {}, plan.teaching)
                 teachers[name] = Teacher(name, data.num_classes, data.input_size, allow_untrained=True)
             teacher = teachers[name] if _method_needs(method) else None
             _try(run['name'], data, method, student, teacher, run['options'], run['fit'])

@@ -26,6 +26,6 @@ def alive(pid):
         return False
 
 
-def gone(pids):
+def gone(pids, seconds=30):
     "Waits until none of the processes runs: helpers of multiprocessing end a moment after their parent."
-    until(lambda: not any(map(alive, pids)), 30)
+    until(lambda: not any(map(alive, pids)), seconds)

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from processes import alive, children, gone
+from processes import children, gone
 
 from ofa_learn import sweeps
 from ofa_learn.checkpoints import Stopped
@@ -34,6 +34,7 @@ from ofa_learn.sweeps import (
     _method_options,
     _ready_teacher,
     _run_one,
+    check_runs,
     commands,
     load_plan,
     runs,
@@ -206,10 +207,7 @@ def test_killed_at_any_moment(whole, tmp_path):
         workers = children(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        end = time.time() + 120  # one that is still importing on a busy machine sees it when it has
-        while any(map(alive, workers)) and time.time() < end:
-            time.sleep(0.1)
-        assert not any(map(alive, workers)), 'a worker outlived its sweep'
+        gone(workers, 120)  # one that is still importing on a busy machine sees it when it has
         with warnings.catch_warnings():
             warnings.simplefilter('error')  # what is there is whole
             there = {
@@ -863,3 +861,19 @@ def test_a_sweep_that_was_stopped_while_its_teacher_learned_goes_on(tmp_path, mo
     files = [next((tmp_path / n / 'teachers').glob('*.safetensors')) for n in ('whole', 'cut')]
     assert files[0].read_bytes() == files[1].read_bytes() and cut['test_accuracy'] == whole['test_accuracy']
     assert not list((tmp_path / 'cut' / 'teachers').glob('*.training'))
+
+
+def test_a_teacher_is_tried_with_its_own_images():
+    "The student's one batch an epoch could not be divided into two for an update; the teacher's five can."
+    plan = replace(PLAN, methods=('kd',), grid={}, parts=dict(train=50, valid=100, test=100, teach=300))
+    plan = replace(plan, teaching=PLAN.teaching | dict(accumulate=2))
+    check_runs(plan, runs(plan))
+    with pytest.raises(ValueError, match='teaching micro_resnet: accumulate'):
+        own = replace(plan, parts=plan.parts | dict(teach=50))
+        check_runs(own, runs(own))
+
+
+def test_a_recording_without_a_plan_is_no_plan(tmp_path):
+    (tmp_path / 'x.json').write_text('{"kind": "recording"}')
+    with pytest.raises(ValueError, match='a plan has no NoneType'):
+        load_plan(tmp_path / 'x.json')
