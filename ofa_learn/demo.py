@@ -393,8 +393,10 @@ def _say(text: str) -> None:
 
 def _keep(records: list[dict], folder: str | Path | None) -> None:
     "Every record as a file of its own, where there is a folder for them."
-    for r in records if folder else ():
-        save_record(r, Path(folder or '.') / f'{r["pair"]}_{r["method"]}_{r["seed"]}.json')
+    if not folder:
+        return
+    for r in records:
+        save_record(r, Path(folder) / f'{r["pair"]}_{r["method"]}_{r["seed"]}.json')
 
 
 def _teacher(plan: Plan, data: Splits, quick: bool, folder: Path, say) -> tuple[str, dict]:
