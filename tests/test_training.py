@@ -107,43 +107,54 @@ def make(method, student='micro_vit', **options):
 KILLED = (
     COMMON
     + '''
+SAYS = os.pipe()
+
 def run(folder):
     torch.manual_seed(0)
     task = create_task('crd', 'micro_vit', Teacher(make_model('micro_resnet')), data=DATA)
     how = dict(batch_size=20, lr=3e-3, opt='adamw', augment=Augment(shift=1), mixup=.2, ema=.9, device='cpu')
     keep = dict(out=folder, resume=resumable(folder), save_seconds=0)
-    history = fit(task, DATA, 8, progress=False, **how, **keep)
+    history = fit(task, DATA, 8, progress=False, **how, **keep, on_step=lambda *_: os.write(SAYS[1], b'.'))
     timeless = [{k: v for k, v in r.items() if k != 'seconds'} for r in history]
     torch.save(dict(weights=task.trainable_module.state_dict(), history=timeless), folder + '/end.tmp')
     os.replace(folder + '/end.tmp', folder + '/end')
 
 def child(folder):
     pid = os.fork()
-    if pid: return pid
-    try: run(folder)
+    if pid:
+        return pid
+    try:
+        run(folder)
     except BaseException:
-        import traceback; traceback.print_exc(); os._exit(1)
+        import traceback
+        traceback.print_exc()
+        os._exit(1)
     os._exit(0)
 
 folder, kills = sys.argv[1], int(sys.argv[2])
 random.seed(0)
 start = time.perf_counter()
 assert os.waitpid(child(folder + '/whole'), 0)[1] == 0
-whole = time.perf_counter() - start
-done = 0
-while True:
+one = (time.perf_counter() - start)/len(os.read(SAYS[0], 1000))  # seconds of a step and its checkpoint
+for _ in range(kills):
     pid = child(folder + '/killed')
-    if done < kills: time.sleep(random.uniform(.15, .5)*whole); os.kill(pid, signal.SIGKILL)
-    status = os.waitpid(pid, 0)[1]
-    if os.WIFSIGNALED(status): done += 1; continue
-    assert status == 0, status
-    if done >= kills: break
-    print(f'finished after {done} kills', flush=True); break
+    for _ in range(random.randint(1, 2)):
+        os.read(SAYS[0], 1)
+    time.sleep(random.random()*one)  # anywhere in the next step, also while it writes
+    os.kill(pid, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(pid, 0)[1]), 'it had ended before'
+    os.set_blocking(SAYS[0], False)
+    try:
+        os.read(SAYS[0], 1000)
+    except BlockingIOError:
+        pass
+    os.set_blocking(SAYS[0], True)
+assert os.waitpid(child(folder + '/killed'), 0)[1] == 0
 a, b = (torch.load(f'{folder}/{n}/end', weights_only=True) for n in ('whole', 'killed'))
 assert all(torch.equal(a['weights'][k], b['weights'][k]) for k in a['weights']), 'other weights'
 assert a['history'] == b['history'], 'another history'
 assert not [n for n in os.listdir(folder + '/killed') if n.endswith('.tmp') and str(os.getpid()) in n]
-print(f'{done} kills, the same weights and history')
+print(f'{kills} kills, the same weights and history')
 '''
 )
 
@@ -165,15 +176,7 @@ def script(tmp_path, text, *args, torchrun=0, check=True):
 
 
 def test_killed_ten_times_also_while_writing_and_resumed_to_the_bit(tmp_path):
-    out = script(
-        tmp_path,
-        KILLED.replace('random.uniform(.15, .5)*whole', 'random.uniform(.05, .22)*whole'),
-        tmp_path,
-        10,
-    ).stdout
-    assert 'the same weights and history' in out
-    kills = int(out.strip().splitlines()[-1].split()[0])
-    assert kills >= 10, out
+    assert '10 kills, the same weights and history' in script(tmp_path, KILLED, tmp_path, 10).stdout
 
 
 def test_broken_checkpoint_is_named_and_the_one_before_gives_the_same_end(tmp_path):
