@@ -246,11 +246,14 @@ def locked(
 # %% ../nbs/internals/02_atomic.ipynb #16eaed49
 def check_place(
     path: str | Path,  # a file that will be written later; its folder need not be there yet
+    overwrite: bool = True,  # whether a file that is there may be replaced
 ) -> Path:  # the file
     "Raise now what writing to `path` would raise later, as far as that can be known."
     path = Path(path)
     if path.exists() and not path.is_file():
         raise ValueError(f'path: {path} is a folder or a device, and a file cannot take its place')
+    if path.exists() and not overwrite:
+        raise ValueError(f'path: {path} exists already; choose another name, or ask for it to be overwritten')
     trial = path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp')
     missing = [folder for folder in path.parents if not folder.exists()]
     try:

@@ -95,6 +95,7 @@ def teach(
     seed: int = 0,  # initialisation and order
     device: str | None = None,  # cuda, mps or cpu (default: the first there is)
     resume: bool = False,  # go on with a teacher that was stopped, from the folder beside the file
+    overwrite: bool = False,  # replace the file when it is there
 ):
     "Train a teacher with labels and keep it in one file"
     from ofa_learn.atomic import check_place
@@ -103,8 +104,8 @@ def teach(
     from ofa_learn.runs import teaching_data, training_folder
     from ofa_learn.workers import pick_device
 
-    check_place(out)
-    how = dict(opt=opt, batch_size=batch, device=pick_device(device))
+    check_place(out, overwrite)
+    how = dict(overwrite=overwrite, opt=opt, batch_size=batch, device=pick_device(device))
     with _going_on(training_folder(out)):
         parts = teaching_data(data, size, train, valid, test)
         if isinstance(parts.train, ImageData):  # those that are read while training have views of their own
@@ -122,7 +123,8 @@ def train(
     # the run's folder (default: runs/ and the recipe's, the method's and the seed's names)
     out: str | None = None,
     method: str = 'ofa',  # a method of the recipe, or several joined by +
-    settings: str = 'authors_run',  # or released: the authors' configuration files as they are
+    # authors_run, or released: the authors' configuration files as they are (default: authors_run)
+    settings: str | None = None,
     dry_run: bool = False,  # print every setting, the steps and an estimate of time and memory, and stop
     resume: bool = False,  # go on from the newest checkpoint in the folder
     epochs: int | None = None,  # instead of the recipe's

@@ -9,8 +9,8 @@ __all__ = ['export_student', 'export_onnx']
 import json
 import os
 import shutil
-import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import timm
@@ -18,6 +18,7 @@ import torch
 import torch.nn as nn
 from timm.models import save_for_hf
 
+from .atomic import locked
 from .models import blank_image, evaluating, same_answer
 
 # %% ../nbs/running/88_export.ipynb #275a8803
@@ -48,6 +49,22 @@ def _check_answers(student: nn.Module, folder: Path, input_size: tuple[int, int,
             f'student: timm builds another network from {_architecture(student)} and its arguments; '
             'name what else it was built with. Nothing was written'
         )
+
+# %% ../nbs/running/88_export.ipynb #8bb633d6
+@contextmanager
+def _building(path: Path, ending: str = '') -> Iterator[Path]:
+    "Within: a place beside `path` for what will become it; whatever stands there goes, before and after."
+    place = path.with_name(f'.{path.name}.building{ending}')
+
+    def clear():
+        place.unlink(missing_ok=True) if place.is_file() else shutil.rmtree(place, ignore_errors=True)
+
+    with locked(path.parent, path.name):
+        clear()  # of a process that was killed
+        try:
+            yield place
+        finally:
+            clear()
 
 # %% ../nbs/running/88_export.ipynb #00d6a9d9
 def export_student(
@@ -92,9 +109,7 @@ def export_student(
         raise ValueError(f'folder: {folder} exists already; nothing was written')
     c, h, w = input_size
     mean, std = norm or ((0.0,) * c, (1.0,) * c)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = Path(tempfile.mkdtemp(prefix=f'.{folder.name}.', dir=folder.parent))
-    try:
+    with _building(folder) as building:
         save_for_hf(
             student,
             str(building),
@@ -107,8 +122,6 @@ def export_student(
         if folder.exists():
             folder.rmdir()
         os.replace(building, folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder
 
 # %% ../nbs/running/88_export.ipynb #8fe52158
@@ -187,17 +200,14 @@ def export_onnx(
     _check_onnx()
     x = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0))
     x = x.to(blank_image(student, input_size))
-    temporary = path.with_name(f'.{path.stem}.{os.getpid()}.onnx')
-    try:
+    with _building(path, '.onnx') as building:
         with evaluating(student):
-            _write_onnx(student, x, temporary)
-            off = _onnx_difference(student, x, temporary)
+            _write_onnx(student, x, building)
+            off = _onnx_difference(student, x, building)
         if not off <= tolerance:
             raise ValueError(
                 f'student: ONNX Runtime and PyTorch differ by {off:.2g}, more than {tolerance:g}; '
                 'nothing was written'
             )
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        os.replace(building, path)
     return off

@@ -286,7 +286,7 @@ def _remarks(name: str) -> tuple[str, ...]:
 # %% ../nbs/running/82_recipes.ipynb #c2947423
 def recipe(
     name: str,  # one of `recipes()`
-    settings: str = 'authors_run',  # 'released': the files; 'authors_run': what the authors ran over them
+    settings: str | None = None,  # 'released': the files; 'authors_run' (default): what was run over them
     **changes,  # settings of your own, such as epochs=10
 ) -> Recipe:
     "A pair's settings with their origins; a `ValueError` with the nearest names where there is none."
@@ -294,11 +294,14 @@ def recipe(
         near = difflib.get_close_matches(str(name), list(_pairs()), 3, 0.5)
         advice = f'did you mean {" or ".join(near)}?' if near else 'see recipes()'
         raise ValueError(f'name: no recipe {name!r}; {advice}')
+    pair = _pair_of(name)
+    laptop = pair['table'] is None
+    if laptop and settings is not None:
+        raise ValueError(f'settings: {name} is no pair of the paper and has one set of its own; leave it out')
+    settings = settings or 'authors_run'
     if settings not in ('released', 'authors_run'):
         raise ValueError(f"settings: expected 'released' or 'authors_run', got {settings!r}")
     values, provenance, notes = _changed(name, settings, changes)
-    pair = _pair_of(name)
-    laptop = pair['table'] is None
     columns = ['kd', 'ofa'] if laptop else list(row_methods(paper_table(pair['table'])[0]))
     return Recipe(
         **pair,

@@ -107,6 +107,7 @@ def teach(
     pretrained: bool = False,
     resume: bool = False,
     *,
+    overwrite: bool = False,
     out: str | Path | None = _BESIDE,
     eval_every: int | None = None,
     **kwargs,  # of `fit`
@@ -125,6 +126,7 @@ def teach(
         seed: Initialisation and order.
         pretrained: Begin from timm's published weights, with images normalised as they expect.
         resume: Go on from the checkpoint beside the file.
+        overwrite: Replace a file that is there; it stays until the new teacher is trained.
         out: Another folder for the checkpoints; None keeps none.
         eval_every: Epochs between looks at the validation part; default only after the last.
         batch_size, opt, weight_decay, sched, momentum, warmup_epochs, warmup_lr: As `fit` takes them.
@@ -136,8 +138,8 @@ def teach(
         `name`, `params` (a number), `valid_accuracy` and `test_accuracy` (percent).
 
     Raises:
-        ValueError: The file cannot be written or does not end in .safetensors, there is nothing to go on
-            from, timm has no weights to begin from, or what `fit` refuses.
+        ValueError: The file exists, cannot be written or does not end in .safetensors, there is nothing to
+            go on from, timm has no weights to begin from, or what `fit` refuses.
 
     Example:
         >>> import tempfile
@@ -153,7 +155,7 @@ def teach(
     folder = training_folder(path) if out is _BESIDE else out
     if resume and folder is not None:
         _check_resume(folder)
-    check_place(path)
+    check_place(path, overwrite)
     if pretrained:
         data = _pretrained_norm(name, data)
     torch.manual_seed(seed)

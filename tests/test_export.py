@@ -1,12 +1,14 @@
 """Exported students answer as before: in timm's layout, with other families, and in ONNX Runtime."""
 
 import json
+import multiprocessing
 
 import pytest
 import timm
 import torch
 import torch.nn as nn
 
+from ofa_learn.atomic import locked
 from ofa_learn.export import export_onnx, export_student
 from ofa_learn.models import load_model, make_model, save_model
 from ofa_learn.tasks import Teacher, create_task
@@ -111,6 +113,21 @@ def test_nothing_is_written_over_or_half_written(tmp_path, monkeypatch):
     ).read_bytes() == before
     with pytest.raises(ValueError, match='no timm model'):
         export_student(nn.Flatten(), tmp_path / 'x', (1, 8, 8))
+
+
+def test_what_a_killed_export_left_is_cleared_and_two_do_not_meet(tmp_path):
+    (tmp_path / '.out.building').mkdir()
+    (tmp_path / '.out.building' / 'half').write_text('x')
+    with locked(tmp_path, 'out'):
+        asked = dict(method='fork') if 'fork' in multiprocessing.get_all_start_methods() else {}
+        with (
+            multiprocessing.get_context(**asked).Pool(1) as pool,
+            pytest.raises(ValueError, match='written by'),
+        ):
+            pool.apply(export_student, (make_model('micro_resnet'), tmp_path / 'out', (1, 8, 8)))
+    folder = export_student(make_model('micro_resnet'), tmp_path / 'out', (1, 8, 8))
+    assert [p.name for p in tmp_path.iterdir()] == ['out']
+    assert sorted(p.name for p in folder.iterdir()) == ['config.json', 'model.safetensors']
 
 
 def test_onnx_answers_as_pytorch(tmp_path):

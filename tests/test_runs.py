@@ -368,6 +368,18 @@ def test_a_teacher_that_was_stopped_goes_on_to_the_same_file(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ['cut.safetensors', 'whole.safetensors']
 
 
+def test_a_teacher_that_is_there_stays_unless_asked_for(tmp_path):
+    data, file = split(digits(), train=60), tmp_path / 't.safetensors'
+    how = dict(device='cpu', progress=False)
+    teach('micro_vit', data, file, 2, **how)
+    before = file.read_bytes()
+    with pytest.raises(ValueError, match='t.safetensors exists already; choose another name'):
+        teach('micro_vit', data, file, 1, **how)
+    assert file.read_bytes() == before
+    teach('micro_vit', data, file, 1, overwrite=True, **how)
+    assert file.read_bytes() != before and [p.name for p in tmp_path.iterdir()] == [file.name]
+
+
 def test_where_nothing_is_to_go_on_from(tmp_path):
     data = split(digits(), train=100)
     with pytest.raises(ValueError, match='nowhere does not exist, so there is nothing to go on from'):
