@@ -165,7 +165,8 @@ class Combined(DistillationTask):
 
     def get_task_state(self, module=None, ema=False):
         own = {n: p.get_task_state() for n, p in self.parts.items()}
-        more = {n: {k: v for k, v in s.items() if k not in ('method', 'heads')} for n, s in own.items()}
+        whole = ('method', 'heads', 'buffers')  # of all parts together
+        more = {n: {k: v for k, v in s.items() if k not in whole} for n, s in own.items()}
         kept = {n: s for n, s in more.items() if s}  # what a method carries beside its heads
         return super().get_task_state(module, ema) | (dict(parts=kept) if kept else {})
 

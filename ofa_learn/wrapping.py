@@ -7,9 +7,11 @@ __all__ = []
 
 # %% ../nbs/internals/49_wrapping.ipynb #1f0b6e83
 import inspect
+import warnings
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.nn as nn
 from timm.task import TrainingTask
 from torch.nn.parallel import DistributedDataParallel
@@ -82,6 +84,28 @@ def _copy_carried(own: nn.Module, average: nn.Module) -> None:
         for name in getattr(a, 'carried', ()):
             getattr(b, name).copy_(getattr(a, name))
 
+# %% ../nbs/internals/49_wrapping.ipynb #75a09117
+def _all_buffers(module: nn.Module) -> list[dict]:
+    "The buffers of every process's copy of a module; all processes call it."
+    own = {name: buffer.cpu() for name, buffer in module.named_buffers()}
+    kept: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(kept, own)
+    return kept
+
+
+def _take_buffers(module: nn.Module, kept: list[dict]) -> None:
+    "Put a process's own buffers back, out of those of all."
+    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    if len(kept) != size:
+        warnings.warn(
+            f'the checkpoint holds the buffers of {len(kept)} processes and there are {size} now; each '
+            'begins with those of the first',
+            stacklevel=4,
+        )
+        rank = 0
+    for name, buffer in module.named_buffers():
+        buffer.copy_(kept[rank][name])
+
 # %% ../nbs/internals/49_wrapping.ipynb #b1ca6c63
 class WrappedTask(TrainingTask):
     "A task whose student and heads may be wrapped: what timm's training script asks of it."
@@ -109,10 +133,14 @@ class WrappedTask(TrainingTask):
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict:
         """What a checkpoint needs beside the student: the method's name and the heads.
 
-        A method that carries more from step to step adds it here.
+        A method that carries more from step to step adds it here. Where `own_buffers` is true and there are
+        several processes, all of them call it: it has the buffers of each.
         """
         heads = _heads_of(self, module, ema)
-        return dict(method=self.name, heads={} if heads is None else heads.state_dict())
+        state = dict(method=self.name, heads={} if heads is None else heads.state_dict())
+        if self.own_buffers and dist.is_initialized() and dist.get_world_size() > 1:
+            state['buffers'] = _all_buffers(unwrapped(self.trainable_module))
+        return state
 
     def load_task_state(
         self, state: dict | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
@@ -124,6 +152,8 @@ class WrappedTask(TrainingTask):
         heads = _heads_of(self, module, ema)
         if heads is not None:
             heads.load_state_dict(state['heads'], strict=strict)
+        if 'buffers' in state:
+            _take_buffers(unwrapped(self.trainable_module), state['buffers'])
 
     def requires_grad_(self, requires_grad: bool = True):
         self.trainable_module.requires_grad_(requires_grad)
@@ -132,9 +162,12 @@ class WrappedTask(TrainingTask):
     def prepare_distributed(self, device_ids=None, **ddp_kwargs):
         "Wrap student and heads in DistributedDataParallel; the teacher stays as it is."
         options = _without_broadcast(ddp_kwargs) if self.own_buffers else ddp_kwargs
+        own = [b.clone() for b in self.trainable_module.buffers()] if self.own_buffers else []
         self.trainable_module = DistributedDataParallel(
             self.trainable_module, device_ids=device_ids, **options
         )
+        for buffer, kept in zip(self.trainable_module.buffers(), own):
+            buffer.copy_(kept)  # it gave every process the first one's, once
         return self
 
     # timm's `compile` has other parameters than that of nn.Module, and gives something back

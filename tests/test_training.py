@@ -728,12 +728,12 @@ def test_two_processes_report_the_accuracy_of_the_student_that_they_save(tmp_pat
         assert accuracy(model, DATA.test, DATA.norm) == pytest.approx(told['test'], abs=1e-9)
 
 
-ODD = (
+ODD = (  # takes a folder and a method
     COMMON
     + '''
 DATA = split(digits(), train=130, valid=33, test=35)  # an odd last batch, and shares of two sizes
 def run(folder, resume, cut=None, **more):
-    task = make('kd', 'micro_resnet')
+    task = make(sys.argv[2], 'micro_resnet')
     how = dict(batch_size=20, accumulate=2, lr=3e-3, mixup=.2, ema=.8, augment=Augment(shift=1))
     more |= dict(device='cpu', progress=False, out=folder, resume=resume, save_seconds=0)
     return task, fit(task, DATA, 3, **how, **more)
@@ -757,7 +757,20 @@ with distributed():
 
 
 def test_two_processes_with_odd_shares_and_accumulation_are_resumed_to_the_bit(tmp_path):
-    assert script(tmp_path, ODD, tmp_path, torchrun=2).stdout.count('equal') == 2
+    assert script(tmp_path, ODD, tmp_path, 'kd', torchrun=2).stdout.count('equal') == 2
+
+
+def test_memory_banks_of_two_processes_are_resumed_to_the_bit_and_by_one_said_to_be_lost(tmp_path):
+    assert script(tmp_path, ODD, tmp_path, 'kd+crd', torchrun=2).stdout.count('equal') == 2
+    data = split(digits(), train=130, valid=33, test=35)
+    task = create_task('kd+crd', 'micro_resnet', make_model('micro_resnet'), data=data)
+    state = load_checkpoint(tmp_path / 'whole' / 'last.pt')['loop']
+    with pytest.warns(UserWarning, match='the buffers of 2 processes and there are 1 now'):
+        task.load_task_state(task.get_task_state() | state['own'])
+    own = dict(task.trainable_module.named_buffers())
+    bank = next(name for name in own if name.endswith('student_bank'))
+    first, second = (kept[bank] for kept in state['own']['buffers'])
+    assert torch.equal(own[bank], first) and not torch.equal(first, second)
 
 
 STOPPED = (
