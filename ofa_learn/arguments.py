@@ -97,6 +97,7 @@ def check_logits(
 def check_target(
     target: torch.Tensor,  # (B,) int64 class indices, or (B, K) floating probabilities
     shape: Sequence[int],  # (B, K)
+    lowest: int = 0,  # -1 where an image may have no label
 ) -> None:
     "Raise unless `target` is class indices in 0…K-1, or probabilities ≥ 0 that sum to 1 for each image."
     b, k = shape
@@ -109,7 +110,7 @@ def check_target(
             raise TypeError(f'target: expected class indices of type int64, got {target.dtype}')
         if len(target) != b:
             raise ValueError(f'target: expected {b} class indices, got {len(target)}')
-        if can_look(target) and not 0 <= int(target.min()) <= int(target.max()) < k:
+        if can_look(target) and not lowest <= int(target.min()) <= int(target.max()) < k:
             raise ValueError(
                 f'target: expected classes 0 to {k - 1}, got {int(target.min())} to {int(target.max())}'
             )

@@ -32,7 +32,7 @@ class ImageData:
     "Images and labels of one part of a data set, as they are: `uint8` pixels, no view, no normalisation."
 
     images: torch.Tensor  # (N, C, H, W) uint8
-    labels: torch.Tensor  # (N,) int64 class indices
+    labels: torch.Tensor  # (N,) int64 class indices; −1 where there is no label
     classes: tuple[str, ...]  # the K classes' names
     name: str = 'arrays'  # where the images come from
     # (N,) int64, each image's number in the original set
@@ -47,7 +47,13 @@ class ImageData:
 
     def __repr__(self):
         n, c, h, w = self.images.shape
-        return f'ImageData({self.name}: {n} images of {c}×{h}×{w}, {len(self.classes)} classes)'
+        lacking = f', {self.unlabelled} without a label' if self.unlabelled else ''
+        return f'ImageData({self.name}: {n} images of {c}×{h}×{w}, {len(self.classes)} classes{lacking})'
+
+    @property
+    def unlabelled(self) -> int:
+        "How many of the images have no label."
+        return int((self.labels < 0).sum())
 
     @property
     def image_size(self) -> tuple[int, int, int]:
@@ -109,11 +115,13 @@ def _check_labels(y: np.ndarray, n: int, k: int | None) -> np.ndarray:
         raise ValueError(f'labels: expected one class index for each of the {n} images, got shape {y.shape}')
     if not np.issubdtype(y.dtype, np.integer):
         raise TypeError(f'labels: expected integers, got {y.dtype}')
-    if n and y.min() < 0:
-        raise ValueError(f'labels: class indices start at 0, got {y.min()}')
+    if n and y.min() < -1:
+        raise ValueError(f'labels: class indices start at 0 (−1 is for no label), got {y.min()}')
     if n and k is not None and y.max() >= k:
         raise ValueError(f'labels: got class {y.max()}, but there are {k} classes (0 to {k - 1})')
-    seen = np.unique(y)
+    seen = np.unique(y[y >= 0])
+    if n and k is None and not len(seen):
+        raise ValueError('labels: no image has one; name the classes with classes=')
     if n and k is None and len(seen) != seen[-1] + 1:
         lacking = next(c for c, s in enumerate(seen) if c != s)
         raise ValueError(
@@ -125,7 +133,7 @@ def _check_labels(y: np.ndarray, n: int, k: int | None) -> np.ndarray:
 
 def from_arrays(
     images,  # (N, H, W), (N, H, W, C) or (N, C, H, W); uint8, or floats in [0, 1]
-    labels,  # (N,) integers from 0
+    labels,  # (N,) integers from 0; −1 for an image without a label
     classes=None,  # the classes' names; default '0', '1', …
     name: str = 'arrays',  # what to call the set
 ) -> ImageData:  # checked, channels first, uint8
@@ -312,6 +320,9 @@ class Splits:
         for name in ('valid', 'test', 'teach'):
             if getattr(self, name) is not None:
                 _check_part(getattr(self, name), self.train, name)
+        for name in ('valid', 'test'):
+            if lacking := int((getattr(self, name).labels < 0).sum()):
+                raise ValueError(f'{name}: {lacking} images have no label, and it measures with labels')
 
     def for_teacher(self) -> 'Splits':
         "The same validation and test images, with the teacher's images as training part."
@@ -336,7 +347,9 @@ class Splits:
         return self.train.image_size
 
     def __repr__(self):
-        counts = f'{len(self.train)} train, {len(self.valid)} valid, {len(self.test)} test'
+        lacking = int((self.train.labels < 0).sum())
+        with_labels = f' ({len(self.train) - lacking} with a label)' if lacking else ''
+        counts = f'{len(self.train)} train{with_labels}, {len(self.valid)} valid, {len(self.test)} test'
         if self.teach is not None:
             counts += f', {len(self.teach)} for the teacher'
         return f'Splits({self.train.name}: {counts})'
@@ -370,6 +383,11 @@ def _teacher_rows(own: np.ndarray, rest: np.ndarray, labels: np.ndarray, n: int,
     return np.concatenate([own, others])
 
 # %% ../nbs/course/00_data.ipynb #7d5eab19
+def _hidden(part: ImageData, keep: torch.Tensor) -> ImageData:
+    "The part with the labels of those images only whose ids are in `keep`; −1 for the others."
+    return replace(part, labels=torch.where(torch.isin(part.ids, keep), part.labels, -1))
+
+
 def _deal(
     data: ImageData,
     rows: np.ndarray,
@@ -378,19 +396,25 @@ def _deal(
     valid: int,
     split_seed: int,
     teach: int | None,
+    keep: int | None,
 ) -> Splits:
     "Training, validation and teacher's part out of `rows`, beside a test part that is given."
     labels = data.labels.cpu().numpy()
-    valid_rows, rest = _draw(rows, labels, valid, split_seed, 'valid')
-    train_rows = rest
+    without = rows[labels[rows] < 0]
+    valid_rows, rest = _draw(rows[labels[rows] >= 0], labels, valid, split_seed, 'valid')
+    train_rows = kept = rest
     if train is not None and train != len(rest):
-        train_rows, _ = _draw(rest, labels, train, split_seed, 'train')
+        train_rows = kept = _draw(rest, labels, train, split_seed, 'train')[0]
+    if keep == 0:
+        kept = train_rows[:0]
+    elif keep is not None and keep != len(train_rows):
+        kept, _ = _draw(train_rows, labels, keep, split_seed, 'labels')
 
     def part(drawn: np.ndarray) -> ImageData:
         return data.take(torch.from_numpy(np.sort(drawn)))
 
     seen = None if teach is None else part(_teacher_rows(train_rows, rest, labels, teach, split_seed))
-    train_part = part(train_rows)
+    train_part = _hidden(part(np.concatenate([train_rows, without])), data.ids[torch.from_numpy(kept)])
     return Splits(train_part, part(valid_rows), tests, channel_norm(train_part.images), split_seed, seen)
 
 
@@ -401,6 +425,7 @@ def split(
     test: int | None = None,
     split_seed: int = 0,
     teach: int | None = None,
+    labels: int | None = None,
 ) -> Splits:
     """Three stratified parts of a set: train teaches, valid chooses, test reports.
 
@@ -414,6 +439,8 @@ def split(
         split_seed: deals the images that are not test.
         teach: images that a teacher learns from, when it has seen more, or fewer, than its student: the
             student's images come first. Default: the same images.
+        labels: training images that keep their labels; the others get −1, and only a teacher can say what
+            they show. 0 is possible; default: all.
     Returns:
         `Splits` with `train`, `valid` and `test`, each an `ImageData`, and the `norm` of the training part.
     Raises:
@@ -424,18 +451,23 @@ def split(
         Splits(digits: 200 train, 400 valid, 500 test)
         >>> split(digits(), train=60, valid=200, teach=1097)
         Splits(digits: 60 train, 200 valid, 500 test, 1097 for the teacher)
+        >>> split(digits(), valid=200, labels=60)
+        Splits(digits: 1097 train (60 with a label), 200 valid, 500 test)
     """
-    labels = data.labels.cpu().numpy()
-    valid = min(len(data) // 4, 400) if valid is None else valid
-    test = min(len(data) // 3, 500) if test is None else test
-    counts = np.bincount(labels, minlength=len(data.classes))
+    y = data.labels.cpu().numpy()
+    known = np.flatnonzero(y >= 0)
+    valid = min(len(known) // 4, 400) if valid is None else valid
+    test = min(len(known) // 3, 500) if test is None else test
+    counts = np.bincount(y[known], minlength=len(data.classes))
     rare = [name for name, n in zip(data.classes, counts) if n < 3]
     if rare:
         raise ValueError(
             f'data: each class needs at least 3 images, one a part; too few of {", ".join(rare[:5])}'
         )
-    test_rows, rest = _draw(np.arange(len(data)), labels, test, 0, 'test')
-    return _deal(data, rest, data.take(torch.from_numpy(np.sort(test_rows))), train, valid, split_seed, teach)
+    test_rows, rest = _draw(known, y, test, 0, 'test')
+    tests = data.take(torch.from_numpy(np.sort(test_rows)))
+    rest = np.concatenate([rest, np.flatnonzero(y < 0)])
+    return _deal(data, rest, tests, train, valid, split_seed, teach, labels)
 
 # %% ../nbs/course/00_data.ipynb #ce1d2907
 # name: torchvision's class
@@ -486,6 +518,7 @@ def load_splits(
     test: int | None = None,
     split_seed: int = 0,
     teach: int | None = None,
+    labels: int | None = None,
     official: str | None = None,
     root: str | Path = 'data',
     **kwargs,
@@ -503,6 +536,7 @@ def load_splits(
         test: images that are reported, as in `split`; an official test part is taken whole.
         split_seed: deals the images that are not test.
         teach: images that a teacher learns from, as in `split`; default the training part.
+        labels: training images that keep their labels, as in `split`; default all.
         official: 'test' deals all three parts from the official test images, which a published teacher has
             not learned by heart. Such accuracies are not those of the official protocol.
         root: where torchvision keeps its files, or a file such as cifar100.npz lies.
@@ -521,12 +555,12 @@ def load_splits(
     if not isinstance(source, str) or source not in OFFICIAL:
         if official is not None:
             raise ValueError(f'official: {source} has no official parts, only {", ".join(OFFICIAL)} have')
-        return split(load_data(source, **kwargs), train, valid, test, split_seed, teach)
+        return split(load_data(source, **kwargs), train, valid, test, split_seed, teach, labels)
     if official not in (None, 'test'):
         raise ValueError(f"official: expected 'test', or None for the official protocol, got {official!r}")
     if official == 'test' and not kwargs:
         held_out = replace(_in_order(_official_part(source, root, False)), name=f'{source} (test part)')
-        return split(held_out, train, valid, test, split_seed, teach)
+        return split(held_out, train, valid, test, split_seed, teach, labels)
     if test is not None:
         raise ValueError(f'test: {source} has a test part of its own; leave it out')
     if kwargs:
@@ -534,7 +568,7 @@ def load_splits(
     whole, tests = (_in_order(_official_part(source, root, t)) for t in (True, False))
     tests = replace(tests, ids=tests.ids + len(whole))
     valid = len(whole) // 10 if valid is None else valid
-    return _deal(whole, np.arange(len(whole)), tests, train, valid, split_seed, teach)
+    return _deal(whole, np.arange(len(whole)), tests, train, valid, split_seed, teach, labels)
 
 # %% ../nbs/course/00_data.ipynb #13fcfb97
 MASK = 0xFFFFFFFF

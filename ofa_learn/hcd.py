@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from .arguments import check_number, check_temperature, check_weight
 from .branches import ExitBranches
 from .losses import over_classes, wide
-from .tasks import DistillationTask, register
+from .tasks import DistillationTask, label_loss, or_teachers, register
 
 # %% ../nbs/methods/72_hcd.ipynb #b3bb5c0c
 class JointLogits(nn.Module):
@@ -139,7 +139,7 @@ def sub_cross_entropy(
         if target.ndim == 2:
             return -over_classes(target.to(z.dtype), z.log_softmax(-1)).mean() * len(z)
         labels = target.expand(*z.shape[:-1]).flatten()
-        return F.cross_entropy(z.flatten(0, -2), labels) * len(z)
+        return label_loss(z.flatten(0, -2), labels) * len(z)
 
 # %% ../nbs/methods/72_hcd.ipynb #fffc62d4
 def mutual_kl(
@@ -247,10 +247,11 @@ class HCD(DistillationTask):
     def losses(self, student, heads, teacher, target):
         T = self.temperature
         z = wide(heads)  # (E, n, B, K)
+        y = or_teachers(target, teacher.logits)
         return dict(
-            ce=F.cross_entropy(student.logits, target),
+            ce=label_loss(student.logits, target),
             sub_ce=sub_cross_entropy(z, target),
             kd=mutual_kl(teacher.logits, student.logits, T, True),
             sub_kd=self.sub_weight * mutual_kl(z, student.logits, T, self.detach).mean(1).sum(),
-            orthogonal=self.orthogonal_weight * orthogonality_loss(z, target, self.theta),
+            orthogonal=self.orthogonal_weight * orthogonality_loss(z, y, self.theta),
         )

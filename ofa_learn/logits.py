@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from .arguments import check_logits, check_target, check_temperature, check_weight
 from .losses import kd_loss, over_classes, wide
-from .tasks import DistillationTask, choose, register
+from .tasks import DistillationTask, choose, label_loss, or_teachers, register
 
 # %% ../nbs/methods/55_logits.ipynb #7abeb6d0
 _KD_SETTINGS = dict(
@@ -73,7 +73,7 @@ class KD(DistillationTask):
 
     def losses(self, student, heads, teacher, target):
         return dict(
-            ce=self.label_weight * F.cross_entropy(student.logits, target),
+            ce=self.label_weight * label_loss(student.logits, target),
             kd=self.kd_weight * kd_loss(student.logits, teacher.logits, temperature=self.temperature),
         )
 
@@ -218,9 +218,10 @@ class DKD(DistillationTask):
     def losses(self, student, heads, teacher, target):
         numbers = {k: v for k, v in self.chosen.items() if k != 'warmup'}
         weight = self.ramp(self.chosen['warmup'])
+        y = or_teachers(target, teacher.logits)
         return dict(
-            ce=F.cross_entropy(student.logits, target),
-            dkd=weight * dkd_loss(student.logits, teacher.logits, target, **numbers),
+            ce=label_loss(student.logits, target),
+            dkd=weight * dkd_loss(student.logits, teacher.logits, y, **numbers),
         )
 
 # %% ../nbs/methods/55_logits.ipynb #613ff89a
@@ -347,6 +348,6 @@ class DIST(DistillationTask):
 
     def losses(self, student, heads, teacher, target):
         return dict(
-            ce=F.cross_entropy(student.logits, target),
+            ce=label_loss(student.logits, target),
             dist=dist_loss(student.logits, teacher.logits, **self.chosen),
         )

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from .arguments import check_number, check_temperature, check_weight
 from .data import MASK, mix_bits
 from .losses import wide
-from .tasks import DistillationTask, choose, register
+from .tasks import DistillationTask, choose, label_loss, register
 from .wrapping import unwrapped
 
 # %% ../nbs/methods/65_relations.ipynb #f16520d3
@@ -223,7 +223,7 @@ def nce_loss(
 
 # %% ../nbs/methods/65_relations.ipynb #5f2e66ba
 def _sample_classes(num_samples: int, labels) -> torch.Tensor:
-    "Each sample's class as 0, 1, …; without labels each sample is a class of its own."
+    "Each sample's class as 0, 1, …; one without a label (−1) is a class of its own."
     if labels is None:
         return torch.arange(num_samples)
     labels = torch.as_tensor(labels).cpu()
@@ -233,7 +233,8 @@ def _sample_classes(num_samples: int, labels) -> torch.Tensor:
         )
     if labels.is_floating_point():
         raise TypeError(f'labels: expected integers, got {labels.dtype}')
-    classes = labels.unique(return_inverse=True)[1]
+    own = labels.max() + 1 + torch.arange(num_samples)
+    classes = torch.where(labels < 0, own, labels).unique(return_inverse=True)[1]
     if classes.max() == 0:
         raise ValueError(f'labels: all {num_samples} samples are of one class, so there are no negatives')
     return classes
@@ -416,7 +417,7 @@ class CC(DistillationTask):
         return _Embeddings(self.student_taps.width, self.teacher_taps.width, self.width)
 
     def losses(self, student, heads, teacher, target):
-        return dict(ce=F.cross_entropy(student.logits, target), cc=self.weight * cc_loss(*heads))
+        return dict(ce=label_loss(student.logits, target), cc=self.weight * cc_loss(*heads))
 
 # %% ../nbs/methods/65_relations.ipynb #15d42844
 @register('rkd')
@@ -471,7 +472,7 @@ class RKD(DistillationTask):
                 _check_spread(name, x)
             self._unseen = False
         parts = dict(
-            ce=F.cross_entropy(student.logits, target),
+            ce=label_loss(student.logits, target),
             distance=self.distance_weight * rkd_distance_loss(student.pooled, teacher.pooled),
         )
         if self.angle_weight:
@@ -611,4 +612,4 @@ class CRD(DistillationTask):
         banks = unwrapped(self.trainable_module).heads
         index = self.index.to(heads[0].device)
         nce = banks.contrast(*heads, index, self.negatives, self.temperature, self.momentum)
-        return dict(ce=F.cross_entropy(student.logits, target), crd=self.weight * nce)
+        return dict(ce=label_loss(student.logits, target), crd=self.weight * nce)

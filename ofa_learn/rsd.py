@@ -10,11 +10,10 @@ import warnings
 
 import torch
 import torch.nn as nn
-import torch.nn.functional as F
 
 from .arguments import check_weight
 from .losses import wide
-from .tasks import DistillationTask, register
+from .tasks import DistillationTask, label_loss, register
 
 # %% ../nbs/methods/70_rsd.ipynb #e83be6e6
 def _standardised(
@@ -171,7 +170,7 @@ class RSD(DistillationTask):
     def losses(self, student, heads, teacher, target):
         self._warned = self._warned or self._warn(*heads.shape)
         return dict(
-            ce=F.cross_entropy(student.logits, target),
+            ce=label_loss(student.logits, target),
             rsd=self.weight * rsd_loss(heads, teacher.pooled, self.kappa),
         )
 

@@ -33,6 +33,7 @@ from ofa_learn.checks import (
     odd_option,
     probe_classes,
 )
+from .data import Norm
 from .losses import ofa_loss
 from ofa_learn.models import (
     Features,
@@ -180,6 +181,21 @@ class Teacher(nn.Module):
         taps: Any = self.find_taps(x.shape[1:])
         f = tapped_forward(self.model, x, taps, None if 'maps' in needs else ())
         return Answers(f.logits, f.pooled, f.stages if 'maps' in needs else None)
+
+# %% ../nbs/course/50_tasks.ipynb #e6d3bd41
+def own_norm(
+    model: nn.Module,  # a `Teacher`, or any other
+    norm: tuple,  # (mean, std) of the data
+) -> Norm:
+    "How a model's images are normalised: as a `Teacher` says, else as the data are."
+    own = model.norm if isinstance(model, Teacher) else None
+    return Norm(*(own or norm))
+
+
+def logits_of(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    "(B, C, H, W) → (B, K), of a `Teacher` or of any other model."
+    out = model(x)
+    return out.logits if isinstance(model, Teacher) else out
 
 # %% ../nbs/course/50_tasks.ipynb #2f77ea0e
 class _Trainable(nn.Module):
@@ -401,7 +417,9 @@ def _check_first_batch(task: 'DistillationTask', input: torch.Tensor, target: to
         raise ValueError(f'target: expected one for each of the {len(input)} images, got {len(target)}')
     if not torch.isfinite(input).all():
         raise ValueError('input: the first batch holds NaN or infinite pixels')
-    check_target(target.cpu() if torch.is_tensor(target) else target, (len(input), task.num_classes))
+    check_target(target.cpu() if torch.is_tensor(target) else target, (len(input), task.num_classes), -1)
+    if task.label_smoothing and target.ndim == 1 and (target < 0).any():
+        raise ValueError('label_smoothing: the first batch has images without a label, and it smooths labels')
     if task.training:
         check_trainable(task.student)  # it may have been made a teacher since
     task._first = False
@@ -426,6 +444,25 @@ def _smoothed(target: torch.Tensor, eps: float, num_classes: int) -> torch.Tenso
         return target
     t = F.one_hot(target, num_classes).float() if target.ndim == 1 else target
     return t * (1 - eps) + eps / num_classes
+
+# %% ../nbs/course/50_tasks.ipynb #d7eabc6d
+def label_loss(
+    logits: torch.Tensor,  # (B, K)
+    target: torch.Tensor,  # (B,) int64 classes, −1 where an image has no label; or (B, K) probabilities
+) -> torch.Tensor:  # a scalar
+    "The mean cross-entropy of the images that have a label; 0 where none has."
+    if target.ndim == 2:
+        return F.cross_entropy(logits, target)
+    mean = F.cross_entropy(logits, target, ignore_index=-1)  # NaN where there is nothing to take it of
+    return torch.where((target >= 0).any(), mean, 0.0)
+
+
+def or_teachers(
+    target: torch.Tensor,  # as above
+    teacher_logits: torch.Tensor,  # (B, K)
+) -> torch.Tensor:  # the same, without any −1
+    "The labels, and the teacher's most likely class where an image has none."
+    return target if target.ndim == 2 else torch.where(target < 0, teacher_logits.argmax(1), target)
 
 # %% ../nbs/course/50_tasks.ipynb #408f48b9
 class DistillationTask(WrappedTask):
@@ -537,7 +574,9 @@ class DistillationTask(WrappedTask):
     ) -> dict:
         "Loss and parts of a batch; `teacher` are its answers when known, `index` the samples' numbers."
         _check_first_batch(self, input, target)
-        check_target(target, (len(input), self.num_classes))  # values too, where reading them costs nothing
+        check_target(
+            target, (len(input), self.num_classes), -1
+        )  # values too, where reading them costs nothing
         self.index = index
         answers = self.answers(input) if teacher is None else teacher
         features, heads = self.trainable_module(input, answers)
@@ -564,7 +603,7 @@ class Labels(DistillationTask):
     status = 'control'
 
     def losses(self, student, heads, teacher, target):
-        return dict(ce=F.cross_entropy(student.logits, target))
+        return dict(ce=label_loss(student.logits, target))
 
 
 class _Exits(nn.Module):
@@ -629,9 +668,9 @@ class DeepSupervision(DistillationTask):
         return _Exits(branches)
 
     def losses(self, student, heads, teacher, target):
-        ce = dict(ce=F.cross_entropy(student.logits, target))
+        ce = dict(ce=label_loss(student.logits, target))
         each = zip(self.stages, heads)
-        return ce | {f'exit_{s}': self.exit_weight * F.cross_entropy(z, target) for s, z in each}
+        return ce | {f'exit_{s}': self.exit_weight * label_loss(z, target) for s, z in each}
 
 # %% ../nbs/course/50_tasks.ipynb #a40f6d19
 def _exit_gammas(
@@ -741,10 +780,10 @@ class OFA(DistillationTask):
 
     def losses(self, student, heads, teacher, target):
         stack = torch.cat([heads, student.logits[None]])  # (E+1, B, K), the final logits last
-        losses = self._losses(stack, teacher.logits, target)
+        losses = self._losses(stack, teacher.logits, or_teachers(target, teacher.logits))
         parts = {f'exit_{s}': self.exit_weight * l for s, l in zip(self.stages, losses)}
         if self.form == 'released':
-            parts['ce'] = self.label_weight * F.cross_entropy(student.logits, target)
+            parts['ce'] = self.label_weight * label_loss(student.logits, target)
         return dict(final=self.kd_weight * losses[-1], **parts)
 
 # %% ../nbs/course/50_tasks.ipynb #90eb0319

@@ -45,7 +45,7 @@ from ofa_learn.settings import (
     make_schedule,
     optimizer_state,
 )
-from .tasks import DistillationTask, create_task, same_norm
+from .tasks import DistillationTask, create_task, logits_of, own_norm, same_norm
 from .workers import pick_device, place, summed, take_over
 from .wrapping import unwrapped
 
@@ -61,7 +61,8 @@ def predict(
     No views are taken, and the model's mode is put back afterwards.
 
     Args:
-        model: Gives logits (B, K) for images (B, C, H, W); it stays on its device.
+        model: Gives logits (B, K) for images (B, C, H, W); it stays on its device. A `Teacher` with a norm
+            of its own gets the images normalised by that.
         part: The images, such as `data.test`.
         norm: How the model expects them normalised, such as `data.norm`.
         batch_size: Images a batch.
@@ -78,7 +79,8 @@ def predict(
     """
     device = next(model.parameters()).device
     with evaluating(model):
-        return torch.cat([model(b.input) for b in part.batches(norm, batch_size, device=device).plain()])
+        batches = part.batches(own_norm(model, norm), batch_size, device=device)
+        return torch.cat([logits_of(model, b.input) for b in batches.plain()])
 
 # %% ../nbs/course/80_training.ipynb #47e5710e
 def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
@@ -87,12 +89,16 @@ def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
     Under torchrun each process looks at its share, every image once, and all get the same number.
 
     Args:
-        model: Gives logits (B, K) for images (B, C, H, W); it stays on its device, its mode is put back.
-        part: Images and labels, such as `data.test`.
+        model: Gives logits (B, K) for images (B, C, H, W); it stays on its device, its mode is put back. A
+            `Teacher` with a norm of its own gets the images normalised by that.
+        part: Images and labels, such as `data.test`; those without a label are not counted.
         norm: How the model expects the images normalised, such as `data.norm`.
 
     Returns:
         Percent, from 0 to 100.
+
+    Raises:
+        ValueError: No image of the part has a label.
 
     Example:
         >>> from ofa_learn.data import digits, split
@@ -103,13 +109,17 @@ def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
     """
     rank, world = place()
     device = next(model.parameters()).device
+    known = int((part.labels >= 0).sum())
+    if not known:
+        raise ValueError('part: none of its images has a label')
+    norm = own_norm(model, norm)
     hits = torch.zeros((), dtype=torch.int64, device=device)
     if rank < len(part):
         mine = part.take(torch.arange(rank, len(part), world)) if world > 1 else part
         with evaluating(model):
             for b in mine.batches(norm, 500, device=device).plain():
-                hits += (model(b.input).argmax(1) == b.target).sum()
-    return summed(hits.double().cpu()[None], device)[0].item() / len(part) * 100
+                hits += (logits_of(model, b.input).argmax(1) == b.target).sum()
+    return summed(hits.double().cpu()[None], device)[0].item() / known * 100
 
 # %% ../nbs/course/80_training.ipynb #2e19104e
 class NotFinite(RuntimeError):
@@ -163,7 +173,11 @@ class _Watch:
 
 # %% ../nbs/course/80_training.ipynb #b85fff42
 def _check_fits(task: DistillationTask, data: Splits) -> None:
-    "The data must be what the task was built for, and the student must have something to train."
+    "The data must be what the task was built for, and the student must have something to learn."
+    if not task.needs and data.train.labels.max() < 0:
+        raise ValueError(f'data: no training image has a label, and {task.name} learns from nothing else')
+    if task.label_smoothing and data.train.labels.min() < 0:
+        raise ValueError('label_smoothing: some training images have no label that could be smoothed')
     if not any(p.requires_grad for p in task.student.parameters()):
         raise ValueError(
             'task: nothing in its student can be trained; was it made a teacher since? That freezes it'
@@ -222,6 +236,7 @@ class Loop:
     accumulate: int = 1  # batches an update
     mix: _Mix | None = None
     channels_last: bool = False
+    unlabelled: bool = False  # whether some of the images have no label
 
     def __post_init__(self):
         if self.precision not in PRECISIONS:
@@ -245,9 +260,10 @@ class Loop:
             out = self.task(x, y, index=batch.index)
         names = [k for k in out if k != 'output']
         if step == 0:
-            self.watch.start(epoch, names + ['accuracy'])
+            self.watch.start(epoch, names + ['accuracy', 'labelled'][: 1 + self.unlabelled])
         hits = (out['output'].detach().argmax(1) == batch.target).float().mean() * 100
-        self.watch.add([out[n] for n in names] + [hits])
+        shares = [hits, (batch.target >= 0).float().mean()][: 1 + self.unlabelled]
+        self.watch.add([out[n] for n in names] + shares)
         self.scaler.scale(out['loss'] / self.accumulate).backward()
 
     def update(self) -> None:
@@ -466,6 +482,9 @@ def _check_folder(out, resume: bool) -> None:
 # %% ../nbs/course/80_training.ipynb #f35e76e2
 def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
     "The loop that the settings ask for."
+    unlabelled = bool((batches.part.labels < 0).any())
+    if unlabelled and (s['mixup'] or s['cutmix']):
+        raise ValueError('mixup, cutmix: they mix labels, and some training images have none')
     mix = (
         _Mix(
             s['mixup'], s['cutmix'], task.num_classes, batches.batch_size // batches.shard[1], s['view_seed']
@@ -475,7 +494,8 @@ def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
     )
     optimizer = make_optimizer(task.trainable_module, s)
     scheduler = make_schedule(optimizer, s, _whole_updates(batches, s['accumulate']))
-    return Loop(task, optimizer, scheduler, s['clip'], s['precision'], s['accumulate'], mix, channels_last)
+    how = s['clip'], s['precision'], s['accumulate']
+    return Loop(task, optimizer, scheduler, *how, mix, channels_last, unlabelled)
 
 # %% ../nbs/course/80_training.ipynb #88d8e124
 @dataclass
@@ -628,6 +648,7 @@ def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
 # %% ../nbs/course/80_training.ipynb #f191414f
 def _row(run: _Run, means: dict) -> dict:
     "One line of the history."
+    labelled = means.pop('labelled', 1.0)
     look = (run.epoch + 1) % run.eval_every == 0 or run.epoch + 1 == run.setting['epochs']
 
     def seen(model):
@@ -640,7 +661,7 @@ def _row(run: _Run, means: dict) -> dict:
         epoch=run.epoch + 1,
         seconds=round(run.seconds, 3),
         loss=means.pop('loss'),
-        train_accuracy=means.pop('accuracy'),
+        train_accuracy=means.pop('accuracy') / labelled if labelled else None,
         parts=means,
         valid_accuracy=seen(run.task.student),
         lr=run.loop.optimizer.param_groups[0]['lr'],

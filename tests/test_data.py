@@ -1,6 +1,7 @@
 """What the doors let in and what they refuse: labels, pixels, files, folders, parts that belong together."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,9 @@ LABELS = [0, 1, 0, 1, 0, 1]
         ),
         ([0, 1, 3, 0, 1, 3], ValueError, 'no image is of class 2'),
         ([0, 0, 0, 0, 0, 10**9], ValueError, 'no image is of class 1'),
-        ([-1, 0, 1, 0, 1, 0], ValueError, 'start at 0, got -1'),
+        ([-2, 0, 1, 0, 1, 0], ValueError, r'start at 0 \(−1 is for no label\), got -2'),
+        ([-1] * 6, ValueError, 'no image has one; name the classes'),
+        ([-1, 1, 2, 1, 2, 1], ValueError, 'no image is of class 0'),
         ([[0], [1], [0], [1], [0], [1]], ValueError, r'got shape \(6, 1\)'),
         ([0, 0, 0, 0, 0, 0], ValueError, 'at least two classes'),
         ([0.0, 1, 0, 1, 0, 1], TypeError, 'expected integers, got float64'),
@@ -249,3 +252,34 @@ def test_parts_of_the_official_test_images(tmp_path):
         load_splits('cifar10', official='train', root=tmp_path)
     with pytest.raises(ValueError, match='official: digits has no official parts'):
         load_splits('digits', official='test')
+
+
+def test_images_without_a_label_are_only_trained_on():
+    whole = digits()
+    labels = torch.where(torch.arange(len(whole)) % 3 == 0, whole.labels, -1)
+    data = split(from_arrays(whole.images, labels), valid=100, test=150)
+    assert data.train.unlabelled == int((labels < 0).sum()) == 1198
+    assert not data.valid.unlabelled and not data.test.unlabelled
+    assert len(data.train) == len(whole) - 250
+    fewer = split(from_arrays(whole.images, labels), train=50, valid=100, test=150)
+    assert len(fewer.train) - fewer.train.unlabelled == 50 and fewer.train.unlabelled == 1198
+    with pytest.raises(ValueError, match='test: 1198 images have no label, and it measures with labels'):
+        replace(data, test=data.train)
+
+
+@pytest.mark.parametrize('keep', [0, 60, 1097])
+def test_a_share_of_the_labels(keep):
+    all_of_it, data = split(digits(), valid=200), split(digits(), valid=200, labels=keep)
+    assert torch.equal(data.train.images, all_of_it.train.images)
+    known = data.train.labels >= 0
+    assert known.sum() == keep and torch.equal(data.train.labels[known], all_of_it.train.labels[known])
+    assert data.train.fingerprint != all_of_it.train.fingerprint or keep == 1097
+    assert torch.equal(data.test.labels, all_of_it.test.labels)
+    if keep == 60:  # the images that a student of 60 is shown
+        small = split(digits(), train=60, valid=200)
+        assert set(data.train.ids[known].tolist()) == set(small.train.ids.tolist())
+
+
+def test_more_labels_than_images_are_refused():
+    with pytest.raises(ValueError, match='labels: expected 10 to 90 images .* got 95'):
+        split(digits(), train=100, labels=95)

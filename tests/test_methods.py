@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ofa_learn.cli import main
-from ofa_learn.data import Augment, digits, split
+from ofa_learn.data import Augment, Norm, digits, split
 from ofa_learn.demo import PAIRS, Plan, _rows, more_methods
 from ofa_learn.hcd import mutual_kl, orthogonality_loss, sub_cross_entropy
 from ofa_learn.hints import fitnet_loss, hcl_loss, ofd_loss
@@ -26,7 +26,7 @@ from ofa_learn.relations import rkd_angle_loss, rkd_distance_loss
 from ofa_learn.rsd import correlations, rsd_loss
 from ofa_learn.scalekd import dfm_loss, soft_ce_loss
 from ofa_learn.tasks import BUILT_IN, Teacher, all_methods, choose, create_task
-from ofa_learn.training import fit
+from ofa_learn.training import accuracy, fit, predict
 
 DATA = split(digits(), train=100)
 QUIET = dict(device='cpu', progress=False)
@@ -660,3 +660,81 @@ def test_published_weights_bring_their_normalisation(monkeypatch):
         (0.0,) * 3,
         (1.0,) * 3,
     )
+
+
+@pytest.mark.parametrize('method', ALL + ['ofa+rsd'])
+def test_an_image_without_a_label_counts_where_a_teacher_speaks(method):
+    torch.manual_seed(0)
+    task = create_task(method, 'micro_vit', make_model('micro_resnet'), data=DATA).eval()
+    x, y = DATA.norm(DATA.train.images[:8]), DATA.train.labels[:8]
+    lacking = y.clone()
+    lacking[5:] = -1
+    if method == 'crd':
+        task.labels = None  # so that the same images may be shown with other labels
+    out = task(x, lacking, index=torch.arange(8))
+    assert all(torch.isfinite(v).all() for v in out.values()), out
+    known = torch.nn.functional.cross_entropy(out['output'][:5], y[:5])
+    shares = [k for k in out if k == 'ce' or k.endswith('_ce') and k != 'sub_ce']
+    for k in shares:
+        weight = out[k] / known
+        assert torch.isclose(weight, weight.round(decimals=2), atol=1e-4), (k, out[k], known)
+    if method in ('ofa', 'dkd'):  # their target class is then the teacher's
+        says = task.answers(x).logits.argmax(1)
+        guessed = torch.where(lacking < 0, says, lacking)
+        taught = 'dkd' if method == 'dkd' else 'final'
+        assert torch.equal(task(x, guessed)[taught], out[taught])
+    none = task(x, torch.full_like(y, -1), index=torch.arange(8))
+    assert all(none[k] == 0 for k in shares) and torch.isfinite(none['loss'])
+
+
+def test_what_cannot_do_without_labels_says_so():
+    data = split(digits(), valid=100, labels=0)
+    with pytest.raises(
+        ValueError, match='no training image has a label, and labels learns from nothing else'
+    ):
+        fit(create_task('labels', 'micro_vit', data=data), data, 1, **QUIET)
+    some = split(digits(), train=100, labels=30)
+    with pytest.raises(
+        ValueError, match='mixup, cutmix: they mix labels, and some training images have none'
+    ):
+        fit(create_task('labels', 'micro_vit', data=some), some, 1, mixup=0.2, **QUIET)
+    task = create_task('labels', 'micro_vit', data=some, label_smoothing=0.1)
+    with pytest.raises(ValueError, match='label_smoothing: some training images have no label'):
+        fit(task, some, 1, **QUIET)
+    with pytest.raises(ValueError, match='label_smoothing: the first batch has images without a label'):
+        task(some.norm(some.train.images), some.train.labels)
+    with pytest.raises(ValueError, match='part: none of its images has a label'):
+        accuracy(task.student, data.train, data.norm)
+
+
+def test_accuracies_are_of_the_images_with_labels():
+    some = split(digits(), train=100, labels=30)
+    torch.manual_seed(0)
+    task = create_task('kd', 'micro_vit', make_model('micro_resnet'), data=some)
+    history = fit(task, some, 3, lr=1e-30, weight_decay=0.0, min_lr=0.0, batch_size=20, **QUIET)
+    known = some.train.take(some.train.labels >= 0)
+    assert accuracy(task.student, some.train, some.norm) == accuracy(task.student, known, some.norm)
+    shown = accuracy(task.student, known, some.norm)
+    assert all(row['train_accuracy'] == pytest.approx(shown, abs=1e-3) for row in history)
+
+
+def test_a_teacher_is_measured_with_the_normalisation_of_its_own():
+    torch.manual_seed(0)
+    model = make_model('micro_resnet')
+    own = Norm((0.1,), (2.0,))
+    teacher = Teacher(model, norm=own)
+    assert accuracy(teacher, DATA.test, DATA.norm) == accuracy(model, DATA.test, own)
+    assert torch.equal(predict(teacher, DATA.test, DATA.norm), predict(model, DATA.test, own))
+    assert accuracy(Teacher(model), DATA.test, DATA.norm) == accuracy(model, DATA.test, DATA.norm)
+
+
+@pytest.mark.slow
+def test_a_teacher_carries_without_any_label():
+    data = split(digits(), valid=200, labels=0, teach=1097)
+    torch.manual_seed(0)
+    seen, model = data.for_teacher(), make_model('micro_resnet')
+    how = dict(lr=4e-3, augment=Augment(shift=1), **QUIET)
+    fit(create_task('labels', model, data=seen), seen, 6, **how)
+    task = create_task('kd', 'micro_mixer', Teacher(model, norm=seen.norm), data=data, temperature=4)
+    fit(task, data, 6, **how)
+    assert accuracy(task.student, data.test, data.norm) > 70
