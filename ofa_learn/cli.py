@@ -117,6 +117,39 @@ def teach(
         f"{info['valid_accuracy']:.1f} % on validation, {info['test_accuracy']:.1f} % on test"
     )
 
+# %% ../nbs/internals/99_cli.ipynb #4b2c0317
+def look(
+    teacher: str,  # a .safetensors file that `teach` wrote; with --pretrained a timm model
+    data: str = 'digits',  # digits, cifar10, cifar100, mnist, fashion_mnist, an .npz file, or a folder
+    size: int | None = None,  # pixels a side (default: the images' own; for class folders 32, for parts 224)
+    pretrained: bool = False,  # timm's published weights
+    train: int | None = None,  # training images, that the student will see (default: all but the others)
+    valid: int | None = None,  # validation images (default: a quarter, at most 400)
+    test: int | None = None,  # test images (default: a third, at most 500)
+    temperature: float = 1.0,  # of the method that is meant
+    out: str | None = None,  # an .html file for the picture
+    device: str | None = None,  # cuda, mps or cpu (default: the first there is)
+):
+    "Find out whether a teacher has anything to teach, before anybody learns from it"
+    from ofa_learn.atomic import check_place, write_atomically
+    from ofa_learn.look import look_at
+    from ofa_learn.runs import teaching_data
+    from ofa_learn.tasks import Teacher
+    from ofa_learn.workers import pick_device
+
+    if out is not None:
+        check_place(out)
+    if not pretrained and not teacher.endswith('.safetensors'):
+        raise ValueError(f'teacher: expected a .safetensors file, or --pretrained with it, got {teacher!r}')
+    parts = teaching_data(data, size, train, valid, test)
+    of = (parts.num_classes, parts.input_size) if pretrained else ()
+    net = Teacher(teacher, *of, pretrained=pretrained).to(pick_device(device))
+    report = look_at(net, parts, temperature=temperature)
+    print(f'{parts}\n{report}')
+    if out is not None:
+        write_atomically(out, report.figure().to_html())
+        print(f'{out} shows it')
+
 # %% ../nbs/internals/99_cli.ipynb #fb7022bf
 def train(
     recipe: str = 'laptop/cnn-vit',  # a recipe's name; list shows all
@@ -460,7 +493,15 @@ def sweep(
 
 # %% ../nbs/internals/99_cli.ipynb #8147159d
 COMMANDS: dict[str, Callable] = dict(
-    demo=demo, teach=teach, train=train, sweep=sweep, cka=cka, bench=bench, models=models, methods=methods
+    demo=demo,
+    teach=teach,
+    look=look,
+    train=train,
+    sweep=sweep,
+    cka=cka,
+    bench=bench,
+    models=models,
+    methods=methods,
 )
 
 

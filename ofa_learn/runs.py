@@ -25,6 +25,7 @@ from .checkpoints import plain
 from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, split
 from .identity import teacher_identity
 from .loaders import load_images
+from .look import look_at
 from .models import check_model_name, count_params, load_model, make_model, save_model
 from .reading import part_folders
 from .recipes import Recipe, describe, recipe, steps
@@ -360,6 +361,18 @@ def _recipe_teacher(
         say(f"teacher: {info['valid_accuracy']:.1f} % on validation, {info['test_accuracy']:.1f} % on test")
     return Teacher(str(path))
 
+# %% ../nbs/running/83_runs.ipynb #9f67116b
+def _temperature(r: Recipe, method: str) -> float:
+    "The lowest T at which a method reads the teacher's answers; 1 where it says none."
+    reading = [r.methods[n] for n in method.split('+') if n in ('kd', 'dkd', 'dist', 'ofa')]
+    return min((own.get('temperature', 1.0) for own in reading), default=1.0)
+
+
+def _look(teacher: Teacher, data: Splits, temperature: float, augment, say) -> None:
+    "What a teacher has to say, told by one of the processes."
+    if place()[0] == 0:
+        say(f'the teacher, {look_at(teacher, data, temperature=temperature, augment=augment)}')
+
 # %% ../nbs/running/83_runs.ipynb #8ab650f2
 def _recipe_task(r: Recipe, method: str, teacher, data: Splits | None, seed: int) -> DistillationTask:
     "The task of a recipe; without data and with `teacher='random'` for timing only."
@@ -582,6 +595,7 @@ def run_recipe(
     taught = None
     if _needs_teacher(method):
         taught = _recipe_teacher(r, data, out, teacher, say, resume, device=device, progress=progress)
+        _look(taught, data, _temperature(r, method), settings['augment'], say)
     task = _recipe_task(r, method, taught, data, seed)
     history = fit(
         task,

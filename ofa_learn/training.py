@@ -715,11 +715,8 @@ def _train(run: _Run) -> list[dict]:
                 _save(run, 'best.pt')
             _save(run)
             bar.update()
-            bar.set_postfix(
-                loss=f'{row["loss"]:.3f}',
-                valid=f'{row["valid_accuracy"] or float("nan"):.1f}',
-                images=f'{images / took:.0f}/s',
-            )
+            known = {} if row['valid_accuracy'] is None else dict(valid=f'{row["valid_accuracy"]:.1f}')
+            bar.set_postfix(loss=f'{row["loss"]:.3f}', **known, images=f'{images / took:.0f}/s')
             if run.on_epoch is not None:
                 run.on_epoch(row)
             if _agreed(run, stop)[0]:

@@ -316,7 +316,9 @@ def test_output_survives_any_encoding(encoding):
     assert stream.errors == 'strict'
 
 
-@pytest.mark.parametrize('command', ['demo', 'teach', 'train', 'sweep', 'cka', 'bench', 'models', 'methods'])
+@pytest.mark.parametrize(
+    'command', ['demo', 'teach', 'look', 'train', 'sweep', 'cka', 'bench', 'models', 'methods']
+)
 def test_help_survives_ascii(command):
     stream = io.TextIOWrapper(io.BytesIO(), encoding='ascii')
     with redirect_stdout(stream), pytest.raises(SystemExit) as end:

@@ -23,6 +23,7 @@ ENTRY_POINTS = {
     'widgets': 'GammaExplorer LossAnatomy',
     'explorers': 'AccuracyCurves BranchExplorer CKAExplorer',
     'demo': 'demo',
+    'look': 'look_at',
     'tasks': 'Teacher DistillationTask create_task register Labels DeepSupervision OFA',
     'logits': 'KD dkd_loss DKD dist_loss DIST',
     'relations': 'cc_loss CC rkd_distance_loss rkd_angle_loss RKD nce_loss CRD',

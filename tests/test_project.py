@@ -27,6 +27,7 @@ ROOMS = {
         'branches': 'models',
         'losses': 'arguments',
         'tasks': 'arguments models branches losses checks wrapping',
+        'look': 'data figures tasks',
         'training': 'atomic checkpoints data identity models settings tasks workers wrapping',
         'demo': '*',
     },
@@ -47,7 +48,8 @@ ROOMS = {
         'loaders': 'data reading',
         'recipes': '',
         'runs': (
-            'atomic checkpoints data identity tasks loaders models reading recipes settings training workers'
+            'atomic checkpoints data identity loaders look models reading recipes settings tasks training '
+            'workers'
         ),
         'records': 'atomic figures',
         'cache': 'atomic checkpoints data identity tasks',
