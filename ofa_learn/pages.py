@@ -30,7 +30,7 @@ from ofa_learn.figures import (
     paired_dots,
     target_weighting,
 )
-from .records import results, table_cells, table_html, table_legend, write_atomically
+from .records import interval_text, results, table_cells, table_html, table_legend, write_atomically
 
 # %% ../nbs/widgets/92_pages.ipynb #9e2b7922
 def gamma_numbers(
@@ -194,8 +194,7 @@ def verdict_words(row: dict) -> str:
     said = SAYS[row['verdict']]
     if row['interval'] is None:
         return said
-    low, high = row['interval']
-    said = f'{said}; 95 % interval {low:+.1f} to {high:+.1f}'
+    said = f"{said}; 95 % interval {interval_text(row, ' to ')}"
     if row['comparisons'] < 2 or row['verdict'] not in ('better', 'worse'):
         return said
     stays = 'stays' if row['stays'] else 'does not stay'

@@ -155,7 +155,7 @@ def finished_of(out: str | Path, planned: list[dict]) -> list[dict]:
     return [r for r in (finished(out, p['name']) for p in planned) if r]
 
 # %% ../nbs/running/84_records.ipynb #d50eea3b
-_EQUAL = 1e-9  # points; differences of accuracies are floats
+_EQUAL = 0.015  # points; recordings keep accuracies to .01, so that equal differences come apart by that much
 
 
 def _spread(values: list[float]) -> float | None:
@@ -370,14 +370,24 @@ def results(records: list[dict], baseline: str = 'kd') -> list[dict]:
     return rows
 
 # %% ../nbs/running/84_records.ipynb #84a1c0df
+def _end_text(value: float) -> str:
+    "An end of an interval; with a digit more near 0, so that one sees on which side it lies."
+    return f'{value:+.2f}' if 0 < abs(value) < 0.05 else f'{value:+.1f}'
+
+
+def interval_text(row: dict, between: str = ', ') -> str:
+    "A row's interval, which has to be known."
+    low, high = row['interval']
+    return f'{_end_text(low)}{between}{_end_text(high)}'
+
+
 def difference_text(row: dict) -> str:
     "A row's mean difference with its interval, as far as they are known."
     if row['difference'] is None:
         return ''
     if row['interval'] is None:
         return f"{row['difference']:+.1f}"
-    low, high = row['interval']
-    return f"{row['difference']:+.1f} [{low:+.1f}, {high:+.1f}]"
+    return f"{row['difference']:+.1f} [{interval_text(row)}]"
 
 
 def verdict_text(row: dict) -> str:

@@ -349,11 +349,15 @@ def test_verdict_edges():
         (1.0, 1.0, 1.0): 'better',
         (-1.0, -1.0, -1.0): 'worse',
         (61.2 - 60.8, 70.4 - 70.0, 0.4): 'better',  # equal but for the last bit
+        (6.67 - 3.33, 3.33): 'too few',  # thirty images, accuracies rounded to .01: equal
+        (3.33 - 6.67, -3.34, 3.33): 'within noise',
+        (0.01, -0.01, 0.0): 'the same',
         (0.1 + 0.2 - 0.3, 0.0, 0.0): 'the same',
     }
     assert {d: verdict(list(d)) for d in edges} == edges
     assert interval([9.0, 9.0]) is None and interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
     assert (p_value([9.0]), p_value([1.0] * 3), p_value([0.0] * 3)) == (None, 0.25, 1.0)
+    assert p_value([3.33, 3.34, 3.33]) == 0.25
     for judge in (verdict, interval, p_value):
         with pytest.raises(ValueError, match='differences: expected finite numbers, got'):
             judge([1.0, math.nan, 2.0])
@@ -402,6 +406,12 @@ def test_a_family_is_corrected_for_its_number():
     low, high = interval([2.0, 1.0, 2.0])
     assert difference_text(rows['likely']) == f'+1.7 [{low:+.1f}, {high:+.1f}]'
     assert (difference_text(rows['lone']), difference_text(rows['kd'])) == ('+3.0', '')
+
+
+def test_ends_near_zero_show_their_side():
+    for low, text in ((0.02, '+0.02'), (-0.049, '-0.05'), (0.0, '+0.0'), (0.05, '+0.1'), (-1.0, '-1.0')):
+        row = dict(difference=2.0, interval=(low, 4.0))
+        assert difference_text(row) == f'+2.0 [{text}, +4.0]'
 
 
 def test_a_tie_gets_its_verdict_and_no_star():
