@@ -399,15 +399,17 @@ def _plan_of(file: str | None, given: dict):
 # %% ../nbs/internals/99_cli.ipynb #2cf90d96
 def _report(done: list[dict], plan, planned: list[dict], out: str) -> None:
     "The table of a sweep, or of what is finished of it."
-    from ofa_learn.records import named, results, table_text
+    from ofa_learn.records import named, results, table_legend, table_text
     from ofa_learn.sweeps import runs
 
     if not done:
         return
-    rows = named(done, runs(plan))
-    methods = list(dict.fromkeys(r['method'] for r in rows))
+    records = named(done, runs(plan))
+    methods = list(dict.fromkeys(r['method'] for r in records))
     baseline = next((m for m in methods if m.split()[0] == 'kd'), methods[0])
-    print(table_text(results(rows, baseline)))
+    rows = results(records, baseline)
+    print(table_text(rows))
+    print(table_legend(rows))
     print(f'{len(done)} of {len(planned)} runs in {out}/runs')
 
 

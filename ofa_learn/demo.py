@@ -29,7 +29,7 @@ from .figures import method_label
 from .losses import decompose
 from .models import count_params, load_model
 from .pages import report
-from .records import results, save_record, table_cells, table_text
+from .records import results, save_record, table_cells, table_legend, table_text
 from .runs import FAMILIES, measured, teach, training_folder
 from .tasks import Teacher, all_methods, create_task
 from .training import distill, predict, resumable
@@ -298,12 +298,6 @@ def _run_all(
     return _do(todo, plan, (teacher_file, teacher_info, show), folder, jobs, say)
 
 # %% ../nbs/course/94_demo.ipynb #205728a9
-_LEGEND = (
-    '\nMean ± sample standard deviation over seeds (runs); differences are paired by seed; '
-    '"within noise": within twice their standard error.'
-)
-
-
 def _notes(
     plan: Plan,  # what was run
     data: Splits,  # its images
@@ -366,13 +360,26 @@ def _against(records: list[dict], method: str, baseline: str) -> str:
     "One row against another, paired, in words."
     return _difference(results([r for r in records if r['method'] in (method, baseline)], baseline))
 
+
+def _counted(taught: list[dict]) -> str:
+    "How many rows with a teacher are better than labels alone, each by itself and among all comparisons."
+    better = [r for r in taught if r['verdict'] == 'better']
+    stay = [r for r in better if r['stays']]
+    number = taught[0]['comparisons']
+    if not number:
+        return f'None of {len(taught)} rows with a teacher can be judged: one seed has no interval.'
+    verb = 'is' if len(better) == 1 else 'are'
+    return (
+        f"Of {len(taught)} rows with a teacher {len(better) or 'none'} {verb} better than labels alone "
+        f"by the 95 % interval, {len(stay) or 'none'} when corrected for all {number} comparisons."
+    )
+
 # %% ../nbs/course/94_demo.ipynb #205728ab
 def _conclusions(records: list[dict]) -> list[str]:
     "What a demo's numbers support, in sentences."
     rows = {r['method']: r for r in results(records, 'labels')}
     taught = [r for m, r in rows.items() if m not in ('labels', 'deep_supervision', 'labels_all')]
     best = max(taught, key=lambda r: r['mean'])
-    clear = sum(r['verdict'] == 'better' for r in taught)
     alone, ceiling = rows['labels']['mean'], rows['labels_all']['mean']
     softer = [_against(records, f'{m}_t4', f'{m}_t1') for m in ('kd', 'ofa')]
     exits = _against(records, 'deep_supervision', 'labels')
@@ -380,7 +387,7 @@ def _conclusions(records: list[dict]) -> list[str]:
         f'Labels alone reach {alone:.1f} %; with all the teacher’s images they would reach {ceiling:.1f} %.',
         f'The highest mean with a teacher is that of {method_label(best["method"])}, {best["mean"]:.1f} %: '
         f'{_difference([best])} against labels alone.',
-        f'Of {len(taught)} rows with a teacher {clear} are better than labels alone, beyond noise.',
+        _counted(taught),
         f'From T = 1 to T = 4, KD moves by {softer[0]} and OFA by {softer[1]}.',
         f'Exits without a teacher, against labels alone: {exits}.',
     ]
@@ -473,8 +480,8 @@ def demo(
         done = _run_all(plan, file, info, shown[0], folder, jobs, say)
         done.sort(key=lambda d: (list(_rows(plan)).index(d[0]['method']), d[0]['seed']))
         records = [r for r, _ in done]
-        said = _conclusions(records)
-        say('\n' + table_text(table_cells(results(records, 'labels'), method_label)) + _LEGEND)
+        said, rows = _conclusions(records), results(records, 'labels')
+        say('\n' + table_text(table_cells(rows, method_label)) + '\n' + table_legend(rows))
         say('\n' + '\n'.join(said))
         _keep(records, keep)
         if out:

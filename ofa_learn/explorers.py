@@ -29,9 +29,9 @@ from .cka import cka
 from .data import Augment, Splits, digits, split
 from .figures import PALETTE, cka_heatmap, curves, escaped, method_label, method_style, styled
 from .models import blank_image, count_flops, count_params, find_taps, make_model
-from .pages import SAYS, embed_json, static_text, validation_curve
+from .pages import embed_json, static_text, validation_curve, verdict_words
 from .recorded import recorded, regenerate
-from .records import results, table_html, table_text, write_atomically
+from .records import difference_text, results, table_html, table_text, write_atomically
 from .runs import pair_models
 from .sweeps import recording_path
 from .training import accuracy, distill
@@ -261,11 +261,9 @@ def _spread_text(values: list[float], unit: str = ' %') -> str:
     return f'{statistics.fmean(values):.1f}{sd}{unit} ({len(values)})'
 
 
-def _mean_text(mean: float | None, spread: float | None, sign: str = '') -> str:
-    "Mean ± spread, as far as they are known; the sign '+' shows also that of a gain."
-    if mean is None:
-        return ''
-    return f'{mean:{sign}.1f}' if spread is None else f'{mean:{sign}.1f} ± {spread:.1f}'
+def _mean_text(mean: float, spread: float | None) -> str:
+    "Mean ± spread, where there is one."
+    return f'{mean:.1f}' if spread is None else f'{mean:.1f} ± {spread:.1f}'
 
 # %% ../nbs/widgets/91_explorers.ipynb #f900f23d
 def _curve_words(s: dict) -> str:
@@ -278,17 +276,17 @@ def _curve_words(s: dict) -> str:
     if row['difference'] is None:
         return f'{told}.'
     pairs = '1 paired run' if row['pairs'] == 1 else f"{row['pairs']} paired runs"
-    return f"{told}; {row['difference']:+.1f} points against KD in {pairs}: {SAYS[row['verdict']]}."
+    return f"{told}; {row['difference']:+.1f} points against KD in {pairs}: {verdict_words(row)}."
 
 
 def _curve_table(s: dict) -> list[list[str]]:
     "Every method at the epoch and at the end; the header first."
     validation = f'validation, epoch {s["epoch"]}'
-    table = [['method', validation, 'test, last epoch (%)', 'difference to KD', 'seconds a run']]
+    table = [['method', validation, 'test, last epoch (%)', 'difference to KD [95 %]', 'seconds a run']]
     for r in s['rows']:
         test = _mean_text(r['mean'], r['spread'])
-        difference = _mean_text(r['difference'], r['difference_spread'], '+')
-        shown = [_spread_text(s['at'][r['method']]), test, difference, f"{r['seconds']:.0f}"]
+        at_epoch = _spread_text(s['at'][r['method']])
+        shown = [at_epoch, test, difference_text(r), f"{r['seconds']:.0f}"]
         table.append([method_label(r['method']), *shown])
     return table
 
@@ -408,7 +406,8 @@ class AccuracyCurves(_Recorded):
     caption = (
         'Slide γ from one end to the other and watch the ring: '
         'does it leave the bars of its neighbours? Then the other form. '
-        'Compare with labels alone: on which pair does a teacher help at all?'
+        'Compare with labels alone: on which pair does a teacher help at all? '
+        'Every stop is one more comparison: of twenty without an effect, one gets a verdict by chance.'
     )
     more = ' Last, move the epoch to the middle: who is ahead early, and who in the end?'
 

@@ -30,7 +30,7 @@ from ofa_learn.figures import (
     paired_dots,
     target_weighting,
 )
-from .records import results, table_cells, table_html, write_atomically
+from .records import interval_text, results, table_cells, table_html, table_legend, write_atomically
 
 # %% ../nbs/widgets/92_pages.ipynb #9e2b7922
 def gamma_numbers(
@@ -181,19 +181,32 @@ def write_page(path: str | Path, title: str, body: str) -> Path:
 
 # %% ../nbs/widgets/92_pages.ipynb #95bbf9e8
 SAYS = {
-    'better': 'better, by more than twice the standard error',
-    'worse': 'worse, by more than twice the standard error',
-    'within noise': 'within noise: not told apart',
+    'better': 'better',
+    'worse': 'worse',
+    'within noise': 'within noise, not told apart',
+    'the same': 'the same in every pair of runs',
     'too few': 'too few runs to tell',
 }
 
 
+def verdict_words(row: dict) -> str:
+    "A row's verdict with its interval, and what is left of it among several comparisons."
+    said = SAYS[row['verdict']]
+    if row['interval'] is None:
+        return said
+    said = f"{said}; 95 % interval {interval_text(row, ' to ')}"
+    if row['comparisons'] < 2 or row['verdict'] not in ('better', 'worse'):
+        return said
+    stays = 'stays' if row['stays'] else 'does not stay'
+    return f"{said}; {stays} when corrected for {row['comparisons']} comparisons"
+
+# %% ../nbs/widgets/92_pages.ipynb #92a1c0d1
 def _against_baseline(row: dict) -> str:
     "One row's mean and its paired difference, in words."
     runs = '1 paired run' if row['pairs'] == 1 else f"{row['pairs']} paired runs"
     return (
         f"{method_label(row['method'])}: {row['mean']:.1f} % on test, {row['difference']:+.1f} points "
-        f"against {method_label(row['baseline'])} in {runs} ({SAYS[row['verdict']]})."
+        f"against {method_label(row['baseline'])} in {runs} ({verdict_words(row)})."
     )
 
 
@@ -300,17 +313,12 @@ def _loss_section(cards: list[dict], classes: list[str]) -> str:
     return figure_html(strip) + figure_html(bars)
 
 
-_TABLE_CAPTION = (
-    'Test accuracy after the last epoch in percent: '
-    'mean ± sample standard deviation over seeds (number of runs). '
-    'Differences are in points and paired: runs with the same split, views and seed. '
-    '“Within noise”: within twice the standard error of the mean difference.'
-)
 _READING = (
     'A difference counts only in pairs: each method’s run against the baseline’s run '
     'with the same seed, the same images and the same first weights.',
-    'The verdict is a coarse sieve: with three seeds nearly one null effect in five passes it. '
-    'The spread is over seeds on one split; another split would add its own.',
+    'Of twenty rows without any effect about one gets a verdict by chance, with three seeds as with thirty; '
+    'the star marks those that stay when that is corrected for. '
+    'The interval is over seeds on one split; another split would add its own.',
     'Deep supervision trains OFA’s exits with the labels alone. '
     'What OFA gains beyond that row, it gains from the teacher.',
     'Compare at equal epochs and look at the seconds: OFA’s exits cost time.',
@@ -365,7 +373,7 @@ def report(
         *leads,
         _bullets(notes) if notes else '',
         '<h2>The table</h2>',
-        table_html(table_cells(rows, method_label), _TABLE_CAPTION),
+        table_html(table_cells(rows, method_label), f'Test part, last epoch. {table_legend(rows)}'),
         f'<h2>What was run</h2>{_definitions(_facts(records))}',
         *courses,
         *(['<h2>Where the loss of an image comes from</h2>', _loss_section(cards, classes)] if cards else []),

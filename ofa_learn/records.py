@@ -155,25 +155,101 @@ def finished_of(out: str | Path, planned: list[dict]) -> list[dict]:
     return [r for r in (finished(out, p['name']) for p in planned) if r]
 
 # %% ../nbs/running/84_records.ipynb #d50eea3b
+_EQUAL = 0.015  # points; recordings keep accuracies to .01, so that equal differences come apart by that much
+
+
 def _spread(values: list[float]) -> float | None:
     "Sample standard deviation; None for fewer than two."
     return statistics.stdev(values) if len(values) > 1 else None
 
 
+def _error(differences: list[float]) -> float | None:
+    "Standard error of the mean; None where it is not known: for one, and for two that are equal."
+    if not all(map(math.isfinite, differences)):
+        raise ValueError(f'differences: expected finite numbers, got {differences}')
+    spread = _spread(differences)
+    if spread is None:
+        return None
+    if spread < _EQUAL:
+        return 0.0 if len(differences) > 2 else None
+    return spread / math.sqrt(len(differences))
+
+# %% ../nbs/running/84_records.ipynb #84a1c0d2
+def t_quantile(
+    share: float,  # probability, between 0 and 1
+    freedom: int,  # degrees of freedom, from 1
+) -> float:  # in standard errors
+    "What Student's t stays below with a given probability."
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, share))
+
+
+def interval(
+    differences: list[float],  # one a pair of runs, in points
+    level: float = 0.95,  # how often such an interval holds the true difference
+) -> tuple[float, float] | None:  # its ends; None for one difference, and for two that are equal
+    "The confidence interval of the mean difference by Student's t (Student, 1908)."
+    error = _error(differences)
+    if error is None:
+        return None
+    mean = statistics.fmean(differences)
+    reach = t_quantile(0.5 + level / 2, len(differences) - 1) * error
+    return mean - reach, mean + reach
+
+# %% ../nbs/running/84_records.ipynb #84a1c0d3
 def verdict(
     differences: list[float],  # one a pair of runs, in points
-) -> str:  # 'better', 'worse', 'within noise' or 'too few'
-    """Whether the mean difference exceeds twice its standard error.
+) -> str:  # 'better', 'worse', 'within noise', 'the same' or 'too few'
+    """Whether the 95 % interval of the mean difference lies above 0 or below.
 
-    'within noise' where it does not, 'too few' under three pairs.
+    'within noise' where it holds 0, 'the same' where all differences are 0, 'too few' where there is no
+    interval: for one pair, and for two whose differences are equal.
     """
-    if len(differences) < 3:
+    found = interval(differences)
+    if found is None:
         return 'too few'
-    mean = statistics.fmean(differences)
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    if abs(mean) <= 2 * error:
-        return 'within noise'
-    return 'better' if mean > 0 else 'worse'
+    low, high = found
+    if max(-low, high) < _EQUAL:
+        return 'the same'
+    if low > 0:
+        return 'better'
+    return 'worse' if high < 0 else 'within noise'
+
+# %% ../nbs/running/84_records.ipynb #84a1c0d4
+LEVEL = 0.05  # of a verdict by chance, in one comparison, or in a corrected family of them
+
+
+def p_value(
+    differences: list[float],  # one a pair of runs, in points
+) -> float | None:  # None where there is no interval
+    """How often chance alone brings a mean difference this many standard errors from 0, to either side.
+
+    It is below .05 where the 95 % interval does not hold 0. Differences that are all equal count as equal
+    signs, no more: with n of them 2/2ⁿ.
+    """
+    from scipy.special import stdtr
+
+    error = _error(differences)
+    if error is None:
+        return None
+    mean = abs(statistics.fmean(differences))
+    if error == 0:
+        return 2.0 ** (1 - len(differences)) if mean >= _EQUAL else 1.0
+    return float(2 * stdtr(len(differences) - 1, -mean / error))
+
+# %% ../nbs/running/84_records.ipynb #84a1c0d6
+def holm(
+    p_values: list[float],  # of one family: rows that are compared with one baseline
+) -> list[float]:  # in the same order, none smaller than it was, at most 1
+    "p-values corrected for their number (Holm, 1979)."
+    if not all(0 <= p <= 1 for p in p_values):
+        raise ValueError(f'p_values: expected numbers from 0 to 1, got {p_values}')
+    out, reached = [0.0] * len(p_values), 0.0
+    for done, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        reached = max(reached, min(1.0, (len(p_values) - done) * p_values[i]))
+        out[i] = reached
+    return out
 
 # %% ../nbs/running/84_records.ipynb #05d70bc9
 _SEEDS = ('seed', 'split_seed', 'view_seed')
@@ -230,8 +306,10 @@ def _row(runs: list[dict], baseline: str, base: dict[tuple, float]) -> dict:
         spread=_spread(accuracies),
         difference=statistics.fmean(differences) if differences else None,
         difference_spread=_spread(differences),
+        interval=interval(differences),
         pairs=len(differences),
         verdict=verdict(differences) if differences else '',
+        p=p_value(differences),
         epochs=runs[0]['epochs'],
         seconds=statistics.median(r['seconds'] for r in runs),
         valid=statistics.fmean(r['valid_accuracy'] for r in runs),
@@ -239,6 +317,15 @@ def _row(runs: list[dict], baseline: str, base: dict[tuple, float]) -> dict:
     )
 
 
+def _correct(rows: list[dict]) -> None:
+    "Write into the rows of one family how many comparisons it makes, and which verdicts stay."
+    compared = [r for r in rows if r['p'] is not None]
+    corrected = iter(holm([r['p'] for r in compared]))
+    for r in rows:
+        p = None if r['p'] is None else next(corrected)
+        r.update(p_holm=p, stays=p is not None and p < LEVEL, comparisons=len(compared))
+
+# %% ../nbs/running/84_records.ipynb #84a1c0d9
 def results(records: list[dict], baseline: str = 'kd') -> list[dict]:
     """A row for each pair and method: mean test accuracy, its spread, the paired difference to a baseline.
 
@@ -254,9 +341,12 @@ def results(records: list[dict], baseline: str = 'kd') -> list[dict]:
     Returns:
         Dicts with `pair`, `method`, `n` (runs), `mean` and `spread` (test accuracy of the last epoch in
         percent, and its sample standard deviation), `difference` and `difference_spread` (points),
-        `pairs` (paired runs), `verdict` ('better', 'worse', 'within noise', 'too few', or '' where nothing
-        is paired), `epochs`, `seconds` (median of training), `valid` (mean validation accuracy in percent)
-        and `baseline`. A spread of fewer than two runs is None, and so is a difference without pairs.
+        `interval` (the difference's 95 % interval by Student's t), `pairs` (paired runs), `verdict`
+        ('better', 'worse', 'within noise', 'the same', 'too few', or '' where nothing is paired), `p`
+        (two-sided), `p_holm`, `stays` and `comparisons` (p corrected for the comparisons of the pair,
+        whether the verdict stays, and how many they are), `epochs`, `seconds` (median of training), `valid`
+        (mean validation accuracy in percent) and `baseline`. What is not known is None: a spread of one
+        run, a difference without pairs, an interval and p where the verdict is 'too few'.
 
     Raises:
         ValueError: A method of a pair has the same run twice, or runs that differ in setting, epochs or data.
@@ -269,14 +359,43 @@ def results(records: list[dict], baseline: str = 'kd') -> list[dict]:
         >>> runs = [run('kd', s, a) for s, a in enumerate((60.0, 70.0, 80.0))]
         >>> runs += [run('mine', s, a) for s, a in enumerate((62.0, 71.0, 82.0))]
         >>> mine = results(runs)[1]
-        >>> print(f"{mine['mean']:.1f} ± {mine['spread']:.1f}: {mine['difference']:+.1f}, {mine['verdict']}")
-        71.7 ± 10.0: +1.7, better
+        >>> low, high = mine['interval']
+        >>> print(f"{mine['difference']:+.1f}, between {low:+.1f} and {high:+.1f}: {mine['verdict']}")
+        +1.7, between +0.2 and +3.1: better
     """
     base = {_key(r): r['test_accuracy'] for r in records if r['method'] == baseline}
-    return [_row(runs, baseline, base) for runs in _group(records).values()]
+    rows = [_row(runs, baseline, base) for runs in _group(records).values()]
+    for pair in dict.fromkeys(r['pair'] for r in rows):
+        _correct([r for r in rows if r['pair'] == pair])
+    return rows
+
+# %% ../nbs/running/84_records.ipynb #84a1c0df
+def _end_text(value: float) -> str:
+    "An end of an interval; with a digit more near 0, so that one sees on which side it lies."
+    return f'{value:+.2f}' if 0 < abs(value) < 0.05 else f'{value:+.1f}'
+
+
+def interval_text(row: dict, between: str = ', ') -> str:
+    "A row's interval, which has to be known."
+    low, high = row['interval']
+    return f'{_end_text(low)}{between}{_end_text(high)}'
+
+
+def difference_text(row: dict) -> str:
+    "A row's mean difference with its interval, as far as they are known."
+    if row['difference'] is None:
+        return ''
+    if row['interval'] is None:
+        return f"{row['difference']:+.1f}"
+    return f"{row['difference']:+.1f} [{interval_text(row)}]"
+
+
+def verdict_text(row: dict) -> str:
+    "A row's verdict, with a star where it stays among several comparisons."
+    return row['verdict'] + ('*' if row['stays'] and row['comparisons'] > 1 else '')
 
 # %% ../nbs/running/84_records.ipynb #373a7fc2
-_COLUMNS = ('method', 'test accuracy', 'difference to {base}', '', 'epochs', 'seconds a run')
+_COLUMNS = ('method', 'test accuracy', 'difference to {base} [95 %]', '', 'epochs', 'seconds a run')
 
 
 def _plus_minus(mean: float, spread: float | None, sign: str = '') -> str:
@@ -287,11 +406,9 @@ def _plus_minus(mean: float, spread: float | None, sign: str = '') -> str:
 
 def _row_cells(r: dict, label: Callable[[str], str]) -> list[str]:
     "The cells of one row, in the order of the columns."
-    difference = ''
-    if r['difference'] is not None:
-        difference = _plus_minus(r['difference'], r['difference_spread'], '+')
     mean = f"{_plus_minus(r['mean'], r['spread'])} ({r['n']})"
-    return [label(r['method']), mean, difference, r['verdict'], str(r['epochs']), f"{r['seconds']:.0f}"]
+    compared = [difference_text(r), verdict_text(r)]
+    return [label(r['method']), mean, *compared, str(r['epochs']), f"{r['seconds']:.0f}"]
 
 
 def table_cells(
@@ -312,6 +429,47 @@ def table_cells(
 def _cells(rows: list) -> list[list[str]]:
     "Cells as they are, rows of `results` as cells."
     return rows if rows and not isinstance(rows[0], dict) else table_cells(rows)
+
+# %% ../nbs/running/84_records.ipynb #84a1c0dd
+_WORDS = {
+    'within noise': 'the interval holds 0',
+    'the same': 'equal in every pair of runs',
+    'too few': 'a single pair of runs, or two with equal differences, has no interval',
+}
+
+
+def _counted(rows: list[dict]) -> str:
+    "How many comparisons the rows make, in words; nothing for one to each pair of networks."
+    families = {r['pair']: r['comparisons'] for r in rows}
+    most, total = max(families.values(), default=0), sum(families.values())
+    if most < 2:
+        return ''
+    several = len(families) > 1
+    where = f', up to {most} to a pair of networks' if several else ''
+    how = 'Holm, each pair by itself' if several else 'Holm'
+    return (
+        f'{total} comparisons{where}: without any effect one in twenty would still get a verdict. '
+        f'* stays when corrected for their number ({how}).'
+    )
+
+
+def _is_tie(row: dict) -> bool:
+    "Whether a verdict rests on differences that are all equal."
+    return row['verdict'] in ('better', 'worse') and row['interval'][0] == row['interval'][1]
+
+
+def table_legend(
+    rows: list[dict],  # of `results`
+) -> str:
+    "What the columns of a table of rows mean, and how many comparisons it makes."
+    said = ['Accuracies in percent: mean ± sample standard deviation over seeds (runs).']
+    if any(r['pairs'] for r in rows):
+        said.append('Differences in points, paired by seed: mean [95 % interval by Student’s t].')
+    there = {r['verdict'] for r in rows}
+    said += [f'“{word}”: {why}.' for word, why in _WORDS.items() if word in there]
+    if any(_is_tie(r) for r in rows):
+        said.append('An interval without width: equal differences, the verdict is their sign.')
+    return ' '.join([*said, _counted(rows)]).strip()
 
 # %% ../nbs/running/84_records.ipynb #c36c77c9
 def table_text(rows: list) -> str:

@@ -42,25 +42,45 @@ def test_demo(tmp_path):
     assert not list(tmp_path.glob('.demo*'))
 
 
+def made_up(method, *accuracies):
+    "A run for each accuracy."
+    about = dict(pair='cnn-vit', split_seed=0, view_seed=0, setting={}, data={}, epochs=1, seconds=1.0)
+    return [
+        dict(about, method=method, seed=i, test_accuracy=a, valid_accuracy=a)
+        for i, a in enumerate(accuracies)
+    ]
+
+
 def test_what_a_demo_concludes():
     "The sentences are those of the numbers: paired, and with their verdicts."
-
-    def made_up(method, *accuracies):
-        about = dict(pair='cnn-vit', split_seed=0, view_seed=0, setting={}, data={}, epochs=1, seconds=1.0)
-        got = [
-            dict(about, method=method, seed=i, test_accuracy=a, valid_accuracy=a)
-            for i, a in enumerate(accuracies)
-        ]
-        return got
-
     means = dict(labels=70, deep_supervision=71, kd_t1=70, kd_t4=75, ofa_t1=60, ofa_t4=72, rsd=85, fitnet=80)
     records = [r for m, a in (means | dict(labels_all=98)).items() for r in made_up(m, a - 1, a, a + 1)]
     said = ' '.join(_conclusions(records))
     assert 'Labels alone reach 70.0 %; with all the teacher’s images they would reach 98.0 %.' in said
     assert 'that of RSD, 85.0 %: +15.0 points (better) against labels alone' in said
-    assert 'Of 6 rows with a teacher 4 are better' in said
+    assert (
+        'Of 6 rows with a teacher 4 are better than labels alone by the 95 % interval, '
+        'none when corrected for all 8 comparisons.'
+    ) in said
     assert 'KD moves by +5.0 points (better) and OFA by +12.0 points (better)' in said
     assert 'Exits without a teacher, against labels alone: +1.0 points (better).' in said
+
+
+def test_a_demo_counts_what_stays_among_its_rows():
+    "A difference of 1.67 ± .33 (its standard error) is better by itself, and nothing among eight."
+    plain = dict(deep_supervision=0, kd_t1=0, kd_t4=0, ofa_t1=0, ofa_t4=0, fitnet=0, labels_all=0)
+    records = [r for m in ('labels', *plain) for r in made_up(m, 60.0, 61.0, 60.4)]
+    rsd = made_up('rsd', 62.0, 62.0, 62.4)
+    said = ' '.join(_conclusions(records + rsd))
+    assert 'Of 6 rows with a teacher 1 is better than labels alone by the 95 % interval, none when' in said
+    one = [r for r in records + rsd if r['seed'] == 0]
+    assert 'None of 6 rows with a teacher can be judged: one seed has no interval.' in ' '.join(
+        _conclusions(one)
+    )
+    clear = made_up('fitnet', 90.0, 91.1, 90.3)
+    records = [r for r in records if r['method'] != 'fitnet']
+    said = ' '.join(_conclusions(records + rsd + clear))
+    assert 'a teacher 2 are better than labels alone by the 95 % interval, 1 when corrected for all 8' in said
 
 
 def test_errors_are_one_line(tmp_path):

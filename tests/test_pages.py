@@ -142,6 +142,31 @@ def test_the_readme_lists_lessons_walkthroughs_and_commands():
     assert [c for c in COMMANDS if f'`ofa-learn {c}' not in text] == []
 
 
+def test_the_readme_counts_what_the_laboratory_holds():
+    "Its sentence on how many differences to labels alone are beyond noise is that of the recording."
+    from ofa_learn.recorded import recorded
+    from ofa_learn.records import named, results
+
+    compared = [r for r in results(named(recorded('lab')), 'labels') if r['p'] is not None]
+    beyond = [r for r in compared if r['verdict'] in ('better', 'worse')]
+    (to_a_pair,) = {r['comparisons'] for r in compared}
+    assert (
+        f'of {len(compared)} comparisons with labels alone, {to_a_pair} to a pair, '
+        f'{len(beyond)} are beyond noise, '
+        f"where chance would give about {len(compared) / 20:.0f}, and {sum(r['stays'] for r in beyond)} stay"
+    ) in read(ROOT / 'README.md')
+
+
+def test_the_rule_of_verdicts_is_one():
+    "No page goes by two standard errors: where they are named, it is to show why the tables do not."
+    found = {
+        p.name
+        for p in NBS.rglob('*.ipynb')
+        if re.search(r'twice (its|their|the) standard', p.read_text('utf-8'))
+    }
+    assert found == set()
+
+
 def test_the_picture_of_the_readme():
     ((alt, file),) = re.findall(r'!\[([^\]]+)\]\(([^)]+)\)', prose(NBS / 'index.ipynb'))
     assert len(alt) > 100

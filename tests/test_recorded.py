@@ -71,7 +71,10 @@ def test_tables_and_paired_differences_are_equal(packed):
     for a, b in zip(results(named(load_recording(file)), base), results(named(done), base), strict=True):
         assert a.keys() == b.keys()
         for k in a:
-            assert a[k] == pytest.approx(b[k], abs=0.01) if isinstance(b[k], float) else a[k] == b[k], k
+            # Accuracies are kept to .01, and with two seeds an interval reaches 12.7 standard errors.
+            apart = 0.15 if k == 'interval' else 0.01
+            known = isinstance(b[k], (float, tuple))
+            assert a[k] == pytest.approx(b[k], abs=apart) if known else a[k] == b[k], k
 
 
 def test_the_file_is_small_and_stable(packed, tmp_path):

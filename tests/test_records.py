@@ -14,15 +14,22 @@ from hypothesis import strategies as st
 
 from ofa_learn.records import (
     check_record,
+    difference_text,
+    holm,
+    interval,
     load_record,
     load_records,
+    p_value,
     results,
     save_record,
+    t_quantile,
     table_cells,
     table_html,
+    table_legend,
     table_markdown,
     table_text,
     verdict,
+    verdict_text,
     write_atomically,
 )
 
@@ -225,7 +232,7 @@ def test_differences_only_over_shared_seeds_splits_views_and_pairs():
         run('mine', 2, 97.0, view_seed=1),
     ]
     row = results(base + mine)[1]
-    assert (row['n'], row['pairs'], row['difference'], row['verdict']) == (5, 2, 2.0, 'too few')
+    assert (row['n'], row['pairs'], row['difference'], row['verdict']) == (5, 2, 2.0, 'within noise')
     assert results(base + [run('mine', 0, 51.0, pair='another')])[1]['pairs'] == 0
     assert results(base + mine[:2], baseline='mine')[0]['difference'] == -2.0
 
@@ -255,24 +262,202 @@ def test_what_must_not_be_averaged():
     )  # seeds are not a setting
 
 
-@given(st.lists(st.floats(-50, 50), min_size=3, max_size=8))
-def test_verdict_is_twice_the_standard_error(differences):
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    outside = abs(statistics.fmean(differences)) > 2 * error
-    assert (verdict(differences) in ('better', 'worse')) == outside
-    assert verdict([-d for d in differences]) == {'better': 'worse', 'worse': 'better'}.get(
-        verdict(differences), 'within noise'
-    )
+# The 97.5 % quantiles of Student's t as tables print them.
+T_TABLE = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 9: 2.2622, 29: 2.0452, 10**6: 1.9600}
+
+
+@pytest.mark.parametrize('freedom, limit', T_TABLE.items())
+def test_limits_are_those_of_the_tables(freedom, limit):
+    assert t_quantile(0.975, freedom) == pytest.approx(limit, abs=5e-5)
+    assert t_quantile(0.025, freedom) == pytest.approx(-limit, abs=5e-5)
+
+
+def test_limits_in_closed_form():
+    "One degree of freedom is Cauchy's distribution, and two have a root."
+    for share in (0.6, 0.9, 0.975, 0.995):
+        assert t_quantile(share, 1) == pytest.approx(math.tan(math.pi * (share - 0.5)), abs=1e-6)
+        two = (2 * share - 1) / math.sqrt(2 * share * (1 - share))
+        assert t_quantile(share, 2) == pytest.approx(two, abs=1e-6)
+
+
+def test_intervals_and_p_values_are_those_of_scipy():
+    stats = pytest.importorskip('scipy.stats')
+    for differences in ([2.0, 1.0, 2.0], [0.2, -0.4], [5.0, 5.0, -4.0, 0.6, 1.0], [0.1] * 7 + [-30.0]):
+        wanted = stats.ttest_1samp(differences, 0)
+        assert p_value(differences) == pytest.approx(wanted.pvalue, abs=1e-12)
+        for level in (0.5, 0.95, 0.99):
+            assert interval(differences, level) == pytest.approx(tuple(wanted.confidence_interval(level)))
+
+
+def test_an_interval_by_hand():
+    "Mean 2, standard deviation 2, four runs: the standard error is 1, and t with 3 degrees is 3.1824."
+    differences = [2 - math.sqrt(6), 2 + math.sqrt(6), 2.0, 2.0]
+    assert statistics.stdev(differences) == pytest.approx(2)
+    assert interval(differences) == pytest.approx((2 - 3.18245, 2 + 3.18245), abs=1e-5)
+    assert verdict(differences) == 'within noise'  # at twice its standard error
+    assert verdict([d + 1.2 for d in differences]) == 'better'
+    # With two degrees of freedom the share beyond t is 1 - t / sqrt(2 + t²): at 5 standard errors, .0377.
+    assert p_value([2.0, 1.0, 2.0]) == pytest.approx(1 - 5 / math.sqrt(27), abs=1e-12)
+
+
+differences_of = st.lists(st.integers(-250, 250).map(lambda k: k / 5), max_size=8)
+
+
+@given(differences_of)
+def test_the_verdict_is_that_of_the_interval(differences):
+    found, said, p = interval(differences), verdict(differences), p_value(differences)
+    assert (found is None) == (p is None) == (said == 'too few')
+    if found:
+        low, high = found
+        assert low <= statistics.fmean(differences) <= high
+        assert (said == 'better') == (low > 0) and (said == 'worse') == (high < 0)
+        assert (said in ('better', 'worse')) == (p < 0.05 or low == high != 0)
+        assert (said == 'the same') == (not any(differences))
+
+
+@given(differences_of)
+def test_swapped_rows_swap_the_verdict(differences):
+    back = [-d for d in differences]
+    swapped = dict(better='worse', worse='better')
+    assert verdict(back) == swapped.get(verdict(differences), verdict(differences))
+    assert p_value(back) == p_value(differences)
+    if interval(differences):
+        low, high = interval(differences)
+        assert interval(back) == pytest.approx((-high, -low))
+
+
+@pytest.mark.parametrize('scatter', [0.6, 1.2])
+@pytest.mark.parametrize('runs', [2, 3, 5])
+def test_of_nothing_one_in_twenty_gets_a_verdict(runs, scatter):
+    "Differences that are pure chance, in steps of .2 as 500 test images have them, where ties happen."
+    np = pytest.importorskip('numpy')
+    tosses = np.round(np.random.default_rng(0).normal(0, 5 * scatter, (4000, runs))) / 5
+    found = sum(verdict(list(d)) in ('better', 'worse') for d in tosses.tolist())
+    assert found / len(tosses) < 0.06
+    assert runs == 2 or found / len(tosses) > 0.035
 
 
 def test_verdict_edges():
-    assert [verdict(d) for d in ([], [9.0], [9.0, 9.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0])] == [
-        'too few',
-        'too few',
-        'too few',
-        'within noise',
-        'better',
-    ]
+    edges = {
+        (): 'too few',
+        (9.0,): 'too few',
+        (9.0, 9.0): 'too few',  # a tie says nothing about scatter
+        (0.0, 0.0): 'too few',
+        (9.0, 9.2): 'better',
+        (1.0, 3.0): 'within noise',
+        (0.0, 0.0, 0.0): 'the same',
+        (1.0, 1.0, 1.0): 'better',
+        (-1.0, -1.0, -1.0): 'worse',
+        (61.2 - 60.8, 70.4 - 70.0, 0.4): 'better',  # equal but for the last bit
+        (6.67 - 3.33, 3.33): 'too few',  # thirty images, accuracies rounded to .01: equal
+        (3.33 - 6.67, -3.34, 3.33): 'within noise',
+        (0.01, -0.01, 0.0): 'the same',
+        (0.1 + 0.2 - 0.3, 0.0, 0.0): 'the same',
+    }
+    assert {d: verdict(list(d)) for d in edges} == edges
+    assert interval([9.0, 9.0]) is None and interval([1.0, 1.0, 1.0]) == (1.0, 1.0)
+    assert (p_value([9.0]), p_value([1.0] * 3), p_value([0.0] * 3)) == (None, 0.25, 1.0)
+    assert p_value([3.33, 3.34, 3.33]) == 0.25
+    for judge in (verdict, interval, p_value):
+        with pytest.raises(ValueError, match='differences: expected finite numbers, got'):
+            judge([1.0, math.nan, 2.0])
+
+
+def test_holm_by_hand():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([0.04]) == [0.04] and holm([]) == []
+    assert holm([0.02, 0.02, 0.02]) == pytest.approx([0.06] * 3)
+    for bad in ([1.5], [-0.1], [math.nan]):
+        with pytest.raises(ValueError, match='p_values: expected numbers from 0 to 1'):
+            holm(bad)
+
+
+@given(st.lists(st.floats(0, 1), max_size=8), st.randoms(use_true_random=False))
+def test_holm_only_raises_and_keeps_the_order(p_values, random):
+    corrected = holm(p_values)
+    assert all(p <= q <= 1 for p, q in zip(p_values, corrected))
+    pairs = sorted(zip(p_values, corrected))
+    assert all(a[1] <= b[1] for a, b in zip(pairs, pairs[1:]))
+    shuffled = random.sample(range(len(p_values)), len(p_values))
+    assert holm([p_values[i] for i in shuffled]) == [corrected[i] for i in shuffled]
+    if p_values:
+        assert min(corrected) == min(1.0, len(p_values) * min(p_values))
+
+
+def a_family():
+    "Rows whose differences to KD are sure, likely, nothing, and a single one."
+    steps = dict(kd=(0, 0, 0), sure=(5.0, 5.2, 5.1), likely=(2, 1, 2), nothing=(1, -1, 0.5), lone=(3,))
+    return [run(m, s, 60 + s + d) for m, ds in steps.items() for s, d in enumerate(ds)]
+
+
+def test_a_family_is_corrected_for_its_number():
+    rows = {r['method']: r for r in results(a_family())}
+    assert {r['comparisons'] for r in rows.values()} == {3}  # one run alone is no comparison
+    raw = [rows[m]['p'] for m in ('sure', 'likely', 'nothing')]
+    assert [rows[m]['p_holm'] for m in ('sure', 'likely', 'nothing')] == holm(raw)
+    assert {m: (r['verdict'], r['stays']) for m, r in rows.items()} == dict(
+        kd=('', False),
+        sure=('better', True),
+        likely=('better', False),
+        nothing=('within noise', False),
+        lone=('too few', False),
+    )
+    assert [verdict_text(rows[m]) for m in ('sure', 'likely', 'kd')] == ['better*', 'better', '']
+    low, high = interval([2.0, 1.0, 2.0])
+    assert difference_text(rows['likely']) == f'+1.7 [{low:+.1f}, {high:+.1f}]'
+    assert (difference_text(rows['lone']), difference_text(rows['kd'])) == ('+3.0', '')
+
+
+def test_ends_near_zero_show_their_side():
+    for low, text in ((0.02, '+0.02'), (-0.049, '-0.05'), (0.0, '+0.0'), (0.05, '+0.1'), (-1.0, '-1.0')):
+        row = dict(difference=2.0, interval=(low, 4.0))
+        assert difference_text(row) == f'+2.0 [{text}, +4.0]'
+
+
+def test_a_tie_gets_its_verdict_and_no_star():
+    "Three equal differences are three equal signs: p = 1/4, whatever their size."
+    rows = results(a_family() + [run('tie', s, 62.2 + s) for s in range(3)])
+    tie = rows[-1]
+    assert (tie['verdict'], tie['p'], tie['stays'], tie['comparisons']) == ('better', 0.25, False, 4)
+    assert 'An interval without width' in table_legend(rows)
+    assert 'without width' not in table_legend(rows[:-1])
+
+
+@pytest.mark.parametrize('rows', [5, 15])
+def test_of_tables_of_nothing_one_in_twenty_has_a_star(rows):
+    "All rows of a table share their baseline, and accuracies move in steps of .2, so that ties happen."
+    np = pytest.importorskip('numpy')
+    drawn = np.random.default_rng(0).normal(0, 4, (400, 3, 1 + rows))
+    tables = (np.round(drawn) / 5).tolist()
+    starred = 0
+    for table in tables:
+        differences = [[seed[i] - seed[0] for seed in table] for i in range(1, 1 + rows)]
+        p_values = [p for p in map(p_value, differences) if p is not None]
+        starred += min(holm(p_values)) < 0.05
+    assert 0 < starred / len(tables) < 0.07
+
+
+def test_another_pair_is_another_family():
+    "More rows elsewhere change nothing here; more rows here do."
+    one = results(a_family())
+    two = results(a_family() + [r | dict(pair='another') for r in a_family()])
+    assert two[: len(one)] == one and two[len(one) :] == [r | dict(pair='another') for r in one]
+    alone = results([r for r in a_family() if r['method'] in ('kd', 'likely')])[1]
+    assert alone['stays'] and alone['comparisons'] == 1 and verdict_text(alone) == 'better'
+
+
+def test_the_legend_counts_the_comparisons():
+    rows = results(a_family())
+    said = table_legend(rows)
+    assert '3 comparisons: without any effect one in twenty' in said and '(Holm)' in said
+    assert (
+        '“within noise”: the interval holds 0.' in said and '“too few”' in said and '“the same”' not in said
+    )
+    both = table_legend(rows + results([r | dict(pair='another') for r in a_family()]))
+    assert '6 comparisons, up to 3 to a pair of networks' in both and 'each pair by itself' in both
+    lone = table_legend(results([run()]))
+    assert lone == 'Accuracies in percent: mean ± sample standard deviation over seeds (runs).'
+    assert 'comparison' not in table_legend(results([run(), run('mine', accuracy=61.0)]))
 
 
 def test_tables():
@@ -281,7 +466,7 @@ def test_tables():
     assert (
         len(text) == 4
         and 'difference to kd' in text[0]
-        and '+10.0 ± 0.0' in text[3]
+        and '+10.0 [+10.0, +10.0]' in text[3]
         and len({len(line) for line in text[1:2] + text[3:]}) <= 2
     )
     assert text == table_text(table_cells(rows)).splitlines()
@@ -292,7 +477,9 @@ def test_tables():
 
 
 def test_no_torch():
-    code = 'import sys, ofa_learn.records; assert not {"torch", "numpy", "plotly"} & set(sys.modules)'
+    code = (
+        'import sys, ofa_learn.records; assert not {"torch", "numpy", "scipy", "plotly"} & set(sys.modules)'
+    )
     subprocess.run([sys.executable, '-c', code], check=True)
 
 

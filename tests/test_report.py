@@ -19,6 +19,7 @@ from ofa_learn.pages import (
     gamma_numbers,
     gamma_version,
     report,
+    verdict_words,
 )
 from ofa_learn.records import results
 
@@ -131,6 +132,33 @@ def test_what_the_headline_says():
     assert 'too few runs to tell' in _headline(results([r for r in made_up_runs() if r['seed'] < 2]))
     assert 'nothing is compared' in _headline(results(made_up_runs(methods=dict(labels=50))))
     assert dict(_facts(made_up_runs()))['Runs'] == '12, seeds 0, 1, 2'
+
+
+@pytest.mark.parametrize(
+    'differences, words',
+    [
+        ((2.0, 2.1, 1.9), 'better; 95 % interval +1.8 to +2.2; stays when corrected for 2 comparisons'),
+        (
+            (2.0, 1.0, 2.0),
+            'better; 95 % interval +0.2 to +3.1; does not stay when corrected for 2 comparisons',
+        ),
+        ((3.0, 1.0, 2.0), 'within noise, not told apart; 95 % interval -0.5 to +4.5'),
+        ((0.0, 0.0, 0.0), 'the same in every pair of runs; 95 % interval +0.0 to +0.0'),
+        ((2.0,), 'too few runs to tell'),
+    ],
+)
+def test_a_verdict_in_words(differences, words):
+    steps = dict(kd=(0, 0, 0), ofa_paper=differences, labels=(1, -1, 0.4))
+    runs = [made_up_run('one', m, s, 60.0 + d) for m, ds in steps.items() for s, d in enumerate(ds)]
+    row = next(r for r in results(runs) if r['method'] == 'ofa_paper')
+    assert verdict_words(row) == words
+
+
+def test_the_table_says_what_it_counts(file):
+    "Three rows beside KD: the caption of the table has the interval and their number."
+    text = file.read_text(encoding='utf-8')
+    assert '3 comparisons: without any effect one in twenty' in text
+    assert '<th scope="col">difference to KD [95 %]</th>' in text and '+2.0 [+2.0, +2.0]' in text
 
 
 def test_two_pairs_have_a_section_each(tmp_path):
