@@ -365,11 +365,11 @@ def _plan_of(file: str | None, given: dict):
 def _report(done: list[dict], plan, planned: list[dict], out: str) -> None:
     "The table of a sweep, or of what is finished of it."
     from ofa_learn.records import named, results, table_text
-    from ofa_learn.sweeps import runs
+    from ofa_learn.sweeps import planned_runs
 
     if not done:
         return
-    rows = named(done, runs(plan))
+    rows = named(done, planned_runs(plan))
     methods = list(dict.fromkeys(r['method'] for r in rows))
     baseline = next((m for m in methods if m.split()[0] == 'kd'), methods[0])
     print(table_text(results(rows, baseline)))
@@ -483,6 +483,12 @@ def _unknown(word: str, name: str) -> str:
     typed = word.partition('=')[0].replace('_', '-')
     options = ['--' + p.replace('_', '-') for p in inspect.signature(COMMANDS[name]).parameters]
     near = difflib.get_close_matches(typed, options, 1, 0.5)
+    if name == 'sweep' and not difflib.get_close_matches(typed, near, 1, 0.8):
+        from ofa_learn.arguments import option_takers
+
+        option = typed.removeprefix('--').replace('-', '_')
+        if option in option_takers():
+            return f'no option {typed}; it goes into the grid: --grid "{option}=…"'
     return f'no option {typed}' + (f'; did you mean {near[0]}?' if near else f'; it has {", ".join(options)}')
 
 

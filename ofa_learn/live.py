@@ -17,6 +17,7 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
+from .arguments import divided
 from .checkpoints import Stopped, stoppable
 from .data import Splits
 from .figures import METHOD_COLOURS, PALETTE, escaped, styled
@@ -308,8 +309,11 @@ def _press(run: _Runner, name: str) -> None:
     actions[name]()
 
 
-def _check_live(student: str, epochs: int) -> None:
-    "Raise unless the student can be built anew, for a number of epochs."
+_ITS_OWN = ('progress', 'on_epoch', 'on_step')  # options of `fit` that the widget has in hand
+
+
+def _check_live(student: str, epochs: int, options: dict) -> None:
+    "Raise unless the student can be built anew, for a number of epochs, with options that are left to give."
     if not isinstance(student, str):
         raise TypeError(
             'student: expected a timm name, because every start builds a new one, '
@@ -317,6 +321,9 @@ def _check_live(student: str, epochs: int) -> None:
         )
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
+    for name in _ITS_OWN:
+        if name in options:
+            raise TypeError(f'LiveDistill has no option {name!r}; it watches the training itself')
 
 # %% ../nbs/widgets/93_live.ipynb #848ca9a3
 class LiveDistill(W.VBox):
@@ -332,10 +339,10 @@ class LiveDistill(W.VBox):
         epochs: passes over the training images.
         gamma: γ at the start, from 1 to 4; the slider moves it from the next step on.
         seed: of the student's weights, the order of the images and dropout.
-        options: of the method OFA, such as dict(stages=(2, 4)).
-        fit_options: what else `fit` takes, such as lr, batch_size, augment or device.
+        options: what `distill` takes: OFA's own, such as stages=(2, 4), and those of `fit`, such as lr or
+            device; but for progress, on_epoch and on_step, which the widget has itself.
     Raises:
-        TypeError: a student that is no name.
+        TypeError: a student that is no name, or an option that neither OFA nor `fit` has.
         ValueError: what does not fit, a teacher of other classes for example; said before anything starts.
     Example:
         >>> from ofa_learn.data import load_splits
@@ -363,18 +370,18 @@ class LiveDistill(W.VBox):
         *,
         gamma: float = 1.4,
         seed: int = 0,
-        options: dict | None = None,
-        **fit_options,
+        **options,
     ):
         super().__init__()
-        _check_live(student, epochs)
+        _check_live(student, epochs, options)
+        how, own = divided('ofa', options)
 
         def make(gamma):
             torch.manual_seed(seed)
-            return create_task('ofa', student, teacher, data=data, **(options or {}) | dict(gamma=gamma))
+            return create_task('ofa', student, teacher, data=data, gamma=gamma, **own)
 
         self.gamma = Slider(description='γ, from the next step on', min=1, max=4, step=0.1, value=gamma)
-        self.run = _Runner(make, data, epochs, self.gamma.value, self.redraw, seed=seed, **fit_options)
+        self.run = _Runner(make, data, epochs, self.gamma.value, self.redraw, seed=seed, **how)
         self.drawing = threading.RLock()
         self.buttons = _Buttons(self.press, description='Training')
         self.figures = [live(f) for f in self.draw(self.run.now())]

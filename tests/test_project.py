@@ -27,7 +27,7 @@ ROOMS = {
         'branches': 'models',
         'losses': 'arguments',
         'tasks': 'arguments models branches losses checks wrapping',
-        'training': 'atomic checkpoints data identity models settings tasks workers wrapping',
+        'training': 'arguments atomic checkpoints data identity models settings tasks workers wrapping',
         'demo': '*',
     },
     'methods': {
@@ -37,7 +37,7 @@ ROOMS = {
         'rsd': 'arguments losses tasks',
         'hcd': 'arguments branches losses tasks',
         'scalekd': 'arguments models losses tasks',
-        'combined': 'models checks tasks wrapping',
+        'combined': 'arguments models checks tasks wrapping',
     },
     'running': {
         'identity': '',
@@ -47,11 +47,14 @@ ROOMS = {
         'loaders': 'data reading',
         'recipes': '',
         'runs': (
-            'atomic checkpoints data identity tasks loaders models reading recipes settings training workers'
+            'arguments atomic checkpoints data identity tasks loaders models reading recipes settings '
+            'training workers'
         ),
         'records': 'atomic figures',
         'cache': 'atomic checkpoints data identity tasks',
-        'sweeps': 'atomic cache checkpoints data identity tasks models records runs training workers',
+        'sweeps': (
+            'arguments atomic cache checkpoints data identity tasks models records runs training workers'
+        ),
         'recorded': 'atomic records sweeps',
         'export': 'models',
     },
@@ -62,7 +65,7 @@ ROOMS = {
             'figures records recorded widgets pages cka branches models data tasks training runs sweeps'
         ),
         'pages': 'figures records',
-        'live': 'figures records widgets pages training tasks data checkpoints models',
+        'live': 'arguments figures records widgets pages training tasks data checkpoints models',
     },
     'internals': {
         'reading': '',
