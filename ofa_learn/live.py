@@ -312,8 +312,8 @@ def _press(run: _Runner, name: str) -> None:
 _ITS_OWN = ('progress', 'on_epoch', 'on_step')  # options of `fit` that the widget has in hand
 
 
-def _check_live(student: str, epochs: int, options: dict) -> None:
-    "Raise unless the student can be built anew, for a number of epochs, with options that are left to give."
+def _check_live(student: str, epochs: int, options: dict) -> tuple[dict, dict]:
+    "The options of `fit` and of OFA; raise unless the student can be built anew, for a number of epochs."
     if not isinstance(student, str):
         raise TypeError(
             'student: expected a timm name, because every start builds a new one, '
@@ -324,6 +324,7 @@ def _check_live(student: str, epochs: int, options: dict) -> None:
     for name in _ITS_OWN:
         if name in options:
             raise TypeError(f'LiveDistill has no option {name!r}; it watches the training itself')
+    return divided('ofa', options)
 
 # %% ../nbs/widgets/93_live.ipynb #848ca9a3
 class LiveDistill(W.VBox):
@@ -373,8 +374,7 @@ class LiveDistill(W.VBox):
         **options,
     ):
         super().__init__()
-        _check_live(student, epochs, options)
-        how, own = divided('ofa', options)
+        how, own = _check_live(student, epochs, options)
 
         def make(gamma):
             torch.manual_seed(seed)
@@ -387,9 +387,9 @@ class LiveDistill(W.VBox):
         self.figures = [live(f) for f in self.draw(self.run.now())]
         self.fig = self.figures[0]
         self.words = W.HTML()
-        hint = W.HTML(f'<p style="line-height:1.4; margin:4px 0"><b>Try:</b> {html.escape(self.caption)}</p>')
+        hint = f'<p style="line-height:1.4; margin:4px 0"><b>Try:</b> {html.escape(self.caption)}</p>'
         shown = beside(*((f, 400) for f in self.figures))
-        self.children = [hint, self.buttons, self.gamma, self.words, shown]
+        self.children = [W.HTML(hint), self.buttons, self.gamma, self.words, shown]
         self.gamma.observe(self.moved, 'value')
         self.redraw()
 
@@ -422,7 +422,8 @@ class LiveDistill(W.VBox):
 
     def close(self):
         "Stop, and take everything off the page."
-        self.run.stop()
+        if hasattr(self, 'run'):  # there is none where an argument was refused
+            self.run.stop()
         super().close()
 
     def to_html(self, path: str | Path) -> Path:

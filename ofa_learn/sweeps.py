@@ -136,20 +136,22 @@ def _method_needs(method: str) -> tuple:
 def _takers() -> dict[str, str]:
     "Who takes which option: a plan's grid, `sweep`, or the plan."
     own = {n: f.__name__ for f in (sweep, Sweep) for n in inspect.signature(f).parameters}
-    in_grids = option_takers("a plan's grid for ") | dict.fromkeys(_fit_options(), "a plan's grid")
+    in_grids = option_takers("a plan's grid for ") | dict.fromkeys(_fit_options(), "fit in a plan's grid")
     return in_grids | own | dict(seed='Sweep, where it is called seeds')
 
 
 def _check_grid(plan: Sweep) -> None:
     "Every option of the grid is one of `fit` or of a method of the plan."
-    known = {p: _method_options(p) for m in plan.methods for p in (m, *m.split('+'))}
+    known = {p: _own(p) for m in plan.methods for p in m.split('+')} | {
+        m: _base() | (dict(weights=None) if '+' in m else _own(m)) for m in plan.methods
+    }
     if odd := odd_option(plan.teaching, [*_fit_options(), 'seed']):
         raise ValueError(f'teaching: fit has {odd}')
     for name, values in plan.grid.items():
-        scope, _, option = name.rpartition('.')
-        if scope:
+        scope, dot, option = name.rpartition('.')
+        if dot:
             check_choice(f'grid: the method of {name!r}', scope, list(known))
-        has = known[scope] if scope else {n for o in (_fit_options(), *known.values()) for n in o}
+        has = known[scope] if dot else {n for o in (_fit_options(), *known.values()) for n in o}
         if odd := odd_option([option], sorted(has), _takers):
             raise ValueError(f'grid: {scope or listed(["fit", *plan.methods])}: {odd}')
         if values in ([], ()):

@@ -3,6 +3,8 @@
 Also pause, continue, stop, exceptions, a second run, and no thread left.
 """
 
+import contextlib
+import gc
 import importlib
 import json
 import re
@@ -408,6 +410,16 @@ def test_refused(teacher, change, error, message):
             **dict(student='micro_vit', teacher=teacher, data=DATA)
             | {k: make() for k, make in change.items()}
         )
+
+
+def test_a_widget_that_was_refused_goes_silently(teacher, monkeypatch):
+    "ipywidgets closes what is thrown away, also what was never set up."
+    said = []
+    monkeypatch.setattr(sys, 'unraisablehook', said.append)
+    with contextlib.suppress(TypeError):
+        LiveDistill('micro_vit', teacher, DATA, gama=2)
+    gc.collect()
+    assert not said
 
 
 def test_no_page_of_nothing(teacher, tmp_path):

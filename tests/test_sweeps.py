@@ -441,6 +441,10 @@ def test_options_go_where_they_belong():
             dict(grid=dict(seed=[1])),
             "'seed'; 'seed' is an option of Sweep, where it is called seeds",
         ),
+        (dict(grid={'.lr': 0.1}), "grid: the method of '.lr': expected one of labels, kd, ofa, got ''"),
+        (dict(grid={'ofa.lr': 0.1}), "grid: ofa: no option 'lr'; 'lr' is an option of fit in a plan's grid"),
+        (dict(methods='ofa+kd', grid={'ofa+kd.gamma': 2}), "grid: ofa.kd: no option 'gamma'"),
+        (dict(methods='ofa+kd', grid={'kd.label_smoothing': 0.1}), "grid: kd: no option 'label_smoothing'"),
         (dict(grid=dict(view_seed=1)), "no option 'view_seed'; 'view_seed' is an option of Sweep"),
         (dict(grid=dict(device='cpu')), "no option 'device'; 'device' is an option of sweep"),
         (dict(grid=dict(bank_momentum=0.1)), "'bank_momentum' is an option of a plan's grid for crd"),
@@ -463,7 +467,7 @@ def test_bad_plans(bad, message):
 def test_options_in_the_wrong_place_are_told_where_they_go(tmp_path):
     with pytest.raises(TypeError, match="Sweep has no option 'gamma'; 'gamma' is .* a plan's grid for dist"):
         Sweep(methods='ofa', gamma=[1, 2])
-    with pytest.raises(TypeError, match="no option 'epochs'; 'epochs' is an option of a plan's grid"):
+    with pytest.raises(TypeError, match="no option 'epochs'; 'epochs' is an option of fit in a plan's grid"):
         replace(PLAN, epochs=3)
     with pytest.raises(TypeError, match="sweep has no option 'seeds'; 'seeds' is an option of Sweep"):
         sweep(PLAN, tmp_path / 'out', seeds=3)
