@@ -135,9 +135,9 @@ def _method_needs(method: str) -> tuple:
 # %% ../nbs/running/86_sweeps.ipynb #8899ec34
 def _takers() -> dict[str, str]:
     "Who takes which option: a plan's grid, `sweep`, or the plan."
-    own = {n: f.__name__ for f in (sweep, Sweep) for n in inspect.signature(f).parameters}
     in_grids = option_takers("a plan's grid for ") | dict.fromkeys(_fit_options(), "fit in a plan's grid")
-    return in_grids | own | dict(seed='Sweep, where it is called seeds')
+    in_plans = dict.fromkeys(inspect.signature(Sweep).parameters, 'Sweep') | dict(seed='Sweep, as seeds')
+    return in_grids | in_plans | dict.fromkeys(('out', 'jobs', 'device', 'progress'), 'sweep')
 
 
 def _check_grid(plan: Sweep) -> None:

@@ -439,7 +439,7 @@ def test_options_go_where_they_belong():
         (dict(grid={'dkdd.gamma': 1}), "the method of 'dkdd.gamma': expected one of .*; did you mean 'kd'"),
         (
             dict(grid=dict(seed=[1])),
-            "'seed'; 'seed' is an option of Sweep, where it is called seeds",
+            "'seed'; 'seed' is an option of Sweep, as seeds",
         ),
         (dict(grid={'.lr': 0.1}), "grid: the method of '.lr': expected one of labels, kd, ofa, got ''"),
         (dict(grid={'ofa.lr': 0.1}), "grid: ofa: no option 'lr'; 'lr' is an option of fit in a plan's grid"),
