@@ -142,9 +142,11 @@ def look(
     if not pretrained and not teacher.endswith('.safetensors'):
         raise ValueError(f'teacher: expected a .safetensors file, or --pretrained with it, got {teacher!r}')
     parts = teaching_data(data, size, train, valid, test)
-    of = (parts.num_classes, parts.input_size) if pretrained else ()
-    net = Teacher(teacher, *of, pretrained=pretrained).to(pick_device(device))
-    report = look_at(net, parts, temperature=temperature)
+    if pretrained:
+        net = Teacher(teacher, parts.num_classes, parts.input_size, pretrained=True)
+    else:
+        net = Teacher(teacher)
+    report = look_at(net.to(pick_device(device)), parts, temperature=temperature)
     print(f'{parts}\n{report}')
     if out is not None:
         write_atomically(out, report.figure().to_html())
@@ -400,11 +402,11 @@ def _plan_of(file: str | None, given: dict):
 def _report(done: list[dict], plan, planned: list[dict], out: str) -> None:
     "The table of a sweep, or of what is finished of it."
     from ofa_learn.records import named, results, table_legend, table_text
-    from ofa_learn.sweeps import runs
+    from ofa_learn.sweeps import planned_runs
 
     if not done:
         return
-    records = named(done, runs(plan))
+    records = named(done, planned_runs(plan))
     methods = list(dict.fromkeys(r['method'] for r in records))
     baseline = next((m for m in methods if m.split()[0] == 'kd'), methods[0])
     rows = results(records, baseline)
@@ -528,6 +530,12 @@ def _unknown(word: str, name: str) -> str:
     typed = word.partition('=')[0].replace('_', '-')
     options = ['--' + p.replace('_', '-') for p in inspect.signature(COMMANDS[name]).parameters]
     near = difflib.get_close_matches(typed, options, 1, 0.5)
+    if name == 'sweep' and not difflib.get_close_matches(typed, near, 1, 0.8):
+        from ofa_learn.arguments import option_takers
+
+        option = typed.removeprefix('--').replace('-', '_')
+        if option in option_takers():
+            return f'no option {typed}; it goes into the grid: --grid "{option}=…"'
     return f'no option {typed}' + (f'; did you mean {near[0]}?' if near else f'; it has {", ".join(options)}')
 
 

@@ -12,7 +12,8 @@ from numbers import Real
 
 import torch.nn as nn
 
-from .checks import as_student, check_trainable, image_facts, method_options
+from .arguments import method_options, odd_option, own_options
+from .checks import as_student, check_trainable, image_facts
 from .models import Features
 from ofa_learn.tasks import (
     Answers,
@@ -62,8 +63,12 @@ def _check_parts(
                     f'parts: {k} in the part of {n} is for all of {method}; give it beside parts'
                 )
     for k in options:
-        if k not in shared:
-            raise TypeError(f'create_task: {method!r} has no option {k!r} for all; give it in parts={{…}}')
+        takes = [n for n in names if k in own_options(n)]
+        if takes:
+            where = f'parts={{{takes[0]!r}: {{{k!r}: …}}}}'
+            raise TypeError(f'{method!r} has no option {k!r} for all; give it in {where}')
+    if odd := odd_option(options, [*shared, 'weights', 'parts']):
+        raise TypeError(f'{method!r} has {odd}')
     return dict(parts)
 
 # %% ../nbs/methods/76_combined.ipynb #6f27b0c4

@@ -135,7 +135,6 @@ def _run_one(
         data,
         epochs,
         seed=seed,
-        options=options,
         opt=plan.opt,
         lr=plan.lr,
         batch_size=plan.batch_size,
@@ -144,6 +143,7 @@ def _run_one(
         device='cpu',
         progress=False,
         eval_every=max(epochs // 40, 1),
+        **options,
     )
     record = dict(
         schema=1,

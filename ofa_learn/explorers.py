@@ -653,7 +653,7 @@ def _trained(method: str, family: str, data: Splits, epochs: int, teacher=None, 
         return model
     how = dict(opt='muon', lr=8e-3, augment=Augment(shift=1), eval_every=epochs, device='cpu', progress=False)
     options = _TAUGHT.get(method, {})
-    return distill(method, model, teacher, data, epochs, seed=seed, options=options, **how).model
+    return distill(method, model, teacher, data, epochs, seed=seed, **options, **how).model
 
 
 def _compared(teacher: nn.Module, model: nn.Module, data: Splits, its_family: str, family: str) -> dict:

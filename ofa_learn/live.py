@@ -17,6 +17,7 @@ from typing import Any
 import plotly.graph_objects as go
 import torch
 
+from .arguments import divided
 from .checkpoints import Stopped, stoppable
 from .data import Splits
 from .figures import METHOD_COLOURS, PALETTE, escaped, styled
@@ -308,8 +309,11 @@ def _press(run: _Runner, name: str) -> None:
     actions[name]()
 
 
-def _check_live(student: str, epochs: int) -> None:
-    "Raise unless the student can be built anew, for a number of epochs."
+_ITS_OWN = ('progress', 'on_epoch', 'on_step')  # options of `fit` that the widget has in hand
+
+
+def _check_live(student: str, epochs: int, options: dict) -> tuple[dict, dict]:
+    "The options of `fit` and of OFA; raise unless the student can be built anew, for a number of epochs."
     if not isinstance(student, str):
         raise TypeError(
             'student: expected a timm name, because every start builds a new one, '
@@ -317,6 +321,10 @@ def _check_live(student: str, epochs: int) -> None:
         )
     if not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
+    for name in _ITS_OWN:
+        if name in options:
+            raise TypeError(f'LiveDistill has no option {name!r}; it watches the training itself')
+    return divided('ofa', options)
 
 # %% ../nbs/widgets/93_live.ipynb #848ca9a3
 class LiveDistill(W.VBox):
@@ -332,10 +340,10 @@ class LiveDistill(W.VBox):
         epochs: passes over the training images.
         gamma: γ at the start, from 1 to 4; the slider moves it from the next step on.
         seed: of the student's weights, the order of the images and dropout.
-        options: of the method OFA, such as dict(stages=(2, 4)).
-        fit_options: what else `fit` takes, such as lr, batch_size, augment or device.
+        options: what `distill` takes: OFA's own, such as stages=(2, 4), and those of `fit`, such as lr or
+            device; but for progress, on_epoch and on_step, which the widget has itself.
     Raises:
-        TypeError: a student that is no name.
+        TypeError: a student that is no name, or an option that neither OFA nor `fit` has.
         ValueError: what does not fit, a teacher of other classes for example; said before anything starts.
     Example:
         >>> from ofa_learn.data import load_splits
@@ -363,26 +371,25 @@ class LiveDistill(W.VBox):
         *,
         gamma: float = 1.4,
         seed: int = 0,
-        options: dict | None = None,
-        **fit_options,
+        **options,
     ):
         super().__init__()
-        _check_live(student, epochs)
+        how, own = _check_live(student, epochs, options)
 
         def make(gamma):
             torch.manual_seed(seed)
-            return create_task('ofa', student, teacher, data=data, **(options or {}) | dict(gamma=gamma))
+            return create_task('ofa', student, teacher, data=data, gamma=gamma, **own)
 
         self.gamma = Slider(description='γ, from the next step on', min=1, max=4, step=0.1, value=gamma)
-        self.run = _Runner(make, data, epochs, self.gamma.value, self.redraw, seed=seed, **fit_options)
+        self.run = _Runner(make, data, epochs, self.gamma.value, self.redraw, seed=seed, **how)
         self.drawing = threading.RLock()
         self.buttons = _Buttons(self.press, description='Training')
         self.figures = [live(f) for f in self.draw(self.run.now())]
         self.fig = self.figures[0]
         self.words = W.HTML()
-        hint = W.HTML(f'<p style="line-height:1.4; margin:4px 0"><b>Try:</b> {html.escape(self.caption)}</p>')
+        hint = f'<p style="line-height:1.4; margin:4px 0"><b>Try:</b> {html.escape(self.caption)}</p>'
         shown = beside(*((f, 400) for f in self.figures))
-        self.children = [hint, self.buttons, self.gamma, self.words, shown]
+        self.children = [W.HTML(hint), self.buttons, self.gamma, self.words, shown]
         self.gamma.observe(self.moved, 'value')
         self.redraw()
 
@@ -415,7 +422,8 @@ class LiveDistill(W.VBox):
 
     def close(self):
         "Stop, and take everything off the page."
-        self.run.stop()
+        if hasattr(self, 'run'):  # there is none where an argument was refused
+            self.run.stop()
         super().close()
 
     def to_html(self, path: str | Path) -> Path:

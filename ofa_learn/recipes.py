@@ -241,8 +241,9 @@ def _changed(name: str, settings: str, changes: dict) -> tuple[dict, dict, dict]
     values, provenance, notes = _stack(name, settings)
     wrong = sorted(set(changes) - set(values))
     if wrong:
-        known = ', '.join(sorted(values))
-        raise ValueError(f'{wrong[0]}: not a setting of a recipe; expected one of {known}')
+        near = difflib.get_close_matches(wrong[0], values, 1, 0.6)
+        meant = f'did you mean {near[0]!r}?' if near else f'expected one of {", ".join(sorted(values))}'
+        raise ValueError(f'{wrong[0]}: not a setting of a recipe; {meant}')
     values |= copy.deepcopy(changes)
     provenance |= dict.fromkeys(changes, 'yours')
     return values, provenance, {k: n for k, n in notes.items() if k not in changes}

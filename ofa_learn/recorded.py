@@ -16,7 +16,7 @@ from typing import Any
 
 from .atomic import sealed, unsealed, write_atomically
 from .records import check_record, load_records
-from .sweeps import Sweep, load_plan, recording_path, runs
+from .sweeps import Sweep, load_plan, planned_runs, recording_path
 
 # %% ../nbs/running/87_recorded.ipynb #91ae3168
 _LAST = ('loss', 'train_accuracy', 'parts')  # kept of the last epoch
@@ -170,7 +170,7 @@ def pack(
             f'folder: no records in {kept}; `ofa-learn sweep --plan PLAN --out {folder}` makes them'
         )
     records.sort(key=lambda r: place(plan, r))
-    planned = len(runs(plan))
+    planned = len(planned_runs(plan))
     if len(records) < planned:
         warnings.warn(f'{folder}: {len(records)} of the {planned} runs of the plan', stacklevel=2)
     rows = [trimmed(r) for r in records]

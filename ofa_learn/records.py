@@ -528,7 +528,7 @@ def _flat(setting: dict, at: str = '') -> dict:
 
 
 def varied(
-    records: list[dict],  # of `sweep` or `load_records`, or `runs` of a plan
+    records: list[dict],  # of `sweep` or `load_records`, or `planned_runs` of a plan
 ) -> dict[str, list]:  # method → the settings by which its runs differ
     "What a sweep was over."
     out = {}
@@ -544,7 +544,7 @@ def varied(
 
 def named(
     records: list[dict],  # of `sweep` or `load_records`
-    among: list[dict] | None = None,  # the runs that were planned, of `runs`; default the records themselves
+    among: list[dict] | None = None,  # the planned runs, of `planned_runs`; default the records themselves
 ) -> list[dict]:
     "The records with the settings that vary in the method's name, ready for `results`."
     differ, out = varied(records if among is None else among), []

@@ -550,7 +550,8 @@ class CRD(DistillationTask):
         weight: w ≥ 0 of the contrast; default what the setting says.
         negatives: m ≥ 1 for each sample; default 16,384, or as many as there are of other classes.
         temperature: T > 0 that the cosines are divided by. Default .07.
-        momentum: From 0 up to, but not with, 1: the share of a bank's row that stays at a visit. Default .5.
+        bank_momentum: From 0 up to, but not with, 1: the share of a bank's row that stays at a visit. Default
+            .5. (`momentum` is the optimizer's, an option of `fit`.)
         width: D of the embeddings. Default 128.
 
     Raises:
@@ -584,17 +585,17 @@ class CRD(DistillationTask):
         weight: float | None = None,
         negatives: int | None = None,
         temperature: float = 0.07,
-        momentum: float = 0.5,
+        bank_momentum: float = 0.5,
         width: int = 128,
         **options,
     ):
         check_temperature(temperature)
-        check_number('momentum', momentum)
-        if not 0 <= momentum < 1:
-            raise ValueError(f'momentum: expected 0 ≤ momentum < 1, got {momentum}')
+        check_number('bank_momentum', bank_momentum)
+        if not 0 <= bank_momentum < 1:
+            raise ValueError(f'bank_momentum: expected 0 ≤ bank_momentum < 1, got {bank_momentum}')
         chosen = choose(_CRD_SETTINGS, setting, weight=weight)
         self.weight = check_weight('weight', chosen['weight'])
-        self.temperature, self.momentum = temperature, momentum
+        self.temperature, self.bank_momentum = temperature, bank_momentum
         self.width = width
         self.num_samples, self.labels = _samples(options.get('data'), num_samples, labels)
         super().__init__(student, teacher, **options)
@@ -611,5 +612,5 @@ class CRD(DistillationTask):
     def losses(self, student, heads, teacher, target):
         banks = unwrapped(self.trainable_module).heads
         index = self.index.to(heads[0].device)
-        nce = banks.contrast(*heads, index, self.negatives, self.temperature, self.momentum)
+        nce = banks.contrast(*heads, index, self.negatives, self.temperature, self.bank_momentum)
         return dict(ce=label_loss(student.logits, target), crd=self.weight * nce)

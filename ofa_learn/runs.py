@@ -11,7 +11,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fastcore.meta import delegates
 from timm.models import get_pretrained_cfg
 from timm.optim import create_optimizer_v2
 
+from .arguments import answering, option_takers
 from .atomic import check_place, write_atomically
 from .checkpoints import plain
 from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, split
@@ -521,6 +522,12 @@ def check_run(
         raise ValueError('workers: the images are loaded already; leave it out')
 
 # %% ../nbs/running/83_runs.ipynb #07aa7c4f
+def _in_a_recipe() -> dict[str, str]:
+    "Who takes which option: a recipe has settings and methods' options of its own."
+    return option_takers('create_task for ') | dict.fromkeys((f.name for f in fields(Recipe)), 'recipe')
+
+
+@answering(_in_a_recipe)
 def run_recipe(
     r: Recipe,
     out: str | Path,

@@ -20,7 +20,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .arguments import check_gamma, check_target, check_weight
+from .arguments import check_gamma, check_target, check_weight, method_options, odd_option
 from .branches import ExitBranches
 from ofa_learn.checks import (
     as_student,
@@ -30,7 +30,6 @@ from ofa_learn.checks import (
     check_trainable,
     check_unwrapped,
     image_facts,
-    odd_option,
     probe_classes,
 )
 from .data import Norm
@@ -821,7 +820,7 @@ def create_task(
 
     Raises:
         ValueError: A method that does not exist, and whatever the method refuses.
-        TypeError: An option that the method does not have.
+        TypeError: An option that the method does not have; the message says what was meant, or who takes it.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -837,7 +836,7 @@ def create_task(
     try:
         return cls(student, teacher, **options)
     except TypeError as e:
-        odd = odd_option(cls, options)
-        if odd is None or 'unexpected keyword' not in str(e):
+        odd = odd_option(options, method_options(cls)) if 'unexpected keyword' in str(e) else None
+        if odd is None:
             raise
-        raise TypeError(f'create_task: {method!r} has {odd}') from e
+        raise TypeError(f'{method!r} has {odd}') from e

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn as nn
-from fastcore.meta import delegates
 from timm.data.mixup import Mixup
 from tqdm.auto import tqdm
 
+from .arguments import answering, before_options, divided
 from .atomic import locked
 from ofa_learn.checkpoints import (
     Stopped,
@@ -360,6 +360,7 @@ def _begin(given: dict[str, Any]) -> '_Run':
 _NO_CHANGE = Augment()
 
 
+@answering()
 def fit(
     task: DistillationTask,
     data: Splits,
@@ -442,6 +443,7 @@ def fit(
     Raises:
         ValueError: A setting out of range, data that the task was not built for, or a folder that holds
             another run, or none to go on from.
+        TypeError: An option that is not one of these; a method's go to `create_task`.
         NotFinite: A part of the loss became NaN or infinite.
         Stopped: Ctrl-C or SIGTERM asked for it, and all was saved.
 
@@ -744,7 +746,7 @@ class Run:
 _NOT_TOLD = ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')
 
 
-@delegates(fit)
+@before_options(fit)
 def distill(
     method: str,
     student: str | nn.Module,
@@ -753,8 +755,7 @@ def distill(
     epochs: int = 100,
     *,
     seed: int = 0,
-    options: dict | None = None,
-    **kwargs,  # of `fit`
+    **options: Any,
 ) -> Run:
     """Build a task by names, train it, and test its student once: a `Run`, whose `model` is the network.
 
@@ -768,12 +769,12 @@ def distill(
         data: What it learns, is looked at by and is tested on, such as `split(digits())`.
         epochs: Passes over the training images.
         seed: Initialisation, order and dropout.
-        options: The method's own options, such as `dict(gamma=1.4)`; default those of its paper.
         batch_size, opt, lr, weight_decay, sched, momentum: As `fit` takes them.
         warmup_epochs, warmup_lr, decay_epochs, min_lr, clip: As `fit` takes them.
         augment, mixup, cutmix, view_seed: As `fit` takes them.
         precision, accumulate, ema, channels_last, compile, device: As `fit` takes them.
         out, resume, save_seconds, eval_every, progress, on_epoch, on_step: As `fit` takes them.
+        options: The method's, as `create_task` takes them, such as gamma=1.4; default those of its paper.
 
     Returns:
         The run: `model`, `history`, `valid_accuracy` and `test_accuracy` in percent, `seconds` of training,
@@ -782,25 +783,26 @@ def distill(
     Raises:
         ValueError: What `create_task` and `fit` refuse: an unknown method, options or settings out of range,
             a teacher that has learned nothing.
+        TypeError: An option that neither the method nor `fit` has.
 
     Example:
         >>> from ofa_learn.data import digits, split
         >>> data = split(digits(), train=50)
         >>> teacher = distill('labels', 'micro_resnet', None, data, epochs=2, device='cpu', progress=False)
         >>> how = dict(epochs=2, device='cpu', progress=False)
-        >>> run = distill('ofa', 'micro_vit', teacher.model, data, options=dict(gamma=1.4), **how)
+        >>> run = distill('ofa', 'micro_vit', teacher.model, data, gamma=1.4, **how)
         >>> sorted(run.history[-1]['parts'])
         ['exit_1', 'exit_2', 'exit_3', 'exit_4', 'final']
 
     Source:
         Hao et al., 2023, for 'ofa'; each method names its own.
     """
+    how, own = divided(method, options)
     torch.manual_seed(seed)
-    task = create_task(method, student, teacher, data=data, **(options or {}))
-    history = fit(task, data, epochs, seed=seed, **kwargs)
+    task = create_task(method, student, teacher, data=data, **own)
+    history = fit(task, data, epochs, seed=seed, **how)
     test = accuracy(task.student, data.test, data.norm)
-    given = {k: v for k, v in kwargs.items() if k not in _NOT_TOLD}
+    given = {k: v for k, v in how.items() if k not in _NOT_TOLD}
     told = dict(epochs=epochs) | {k: asdict(v) if isinstance(v, Augment) else v for k, v in given.items()}
-    own = {f'{method}.{k}' if k in told else k: v for k, v in (options or {}).items()}  # CRD's momentum
     last = history[-1]
     return Run(task, history, last['valid_accuracy'], test, last['seconds'], told | own)

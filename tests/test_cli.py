@@ -56,6 +56,8 @@ def somewhere(tmp_path, monkeypatch):
     'words, said',
     [
         (['sweep', '--seed', '7'], 'no option --seed; did you mean --seeds?'),
+        (['sweep', '--gamma', '2'], 'no option --gamma; it goes into the grid: --grid "gamma=…"'),
+        (['sweep', '--lr', '2'], 'no option --lr; it goes into the grid'),
         (['teach', 'micro_vit', '--epoch', '3'], 'no option --epoch; did you mean --epochs?'),
         (['train', '--dry'], 'no option --dry; did you mean --dry-run?'),
         (['cka', 'micro_vit', '--batch_size=3'], 'no option --batch-size; did you mean --batch?'),

@@ -279,7 +279,7 @@ def test_a_short_training_lowers_the_loss(method, student, teacher, options):
         make_model(teacher),
         DATA,
         4,
-        options=options,
+        **options,
         progress=False,
         warmup_epochs=0,
         device='cpu',

@@ -3,6 +3,8 @@
 Also pause, continue, stop, exceptions, a second run, and no thread left.
 """
 
+import contextlib
+import gc
 import importlib
 import json
 import re
@@ -81,7 +83,7 @@ def test_left_alone_it_is_distill(teacher):
     )  # building leaves the notebook's random numbers alone
     run.start()
     assert run.wait(SOON)
-    want = distill('ofa', 'micro_vit', teacher, DATA, 4, options=dict(gamma=1.4), progress=False, **HOW)
+    want = distill('ofa', 'micro_vit', teacher, DATA, 4, gamma=1.4, progress=False, **HOW)
     assert (
         untimed(run.rows) == untimed(want.history)
         and run.test == want.test_accuracy
@@ -394,7 +396,11 @@ def test_closing_stops(teacher):
         (dict(student=lambda: make_model('micro_vit')), TypeError, 'student: expected a timm name'),
         (dict(gamma=lambda: 0.5), ValueError, 'expected a number from 1 to 4, got 0.5'),
         (dict(epochs=lambda: 0), ValueError, 'epochs: expected an integer from 1, got 0'),
-        (dict(options=lambda: dict(form='other')), ValueError, 'form'),
+        (dict(form=lambda: 'other'), ValueError, 'form'),
+        (dict(gama=lambda: 2.0), TypeError, "'ofa' has no option 'gama'; did you mean 'gamma'"),
+        (dict(lrr=lambda: 0.1), TypeError, "did you mean 'lr', an option of fit and distill"),
+        (dict(options=lambda: dict(stages=2)), TypeError, 'given directly'),
+        (dict(progress=lambda: True), TypeError, "no option 'progress'; it watches"),
         (dict(teacher=lambda: None), ValueError, 'teacher'),
     ],
 )
@@ -404,6 +410,16 @@ def test_refused(teacher, change, error, message):
             **dict(student='micro_vit', teacher=teacher, data=DATA)
             | {k: make() for k, make in change.items()}
         )
+
+
+def test_a_widget_that_was_refused_goes_silently(teacher, monkeypatch):
+    "ipywidgets closes what is thrown away, also what was never set up."
+    said = []
+    monkeypatch.setattr(sys, 'unraisablehook', said.append)
+    with contextlib.suppress(TypeError):
+        LiveDistill('micro_vit', teacher, DATA, gama=2)
+    gc.collect()
+    assert not said
 
 
 def test_no_page_of_nothing(teacher, tmp_path):

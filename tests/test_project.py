@@ -26,9 +26,9 @@ ROOMS = {
         'cka': 'data models watching',
         'branches': 'models',
         'losses': 'arguments',
-        'tasks': 'arguments models branches losses checks wrapping',
+        'tasks': 'arguments data models branches losses checks wrapping',
         'look': 'data figures tasks',
-        'training': 'atomic checkpoints data identity models settings tasks workers wrapping',
+        'training': 'arguments atomic checkpoints data identity models settings tasks workers wrapping',
         'demo': '*',
     },
     'methods': {
@@ -38,7 +38,7 @@ ROOMS = {
         'rsd': 'arguments losses tasks',
         'hcd': 'arguments branches losses tasks',
         'scalekd': 'arguments models losses tasks',
-        'combined': 'models checks tasks wrapping',
+        'combined': 'arguments models checks tasks wrapping',
     },
     'running': {
         'identity': '',
@@ -48,14 +48,16 @@ ROOMS = {
         'loaders': 'data reading',
         'recipes': '',
         'runs': (
-            'atomic checkpoints data identity loaders look models reading recipes settings tasks training '
-            'workers'
+            'arguments atomic checkpoints data identity loaders look models reading recipes settings tasks '
+            'training workers'
         ),
         'records': 'atomic figures',
         'cache': 'atomic checkpoints data identity tasks',
-        'sweeps': 'atomic cache checkpoints data identity tasks models records runs training workers',
+        'sweeps': (
+            'arguments atomic cache checkpoints data identity tasks models records runs training workers'
+        ),
         'recorded': 'atomic records sweeps',
-        'export': 'models',
+        'export': 'atomic models',
     },
     'widgets': {
         'figures': '',
@@ -64,7 +66,7 @@ ROOMS = {
             'figures records recorded widgets pages cka branches models data tasks training runs sweeps'
         ),
         'pages': 'figures records',
-        'live': 'figures records widgets pages training tasks data checkpoints models',
+        'live': 'arguments figures records widgets pages training tasks data checkpoints models',
     },
     'internals': {
         'reading': '',

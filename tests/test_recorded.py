@@ -13,7 +13,7 @@ import torch
 from ofa_learn.cli import sweep as sweep_command
 from ofa_learn.recorded import contents, load_recording, pack, place, recorded, recordings, regenerate
 from ofa_learn.records import check_record, named, results
-from ofa_learn.sweeps import Sweep, _digest, load_plan, recording_path, runs, save_plan, sweep
+from ofa_learn.sweeps import Sweep, _digest, load_plan, planned_runs, recording_path, save_plan, sweep
 
 PLAN = Sweep(
     pairs=('cnn-vit',),
@@ -48,7 +48,7 @@ def test_records_come_back(packed):
     _, done, file = packed
     again = load_recording(file)
     assert (
-        [r['run'] for r in again] == [r['run'] for r in done] == [r['name'] for r in runs(PLAN)]
+        [r['run'] for r in again] == [r['run'] for r in done] == [r['name'] for r in planned_runs(PLAN)]
     )  # in the plan's order
     for a, b in zip(map(check_record, again), done):
         assert {k: v for k, v in a.items() if k not in ('history', 'test_accuracy', 'valid_accuracy')} == {
@@ -97,7 +97,8 @@ def test_the_file_is_small_and_stable(packed, tmp_path):
 
 def test_the_plan_inside_does_the_same_runs(packed, capsys):
     _, done, file = packed
-    assert load_plan(file) == PLAN and [r['name'] for r in runs(load_plan(file))] == [r['run'] for r in done]
+    assert load_plan(file) == PLAN
+    assert [r['name'] for r in planned_runs(load_plan(file))] == [r['run'] for r in done]
     sweep_command(str(file), print=True, out=str(file.parent / 'jobs'))
     assert len(capsys.readouterr().out.splitlines()) == len(done)
 

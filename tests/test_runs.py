@@ -438,6 +438,15 @@ def test_an_argument_that_a_run_would_not_use_is_an_error(tmp_path, method, give
     assert not list(tmp_path.iterdir())
 
 
+def test_a_recipe_holds_the_options(tmp_path):
+    with pytest.raises(TypeError, match="run_recipe has no option 'gamma'; 'gamma' is an option of recipe"):
+        run_recipe(recipe('laptop/cnn-vit'), tmp_path / 'run', gamma=2)
+    with pytest.raises(ValueError, match="gama: not a setting of a recipe; did you mean 'gamma'"):
+        recipe('laptop/cnn-vit', gama=2)
+    with pytest.raises(TypeError, match="fit has no option 'gamma'"):
+        teach('micro_vit', split(digits(), train=100), tmp_path / 't.safetensors', 1, gamma=2)
+
+
 def test_a_dry_run_refuses_before_it_times(monkeypatch):
     monkeypatch.setattr(runs, '_cost', lambda *a, **k: pytest.fail('it began to time'))
     for at_once in (0, -5, 7):

@@ -37,7 +37,7 @@ from ofa_learn.sweeps import (
     check_runs,
     commands,
     load_plan,
-    runs,
+    planned_runs,
     save_plan,
     sweep,
 )
@@ -73,7 +73,7 @@ def whole(tmp_path_factory):
 
 def test_records_are_complete(whole):
     out, records = whole
-    assert len(records) == 8 and [r['run'] for r in records] == [r['name'] for r in runs(PLAN)]
+    assert len(records) == 8 and [r['run'] for r in records] == [r['name'] for r in planned_runs(PLAN)]
     assert {p.stem for p in (out / 'runs').iterdir()} == {r['run'] for r in records} and load_records(
         out / 'runs'
     ) == sorted(records, key=lambda r: r['run'])
@@ -108,7 +108,7 @@ def test_equal_to_plain_training(whole):
     out, records = whole
     file, info = _ready_teacher(PLAN, 'micro_resnet', out)
     for r in [r for r in records if r['method'] == 'kd'] + records[-1:]:
-        options = {k: v for k, v in r['setting'].items() if k in ('gamma',)}
+        own = {k: v for k, v in r['setting'].items() if k in ('gamma',)}
         run = distill(
             r['method'],
             'micro_vit',
@@ -116,7 +116,7 @@ def test_equal_to_plain_training(whole):
             PLAN.load(),
             2,
             seed=r['seed'],
-            options=options,
+            **own,
             opt='muon',
             lr=8e-3,
             augment=PLAN.augment,
@@ -336,7 +336,7 @@ def test_commands_reproduce_the_runs(whole, tmp_path):
     done = subprocess.run(lines[3], shell=True, capture_output=True, text=True)  # one as the shell has it
     assert done.returncode == 0, done.stderr[-3000:]
     assert '1 runs in' in done.stdout and [r['run'] for r in load_records(tmp_path / 'my runs' / 'runs')] == [
-        runs(plan)[3]['name']
+        planned_runs(plan)[3]['name']
     ]
     for line in lines:  # the others without the start of a process
         words = dict(zip((w := shlex.split(line)[4:])[::2], w[1::2]))
@@ -390,10 +390,10 @@ def test_the_command(whole, tmp_path, capsys):
 
 def test_options_go_where_they_belong():
     def names(plan):
-        return [r['name'] for r in runs(plan)]
+        return [r['name'] for r in planned_runs(plan)]
 
     def by(plan):
-        return {r['method']: r for r in runs(plan)}
+        return {r['method']: r for r in planned_runs(plan)}
 
     base = Sweep(seeds=1, **SMALL)
     r = by(
@@ -424,23 +424,35 @@ def test_options_go_where_they_belong():
         'options'
     ]
     assert both == dict(parts=dict(ofa=dict(gamma=2.0), kd={}), weights=[1.0, 0.5])
-    assert (
-        len(runs(replace(base, grid=dict(form=['paper', 'released'], stages=[[1], [4]], gamma=[1, 2, 1.0]))))
-        == 2 + 2 * 2 * 2
-    )  # 1 and 1.0 are one
+    grid = dict(form=['paper', 'released'], stages=[[1], [4]], gamma=[1, 2, 1.0])
+    assert len(planned_runs(replace(base, grid=grid))) == 2 + 2 * 2 * 2  # 1 and 1.0 are one
 
 
 @pytest.mark.parametrize(
     'bad, message',
     [
-        (dict(grid=dict(gama=1)), "no option 'gama' of fit or of labels, kd, ofa; did you mean gamma"),
-        (dict(grid={'kd.gamma': 1}), "no option 'kd.gamma'"),
-        (dict(grid={'dkdd.gamma': 1}), "no option 'dkdd.gamma'"),
-        (dict(grid=dict(seed=[1])), "no option 'seed'"),
+        (dict(grid=dict(gama=1)), "fit, labels, kd and ofa: no option 'gama'; did you mean 'gamma'"),
+        (
+            dict(grid={'kd.gamma': 1}),
+            "grid: kd: no option 'gamma'; 'gamma' is .* for dist and ofa",
+        ),
+        (dict(grid={'dkdd.gamma': 1}), "the method of 'dkdd.gamma': expected one of .*; did you mean 'kd'"),
+        (
+            dict(grid=dict(seed=[1])),
+            "'seed'; 'seed' is an option of Sweep, as seeds",
+        ),
+        (dict(grid={'.lr': 0.1}), "grid: the method of '.lr': expected one of labels, kd, ofa, got ''"),
+        (dict(grid={'ofa.lr': 0.1}), "grid: ofa: no option 'lr'; 'lr' is an option of fit in a plan's grid"),
+        (dict(methods='ofa+kd', grid={'ofa+kd.gamma': 2}), "grid: ofa.kd: no option 'gamma'"),
+        (dict(methods='ofa+kd', grid={'kd.label_smoothing': 0.1}), "grid: kd: no option 'label_smoothing'"),
+        (dict(grid=dict(view_seed=1)), "no option 'view_seed'; 'view_seed' is an option of Sweep"),
+        (dict(grid=dict(device='cpu')), "no option 'device'; 'device' is an option of sweep"),
+        (dict(grid=dict(bank_momentum=0.1)), "'bank_momentum' is an option of a plan's grid for crd"),
+        (dict(methods='crd', grid={'crd.momentum': 0.1}), "did you mean 'bank_momentum'"),
         (dict(grid=dict(lr=[])), 'lr has no values'),
         (dict(grid=dict(lr=[torch.zeros(1)])), 'lr must be plain values'),
         (dict(methods='odf'), 'did you mean'),
-        (dict(teaching=dict(lrr=1)), 'fit has no lrr; it has epochs'),
+        (dict(teaching=dict(lrr=1)), "teaching: fit has no option 'lrr'; did you mean 'lr'"),
         (dict(pairs='cnn'), 'expected teacher-student'),
         (dict(pairs='cnn-nothing'), "timm has no 'nothing'"),
         (dict(seeds=0), 'at least one'),
@@ -450,6 +462,25 @@ def test_options_go_where_they_belong():
 def test_bad_plans(bad, message):
     with pytest.raises(ValueError, match=message):
         Sweep(**bad)
+
+
+def test_options_in_the_wrong_place_are_told_where_they_go(tmp_path):
+    with pytest.raises(TypeError, match="Sweep has no option 'gamma'; 'gamma' is .* a plan's grid for dist"):
+        Sweep(methods='ofa', gamma=[1, 2])
+    with pytest.raises(TypeError, match="no option 'epochs'; 'epochs' is an option of fit in a plan's grid"):
+        replace(PLAN, epochs=3)
+    with pytest.raises(TypeError, match="sweep has no option 'seeds'; 'seeds' is an option of Sweep"):
+        sweep(PLAN, tmp_path / 'out', seeds=3)
+    with pytest.raises(TypeError, match="sweep has no option 'job'; did you mean 'jobs'"):
+        sweep(PLAN, tmp_path / 'out', job=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_crds_momentum_and_that_of_the_optimizer_are_two_options():
+    plan = Sweep(methods='crd', seeds=1, grid=dict(momentum=0.8, bank_momentum=0.4), **SMALL)
+    (run,) = planned_runs(plan)
+    assert run['options'] == dict(bank_momentum=0.4) and run['fit'] == dict(momentum=0.8)
+    assert (run['setting']['momentum'], run['setting']['bank_momentum']) == (0.8, 0.4)
 
 
 def test_plans_as_files(tmp_path):
@@ -522,7 +553,8 @@ def test_tuples_are_lists_as_in_a_file(tmp_path):
         parts=dict(train=100, valid=50, test=50),
     )
     again = load_plan(save_plan(plan, tmp_path / 'plan.json'))
-    assert len(runs(plan)) == 4 and [r['name'] for r in runs(again)] == [r['name'] for r in runs(plan)]
+    assert len(planned_runs(plan)) == 4
+    assert [r['name'] for r in planned_runs(again)] == [r['name'] for r in planned_runs(plan)]
     with pytest.raises(ValueError, match='gamma has no values'):
         Sweep(methods='ofa', grid=dict(gamma=()))
 
@@ -625,7 +657,7 @@ def test_a_stop_is_no_failure_and_the_same_call_goes_on(whole, tmp_path, phase):
     assert not list(out.rglob('.*'))  # no lock and no temporary file
     for p in kept:
         assert timeless(load_record(p)) == by_name(whole[1])[p.stem]
-    assert sweep(PLAN, out, only=runs(PLAN)[-1]['name'], **quiet)
+    assert sweep(PLAN, out, only=planned_runs(PLAN)[-1]['name'], **quiet)
 
 
 def test_the_command_shows_what_it_has_when_it_is_stopped(whole, tmp_path, monkeypatch, capsys):
@@ -773,7 +805,7 @@ def test_data_that_changed_are_read_again(tmp_path, kind):
         grid=dict(epochs=1),
     )
     (one,) = sweep(plan, tmp_path / 'o', **quiet)
-    old = runs(plan)
+    old = planned_runs(plan)
     assert plan.load() is plan.load()
     write(1)
     (two,) = sweep(plan, tmp_path / 'o', **quiet)
@@ -813,7 +845,7 @@ def test_bad_options_are_refused_before_the_teacher_is_trained(tmp_path, monkeyp
 def test_rows_of_a_stopped_sweep_say_what_was_planned(whole):
     done = [r for r in whole[1] if r['setting'].get('gamma') != 2.0]
     assert {r['method'] for r in named(done)} == {'labels', 'kd', 'ofa'}
-    assert {r['method'] for r in named(done, runs(PLAN))} == {'labels', 'kd', 'ofa gamma=1.0'}
+    assert {r['method'] for r in named(done, planned_runs(PLAN))} == {'labels', 'kd', 'ofa gamma=1.0'}
 
 
 def test_a_teacher_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
@@ -867,10 +899,10 @@ def test_a_teacher_is_tried_with_its_own_images():
     "The student's one batch an epoch could not be divided into two for an update; the teacher's five can."
     plan = replace(PLAN, methods=('kd',), grid={}, parts=dict(train=50, valid=100, test=100, teach=300))
     plan = replace(plan, teaching=PLAN.teaching | dict(accumulate=2))
-    check_runs(plan, runs(plan))
+    check_runs(plan, planned_runs(plan))
     with pytest.raises(ValueError, match='teaching micro_resnet: accumulate'):
         own = replace(plan, parts=plan.parts | dict(teach=50))
-        check_runs(own, runs(own))
+        check_runs(own, planned_runs(own))
 
 
 def test_a_recording_without_a_plan_is_no_plan(tmp_path):

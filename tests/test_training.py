@@ -1,5 +1,6 @@
 """Training that is killed, stopped, resumed, spread over processes or run in half precision."""
 
+import inspect
 import os
 import signal
 import subprocess
@@ -10,12 +11,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ofa_learn.arguments import check_apart, method_options, settings_of
 from ofa_learn.cache import TeacherCache, cached
 from ofa_learn.checkpoints import Stopped, load_checkpoint, newest, previous_of, save_checkpoint
 from ofa_learn.data import Augment, Batches, Norm, digits, split
 from ofa_learn.loaders import load_images
 from ofa_learn.models import make_model, save_model
-from ofa_learn.tasks import DistillationTask, Teacher, create_task
+from ofa_learn.sweeps import Sweep
+from ofa_learn.tasks import METHODS, DistillationTask, Teacher, all_methods, create_task
 from ofa_learn.training import NotFinite, _Mix, accuracy, check_fit, distill, fit, resumable
 
 DATA = split(digits(), train=100)
@@ -832,9 +835,75 @@ def test_whatever_carries_state_is_resumed_to_the_bit(what, tmp_path):
         assert equal(a, b)
 
 
-def test_an_option_with_the_name_of_a_setting_is_kept_beside_it():
+# --- a method's options beside those of fit ------------------------------------------------------
+
+
+def test_distill_gives_each_option_to_whom_it_belongs():
     teacher = Teacher(make_model('micro_resnet'))
     how = dict(opt='sgd', momentum=0.8, device='cpu', progress=False)
-    run = distill('crd', 'micro_vit', teacher, DATA, 1, options=dict(momentum=0.4), **how)
-    assert run.setting == dict(epochs=1, opt='sgd', momentum=0.8) | {'crd.momentum': 0.4}
-    assert run.task.momentum == 0.4
+    run = distill('crd', 'micro_vit', teacher, DATA, 1, bank_momentum=0.4, **how)
+    assert run.setting == dict(epochs=1, opt='sgd', momentum=0.8, bank_momentum=0.4)
+    assert run.task.bank_momentum == 0.4
+    parts = dict(ofa=dict(gamma=2.0))
+    run = distill('ofa+kd', 'micro_vit', teacher, DATA, 1, weights=(1, 0.5), parts=parts, **how)
+    assert run.task.parts['ofa'].gamma == 2.0 and run.task.weights == dict(ofa=1, kd=0.5)
+
+
+@pytest.mark.parametrize('method', all_methods())
+def test_no_method_has_an_option_of_fit(method):
+    check_apart(method)
+    given = {name for name in inspect.signature(fit).parameters if name not in ('data', 'device')}
+    assert not given & set(method_options(all_methods()[method]))
+
+
+def test_an_option_of_ones_own_method_that_fit_has_is_refused(monkeypatch):
+    class Mine(DistillationTask):
+        def __init__(self, student, teacher=None, *, momentum=0.5, **options):
+            super().__init__(student, teacher, **options)
+
+    monkeypatch.setitem(METHODS, 'mine', Mine)
+    for call in (
+        lambda: distill('mine', 'micro_vit', make_model('micro_resnet'), DATA, 1),
+        lambda: distill('kd+mine', 'micro_vit', make_model('micro_resnet'), DATA, 1),
+        lambda: Sweep(methods='mine'),
+    ):
+        with pytest.raises(ValueError, match="mine has an option 'momentum', and so has `fit`"):
+            call()
+
+
+@pytest.mark.parametrize(
+    'options, says',
+    [
+        (dict(gama=2), "'ofa' has no option 'gama'; did you mean 'gamma'"),
+        (dict(epoch=2), "did you mean 'epochs', an option of fit and distill"),
+        (dict(alpha=1.0), "'alpha' is an option of dkd"),
+        (dict(options=dict(gamma=2)), "a method's options are given directly, such as gamma=1.4"),
+    ],
+    ids=str,
+)
+def test_distill_answers_an_option_that_is_not_there(options, says):
+    with pytest.raises(TypeError, match=says):
+        distill('ofa', 'micro_vit', make_model('micro_resnet'), DATA, **options)
+
+
+@pytest.mark.parametrize(
+    'options, says',
+    [
+        (dict(gamma=2), "fit has no option 'gamma'; 'gamma' is an option of create_task for dist and ofa"),
+        (dict(label_smoothing=0.1), "'label_smoothing' is an option of create_task for every method"),
+        (dict(learning_rate=1), "no option 'learning_rate'"),
+        (dict(batchsize=10), "did you mean 'batch_size'"),
+        (dict(options={}), 'given directly'),
+    ],
+    ids=str,
+)
+def test_fit_answers_an_option_that_is_not_there(options, says):
+    with pytest.raises(TypeError, match=says):
+        fit(make(), DATA, 1, **options)
+
+
+def test_the_signature_of_distill_shows_the_options_of_fit_and_ends_in_the_methods():
+    *named, last = inspect.signature(distill).parameters.values()
+    assert (last.name, last.kind) == ('options', last.VAR_KEYWORD)
+    assert set(settings_of(fit)) <= {p.name for p in named}
+    assert inspect.signature(fit).parameters['lr'].default == 2e-3
