@@ -21,10 +21,10 @@ PLAN = Sweep(
     seeds=2,
     parts=dict(train=50, valid=60, test=60, teach=90),
     eval_every=2,
-    teaching=dict(epochs=2, lr=5e-3, opt='muon'),
+    teaching=dict(epochs=2, lr=5e-3, opt='adamw'),
     grid={
         'epochs': 2,
-        'opt': 'muon',
+        'opt': 'adamw',
         'lr': 8e-3,
         'kd.temperature': 2.0,
         'gamma': [1.0, 2.0],
@@ -90,7 +90,7 @@ def test_the_file_is_small_and_stable(packed, tmp_path):
         one = pack(
             tmp_path / 'one',
             tmp_path / 'one.json',
-            replace(PLAN, methods=('labels',), grid=dict(epochs=2, opt='muon', lr=8e-3)),
+            replace(PLAN, methods=('labels',), grid=dict(epochs=2, opt='adamw', lr=8e-3)),
         )
     assert load_recording(one)[0]['run'] == done[0]['run']
 

@@ -44,9 +44,9 @@ from ofa_learn.sweeps import (
 from ofa_learn.tasks import METHODS, Teacher
 from ofa_learn.training import distill
 
-SMALL = dict(parts=dict(train=100, valid=100, test=100), teaching=dict(epochs=2, lr=5e-3, opt='muon'))
+SMALL = dict(parts=dict(train=100, valid=100, test=100), teaching=dict(epochs=2, lr=5e-3, opt='adamw'))
 PLAN = Sweep(
-    seeds=2, grid=dict(epochs=2, opt='muon', lr=8e-3, gamma=[1.0, 2.0]), **SMALL
+    seeds=2, grid=dict(epochs=2, opt='adamw', lr=8e-3, gamma=[1.0, 2.0]), **SMALL
 )  # 2 × (labels, kd, two OFA)
 quiet = dict(jobs=0, device='cpu', progress=False)
 
@@ -117,7 +117,7 @@ def test_equal_to_plain_training(whole):
             2,
             seed=r['seed'],
             **own,
-            opt='muon',
+            opt='adamw',
             lr=8e-3,
             augment=PLAN.augment,
             device='cpu',
