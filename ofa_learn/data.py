@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.meta import delegates
 
-from .reading import SUFFIXES, class_folders, read_image, read_npz
+from .reading import SUFFIXES, channels_first, class_folders, read_image, read_npz, to_uint8
 
 # %% ../nbs/course/00_data.ipynb #a65eae35
 def _unnumbered() -> torch.Tensor:
@@ -80,34 +80,6 @@ class ImageData:
         h.update(self.labels.cpu().numpy().tobytes())
         return h.hexdigest()[:12]
 
-# %% ../nbs/course/00_data.ipynb #a8df151a
-def _channels_first(x: np.ndarray) -> np.ndarray:
-    "(N, H, W), (N, H, W, C) or (N, C, H, W) → (N, C, H, W), with C of 1 or 3."
-    if x.ndim == 3:
-        return x[:, None]
-    if x.ndim != 4:
-        raise ValueError(f'images: expected (N, H, W), (N, H, W, C) or (N, C, H, W), got shape {x.shape}')
-    first, last = x.shape[1] in (1, 3), x.shape[-1] in (1, 3)
-    if first and not last:
-        return x
-    if last and not first:
-        return x.transpose(0, 3, 1, 2)
-    raise ValueError(f'images: shape {x.shape} must have 1 or 3 channels, either first or last and not both')
-
-
-def _to_uint8(x: np.ndarray) -> np.ndarray:
-    "Pixels as `uint8`; floats must be finite and in [0, 1]."
-    if x.dtype == np.uint8:
-        return x
-    if not np.issubdtype(x.dtype, np.floating):
-        raise TypeError(f'images: expected uint8 pixels or floats in [0, 1], got {x.dtype}')
-    if not np.isfinite(x).all():
-        raise ValueError(f'images: {int((~np.isfinite(x)).sum())} pixels are NaN or infinite')
-    if x.size and (x.min() < 0 or x.max() > 1):
-        found = f'{x.min():.3g} to {x.max():.3g}'
-        raise ValueError(f'images: float pixels must be in [0, 1], got {found}; divide by 255 first?')
-    return np.rint(x * 255).astype(np.uint8)
-
 # %% ../nbs/course/00_data.ipynb #ce4a9326
 def _check_labels(y: np.ndarray, n: int, k: int | None) -> np.ndarray:
     "Class indices (N,) as int64."
@@ -130,7 +102,7 @@ def _check_labels(y: np.ndarray, n: int, k: int | None) -> np.ndarray:
         )
     return y.astype(np.int64)
 
-
+# %% ../nbs/course/00_data.ipynb #5968a506
 def from_arrays(
     images,  # (N, H, W), (N, H, W, C) or (N, C, H, W); uint8, or floats in [0, 1]
     labels,  # (N,) integers from 0; −1 for an image without a label
@@ -138,7 +110,7 @@ def from_arrays(
     name: str = 'arrays',  # what to call the set
 ) -> ImageData:  # checked, channels first, uint8
     "An `ImageData` from a pair of arrays or tensors; raises `ValueError` or `TypeError` on anything unclear."
-    x = _to_uint8(_channels_first(np.asarray(images)))
+    x = to_uint8(channels_first(np.asarray(images)))
     if len(x) < 2:
         raise ValueError(f'images: at least two images are needed, got {len(x)}')
     if not x.size:
@@ -417,7 +389,7 @@ def _deal(
     train_part = _hidden(part(np.concatenate([train_rows, without])), data.ids[torch.from_numpy(kept)])
     return Splits(train_part, part(valid_rows), tests, channel_norm(train_part.images), split_seed, seen)
 
-
+# %% ../nbs/course/00_data.ipynb #c71cc844
 def split(
     data: ImageData,
     train: int | None = None,

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 
 from .arguments import check_number, check_temperature, check_weight
 from .branches import ExitBranches
-from .losses import over_classes, wide
-from .tasks import DistillationTask, label_loss, or_teachers, register
+from .losses import label_loss, or_teachers, over_classes, wide
+from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/72_hcd.ipynb #b3bb5c0c
 class JointLogits(nn.Module):

@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .arguments import check_weight
-from .losses import wide
+from .losses import label_loss, wide
 from .models import Stage, Taps, as_map, check_stages
-from .tasks import DistillationTask, Teacher, choose, label_loss, register
+from .tasks import DistillationTask, Teacher, choose, register
 
 # %% ../nbs/methods/60_hints.ipynb #e092b0e1
 def _paired_with(

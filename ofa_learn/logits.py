@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 
 from .arguments import check_logits, check_target, check_temperature, check_weight
-from .losses import kd_loss, over_classes, wide
-from .tasks import DistillationTask, choose, label_loss, or_teachers, register
+from .losses import kd_loss, label_loss, or_teachers, over_classes, wide
+from .tasks import DistillationTask, choose, register
 
 # %% ../nbs/methods/55_logits.ipynb #7abeb6d0
 _KD_SETTINGS = dict(

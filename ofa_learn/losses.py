@@ -389,3 +389,22 @@ def ofa_loss(
                 known = {g: class_weights(p_t, target, g, form, soft) for g in dict.fromkeys(gammas)}
                 w = torch.stack([known[g] for g in gammas])  # (E, B, K)
         return _reduce(_weighted_sum(_scaled(student_logits, temperature, student_logits), w), reduction)
+
+# %% ../nbs/course/40_losses.ipynb #d7eabc6d
+def label_loss(
+    logits: torch.Tensor,  # (B, K)
+    target: torch.Tensor,  # (B,) int64 classes, −1 where an image has no label; or (B, K) probabilities
+) -> torch.Tensor:  # a scalar
+    "The mean cross-entropy of the images that have a label; 0 where none has."
+    if target.ndim == 2:
+        return F.cross_entropy(logits, target)
+    mean = F.cross_entropy(logits, target, ignore_index=-1)  # NaN where there is nothing to take it of
+    return torch.where((target >= 0).any(), mean, 0.0)
+
+
+def or_teachers(
+    target: torch.Tensor,  # as above
+    teacher_logits: torch.Tensor,  # (B, K)
+) -> torch.Tensor:  # the same, without any −1
+    "The labels, and the teacher's most likely class where an image has none."
+    return target if target.ndim == 2 else torch.where(target < 0, teacher_logits.argmax(1), target)

@@ -25,6 +25,34 @@ def read_npz(path: str | Path, needed: tuple[str, ...], also: tuple[str, ...] = 
         raise ValueError(f'{path}: no array named {" or ".join(missing)}; it holds {names}')
     return found
 
+# %% ../nbs/internals/01_reading.ipynb #a8df151a
+def channels_first(x: np.ndarray) -> np.ndarray:
+    "(N, H, W), (N, H, W, C) or (N, C, H, W) → (N, C, H, W), with C of 1 or 3."
+    if x.ndim == 3:
+        return x[:, None]
+    if x.ndim != 4:
+        raise ValueError(f'images: expected (N, H, W), (N, H, W, C) or (N, C, H, W), got shape {x.shape}')
+    first, last = x.shape[1] in (1, 3), x.shape[-1] in (1, 3)
+    if first and not last:
+        return x
+    if last and not first:
+        return x.transpose(0, 3, 1, 2)
+    raise ValueError(f'images: shape {x.shape} must have 1 or 3 channels, either first or last and not both')
+
+
+def to_uint8(x: np.ndarray) -> np.ndarray:
+    "Pixels as `uint8`; floats must be finite and in [0, 1]."
+    if x.dtype == np.uint8:
+        return x
+    if not np.issubdtype(x.dtype, np.floating):
+        raise TypeError(f'images: expected uint8 pixels or floats in [0, 1], got {x.dtype}')
+    if not np.isfinite(x).all():
+        raise ValueError(f'images: {int((~np.isfinite(x)).sum())} pixels are NaN or infinite')
+    if x.size and (x.min() < 0 or x.max() > 1):
+        found = f'{x.min():.3g} to {x.max():.3g}'
+        raise ValueError(f'images: float pixels must be in [0, 1], got {found}; divide by 255 first?')
+    return np.rint(x * 255).astype(np.uint8)
+
 # %% ../nbs/internals/01_reading.ipynb #e1a00009
 SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm'}
 

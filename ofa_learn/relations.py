@@ -15,8 +15,8 @@ import torch.nn.functional as F
 
 from .arguments import check_number, check_temperature, check_weight
 from .data import MASK, mix_bits
-from .losses import wide
-from .tasks import DistillationTask, choose, label_loss, register
+from .losses import label_loss, wide
+from .tasks import DistillationTask, choose, register
 from .wrapping import unwrapped
 
 # %% ../nbs/methods/65_relations.ipynb #f16520d3

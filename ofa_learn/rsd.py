@@ -12,8 +12,8 @@ import torch
 import torch.nn as nn
 
 from .arguments import check_weight
-from .losses import wide
-from .tasks import DistillationTask, label_loss, register
+from .losses import label_loss, wide
+from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/70_rsd.ipynb #e83be6e6
 def _standardised(

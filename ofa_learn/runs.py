@@ -521,12 +521,12 @@ def check_run(
     elif workers is not None:
         raise ValueError('workers: the images are loaded already; leave it out')
 
-# %% ../nbs/running/83_runs.ipynb #07aa7c4f
+# %% ../nbs/running/83_runs.ipynb #1ac85502
 def _in_a_recipe() -> dict[str, str]:
     "Who takes which option: a recipe has settings and methods' options of its own."
     return option_takers('create_task for ') | dict.fromkeys((f.name for f in fields(Recipe)), 'recipe')
 
-
+# %% ../nbs/running/83_runs.ipynb #07aa7c4f
 @answering(_in_a_recipe)
 def run_recipe(
     r: Recipe,

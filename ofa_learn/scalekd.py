@@ -13,9 +13,9 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .arguments import check_logits, check_temperature, check_weight
-from .losses import over_classes, wide
+from .losses import label_loss, over_classes, wide
 from .models import Taps, as_map
-from .tasks import DistillationTask, Teacher, choose, label_loss, register
+from .tasks import DistillationTask, Teacher, choose, register
 
 # %% ../nbs/methods/74_scalekd.ipynb #8dbb22f6
 _VIEWS = ('direct', 'alternative')

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
+from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
 
@@ -261,6 +263,43 @@ def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict) -> None:
         types = {k: v for k, v in own.items() if isinstance(v, torch.dtype)}
         groups.append(kept | {k: v for k, v in types.items() if kept[k] == str(v)})
     optimizer.load_state_dict(state | dict(param_groups=groups))
+
+# %% ../nbs/running/77_settings.ipynb #bcdae8c0
+class Mix:
+    "timm's mixup and cutmix, a pure function of (seed, epoch, step); targets become probabilities."
+
+    def __init__(self, mixup: float, cutmix: float, num_classes: int, batch_size: int, seed: int = 0):
+        if min(mixup, cutmix) < 0:
+            raise ValueError(f'mixup, cutmix: expected numbers ≥ 0, got {mixup} and {cutmix}')
+        if batch_size % 2:
+            raise ValueError(
+                f'batch_size: mixing pairs the images of a batch, so it must be even, got {batch_size}'
+            )
+        self.mixup = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=num_classes)
+        self.seed = seed
+
+    def __call__(
+        self, x: torch.Tensor, y: torch.Tensor, epoch: int, step: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        old = np.random.get_state()
+        np.random.seed([self.seed, epoch, step])
+        try:
+            return self.mixup(x.clone(), y)
+        finally:
+            np.random.set_state(old)
+
+# %% ../nbs/running/77_settings.ipynb #7a16af78
+def whole_updates(
+    batches,  # of an epoch
+    accumulate: int,  # batches an update
+) -> int:
+    "The updates of an epoch: as many as batches of the whole size would make; none is a `ValueError`."
+    if accumulate > len(batches):
+        raise ValueError(
+            f'accumulate: an update takes {accumulate} batches and an epoch has {len(batches)}; '
+            'expected at most those'
+        )
+    return len(batches) // accumulate
 
 # %% ../nbs/running/77_settings.ipynb #7f61a472
 def check_settings(

@@ -33,7 +33,7 @@ from ofa_learn.checks import (
     probe_classes,
 )
 from .data import Norm
-from .losses import ofa_loss
+from .losses import label_loss, ofa_loss, or_teachers
 from ofa_learn.models import (
     Features,
     Taps,
@@ -443,25 +443,6 @@ def _smoothed(target: torch.Tensor, eps: float, num_classes: int) -> torch.Tenso
         return target
     t = F.one_hot(target, num_classes).float() if target.ndim == 1 else target
     return t * (1 - eps) + eps / num_classes
-
-# %% ../nbs/course/50_tasks.ipynb #d7eabc6d
-def label_loss(
-    logits: torch.Tensor,  # (B, K)
-    target: torch.Tensor,  # (B,) int64 classes, −1 where an image has no label; or (B, K) probabilities
-) -> torch.Tensor:  # a scalar
-    "The mean cross-entropy of the images that have a label; 0 where none has."
-    if target.ndim == 2:
-        return F.cross_entropy(logits, target)
-    mean = F.cross_entropy(logits, target, ignore_index=-1)  # NaN where there is nothing to take it of
-    return torch.where((target >= 0).any(), mean, 0.0)
-
-
-def or_teachers(
-    target: torch.Tensor,  # as above
-    teacher_logits: torch.Tensor,  # (B, K)
-) -> torch.Tensor:  # the same, without any −1
-    "The labels, and the teacher's most likely class where an image has none."
-    return target if target.ndim == 2 else torch.where(target < 0, teacher_logits.argmax(1), target)
 
 # %% ../nbs/course/50_tasks.ipynb #408f48b9
 class DistillationTask(WrappedTask):

@@ -14,10 +14,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn as nn
-from timm.data.mixup import Mixup
 from tqdm.auto import tqdm
 
 from .arguments import answering, before_options, divided
@@ -39,11 +37,13 @@ from .data import Augment, Batches, ImageData, Norm, Splits
 from .identity import data_identity, in_short, task_identity
 from .models import evaluating
 from ofa_learn.settings import (
+    Mix,
     check_settings,
     load_optimizer_state,
     make_optimizer,
     make_schedule,
     optimizer_state,
+    whole_updates,
 )
 from .tasks import DistillationTask, create_task, logits_of, own_norm, same_norm
 from .workers import pick_device, place, summed, take_over
@@ -196,30 +196,6 @@ def _check_fits(task: DistillationTask, data: Splits) -> None:
             f'but student and teacher were set up for {tuple(task.input_norm)}'
         )
 
-# %% ../nbs/course/80_training.ipynb #bcdae8c0
-class _Mix:
-    "timm's mixup and cutmix, a pure function of (seed, epoch, step); targets become probabilities."
-
-    def __init__(self, mixup: float, cutmix: float, num_classes: int, batch_size: int, seed: int = 0):
-        if min(mixup, cutmix) < 0:
-            raise ValueError(f'mixup, cutmix: expected numbers ≥ 0, got {mixup} and {cutmix}')
-        if batch_size % 2:
-            raise ValueError(
-                f'batch_size: mixing pairs the images of a batch, so it must be even, got {batch_size}'
-            )
-        self.mixup = Mixup(mixup, cutmix, label_smoothing=0.0, num_classes=num_classes)
-        self.seed = seed
-
-    def __call__(
-        self, x: torch.Tensor, y: torch.Tensor, epoch: int, step: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        old = np.random.get_state()
-        np.random.seed([self.seed, epoch, step])
-        try:
-            return self.mixup(x.clone(), y)
-        finally:
-            np.random.set_state(old)
-
 # %% ../nbs/course/80_training.ipynb #0d26301c
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
 
@@ -234,7 +210,7 @@ class Loop:
     clip: float | None = 5.0
     precision: str = 'fp32'
     accumulate: int = 1  # batches an update
-    mix: _Mix | None = None
+    mix: Mix | None = None
     channels_last: bool = False
     unlabelled: bool = False  # whether some of the images have no label
 
@@ -307,19 +283,6 @@ def _load_loop_state(loop: Loop, state: dict) -> None:
     set_random_state(state['random'])
 
 # %% ../nbs/course/80_training.ipynb #af839880
-def _whole_updates(
-    batches,  # of an epoch
-    accumulate: int,  # batches an update
-) -> int:
-    "The updates of an epoch: as many as batches of the whole size would make; none is a `ValueError`."
-    if accumulate > len(batches):
-        raise ValueError(
-            f'accumulate: an update takes {accumulate} batches and an epoch has {len(batches)}; '
-            'expected at most those'
-        )
-    return len(batches) // accumulate
-
-
 def train_epoch(
     loop: Loop,  # from `fit`, or your own
     batches: Batches,  # the training images
@@ -328,7 +291,7 @@ def train_epoch(
     after: Callable[[int], None] | None = None,  # called after every update with the batches that are done
 ) -> dict:  # means of the loss, its parts and the accuracy on the views
     "One pass over the training images."
-    task, updates = loop.task, _whole_updates(batches, loop.accumulate)
+    task, updates = loop.task, whole_updates(batches, loop.accumulate)
     task.epoch = epoch  # for losses that warm up
     task.train()
     steps = range(start, updates * loop.accumulate)
@@ -488,14 +451,12 @@ def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
     if unlabelled and (s['mixup'] or s['cutmix']):
         raise ValueError('mixup, cutmix: they mix labels, and some training images have none')
     mix = (
-        _Mix(
-            s['mixup'], s['cutmix'], task.num_classes, batches.batch_size // batches.shard[1], s['view_seed']
-        )
+        Mix(s['mixup'], s['cutmix'], task.num_classes, batches.batch_size // batches.shard[1], s['view_seed'])
         if s['mixup'] or s['cutmix']
         else None
     )
     optimizer = make_optimizer(task.trainable_module, s)
-    scheduler = make_schedule(optimizer, s, _whole_updates(batches, s['accumulate']))
+    scheduler = make_schedule(optimizer, s, whole_updates(batches, s['accumulate']))
     how = s['clip'], s['precision'], s['accumulate']
     return Loop(task, optimizer, scheduler, *how, mix, channels_last, unlabelled)
 
@@ -541,7 +502,7 @@ class _Run:
             shard=(self.rank, self.world),
         )
         self.loop = _loop(task, self.batches, s, self.channels_last)
-        self.steps = _whole_updates(self.batches, s['accumulate']) * s['accumulate']  # batches of an epoch
+        self.steps = whole_updates(self.batches, s['accumulate']) * s['accumulate']  # batches of an epoch
         if s['ema'] is not None:
             task.setup_ema(decay=s['ema'])
         self.setting = s | dict(augment=asdict(s['augment']))
@@ -673,6 +634,12 @@ def _row(run: _Run, means: dict) -> dict:
     return row
 
 
+def _told(row: dict, rate: float) -> str:
+    "What the progress bar says of an epoch, where there was a look the accuracy, too."
+    valid = '' if row['valid_accuracy'] is None else f', valid={row["valid_accuracy"]:.1f}'
+    return f'loss={row["loss"]:.3f}{valid}, images={rate:.0f}/s'
+
+# %% ../nbs/course/80_training.ipynb #67b9a767
 @contextmanager
 def _wrapped(run: _Run):
     """Within: the module is shared between the processes and compiled, as the run asks.
@@ -717,8 +684,7 @@ def _train(run: _Run) -> list[dict]:
                 _save(run, 'best.pt')
             _save(run)
             bar.update()
-            known = {} if row['valid_accuracy'] is None else dict(valid=f'{row["valid_accuracy"]:.1f}')
-            bar.set_postfix(loss=f'{row["loss"]:.3f}', **known, images=f'{images / took:.0f}/s')
+            bar.set_postfix_str(_told(row, images / took))
             if run.on_epoch is not None:
                 run.on_epoch(row)
             if _agreed(run, stop)[0]:

@@ -85,26 +85,40 @@ def _copy_carried(own: nn.Module, average: nn.Module) -> None:
             getattr(b, name).copy_(getattr(a, name))
 
 # %% ../nbs/internals/49_wrapping.ipynb #75a09117
-def _all_buffers(module: nn.Module) -> list[dict]:
-    "The buffers of every process's copy of a module; all processes call it."
-    own = {name: buffer.cpu() for name, buffer in module.named_buffers()}
+def _all_buffers(task: Any) -> dict:
+    "The buffers of every process's copy of a task, where each has its own; all processes call it."
+    if not (task.own_buffers and dist.is_initialized() and dist.get_world_size() > 1):
+        return {}
+    own = {name: buffer.cpu() for name, buffer in unwrapped(task.trainable_module).named_buffers()}
     kept: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(kept, own)
-    return kept
+    return dict(buffers=kept)
 
 
-def _take_buffers(module: nn.Module, kept: list[dict]) -> None:
-    "Put a process's own buffers back, out of those of all."
+def _take_buffers(task: Any, kept: list[dict]) -> None:
+    "Put a process's own buffers back, out of those of all, where there are any."
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if len(kept) != size:
+    if kept and len(kept) != size:
         warnings.warn(
             f'the checkpoint holds the buffers of {len(kept)} processes and there are {size} now; each '
             'begins with those of the first',
             stacklevel=4,
         )
         rank = 0
-    for name, buffer in module.named_buffers():
+    for name, buffer in unwrapped(task.trainable_module).named_buffers() if kept else ():
         buffer.copy_(kept[rank][name])
+
+
+def _data_parallel(task: Any, device_ids, options: dict) -> DistributedDataParallel:
+    "The task's trainable module in its wrapper; a process that has buffers of its own keeps them."
+    module = task.trainable_module
+    if not task.own_buffers:
+        return DistributedDataParallel(module, device_ids=device_ids, **options)
+    own = [buffer.clone() for buffer in module.buffers()]
+    wrapper = DistributedDataParallel(module, device_ids=device_ids, **_without_broadcast(options))
+    for buffer, kept in zip(module.buffers(), own):
+        buffer.copy_(kept)  # it gave every process the first one's, once
+    return wrapper
 
 # %% ../nbs/internals/49_wrapping.ipynb #b1ca6c63
 class WrappedTask(TrainingTask):
@@ -137,10 +151,8 @@ class WrappedTask(TrainingTask):
         several processes, all of them call it: it has the buffers of each.
         """
         heads = _heads_of(self, module, ema)
-        state = dict(method=self.name, heads={} if heads is None else heads.state_dict())
-        if self.own_buffers and dist.is_initialized() and dist.get_world_size() > 1:
-            state['buffers'] = _all_buffers(unwrapped(self.trainable_module))
-        return state
+        own = dict(method=self.name, heads={} if heads is None else heads.state_dict())
+        return own | _all_buffers(self)
 
     def load_task_state(
         self, state: dict | None, strict: bool = True, module: nn.Module | None = None, ema: bool = False
@@ -152,8 +164,7 @@ class WrappedTask(TrainingTask):
         heads = _heads_of(self, module, ema)
         if heads is not None:
             heads.load_state_dict(state['heads'], strict=strict)
-        if 'buffers' in state:
-            _take_buffers(unwrapped(self.trainable_module), state['buffers'])
+        _take_buffers(self, state.get('buffers', []))
 
     def requires_grad_(self, requires_grad: bool = True):
         self.trainable_module.requires_grad_(requires_grad)
@@ -161,13 +172,7 @@ class WrappedTask(TrainingTask):
 
     def prepare_distributed(self, device_ids=None, **ddp_kwargs):
         "Wrap student and heads in DistributedDataParallel; the teacher stays as it is."
-        options = _without_broadcast(ddp_kwargs) if self.own_buffers else ddp_kwargs
-        own = [b.clone() for b in self.trainable_module.buffers()] if self.own_buffers else []
-        self.trainable_module = DistributedDataParallel(
-            self.trainable_module, device_ids=device_ids, **options
-        )
-        for buffer, kept in zip(self.trainable_module.buffers(), own):
-            buffer.copy_(kept)  # it gave every process the first one's, once
+        self.trainable_module = _data_parallel(self, device_ids, ddp_kwargs)
         return self
 
     # timm's `compile` has other parameters than that of nn.Module, and gives something back

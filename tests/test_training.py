@@ -17,9 +17,10 @@ from ofa_learn.checkpoints import Stopped, load_checkpoint, newest, previous_of,
 from ofa_learn.data import Augment, Batches, Norm, digits, split
 from ofa_learn.loaders import load_images
 from ofa_learn.models import make_model, save_model
+from ofa_learn.settings import Mix
 from ofa_learn.sweeps import Sweep
 from ofa_learn.tasks import METHODS, DistillationTask, Teacher, all_methods, create_task
-from ofa_learn.training import NotFinite, _Mix, accuracy, check_fit, distill, fit, resumable
+from ofa_learn.training import NotFinite, accuracy, check_fit, distill, fit, resumable
 
 DATA = split(digits(), train=100)
 SAME = dict(lr=3e-3, augment=Augment(shift=1), device='cpu', progress=False)
@@ -262,7 +263,7 @@ def test_moving_average_and_mixing():
     plain, ema = task.student.state_dict(), task.get_eval_model(ema=True).state_dict()
     assert any(not torch.equal(plain[k], ema[k]) for k in plain)
     with pytest.raises(ValueError, match='even'):
-        _Mix(0.2, 0.0, 10, 7)
+        Mix(0.2, 0.0, 10, 7)
 
 
 def test_a_part_of_an_epoch_is_the_rest_of_it():
