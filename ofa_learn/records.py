@@ -554,6 +554,35 @@ def named(
         out.append(r | dict(method=r['method'] + ''.join(said)))
     return out
 
+# %% ../nbs/running/84_records.ipynb #55c4a002
+def relative_time(records: list[dict], method: str, baseline: str) -> float:
+    "How long the runs of a method took, beside those of the baseline: medians, then the median over pairs."
+    ratios = []
+    for pair in dict.fromkeys(r['pair'] for r in records if r['method'] == method):
+        own, base = (
+            [r['seconds'] for r in records if (r['pair'], r['method']) == (pair, m)]
+            for m in (method, baseline)
+        )
+        ratios.append(statistics.median(own) / statistics.median(base))
+    return statistics.median(ratios)
+
+
+def chosen(
+    records: list[dict],  # as many updates in each run, and every method on every pair
+    methods: list[str],  # among which to choose
+    baseline: str = 'labels',
+    most: float = math.inf,  # times the baseline's time that a method may take
+) -> dict:  # method; rows: its rows of `results`, one a pair; time: times the baseline's
+    "The method with the best mean validation accuracy over pairs, with its paired gains on test."
+    times = {m: relative_time(records, m, baseline) for m in methods}
+    quick = [m for m in methods if times[m] <= most]
+    if not quick:
+        raise ValueError(f'most: no method takes at most {most:g} times as long as {baseline!r}')
+    rows = results(records, baseline)
+    valid = {m: statistics.fmean(r['valid'] for r in rows if r['method'] == m) for m in quick}
+    best = max(quick, key=valid.__getitem__)
+    return dict(method=best, rows=[r for r in rows if r['method'] == best], time=times[best])
+
 # %% ../nbs/running/84_records.ipynb #a2d0de5b
 _CAPTION = (
     'Every dot is a run, a line joins the means. Level lines are methods without this setting. '
