@@ -244,7 +244,7 @@ def _teacher_fact(record: dict) -> str | None:
 
 
 def _epochs_fact(record: dict) -> str:
-    longer = record['method'] in ('kd_t4_more', 'labels_all')
+    longer = record['method'].endswith(('_more', '_all'))
     return f"{record['epochs']} ({method_label(record['method'])})" if longer else str(record['epochs'])
 
 
