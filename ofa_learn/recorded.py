@@ -276,7 +276,8 @@ def measured(records: list[dict]) -> str:
     machines = each(lambda r: 'one CPU thread' if (r['device'], r['threads']) == ('cpu', 1) else r['device'])
     return (
         f"Measured: {len(records)} runs of micro models on {each(lambda r: r['data']['name'])}, "
-        f"{each(lambda r: r['data']['train'])} training and {records[0]['data']['test']} test images{knowing}, "
+        f"{each(lambda r: r['data']['train'])} training and {records[0]['data']['test']} test images"
+        f'{knowing}, '
         f"{each(lambda r: r['epochs'])} epochs, {'1 seed' if seeds == 1 else f'{seeds} seeds'} on one split, "
         f'{machines} a run. A laptop’s scale: nothing here says what happens on ImageNet.'
     )
