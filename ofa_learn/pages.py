@@ -334,6 +334,21 @@ def _definitions(terms: Sequence[tuple[str, str]]) -> str:
     lines = [f'<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>' for term, text in terms]
     return '\n'.join(['<dl>', *lines, '</dl>'])
 
+# %% ../nbs/widgets/92_pages.ipynb #7b3c8d02
+def _frame(values: list[float]) -> list[float]:
+    "An axis that holds some accuracies, with a point to spare at either end."
+    return [min(values) - 1, max(values) + 1]
+
+
+def accuracy_frames(
+    records: list[dict],  # runs that share their axes
+) -> dict[str, list[float]]:  # valid: from the middle of training on; test: of the last epoch
+    "The ends of the axes of validation and of test accuracy."
+    seen = [v for r in records for v in zip(*validation_curve(r))]
+    middle = max(epoch for epoch, _ in seen) / 2
+    late = [accuracy for epoch, accuracy in seen if epoch >= middle]
+    return dict(valid=_frame(late), test=_frame([r['test_accuracy'] for r in records]))
+
 # %% ../nbs/widgets/92_pages.ipynb #02e7a84f
 def report(
     records: list[dict],  # the runs, as `check_record` passes them
