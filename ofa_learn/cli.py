@@ -37,7 +37,7 @@ def leave_out(
 
 # %% ../nbs/internals/99_cli.ipynb #27a0cdc1
 def demo(
-    pair: str = 'cnn-vit',  # teacher-student families: cnn-vit, cnn-mlp, vit-cnn, vit-mlp, mlp-cnn, mlp-vit
+    pair: str = 'vit-cnn',  # teacher-student families: cnn-vit, cnn-mlp, vit-cnn, vit-mlp, mlp-cnn, mlp-vit
     out: str = 'demo.html',  # the report to write
     quick: bool = False,  # within a minute, and too short to conclude from
     seeds: int = 3,  # runs a method

@@ -302,6 +302,12 @@ class Splits:
             return self
         return replace(self, train=self.teach, norm=channel_norm(self.teach.images), teach=None)
 
+    def more_images(self) -> 'Splits':
+        "The student is shown the teacher's images, too; those that are not its own come without a label."
+        if self.teach is None or not set(self.train.ids.tolist()) < set(self.teach.ids.tolist()):
+            raise ValueError('teach: the teacher has no image that the student is not shown')
+        return replace(self.for_teacher(), train=_hidden(self.teach, self.train.ids))
+
     @property
     def classes(self) -> tuple[str, ...]:
         return self.train.classes

@@ -29,9 +29,19 @@ from .cka import cka
 from .data import Augment, Splits, digits, split
 from .figures import PALETTE, cka_heatmap, curves, escaped, method_label, method_style, styled
 from .models import blank_image, count_flops, count_params, find_taps, make_model
-from .pages import embed_json, static_text, validation_curve, verdict_words
-from .recorded import recorded, regenerate
-from .records import difference_text, results, table_html, table_text, write_atomically
+from .pages import accuracy_frames, embed_json, static_text, validation_curve, verdict_words
+from .recorded import measured, regenerate, source_of
+from ofa_learn.records import (
+    at_setting,
+    difference_text,
+    plus_minus,
+    results,
+    several_values,
+    spread_text,
+    table_html,
+    table_text,
+    write_atomically,
+)
 from .runs import pair_models
 from .sweeps import recording_path
 from .training import accuracy, distill
@@ -45,36 +55,6 @@ def _pair_name(pair: str) -> str:
     "'cnn-vit' → 'CNN teaches ViT'."
     teacher, student = pair.split('-')
     return f'{_FAMILY.get(teacher, teacher)} teaches {_FAMILY.get(student, student)}'
-
-
-def _source(
-    records: str | list[dict],  # the name of a recording, or records
-) -> tuple[list[dict], str]:  # records, and the command that makes them again where it is known
-    "The records of a widget; a `ValueError` where there are none."
-    found = recorded(records) if isinstance(records, str) else list(records)
-    if not found:
-        raise ValueError(
-            'records: expected at least one run; '
-            '`ofa-learn sweep` makes them, `load_records(folder)` reads them'
-        )
-    return found, regenerate(records) if isinstance(records, str) else ''
-
-
-def _measured(records: list[dict]) -> str:
-    "On what records were measured, in a sentence."
-
-    def each(describe):
-        "What is said of any record, once each."
-        return ' or '.join(dict.fromkeys(str(describe(r)) for r in records))
-
-    seeds = len({r['seed'] for r in records})
-    machines = each(lambda r: 'one CPU thread' if (r['device'], r['threads']) == ('cpu', 1) else r['device'])
-    return (
-        f"Measured: {len(records)} runs of micro models on {each(lambda r: r['data']['name'])}, "
-        f"{each(lambda r: r['data']['train'])} training and {records[0]['data']['test']} test images, "
-        f"{each(lambda r: r['epochs'])} epochs, {'1 seed' if seeds == 1 else f'{seeds} seeds'} on one split, "
-        f'{machines} a run. A laptop’s scale: nothing here says what happens on ImageNet.'
-    )
 
 # %% ../nbs/widgets/91_explorers.ipynb #aef86cfa
 class _Choice(anywidget.AnyWidget):
@@ -219,14 +199,17 @@ _WITHOUT_GAMMA = ('labels', 'deep_supervision', 'kd')
 
 
 def _curve_state(
-    records: list[dict],  # of a sweep over γ and the form
+    records: list[dict],  # of a sweep over γ and the form, perhaps over the temperature
     pair: str,  # such as 'cnn-vit'
     form: str,  # 'paper' or 'released'
     gamma: float,  # one that was recorded
     epoch: int,  # from 1
-) -> dict:  # series, at and levels by method (curves, accuracies at the epoch, on test); over by γ; rows, low
+    temperature: float | None = None,  # one that was recorded, where there are several
+) -> dict:  # series, at, levels by method (curves, accuracies at the epoch, on test); over by γ; rows, frames
     "What was recorded for one choice."
-    mine = [r for r in records if r['pair'] == pair]
+    shown = (*_WITHOUT_GAMMA, 'ofa')
+    of_pair = [r for r in records if r['pair'] == pair and r['method'] in shown]
+    mine = of_pair if temperature is None else at_setting(of_pair, 'temperature', temperature)
     ofa = [r for r in mine if r['method'] == 'ofa' and r['setting']['form'] == form]
     runs = {m: [r for r in mine if r['method'] == m] for m in _WITHOUT_GAMMA}
     runs[f'ofa_{form}'] = [r for r in ofa if r['setting']['gamma'] == gamma]
@@ -236,43 +219,34 @@ def _curve_state(
     over: dict[float, list[float]] = {g: [] for g in sorted({r['setting']['gamma'] for r in ofa})}
     for r in ofa:
         over[r['setting']['gamma']].append(r['test_accuracy'])
-    low = min(v for r in mine for v in validation_curve(r)[1])
-    levels = {m: [r['test_accuracy'] for r in runs[m]] for m in _WITHOUT_GAMMA if m in runs}
-    named = [r | dict(method=m) for m, rs in runs.items() for r in rs]
     return dict(
         pair=pair,
         form=form,
         gamma=gamma,
         epoch=epoch,
+        temperature=temperature,
         series=series,
         at=at,
         over=over,
-        low=10 * (low // 10),
-        levels=levels,
-        rows=results(named),
+        frames=accuracy_frames(of_pair),
+        levels={m: [r['test_accuracy'] for r in runs[m]] for m in _WITHOUT_GAMMA if m in runs},
+        rows=results([r | dict(method=m) for m, rs in runs.items() for r in rs]),
     )
 
-# %% ../nbs/widgets/91_explorers.ipynb #bce9cb61
-def _spread_text(values: list[float], unit: str = ' %') -> str:
-    "Mean ± sample standard deviation and the number of runs; 'not recorded' without any."
-    if not values:
-        return 'not recorded'
-    sd = f' ± {statistics.stdev(values):.1f}' if len(values) > 1 else ''
-    return f'{statistics.fmean(values):.1f}{sd}{unit} ({len(values)})'
-
-
-def _mean_text(mean: float, spread: float | None) -> str:
-    "Mean ± spread, where there is one."
-    return f'{mean:.1f}' if spread is None else f'{mean:.1f} ± {spread:.1f}'
-
 # %% ../nbs/widgets/91_explorers.ipynb #f900f23d
+def _setting_text(s: dict, settings: tuple[str, ...] = ('gamma', 'temperature')) -> str:
+    "The values of γ and T that are shown, T where there are several."
+    signs = dict(gamma='γ', temperature='T')
+    return ', '.join(f'{signs[k]} = {s[k]:g}' for k in settings if s[k] is not None)
+
+
 def _curve_words(s: dict) -> str:
     "One choice of γ in a sentence: OFA against KD."
     row = next((r for r in s['rows'] if r['method'] == f'ofa_{s["form"]}'), None)
-    what = f"{_pair_name(s['pair'])}, γ = {s['gamma']:g}, {method_label('ofa_' + s['form'])}"
+    what = f"{_pair_name(s['pair'])}, {_setting_text(s)}, {method_label('ofa_' + s['form'])}"
     if row is None:
         return f'{what}: not recorded.'
-    told = f"{what}: {_spread_text(s['over'][s['gamma']])} on test"
+    told = f"{what}: {spread_text(s['over'][s['gamma']])} on test"
     if row['difference'] is None:
         return f'{told}.'
     pairs = '1 paired run' if row['pairs'] == 1 else f"{row['pairs']} paired runs"
@@ -284,26 +258,34 @@ def _curve_table(s: dict) -> list[list[str]]:
     validation = f'validation, epoch {s["epoch"]}'
     table = [['method', validation, 'test, last epoch (%)', 'difference to KD [95 %]', 'seconds a run']]
     for r in s['rows']:
-        test = _mean_text(r['mean'], r['spread'])
-        at_epoch = _spread_text(s['at'][r['method']])
+        test = plus_minus(r['mean'], r['spread'])
+        at_epoch = spread_text(s['at'][r['method']])
         shown = [at_epoch, test, difference_text(r), f"{r['seconds']:.0f}"]
         table.append([method_label(r['method']), *shown])
     return table
 
 # %% ../nbs/widgets/91_explorers.ipynb #d5cb2311
+_CURVES_CAPTION = (
+    'Point at a line for its mean and its lowest and highest seed. '
+    'The axis holds the second half of training; a double click shows all of it.'
+)
+
+
 def _curves_figure(s: dict) -> go.Figure:
     "Validation accuracy while training, the chosen epoch marked."
-    fig = curves(s['series'], f'While training, γ = {s["gamma"]:g}', 'validation accuracy (%)')
+    fig = curves(
+        s['series'], f'While training, {_setting_text(s)}', 'validation accuracy (%)', _CURVES_CAPTION
+    )
     fig.add_scatter(
         x=[s['epoch']] * 2,
-        y=[s['low'], 100],
+        y=s['frames']['valid'],
         mode='lines',
         line=dict(color='#1a1a1a', width=1),
         name='epoch',
         showlegend=False,
         hoverinfo='skip',
     )
-    return fig.update_yaxes(range=[s['low'], 101])
+    return fig.update_yaxes(range=s['frames']['valid'])
 
 
 def _gamma_figure(s: dict) -> go.Figure:
@@ -318,7 +300,7 @@ def _gamma_figure(s: dict) -> go.Figure:
             mode='lines',
             name=escaped(name),
             line=dict(color=own, dash=dash, width=2),
-            hovertemplate=f'{escaped(name)}: {_spread_text(v)}<extra></extra>',
+            hovertemplate=f'{escaped(name)}: {spread_text(v)}<extra></extra>',
         )
     label, colour, _ = method_style('ofa_' + s['form'])
     over = {g: v for g, v in s['over'].items() if v}
@@ -340,7 +322,7 @@ def _gamma_figure(s: dict) -> go.Figure:
         name=escaped(label),
         line=dict(color=colour, width=1, dash='dot'),
         marker=dict(size=9),
-        customdata=[_spread_text(v) for v in over.values()],
+        customdata=[spread_text(v) for v in over.values()],
         hovertemplate='γ = %{x}: %{customdata}<extra></extra>',
     )
     here = over.get(s['gamma'])
@@ -353,15 +335,16 @@ def _gamma_figure(s: dict) -> go.Figure:
         hoverinfo='skip',
         marker=dict(symbol='circle-open', size=18, color='#000000', line_width=3),
     )
+    fixed = _setting_text(s, ('temperature',))
     styled(
         fig,
-        f'Final test accuracy, {_pair_name(s["pair"])}',
+        ', '.join(filter(None, ['Final test accuracy', _pair_name(s['pair']), fixed])),
         'γ',
         'test accuracy (%)',
         'A small dot is a run; the dotted line only joins means.',
         460,
     )
-    return fig.update_xaxes(range=span)
+    return fig.update_xaxes(range=span).update_yaxes(range=s['frames']['test'])
 
 # %% ../nbs/widgets/91_explorers.ipynb #922903ae
 def _pair_choice(records: list[dict], pair: str | None) -> _Choice:
@@ -380,6 +363,18 @@ def _ofa_runs(records: list[dict], recording: str) -> list[dict]:
     return ofa
 
 
+def _temperature_choice(records: list[dict], temperature: float | None) -> dict[str, _Choice]:
+    "A control for T where KD or OFA was recorded at several, the lowest chosen where none is named."
+    several = several_values([r for r in records if r['method'] in ('kd', 'ofa')], 'temperature')
+    if several:
+        names = {t: f'{t:g}' for t in several}
+        start = several[0] if temperature is None else temperature
+        return dict(temperature=_Choice('select', 'temperature T', names, start))
+    if temperature is not None:
+        raise ValueError(f'temperature: got {temperature}, but these records have no method at several')
+    return {}
+
+
 class AccuracyCurves(_Recorded):
     """Slide γ over recorded runs: curves beside those of methods without γ, and final accuracy over γ.
 
@@ -387,15 +382,16 @@ class AccuracyCurves(_Recorded):
 
     Args:
         records: the name of a recording of the package, or records of a sweep over γ and the form.
-        pair: such as 'cnn-vit', teacher's family, then the student's; default the first recorded.
-        form: of the loss at the start, 'paper' or 'released'.
+        pair: such as 'cnn-vit', teacher's family, then the student's; default 'vit-cnn', else the first.
+        form: of the loss at the start, 'paper' or 'released'; default the first recorded.
         gamma: γ at the start; the nearest that was recorded is taken.
+        temperature: T at the start, where KD or OFA was recorded at several; default the lowest.
     Raises:
-        ValueError: a recording that is not there, no run of OFA in it, or a pair that it lacks.
+        ValueError: a recording that is not there, no run of OFA in it, or a pair, form or T that it lacks.
     Example:
         >>> w = AccuracyCurves(gamma=1.4)
-        >>> w.values()['form'], w.values()['gamma']
-        ('paper', 1.4)
+        >>> w.values()['form'], w.values()['gamma'], w.values()['temperature']
+        ('paper', 1.4, 1.0)
     Source:
         Hao et al., 2023, Fig. 3.
     """
@@ -409,29 +405,44 @@ class AccuracyCurves(_Recorded):
         'Compare with labels alone: on which pair does a teacher help at all? '
         'Every stop is one more comparison: of twenty without an effect, one gets a verdict by chance.'
     )
+    lab_caption = (  # of 'lab_gamma': what there is to see
+        'Move T from 1 to 4 and back where a ViT teaches a CNN: KD rises by more than six points, '
+        'OFA by about four. Then slide γ: from stop to stop the ring goes up and down by up to three points, '
+        'as far as two runs of one γ lie apart. In the released form at T = 4 it has a direction: '
+        'accuracy falls as γ grows, for γ takes away the doubts that T has woken. '
+        'Then let a CNN teach: OFA’s dots lie about the line of deep supervision, which meets no teacher, '
+        'or below it. Two runs make wide intervals, '
+        'and of twenty differences without an effect one gets a verdict by chance.'
+    )
     more = ' Last, move the epoch to the middle: who is ahead early, and who in the end?'
 
     def __init__(
         self,
-        records: str | list[dict] = 'gamma',
+        records: str | list[dict] = 'lab_gamma',
         pair: str | None = None,
-        form: str = 'paper',
+        form: str | None = None,
         gamma: float = 1.4,
+        temperature: float | None = None,
     ):
-        self.records, command = _source(records)
-        ofa = _ofa_runs(self.records, 'gamma')
+        self.records, command = source_of(records)
+        ofa = _ofa_runs(self.records, 'lab_gamma')
+        if records == 'lab_gamma':
+            self.caption = self.lab_caption
+        if pair is None and any(r['pair'] == 'vit-cnn' for r in ofa):
+            pair = 'vit-cnn'
         forms = [f for f in ('paper', 'released') if any(r['setting']['form'] == f for r in ofa)]
         form_names = {f: method_label('ofa_' + f) for f in forms}
         gammas = sorted({float(r['setting']['gamma']) for r in ofa})
         nearest = min(gammas, key=lambda g: abs(g - gamma))
-        last = max(r['epochs'] for r in self.records)
+        epochs = {e: str(e) for e in sorted({e for r in self.records for e in validation_curve(r)[0]})}
         super().__init__(
-            _measured(self.records),
+            measured(self.records),
             command,
             pair=_pair_choice(ofa, pair),
-            form=_Choice('select', 'form of the loss', form_names, form if form in forms else forms[0]),
+            form=_Choice('select', 'form of the loss', form_names, form or forms[0]),
+            **_temperature_choice(self.records, temperature),
             gamma=_Choice('stops', 'γ', {g: f'{g:g}' for g in gammas}, nearest),
-            epoch=_Choice('stops', 'epoch', {e: str(e) for e in range(1, last + 1)}, last),
+            epoch=_Choice('stops', 'epoch', epochs, max(epochs)),
         )
 
     def compute(self, **values):
@@ -499,7 +510,7 @@ def _branch_words(s: dict) -> str:
         f"{exits} {_exits_name(s['exits'])}, {_pair_name(s['pair'])}: "
         f"{s['params'] / 1e3:.1f} k parameters ({params} of the student’s) "
         f"and {s['flops'] / 1e6:.2f} M operations an image ({flops}), while training only; "
-        f"test accuracy {_spread_text(s['here'])}."
+        f"test accuracy {spread_text(s['here'])}."
     )
 
 
@@ -511,13 +522,13 @@ def _branch_table(s: dict) -> list[list[str]]:
         return [name, params, f"{costs['flops'] / 1e6:.3f}", accuracy]
 
     def alone(exit):
-        return row(f"exit {exit['stage']} alone", exit, _spread_text(s['over'].get((exit['stage'],), [])))
+        return row(f"exit {exit['stage']} alone", exit, spread_text(s['over'].get((exit['stage'],), [])))
 
     return [
         ['part', 'parameters', 'M operations an image', 'test accuracy'],
         row('student, which stays', s['costs']['student'], ''),
         *map(alone, s['costs']['exits']),
-        row(f"chosen: {_exits_name(s['exits'])}", s, _spread_text(s['here'])),
+        row(f"chosen: {_exits_name(s['exits'])}", s, spread_text(s['here'])),
     ]
 
 # %% ../nbs/widgets/91_explorers.ipynb #239dde8b
@@ -567,7 +578,7 @@ def _exits_figure(s: dict) -> go.Figure:
         mode='markers',
         name='mean',
         marker=dict(symbol='line-ns', size=13, line=dict(width=3, color=PALETTE['blue'])),
-        customdata=[_spread_text(v) for v in s['over'].values()],
+        customdata=[spread_text(v) for v in s['over'].values()],
         hovertemplate='exits %{y}: %{customdata}<extra></extra>',
     )
     mean, row = ([statistics.fmean(s['here'])], [_exits_name(s['exits'])]) if s['here'] else ([], [])
@@ -617,11 +628,11 @@ class BranchExplorer(_Recorded):
         pair: str | None = None,
         exits: Sequence[int] = (1, 2, 3, 4),
     ):
-        self.records, command = _source(records)
+        self.records, command = source_of(records)
         ofa = _ofa_runs(self.records, 'exits')
         stages = {c: f'stage {c}' for c in (1, 2, 3, 4)}
         super().__init__(
-            _measured(self.records),
+            measured(self.records),
             command,
             pair=_pair_choice(ofa, pair),
             exits=_Choice('checks', 'Exits after these stages of the student', stages, list(exits)),

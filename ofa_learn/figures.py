@@ -35,6 +35,8 @@ METHOD_STYLES = dict(  # method: (label, colour, dash)
     kd=('KD', PALETTE['blue'], 'solid'),
     kd_t1=('KD, T = 1', PALETTE['blue'], 'dash'),
     kd_t4=('KD, T = 4', PALETTE['blue'], 'longdash'),
+    kd_t4_more=('KD, T = 4, and images without labels', PALETTE['blue'], 'dot'),
+    ofa_t4_more=('OFA, T = 4, and images without labels', PALETTE['vermilion'], 'dot'),
     dkd=('DKD', PALETTE['sky'], 'dash'),
     dist=('DIST', '#1B3A6B', 'dot'),
     fitnet=('FitNet', PALETTE['purple'], 'solid'),

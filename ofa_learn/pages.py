@@ -244,8 +244,8 @@ def _teacher_fact(record: dict) -> str | None:
 
 
 def _epochs_fact(record: dict) -> str:
-    longer = record['method'] == 'labels_all'
-    return f"{record['epochs']} ({method_label('labels_all')})" if longer else str(record['epochs'])
+    longer = record['method'].endswith(('_more', '_all'))
+    return f"{record['epochs']} ({method_label(record['method'])})" if longer else str(record['epochs'])
 
 
 def _facts(records: list[dict]) -> list[tuple[str, str]]:
@@ -322,7 +322,7 @@ _READING = (
     'Deep supervision trains OFA’s exits with the labels alone. '
     'What OFA gains beyond that row, it gains from the teacher.',
     'Compare at equal epochs and look at the seconds: OFA’s exits cost time.',
-    'Labels alone on the teacher’s images are the ceiling: the most that a teacher could pass on.',
+    'Labels alone on the teacher’s images show what all of its labels would have been worth.',
 )
 
 
@@ -333,6 +333,21 @@ def _bullets(items) -> str:
 def _definitions(terms: Sequence[tuple[str, str]]) -> str:
     lines = [f'<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>' for term, text in terms]
     return '\n'.join(['<dl>', *lines, '</dl>'])
+
+# %% ../nbs/widgets/92_pages.ipynb #7b3c8d02
+def _frame(values: list[float]) -> list[float]:
+    "An axis that holds some accuracies, with a point to spare at either end."
+    return [min(values) - 1, max(values) + 1]
+
+
+def accuracy_frames(
+    records: list[dict],  # runs that share their axes
+) -> dict[str, list[float]]:  # valid: from the middle of training on; test: of the last epoch
+    "The ends of the axes of validation and of test accuracy."
+    seen = [v for r in records for v in zip(*validation_curve(r))]
+    middle = max(epoch for epoch, _ in seen) / 2
+    late = [accuracy for epoch, accuracy in seen if epoch >= middle]
+    return dict(valid=_frame(late), test=_frame([r['test_accuracy'] for r in records]))
 
 # %% ../nbs/widgets/92_pages.ipynb #02e7a84f
 def report(

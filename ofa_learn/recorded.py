@@ -248,3 +248,36 @@ def contents(
     pairs = _counted(r['pair'] for r in records)
     methods = _counted(r['method'] for r in records)
     return f'{len(records)} runs of {records[0]["data"]["name"]}; pairs: {pairs}; methods: {methods}'
+
+# %% ../nbs/running/87_recorded.ipynb #6a2b7c02
+def source_of(
+    records: str | list[dict],  # the name of a recording, or records
+) -> tuple[list[dict], str]:  # records, and the command that makes them again where it is known
+    "The records of a widget; a `ValueError` where there are none."
+    found = recorded(records) if isinstance(records, str) else list(records)
+    if not found:
+        raise ValueError(
+            'records: expected at least one run; '
+            '`ofa-learn sweep` makes them, `load_records(folder)` reads them'
+        )
+    return found, regenerate(records) if isinstance(records, str) else ''
+
+
+def measured(records: list[dict]) -> str:
+    "On what records were measured, in a sentence."
+
+    def each(describe):
+        "What is said of any record, once each."
+        return ' or '.join(dict.fromkeys(str(describe(r)) for r in records))
+
+    seeds = len({r['seed'] for r in records})
+    taught = sorted({r['teacher']['images'] for r in records if (r['teacher'] or {}).get('images')})
+    knowing = f' (the teacher has seen {" or ".join(map(str, taught))})' if taught else ''
+    machines = each(lambda r: 'one CPU thread' if (r['device'], r['threads']) == ('cpu', 1) else r['device'])
+    return (
+        f"Measured: {len(records)} runs of micro models on {each(lambda r: r['data']['name'])}, "
+        f"{each(lambda r: r['data']['train'])} training and {records[0]['data']['test']} test images"
+        f'{knowing}, '
+        f"{each(lambda r: r['epochs'])} epochs, {'1 seed' if seeds == 1 else f'{seeds} seeds'} on one split, "
+        f'{machines} a run. A laptop’s scale: nothing here says what happens on ImageNet.'
+    )

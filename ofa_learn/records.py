@@ -370,6 +370,20 @@ def results(records: list[dict], baseline: str = 'kd') -> list[dict]:
     return rows
 
 # %% ../nbs/running/84_records.ipynb #84a1c0df
+def plus_minus(mean: float, spread: float | None, sign: str = '') -> str:
+    "A mean with its spread, where it has one."
+    text = f'{mean:{sign}.1f}'
+    return text if spread is None else f'{text} ± {spread:.1f}'
+
+
+def spread_text(values: list[float], unit: str = ' %') -> str:
+    "Mean ± sample standard deviation and the number of runs; 'not recorded' without any."
+    if not values:
+        return 'not recorded'
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return f'{plus_minus(statistics.fmean(values), spread)}{unit} ({len(values)})'
+
+
 def _end_text(value: float) -> str:
     "An end of an interval; with a digit more near 0, so that one sees on which side it lies."
     return f'{value:+.2f}' if 0 < abs(value) < 0.05 else f'{value:+.1f}'
@@ -398,15 +412,9 @@ def verdict_text(row: dict) -> str:
 _COLUMNS = ('method', 'test accuracy', 'difference to {base} [95 %]', '', 'epochs', 'seconds a run')
 
 
-def _plus_minus(mean: float, spread: float | None, sign: str = '') -> str:
-    "A mean with its spread, where it has one."
-    text = f'{mean:{sign}.1f}'
-    return text if spread is None else f'{text} ± {spread:.1f}'
-
-
 def _row_cells(r: dict, label: Callable[[str], str]) -> list[str]:
     "The cells of one row, in the order of the columns."
-    mean = f"{_plus_minus(r['mean'], r['spread'])} ({r['n']})"
+    mean = f"{plus_minus(r['mean'], r['spread'])} ({r['n']})"
     compared = [difference_text(r), verdict_text(r)]
     return [label(r['method']), mean, *compared, str(r['epochs']), f"{r['seconds']:.0f}"]
 
@@ -582,6 +590,26 @@ def chosen(
     valid = {m: statistics.fmean(r['valid'] for r in rows if r['method'] == m) for m in quick}
     best = max(quick, key=valid.__getitem__)
     return dict(method=best, rows=[r for r in rows if r['method'] == best], time=times[best])
+
+# %% ../nbs/running/84_records.ipynb #5f1c0a93
+def _values_of(records: list[dict], option: str) -> dict[str, set]:
+    "By method, what its runs have for a setting; None where they have nothing."
+    found: dict[str, set] = {}
+    for r in records:
+        found.setdefault(r['method'], set()).add(r['setting'].get(option))
+    return found
+
+
+def several_values(records: list[dict], option: str) -> list:
+    "The values of a setting that some method was recorded at beside others, sorted."
+    found = _values_of(records, option).values()
+    return sorted({v for values in found if len(values) > 1 for v in values} - {None})
+
+
+def at_setting(records: list[dict], option: str, value) -> list[dict]:
+    "The records with a value of a setting, and all of those methods that do not vary it."
+    found = _values_of(records, option)
+    return [r for r in records if len(found[r['method']]) < 2 or r['setting'].get(option) == value]
 
 # %% ../nbs/running/84_records.ipynb #a2d0de5b
 _CAPTION = (

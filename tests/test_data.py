@@ -283,3 +283,15 @@ def test_a_share_of_the_labels(keep):
 def test_more_labels_than_images_are_refused():
     with pytest.raises(ValueError, match='labels: expected 10 to 90 images .* got 95'):
         split(digits(), train=100, labels=95)
+
+
+def test_the_teachers_other_images_without_their_labels():
+    data = split(digits(), train=60, valid=200, teach=300)
+    more = data.more_images()
+    assert torch.equal(more.train.ids, data.teach.ids) and more.teach is None
+    known = more.train.labels >= 0
+    assert set(more.train.ids[known].tolist()) == set(data.train.ids.tolist())
+    assert more.norm == data.for_teacher().norm and torch.equal(more.test.ids, data.test.ids)
+    for none in (split(digits(), train=60), split(digits(), train=60, teach=30)):
+        with pytest.raises(ValueError, match='teach: the teacher has no image that the student is not shown'):
+            none.more_images()

@@ -12,7 +12,7 @@ import pytest
 
 import ofa_learn.demo as module
 from ofa_learn.atomic import unsealed
-from ofa_learn.demo import _ROWS, Plan, _conclusions, _failed
+from ofa_learn.demo import _ROWS, Plan, _conclusions, _failed, _rows
 from ofa_learn.records import load_records
 
 CLI = Path(sys.executable).parent / 'ofa-learn'
@@ -33,10 +33,12 @@ def test_demo(tmp_path):
     records = {r['method']: r for r in load_records(tmp_path / 'runs')}
     assert set(records) == set(_ROWS)
     assert {r['pair'] for r in records.values()} == {'mlp-cnn'}
-    everything = records.pop('labels_all')
-    assert everything['data']['train'] == 100 and {r['data']['train'] for r in records.values()} == {60}
-    tests = {r['data']['fingerprint'] for r in records.values()}
-    assert len(tests) == 1 and everything['data']['fingerprint'] not in tests
+    more = [records.pop(row) for row in ('labels_all', 'kd_t4_more', 'ofa_t4_more')]
+    assert {r['data']['train'] for r in more} == {100} and {r['data']['train'] for r in records.values()} == {
+        60
+    }
+    prints = {r['data']['fingerprint'] for r in (*records.values(), *more)}
+    assert len(prints) == 3  # all labels, a share of them, and the student's images
     page = (tmp_path / 'demo.html').read_text()
     assert 'ofa-page' in page and 'with all the teacher’s images they would reach' in page
     assert not list(tmp_path.glob('.demo*'))
@@ -64,6 +66,15 @@ def test_what_a_demo_concludes():
     ) in said
     assert 'KD moves by +5.0 points (better) and OFA by +12.0 points (better)' in said
     assert 'Exits without a teacher, against labels alone: +1.0 points (better).' in said
+    assert 'Shown the teacher’s other images' not in said
+    more = made_up('kd_t4_more', 89, 90, 91) + made_up('ofa_t4_more', 92, 93, 94)
+    more = ' '.join(_conclusions(records + more))
+    assert 'KD at T = 4 reaches 90.0 %: +15.0 points (better) against KD on the labelled ones.' in more
+    assert 'OFA at T = 4 reaches 93.0 % there: +3.0 points (better) against that.' in more
+
+
+def test_a_demo_whose_teacher_saw_no_more_has_no_row_of_more():
+    assert {'kd_t4_more', 'ofa_t4_more'} == set(_rows(Plan())) - set(_rows(Plan(train=60, teach=60)))
 
 
 def test_a_demo_counts_what_stays_among_its_rows():

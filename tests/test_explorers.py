@@ -23,13 +23,12 @@ from ofa_learn.explorers import (
     _curve_state,
     _curve_words,
     _pair_name,
-    _spread_text,
     load_cka,
 )
 from ofa_learn.models import count_params, make_model
-from ofa_learn.pages import embed_json
+from ofa_learn.pages import accuracy_frames, embed_json
 from ofa_learn.recorded import recorded
-from ofa_learn.records import results
+from ofa_learn.records import named, results, spread_text
 from ofa_learn.runs import pair_models
 from ofa_learn.sweeps import recording_path
 from ofa_learn.tasks import create_task
@@ -79,6 +78,20 @@ def made_up_gamma():
     return runs
 
 
+TEMPERATURES = (1.0, 4.0)
+
+
+def made_up_temperatures():
+    "KD and OFA at two temperatures, four points apart; the others have none."
+    runs = [r for r in made_up_gamma() if r['method'] not in ('kd', 'ofa')]
+    for (j, pair), seed, t in product(enumerate(PAIRS), range(2), TEMPERATURES):
+        runs.append(run(pair, 'kd', seed, 70.0 + t + seed + 3 * j, temperature=t))
+        for form, gamma in product(FORMS, GAMMAS):
+            test = 75.0 - gamma + t + seed + 3 * j
+            runs.append(run(pair, 'ofa', seed, test, gamma=gamma, form=form, temperature=t))
+    return runs
+
+
 def made_up_exits():
     choices = product(PAIRS, ([1], [4], [1, 4], None), range(2))
     return [run(p, 'ofa', seed, 70.0 + len(e or '1234') + seed, stages=e) for p, e, seed in choices]
@@ -107,7 +120,8 @@ def made_up_cka():
 
 
 WIDGETS = dict(
-    curves=lambda: AccuracyCurves(made_up_gamma()),
+    curves=lambda: AccuracyCurves(made_up_gamma(), pair='cnn-vit'),
+    temperatures=lambda: AccuracyCurves(made_up_temperatures()),
     exits=lambda: BranchExplorer(made_up_exits()),
     cka=lambda: CKAExplorer(made_up_cka()),
 )
@@ -131,9 +145,27 @@ def test_curve_numbers_are_the_records():
         # The epoch without a look is left out, not drawn as 0.
         assert all(x == [1, 3, 4] for lines in s['series'].values() for x, _ in lines)
         assert s['at']['kd'] == [r['history'][2]['valid_accuracy'] for r in mine if r['method'] == 'kd']
-        assert s['low'] % 10 == 0
+        # The axes hold the second half of training, and every run's test accuracy, whatever is chosen.
+        assert s['frames'] == accuracy_frames(of_pair)
     assert _curve_state(records, 'cnn-vit', 'paper', 1.0, 2)['at']['kd'] == []
     assert 'not recorded' in _curve_words(_curve_state(records, 'cnn-vit', 'paper', 3.0, 4))
+
+
+def test_kd_and_ofa_are_of_one_temperature():
+    "Where both have several; what has none or one stands beside them at each."
+    records = made_up_temperatures()
+    for t in TEMPERATURES:
+        s = _curve_state(records, 'vit-cnn', 'paper', 1.4, 4, t)
+        of_t = [r for r in records if r['pair'] == 'vit-cnn' and r['setting'].get('temperature', t) == t]
+        mine = [r for r in of_t if r['method'] != 'ofa' or r['setting']['gamma'] == 1.4]
+        mine = [r for r in mine if r['setting'].get('form', 'paper') == 'paper']
+        assert [r['mean'] for r in s['rows']] == [r['mean'] for r in results(mine)]
+        assert s['over'][1.4] == [76.6 + t, 77.6 + t] and s['levels']['kd'] == [73.0 + t, 74.0 + t]
+        assert len(s['levels']['labels']) == 3 and f'γ = 1.4, T = {t:g}, ' in _curve_words(s)
+    frames = [_curve_state(records, 'vit-cnn', 'paper', 1.4, 4, t)['frames'] for t in TEMPERATURES]
+    assert frames[0] == frames[1]  # so that one sees the dots move, not the axis
+    one = [r for r in records if r['method'] != 'kd' or r['setting']['temperature'] == 4.0]
+    assert _curve_state(one, 'vit-cnn', 'paper', 1.4, 4, 1.0)['levels']['kd'] == [77.0, 78.0]
 
 
 @pytest.mark.parametrize('pair', ['cnn-vit', 'vit-cnn', 'cnn-mlp', 'mlp-cnn'])
@@ -155,7 +187,7 @@ def test_exits_none_means_all_and_gaps_are_said():
     s = _branch_state(made_up_exits(), 'cnn-vit', [1, 2, 3, 4])
     assert s['here'] == [74.0, 75.0] and list(s['over']) == [(1,), (4,), (1, 4), (1, 2, 3, 4)]
     chosen = _branch_table(_branch_state(made_up_exits(), 'cnn-vit', [2, 3]))[-1]
-    assert chosen[-1] == 'not recorded' == _spread_text([])
+    assert chosen[-1] == 'not recorded' == spread_text([])
 
 
 def test_cka_numbers_are_the_matrices():
@@ -199,8 +231,20 @@ def test_figures_follow_the_controls():
         assert _pair_name(pair) in w.figures[1].layout.title.text
         assert f'γ = {g:g}' in w.fig.layout.title.text
         assert f'γ = {g:g}' in w.words.value and 'ofa-learn' not in w.hint.value
+        assert list(w.fig.layout.yaxis.range) == w.numbers['frames']['valid']
+        assert list(w.figures[1].layout.yaxis.range) == w.numbers['frames']['test']
+    assert 'temperature' not in w.controls and 'T =' not in w.fig.layout.title.text
+    assert w.epoch.values == [1, 3, 4]  # nobody looked in the second
     w.epoch.value = 1
     assert list(w.fig.data[-1].x) == [1, 1] and 'validation, epoch 1' in w.words.value
+    t = AccuracyCurves(made_up_temperatures())
+    assert (t.pair.value, t.form.value, t.temperature.value) == ('vit-cnn', 'paper', 1.0)
+    before = t.figures[1].data[-1].y[0]
+    t.temperature.value = 4.0
+    assert t.figures[1].data[-1].y[0] == before + 3
+    assert t.fig.layout.title.text == 'While training, γ = 1.4, T = 4'
+    assert t.figures[1].layout.title.text == 'Final test accuracy, ViT teaches CNN, T = 4'
+    assert AccuracyCurves(made_up_temperatures(), temperature=4.0).temperature.value == 4.0
     b = BranchExplorer(made_up_exits())
     b.exits.value = [4]
     assert list(b.fig.data[0].marker.opacity) == [0.2, 0.2, 0.2, 1.0]
@@ -225,9 +269,18 @@ def test_figures_follow_the_controls():
             'pair: expected one of cnn-vit, vit-cnn, got .cnn-gnn',
         ),
         (lambda: AccuracyCurves([]), 'ofa-learn sweep'),
+        (lambda: AccuracyCurves(made_up_gamma(), form='papr'), 'expected one of paper, released, got .papr'),
+        (
+            lambda: AccuracyCurves(made_up_temperatures(), temperature=2.0),
+            'temperature T: expected one of 1.0, 4.0, got 2.0',
+        ),
+        (
+            lambda: AccuracyCurves(made_up_gamma(), temperature=4.0),
+            'temperature: got 4.0, but these records have no method at several',
+        ),
         (
             lambda: AccuracyCurves([r for r in made_up_gamma() if r['method'] == 'kd']),
-            'no run of OFA among 6; `ofa-learn sweep --plan recorded:gamma',
+            'no run of OFA among 6; `ofa-learn sweep --plan recorded:lab_gamma',
         ),
         (lambda: AccuracyCurves('nothing'), "no recording 'nothing'.*ofa-learn sweep"),
         (lambda: BranchExplorer([r for r in made_up_gamma() if r['method'] == 'kd']), 'plan recorded:exits'),
@@ -235,7 +288,7 @@ def test_figures_follow_the_controls():
         (lambda: CKAExplorer(made_up_cka(), teacher='mlp'), 'teacher: expected one of cnn, vit'),
         (lambda: CKAExplorer(made_up_cka(), method='labels'), 'student after: expected one of'),
         (lambda: load_cka('nowhere.json'), 'no file nowhere.json.*record_cka'),
-        (lambda: load_cka(recording_path('gamma')), 'no CKA recording'),
+        (lambda: load_cka(recording_path('lab_gamma')), 'no CKA recording'),
     ],
 )
 def test_refused(call, message):
@@ -245,9 +298,16 @@ def test_refused(call, message):
 
 def test_shipped_recordings_open():
     w = AccuracyCurves()
-    gammas = {r['setting']['gamma'] for r in recorded('gamma') if r['method'] == 'ofa'}
-    assert set(w.gamma.values) == gammas
-    assert 'ofa-learn sweep --plan recorded:gamma --out gamma' in w.hint.value
+    ofa = [r for r in recorded('lab_gamma') if r['method'] == 'ofa']
+    assert set(w.gamma.values) == {r['setting']['gamma'] for r in ofa}
+    assert w.temperature.values == [1.0, 4.0] and w.epoch.values == list(range(10, 151, 10))
+    assert w.values() == dict(pair='vit-cnn', form='paper', temperature=1.0, gamma=1.4, epoch=150)
+    assert 'ofa-learn sweep --plan recorded:lab_gamma --out lab_gamma' in w.hint.value
+    assert 'the teacher has seen 1097' in w.hint.value
+    assert len(_choices_version(w)) < 1_000_000
+    old = AccuracyCurves('gamma')  # one temperature, every epoch
+    assert 'temperature' not in old.controls and old.epoch.values == list(range(1, 41))
+    assert AccuracyCurves('lab').temperature.values == [1.0, 4.0]
     assert 'recorded:exits' in BranchExplorer().hint.value and 'record_cka' in CKAExplorer().hint.value
     found = load_cka()
     assert len(found['runs']) == 45
@@ -257,6 +317,51 @@ def test_shipped_recordings_open():
     for m in _ALONE:  # one student, whichever teacher it stands beside
         for s in ('cnn', 'vit', 'mlp'):
             assert len({found['runs'][t, s, m]['test_accuracy'] for t in ('cnn', 'vit', 'mlp')}) == 1
+
+
+def test_the_caption_says_what_the_recording_shows():
+    records = recorded('lab_gamma')
+
+    def at(pair, form, t):
+        return _curve_state(records, pair, form, 1.4, 150, t)
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    def means(s):
+        return [mean(v) for v in s['over'].values()]
+
+    caption = AccuracyCurves().caption
+    assert 'KD rises by more than six points, OFA by about four' in caption
+    low, high = (at('vit-cnn', 'paper', t) for t in TEMPERATURES)
+    assert 6 < mean(high['levels']['kd']) - mean(low['levels']['kd']) < 7
+    for form in FORMS:
+        low, high = (mean(means(at('vit-cnn', form, t))) for t in TEMPERATURES)
+        assert 3.5 < high - low < 5
+    assert 'the ring goes up and down by up to three points' in caption
+    for form, t in product(FORMS, TEMPERATURES):
+        s = at('vit-cnn', form, t)
+        assert max(abs(a - b) for a, b in zip(means(s), means(s)[1:])) < 3.05
+    apart = [max(v) - min(v) for v in at('vit-cnn', 'paper', 1.0)['over'].values()]
+    assert max(apart) > 3 and 'as far as two runs of one γ lie apart' in caption
+    assert 'accuracy falls as γ grows' in caption
+    for pair in ('vit-cnn', 'cnn-vit', 'cnn-mlp', 'mlp-cnn'):
+        falling = means(at(pair, 'released', 4.0))
+        assert falling[0] - falling[-1] > 0.5
+    assert 'about the line of deep supervision, which meets no teacher, or below it' in caption
+    for pair, form, t in product(('cnn-vit', 'cnn-mlp'), FORMS, TEMPERATURES):
+        s = at(pair, form, t)
+        assert mean(means(s)) <= mean(s['levels']['deep_supervision'])
+    assert 'deep supervision' not in AccuracyCurves(records).caption  # its own records, its own findings
+
+
+@pytest.mark.parametrize('method', ['kd', 'ofa'])
+def test_five_seeds_tell_that_temperature_matters(method):
+    "As walkthrough 10 says, where a ViT teaches a CNN."
+    records = [r for r in recorded('lab') if r['pair'] == 'vit-cnn']
+    rows = {r['method']: r for r in results(named(records), f'{method} temperature=1.0')}
+    row = rows[f'{method} temperature=4.0']
+    assert (row['pairs'], row['verdict']) == (5, 'better')
 
 
 # Pages
@@ -412,6 +517,16 @@ def test_curves_by_keyboard(opened):
     page.keyboard.press('Shift+Tab')
     page.keyboard.press('ArrowDown')
     w.pair.value = 'vit-cnn'
+    same(page, w)
+
+
+def test_temperature_by_keyboard(opened):
+    w = WIDGETS['temperatures']()
+    page = opened(w)
+    same(page, w)
+    page.get_by_label('temperature T').focus()
+    page.keyboard.press('ArrowDown')
+    w.temperature.value = 4.0
     same(page, w)
 
 

@@ -348,11 +348,11 @@ def test_anatomy_by_keyboard(book):
 
 
 def test_recorded_accuracies_by_keyboard(book):
-    "γ, form, pair and epoch over recorded runs: what is drawn is what was recorded."
-    runs = recorded('gamma')
+    "γ, form, T, pair and epoch over recorded runs: what is drawn is what was recorded."
+    runs = recorded('lab_gamma')
     gammas = sorted({r['setting']['gamma'] for r in runs if r['method'] == 'ofa'})
     pairs = list(dict.fromkeys(r['pair'] for r in runs))
-    choice = dict(pair='cnn-vit', form='paper', gamma=1.4, epoch=40)
+    choice = dict(pair='vit-cnn', form='paper', gamma=1.4, temperature=1.0, epoch=150)
 
     def traces(i, name):
         return [t for t in plotted(book, i)['traces'] if t['name'].startswith(name)]
@@ -366,8 +366,8 @@ def test_recorded_accuracies_by_keyboard(book):
         mean = statistics.fmean(s['over'][choice['gamma']])
         assert reaches(book, ring, rounded([choice['gamma'], mean]))
         assert reaches(book, lambda: traces(4, 'epoch')[0]['x'], [choice['epoch']] * 2)
-        assert title(book, 4) == f"While training, γ = {choice['gamma']:g}"
-        own = [t['y'] for t in traces(4, 'OFA') if len(t['x']) == 40 and t['y'][0] is not None]
+        assert title(book, 4) == f"While training, γ = {choice['gamma']:g}, T = {choice['temperature']:g}"
+        own = [t['y'] for t in traces(4, 'OFA') if len(t['x']) == 15 and t['y'][0] is not None]
         curves = [y for _, y in s['series'][f"ofa_{choice['form']}"]]
         means = pytest.approx([statistics.fmean(v) for v in zip(*curves)], abs=1e-4)
         assert any(y == means for y in own), own
@@ -377,8 +377,9 @@ def test_recorded_accuracies_by_keyboard(book):
         ('γ', 'range', ['ArrowRight'], dict(gamma=gammas[gammas.index(1.4) + 1])),
         ('γ', 'range', ['End'], dict(gamma=4.0)),
         ('form of the loss', 'select-one', ['ArrowDown'], dict(form='released')),
-        ('pair', 'select-one', ['ArrowDown'], dict(pair=pairs[1])),
-        ('epoch', 'range', ['ArrowLeft'] * 3, dict(epoch=37)),
+        ('temperature T', 'select-one', ['ArrowDown'], dict(temperature=4.0)),
+        ('pair', 'select-one', ['ArrowDown'], dict(pair=pairs[pairs.index('vit-cnn') + 1])),
+        ('epoch', 'range', ['ArrowLeft'] * 3, dict(epoch=120)),
     )
     for label, role, keys, new in moves:
         book.get_by_label(label, exact=True).last.focus()
@@ -389,7 +390,7 @@ def test_recorded_accuracies_by_keyboard(book):
         check()
     box = book.locator('.widget-vbox:has(.ofa-range select)').last
     said = box.locator('[role=status]')
-    want = f'{_pair_name(pairs[1])}, γ = 4'
+    want = f'{_pair_name(choice["pair"])}, γ = 4, T = 4'
     assert reaches(book, lambda: want in said.inner_text(), True), said.inner_text()
     shot(book, 'accuracies')
 
