@@ -57,7 +57,10 @@ def _building(path: Path, ending: str = '') -> Iterator[Path]:
     place = path.with_name(f'.{path.name}.building{ending}')
 
     def clear():
-        place.unlink(missing_ok=True) if place.is_file() else shutil.rmtree(place, ignore_errors=True)
+        if place.is_file():
+            place.unlink()
+        else:
+            shutil.rmtree(place, ignore_errors=True)
 
     with locked(path.parent, path.name):
         clear()  # of a process that was killed

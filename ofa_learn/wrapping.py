@@ -97,15 +97,17 @@ def _all_buffers(task: Any) -> dict:
 
 def _take_buffers(task: Any, kept: list[dict]) -> None:
     "Put a process's own buffers back, out of those of all, where there are any."
+    if not kept:
+        return
     rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    if kept and len(kept) != size:
+    if len(kept) != size:
         warnings.warn(
             f'the checkpoint holds the buffers of {len(kept)} processes and there are {size} now; each '
             'begins with those of the first',
             stacklevel=4,
         )
         rank = 0
-    for name, buffer in unwrapped(task.trainable_module).named_buffers() if kept else ():
+    for name, buffer in unwrapped(task.trainable_module).named_buffers():
         buffer.copy_(kept[rank][name])
 
 
