@@ -629,7 +629,7 @@ def third():
 
 
 PHASES = {  # what is hit, and how many runs are finished then
-    'before': ('runs', signalling, 0),
+    'before': ('planned_runs', signalling, 0),
     'teacher': ('teach', in_training, 0),
     'teacher, tested': ('measured', lambda f: signalling(f, after=True), 0),
     'answers': ('cache_key', signalling, 0),
