@@ -15,6 +15,13 @@ LONGEST_FIRST = ('site', 'test_lab', 'test_walkthroughs', 'test_sweeps', 'test_t
 SITE = ('test_docs', 'test_site')
 IN_A_BROWSER = {'browser', 'built', 'page', 'visit'}
 
+# What `make quick` leaves out: files whose tests train, start processes or build something, and these tests.
+SLOW = {
+    *('test_bench', 'test_cka', 'test_cli', 'test_demo', 'test_explorers', 'test_live', 'test_package'),
+    *('test_recorded', 'test_report', 'test_runs', 'test_sweeps', 'test_training', 'test_workers', *SITE),
+}
+SLOW_TESTS = {'test_runs', 'test_checks', 'test_the_types_fit', 'test_every_method_learns'}
+
 
 def group(item) -> str:
     "The tests that run in one process, one after the other, and so build what they share once."
@@ -29,6 +36,8 @@ def pytest_itemcollected(item):
     item.add_marker(pytest.mark.xdist_group(group(item)))
     if IN_A_BROWSER & set(item.fixturenames):
         item.add_marker(pytest.mark.browser)
+    if item.path.stem in SLOW or getattr(item, 'originalname', item.name) in SLOW_TESTS:
+        item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_modifyitems(items):
