@@ -235,11 +235,12 @@ class Loop:
         with torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None):
             out = self.task(x, y, index=batch.index)
         names = [k for k in out if k != 'output']
+        seen = dict(accuracy=(out['output'].detach().argmax(1) == batch.target).float().mean() * 100)
+        if self.unlabelled:
+            seen['labelled'] = (batch.target >= 0).float().mean()
         if step == 0:
-            self.watch.start(epoch, names + ['accuracy', 'labelled'][: 1 + self.unlabelled])
-        hits = (out['output'].detach().argmax(1) == batch.target).float().mean() * 100
-        shares = [hits, (batch.target >= 0).float().mean()][: 1 + self.unlabelled]
-        self.watch.add([out[n] for n in names] + shares)
+            self.watch.start(epoch, names + list(seen))
+        self.watch.add([out[n] for n in names] + list(seen.values()))
         self.scaler.scale(out['loss'] / self.accumulate).backward()
 
     def update(self) -> None:
@@ -457,8 +458,17 @@ def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
     )
     optimizer = make_optimizer(task.trainable_module, s)
     scheduler = make_schedule(optimizer, s, whole_updates(batches, s['accumulate']))
-    how = s['clip'], s['precision'], s['accumulate']
-    return Loop(task, optimizer, scheduler, *how, mix, channels_last, unlabelled)
+    return Loop(
+        task,
+        optimizer,
+        scheduler,
+        s['clip'],
+        s['precision'],
+        s['accumulate'],
+        mix,
+        channels_last,
+        unlabelled,
+    )
 
 # %% ../nbs/course/80_training.ipynb #88d8e124
 @dataclass
