@@ -25,7 +25,8 @@ from .atomic import whole, write_atomically
 from .checkpoints import differences, plain
 from .data import Augment, Batches, ImageData, Splits
 from .identity import described, in_short, teacher_identity
-from .tasks import Answers, DistillationTask, Teacher, fit_teacher, same_norm
+from .tasks import DistillationTask
+from .teachers import Answers, Teacher, fit_teacher, same_norm
 
 # %% ../nbs/running/85_cache.ipynb #ec7a3c69
 def _check_in_memory(data: Splits) -> None:
@@ -43,6 +44,21 @@ def _asked(teacher: Teacher) -> dict:
     return plain(dict(teacher_identity(teacher) or {}, layers=described(teacher.model)))
 
 
+def _facts(data: Splits) -> tuple[Any, Any, int]:
+    "What a teacher is fitted to: image size, normalisation and number of classes."
+    return data.input_size, data.norm, data.num_classes
+
+
+def _shown(teacher: Teacher, data: Splits, needs) -> dict:
+    "The size at which a teacher is shown the images and the columns that are read, where they are not plain."
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # said where the cache is made
+        columns = fit_teacher(teacher, *_facts(data), needs, data.classes).columns
+    seen = teacher.sees(data.input_size)
+    found = dict(sees=list(seen)) if seen != tuple(data.input_size) else {}
+    return found if columns is None else found | dict(columns=columns.tolist())
+
+
 def cache_key(
     teacher: Teacher, data: Splits, augment: Augment, view_seed: int, batch_size: int, needs
 ) -> dict:
@@ -52,7 +68,7 @@ def cache_key(
     return plain(
         dict(
             format=2,
-            teacher=_asked(teacher),
+            teacher=_asked(teacher) | _shown(teacher, data, needs),
             data=dict(name=data.train.name, train=data.train.fingerprint, ids=ids, norm=data.norm),
             augment=asdict(augment),
             view_seed=view_seed,
@@ -157,7 +173,7 @@ class _Asked(_Kept):
     ):
         _check_in_memory(data)
         self.teacher, self.data, self.needs = teacher, data, needs
-        self.renormalise = fit_teacher(teacher, data.input_size, data.norm, data.num_classes, needs)
+        self.fitted = fit_teacher(teacher, *_facts(data), needs, data.classes)
         device = next(teacher.model.parameters()).device
         self.batches = Batches(data.train, data.norm, batch_size, augment, 0, view_seed, device)
         taps = teacher.find_taps(data.input_size) if 'pooled' in needs else None
@@ -167,7 +183,7 @@ class _Asked(_Kept):
 
     def ask(self, input: torch.Tensor) -> torch.Tensor:
         "The teacher's answers to a batch and the marks of its images, side by side, (B, W) float32."
-        a = self.teacher(self.renormalise(input), self.needs)
+        a = self.fitted(self.teacher, input, self.needs)
         pooled = [a.pooled.float()] if self.widths[1] else []
         return torch.cat([a.logits.float(), *pooled, _marks(input)[:, None]], 1)
 

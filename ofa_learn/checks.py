@@ -34,6 +34,11 @@ def check_norm(
     if not fits or not all(map(math.isfinite, mean + std)) or min(std) <= 0:
         many = 'as many of each' if channels is None else f'{channels} of each'
         raise ValueError(f'{name}: expected finite means and deviations above 0, {many}, got {norm}')
+    if max(map(abs, mean + std)) > 10:
+        raise ValueError(
+            f'{name}: expected means and deviations for pixels in [0, 1], got {norm}, which look like those '
+            'of 0 to 255; divide by 255'
+        )
 
 # %% ../nbs/internals/48_checks.ipynb #3a7be90d
 def image_facts(
@@ -62,7 +67,7 @@ def image_facts(
     return tuple(map(int, size)), input_norm, num_classes
 
 # %% ../nbs/internals/48_checks.ipynb #91f5c3d7
-_WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel, ModelEmaV2, ModelEmaV3)
+WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel, ModelEmaV2, ModelEmaV3)
 
 
 def check_unwrapped(
@@ -71,7 +76,7 @@ def check_unwrapped(
 ) -> None:
     "Raise for a model inside a wrapper, which hides its stages and renames its weights."
     inner = '_orig_mod' if '_orig_mod' in model._modules else 'module'
-    if isinstance(model, _WRAPPERS) or inner == '_orig_mod':
+    if isinstance(model, WRAPPERS) or inner == '_orig_mod':
         raise ValueError(
             f'{who}: {type(model).__name__} is a wrapper, which hides stages and renames weights; give the '
             f'model inside, its `.{inner}`: `fit` compiles and distributes it by itself'

@@ -350,7 +350,7 @@ def _tap_origins(
     modules = list(teacher.model.modules())
     watched = modules if any(isinstance(m, _BatchNorm) for m in modules) else []
     hooks = [m.register_forward_pre_hook(look) for m in watched]
-    image = torch.randn(1, *input_size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(1, *teacher.sees(input_size), generator=torch.Generator().manual_seed(0))
     image = image.to(next(teacher.model.parameters()))
     try:
         maps = teacher(image, ('maps',)).maps

@@ -7,13 +7,14 @@ __all__ = ['look_at']
 
 # %% ../nbs/course/52_look.ipynb #edc30db5
 import math
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from .data import Augment, Splits
-from .tasks import Teacher, as_teacher, fit_teacher
+from .teachers import Fitted, Teacher, as_teacher, fit_teacher
 
 # %% ../nbs/course/52_look.ipynb #bae79057
 def _some(part, most: int):
@@ -24,12 +25,12 @@ def _some(part, most: int):
 
 
 @torch.no_grad()
-def _answered(teacher: Teacher, renormalise, batches) -> tuple[torch.Tensor, torch.Tensor]:
+def _answered(teacher: Teacher, fitted: Fitted, batches) -> tuple[torch.Tensor, torch.Tensor]:
     "The teacher's logits (N, K) for the images that have a label, and the labels (N,)."
     logits, labels = [], []
     for b in batches:
         known = b.target >= 0
-        logits.append(teacher(renormalise(b.input)).logits[known].float().cpu())
+        logits.append(fitted(teacher, b.input, ('logits',)).logits[known].float().cpu())
         labels.append(b.target[known].cpu())
     return torch.cat(logits), torch.cat(labels)
 
@@ -210,19 +211,22 @@ def look_at(
         raise ValueError(f'temperature: expected numbers above 0, got {every[0]:g}')
     teacher = as_teacher(teacher, 'look_at', data.num_classes, data.input_size)
     device = next(teacher.model.parameters()).device
-    ready = fit_teacher(teacher, data.input_size, data.norm, data.num_classes, ('logits',))
+    facts = (data.input_size, data.norm, data.num_classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that it is shown another size is said when it teaches
+        fitted = fit_teacher(teacher, *facts, ('logits',), data.classes)
     parts = {n: _some(getattr(data, n), most) for n in ('train', 'valid', 'test')}
     seen: dict[str, Any] = {}
     for name, part in parts.items():
         if (part.labels >= 0).any():
             batches = part.batches(data.norm, batch_size, device=device).plain()
-            seen[name] = _answered(teacher, ready, batches)
+            seen[name] = _answered(teacher, fitted, batches)
     if 'train' not in seen:
         raise ValueError('data: no training image has a label; give those that the teacher learned from')
     shown = parts['train'].batches(
         data.norm, min(batch_size, len(parts['train'])), augment=augment, view_seed=view_seed, device=device
     )
-    logits, labels = _answered(teacher, ready, shown.epoch(0))
+    logits, labels = _answered(teacher, fitted, shown.epoch(0))
     return TeacherReport(
         _named(teacher),
         {n: (z.argmax(1) == y).float().mean().item() * 100 for n, (z, y) in seen.items()},

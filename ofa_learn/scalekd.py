@@ -303,7 +303,7 @@ def find_last_stage(
         count = 0 if taps is None else len(taps.stages)
         who = type(teacher.model).__name__
         raise ValueError(f'teacher: expected two stages or more, {who} has {count}')
-    images = torch.randn(4, *input_size, generator=torch.Generator().manual_seed(0))
+    images = torch.randn(4, *teacher.sees(input_size), generator=torch.Generator().manual_seed(0))
     images = images.to(next(teacher.parameters()))
     (*_, before, after), calls = _recorded(teacher, images[:2])
     path = _chain(calls, before, after)

@@ -45,7 +45,8 @@ from ofa_learn.settings import (
     optimizer_state,
     whole_updates,
 )
-from .tasks import DistillationTask, create_task, logits_of, own_norm, same_norm
+from .tasks import DistillationTask, create_task
+from .teachers import measurable, same_norm
 from .workers import pick_device, place, summed, take_over
 from .wrapping import unwrapped
 
@@ -61,8 +62,8 @@ def predict(
     No views are taken, and the model's mode is put back afterwards.
 
     Args:
-        model: Gives logits (B, K) for images (B, C, H, W); it stays on its device. A `Teacher` with a norm
-            of its own gets the images normalised by that.
+        model: Gives logits (B, K) for images (B, C, H, W); it stays on its device. A `Teacher` is shown the
+            images at its own size and normalisation.
         part: The images, such as `data.test`.
         norm: How the model expects them normalised, such as `data.norm`.
         batch_size: Images a batch.
@@ -79,8 +80,8 @@ def predict(
     """
     device = next(model.parameters()).device
     with evaluating(model):
-        batches = part.batches(own_norm(model, norm), batch_size, device=device)
-        return torch.cat([logits_of(model, b.input) for b in batches.plain()])
+        norm, logits = measurable(model, part, norm)
+        return torch.cat([logits(b.input) for b in part.batches(norm, batch_size, device=device).plain()])
 
 # %% ../nbs/course/80_training.ipynb #47e5710e
 def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
@@ -90,7 +91,7 @@ def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
 
     Args:
         model: Gives logits (B, K) for images (B, C, H, W); it stays on its device, its mode is put back. A
-            `Teacher` with a norm of its own gets the images normalised by that.
+            `Teacher` is shown the images at its own size and normalisation.
         part: Images and labels, such as `data.test`; those without a label are not counted.
         norm: How the model expects the images normalised, such as `data.norm`.
 
@@ -112,13 +113,13 @@ def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
     known = int((part.labels >= 0).sum())
     if not known:
         raise ValueError('part: none of its images has a label')
-    norm = own_norm(model, norm)
+    norm, logits = measurable(model, part, norm)
     hits = torch.zeros((), dtype=torch.int64, device=device)
     if rank < len(part):
         mine = part.take(torch.arange(rank, len(part), world)) if world > 1 else part
         with evaluating(model):
             for b in mine.batches(norm, 500, device=device).plain():
-                hits += (logits_of(model, b.input).argmax(1) == b.target).sum()
+                hits += (logits(b.input).argmax(1) == b.target).sum()
     return summed(hits.double().cpu()[None], device)[0].item() / known * 100
 
 # %% ../nbs/course/80_training.ipynb #2e19104e

@@ -52,13 +52,13 @@ def test_equal_to_the_teacher(name, augment, size, tmp_path):
     assert len(list(tmp_path.glob('epoch_*.npy'))) == (1 if augment == Augment() else 2)
     for seed, epoch in ((0, 0), (1, 1), (2, 1)):
         for b in Batches(DATA.train, DATA.norm, size, augment, seed, 3).epoch(epoch):
-            kept, asked = cache(epoch, b.index, NEEDS, b.input), t(cache.renormalise(b.input), NEEDS)
+            kept, asked = cache(epoch, b.index, NEEDS, b.input), t(cache.fitted.view(b.input), NEEDS)
             assert (
                 torch.equal(kept.logits, asked.logits)
                 and torch.equal(kept.pooled, asked.pooled)
                 and kept.maps is None
             )
-            assert torch.equal(kept.logits, t(cache.renormalise(b.input)).logits)  # and to the plain forward
+            assert torch.equal(kept.logits, t(cache.fitted.view(b.input)).logits)  # and to the plain forward
             assert kept.logits.is_contiguous() and kept.pooled.is_contiguous()
 
 

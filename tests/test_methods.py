@@ -646,16 +646,16 @@ def test_soft_labels_as_the_released_code_takes_them():
 
 
 def test_published_weights_bring_their_normalisation(monkeypatch):
-    from ofa_learn.tasks import _published_norm
+    from ofa_learn.teachers import published_norm
 
     model = make_model('resnet18', 1000, (3, 64, 64))
     assert (
-        _published_norm(model, 3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-        and _published_norm(model, 1) is None
-        and _published_norm(torch.nn.Linear(2, 2), 3) is None
+        published_norm(model, 3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        and published_norm(model, 1) is None
+        and published_norm(torch.nn.Linear(2, 2), 3) is None
     )
-    monkeypatch.setattr('ofa_learn.tasks.make_model', lambda name, k, size, pretrained: model)
-    assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True).norm == _published_norm(model, 3)
+    monkeypatch.setattr('ofa_learn.teachers.make_model', lambda name, k, size, pretrained: model)
+    assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True).norm == published_norm(model, 3)
     assert Teacher('resnet18', 1000, (3, 64, 64), pretrained=True, norm=((0.0,) * 3, (1.0,) * 3)).norm == (
         (0.0,) * 3,
         (1.0,) * 3,
