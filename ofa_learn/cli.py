@@ -23,17 +23,7 @@ from typing import Any, get_args
 
 from fastcore.script import anno_parser
 
-# %% ../nbs/internals/99_cli.ipynb #f1b39e99
-def leave_out(
-    why: str,  # the reason, as the beginning of a sentence
-    command,  # a command's function
-    **given,  # its options that would not be used here
-) -> None:
-    "A `ValueError` that names the options that were given and would not be used."
-    usual = inspect.signature(command).parameters
-    odd = ['--' + k.replace('_', '-') for k, v in given.items() if v != usual[k].default]
-    if odd:
-        raise ValueError(f'{why}; leave out {", ".join(odd)}')
+from .cli_distill import distill, going_on, leave_out, named_options, not_taken
 
 # %% ../nbs/internals/99_cli.ipynb #27a0cdc1
 def demo(
@@ -59,24 +49,6 @@ def demo(
     given: dict[str, Any] = {k: v for k, v in options.items() if v is not None}
     plan = Plan(pair=pair, seeds=seeds, methods=more, **((QUICK if quick else {}) | given))
     run(plan, out, jobs, quick, records, resume=resume)
-
-# %% ../nbs/internals/99_cli.ipynb #2b86b91f
-@contextmanager
-def _going_on(folder: Path):
-    "Within: a stop's line says whether the folder holds something to go on from."
-    from ofa_learn.checkpoints import Stopped, stoppable
-    from ofa_learn.training import resumable
-
-    try:
-        with stoppable(at_once=True):
-            yield
-    except KeyboardInterrupt as e:
-        kept = resumable(folder) or any(map(resumable, Path(folder).glob('*.training')))
-        advice = f'{folder} holds all of it, the same command with --resume goes on' if kept else _NOTHING
-        raise Stopped(f'{str(e).partition(";")[0] or "stopped"}; {advice}') from e
-
-
-_NOTHING = 'there was nothing to save yet, the same command begins again'
 
 # %% ../nbs/internals/99_cli.ipynb #2d3ad693
 def teach(
@@ -106,7 +78,7 @@ def teach(
 
     check_place(out, overwrite)
     how = dict(overwrite=overwrite, opt=opt, batch_size=batch, device=pick_device(device))
-    with _going_on(training_folder(out)):
+    with going_on(training_folder(out)):
         parts = teaching_data(data, size, train, valid, test)
         if isinstance(parts.train, ImageData):  # those that are read while training have views of their own
             how['augment'] = Augment(shift=max(parts.input_size[1] // 8, 1))
@@ -203,7 +175,7 @@ def _train(r, out: str, method: str, how: dict) -> None:
     from ofa_learn.workers import distributed, pick_device, place
 
     how = how | dict(device=pick_device(how['device']))
-    with _going_on(Path(out)), distributed():
+    with going_on(Path(out)), distributed():
         say = print if place()[0] == 0 else lambda *_: None
         say(f'{r.name}: {method}, {r.epochs} epochs, into {out}')
         done = run_recipe(r, out, method, say=say, **how)
@@ -500,6 +472,7 @@ COMMANDS: dict[str, Callable] = dict(
     demo=demo,
     teach=teach,
     look=look,
+    distill=distill,
     train=train,
     sweep=sweep,
     cka=cka,
@@ -564,6 +537,11 @@ def parsed(name: str, words: list[str]) -> dict:
     options, rest = parser.parse_known_args(joined(words))
     options = vars(options)
     hidden = [f'--{k}' for k in ('pdb', 'xtra') if options.pop(k)]  # fastcore's, which nobody would use
+    if name == 'distill' and rest and not hidden:
+        if unknown := not_taken(rest):
+            raise ValueError(_unknown(unknown, name))
+        options['options'] = ' '.join(filter(None, [options['options'], named_options(rest)]))
+        return options
     if unknown := rest + hidden:
         raise ValueError(_unknown(unknown[0], name))
     return options

@@ -330,7 +330,7 @@ def _bullets(items) -> str:
     return '<ul>' + ''.join(f'<li>{html.escape(item)}</li>' for item in items) + '</ul>'
 
 
-def _definitions(terms: Sequence[tuple[str, str]]) -> str:
+def definitions(terms: Sequence[tuple[str, str]]) -> str:
     lines = [f'<dt>{html.escape(term)}</dt><dd>{html.escape(text)}</dd>' for term, text in terms]
     return '\n'.join(['<dl>', *lines, '</dl>'])
 
@@ -389,7 +389,7 @@ def report(
         _bullets(notes) if notes else '',
         '<h2>The table</h2>',
         table_html(table_cells(rows, method_label), f'Test part, last epoch. {table_legend(rows)}'),
-        f'<h2>What was run</h2>{_definitions(_facts(records))}',
+        f'<h2>What was run</h2>{definitions(_facts(records))}',
         *courses,
         *(['<h2>Where the loss of an image comes from</h2>', _loss_section(cards, classes)] if cards else []),
         '<h2>Slide γ</h2>',
@@ -436,7 +436,7 @@ def cka_page(
     if not names:
         raise ValueError('results: expected at least one pair')
     across = list(combinations(names, 2))
-    body = [f'<h1>{html.escape(title)}</h1>', _definitions(facts)]
+    body = [f'<h1>{html.escape(title)}</h1>', definitions(facts)]
     if across:
         lines = {f'{a} and {b}': results[a, b].profile() for a, b in across}
         body += [

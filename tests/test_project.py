@@ -26,9 +26,12 @@ ROOMS = {
         'cka': 'data models watching',
         'branches': 'models',
         'losses': 'arguments',
-        'tasks': 'arguments data models branches losses checks wrapping',
-        'look': 'data figures tasks',
-        'training': 'arguments atomic checkpoints data identity models settings tasks workers wrapping',
+        'teachers': 'data models checks weights',
+        'tasks': 'arguments models branches losses checks teachers wrapping',
+        'look': 'data figures teachers',
+        'training': (
+            'arguments atomic checkpoints data identity models settings tasks teachers workers wrapping'
+        ),
         'demo': '*',
     },
     'methods': {
@@ -52,12 +55,17 @@ ROOMS = {
             'training workers'
         ),
         'records': 'atomic figures',
-        'cache': 'atomic checkpoints data identity tasks',
+        'cache': 'atomic checkpoints data identity tasks teachers',
         'sweeps': (
             'arguments atomic cache checkpoints data identity tasks models records runs training workers'
         ),
         'recorded': 'atomic records sweeps',
         'export': 'atomic models',
+        'evaluation': 'figures training',
+        'pictures': (
+            'arguments atomic checkpoints data evaluation export figures look models pages runs tasks '
+            'teachers training workers'
+        ),
     },
     'widgets': {
         'figures': '',
@@ -73,12 +81,14 @@ ROOMS = {
         'atomic': '',
         'arguments': '',
         'watching': 'models',
+        'weights': 'models',
         'checks': 'arguments models',
         'wrapping': '',
         'exercises': '',
         'bench': '*',
         'breadth': 'tasks models',
         'bench_training': '*',
+        'cli_distill': '*',
         'cli': '*',
         '__main__': '*',
     },

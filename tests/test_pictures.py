@@ -1,0 +1,207 @@
+"""From pictures and anyone's network to a student, by one call and by one command."""
+
+import json
+
+import numpy as np
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from ofa_learn.cli import main
+from ofa_learn.data import digits
+from ofa_learn.evaluation import calibration_error, confusion_of, evaluate
+from ofa_learn.models import load_model, make_model
+from ofa_learn.pictures import distill_pictures
+from ofa_learn.runs import teaching_data
+from ofa_learn.teachers import Teacher
+from ofa_learn.training import accuracy
+
+QUICK = [
+    '--size',
+    '16',
+    '--train',
+    '60',
+    '--valid',
+    '60',
+    '--test',
+    '60',
+    '--device',
+    'cpu',
+    '--progress=False',
+]
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    "180 digits as colour files of 16 pixels, in ten folders."
+    home, all_of_them = tmp_path_factory.mktemp('own') / 'pictures', digits()
+    for i in range(180):
+        place = home / f'digit {all_of_them.labels[i]}'
+        place.mkdir(parents=True, exist_ok=True)
+        grey = Image.fromarray(all_of_them.images[i, 0].numpy()).resize((16, 16))
+        grey.convert('RGB').save(place / f'{i}.png')
+    return home
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    "A network of another program: weights alone, under the names of DataParallel."
+    torch.manual_seed(0)
+    net = make_model('micro_resnet', 10, (3, 8, 8))
+    file = tmp_path_factory.mktemp('other') / 'best.pth'
+    torch.save(dict(model={f'module.{k}': v for k, v in net.state_dict().items()}, epoch=7), file)
+    return file
+
+
+def teacher_words(checkpoint):
+    norm = '.5,.5,.5/.25,.25,.25'
+    return [
+        '--teacher',
+        str(checkpoint),
+        '--architecture',
+        'micro_resnet',
+        '--teacher-size',
+        '8',
+        '--teacher-norm',
+        norm,
+    ]
+
+
+def test_the_command_end_to_end(pictures, checkpoint, tmp_path, capsys):
+    out = tmp_path / 'student'
+    words = ['distill', '--student', 'micro_vit', '--data', str(pictures), '--out', str(out), *QUICK]
+    words += [
+        *teacher_words(checkpoint),
+        '--method',
+        'ofa',
+        '--epochs',
+        '1',
+        '--gamma',
+        '1.2',
+        '--temperature=2',
+    ]
+    assert main([*words, '--dry-run']) == 0
+    said = capsys.readouterr().out
+    assert (
+        'MicroResNet (0.31 M parameters) teaches VisionTransformer' in said and 'nothing was trained' in said
+    )
+    assert 'the student sees 3×16×16, the teacher the same views at 3×8×8' in said
+    assert 'no better than guessing' in said  # it is a network of random weights
+    assert not out.exists()
+    assert main(words) == 0, capsys.readouterr().err
+    names = {p.name for p in out.iterdir()}
+    assert {'student.safetensors', 'hub', 'report.html', 'evaluation.json', 'history.csv'} <= names
+    about = json.loads((out / 'evaluation.json').read_text())
+    assert about['options'] == dict(gamma=1.2, temperature=2) and about['test']['images'] == 60
+    model, known = load_model(out / 'student.safetensors')
+    assert list(known['classes']) == [f'digit {i}' for i in range(10)]
+    data = teaching_data(str(pictures), 16, 60, 60, 60)
+    assert evaluate(model, data.test, data.norm).accuracy == pytest.approx(about['test']['accuracy'])
+    hub = timm.create_model(f'local-dir:{out}/hub', pretrained=True).eval()
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(hub(x), model(x))
+    page = (out / 'report.html').read_text()
+    assert 'micro_vit by ofa' in page and 'calibration error' in page
+    assert main(words) == 2 and 'holds a finished run' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    'more, message',
+    [
+        (['--gama', '1.4'], 'no option --gama; did you mean'),
+        (['--momentun', '0.9'], 'no option --momentun'),
+        (['--lr', 'high'], 'lr: expected'),
+        (['--gamma', '0.5'], 'gamma: expected finite numbers of at least 1'),
+        (['--margin', '2'], 'no option --margin'),
+        (['word'], 'no place for'),
+        (['--method', 'labels'], 'teacher: labels has none'),
+        (['--resume'], 'holds nothing to go on from'),
+        (['--teacher-channels', '1'], 'It goes with --teacher-size'),
+        (['--teacher-norm', '123/58'], 'divide by 255'),
+        (['--teacher-norm', '0.5'], 'expected means/deviations'),
+        (['--architecture', 'resnet18'], 'its weights are not those of ResNet'),
+        (['--student', 'resnet1'], 'did you mean'),
+    ],
+)
+def test_what_the_command_refuses(more, message, pictures, checkpoint, tmp_path, capsys):
+    words = ['distill', '--data', str(pictures), '--out', str(tmp_path / 'o'), '--epochs', '1', *QUICK]
+    words += [] if '--student' in more else ['--student', 'micro_vit']
+    if '--teacher-channels' not in more:
+        words += teacher_words(checkpoint)
+    else:
+        words += ['--teacher', str(checkpoint), '--architecture', 'micro_resnet']
+    for option in more:  # what is given here replaces the usual
+        if option.startswith('--') and option in words:
+            at = words.index(option)
+            del words[at : at + 2]
+    assert main([*words, *more]) == 2
+    import re
+
+    said = capsys.readouterr().err
+    assert re.search(message, said), said
+    assert not (tmp_path / 'o' / 'student.safetensors').exists()
+
+
+@pytest.mark.parametrize(
+    'words, message',
+    [
+        (['--data', 'digits'], 'student: say which with --student'),
+        (['--student', 'micro_vit'], 'data: say which with --data'),
+        (['--student', 'micro_vit', '--data', 'digits'], 'ofa needs one; --teacher FILE'),
+        (
+            ['--student', 'micro_vit', '--data', 'digits', '--method', 'labels', '--pretrained'],
+            'leave out --pretr',
+        ),
+    ],
+)
+def test_what_the_command_asks_for(words, message, capsys):
+    assert main(['distill', *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_without_a_teacher_and_going_on(tmp_path):
+    "Stopped after the first epoch and continued, it is the run that was not stopped."
+    how = dict(method='labels', epochs=2, train=60, device='cpu', progress=False, say=lambda text: None)
+
+    class Enough(Exception):
+        pass
+
+    def stop(row):
+        if row['epoch'] == 1:
+            raise Enough
+
+    with pytest.raises(Enough):
+        distill_pictures(None, 'micro_resnet', 'digits', tmp_path / 'a', on_epoch=stop, **how)
+    again = distill_pictures(None, 'micro_resnet', 'digits', tmp_path / 'a', resume=True, **how)
+    whole = distill_pictures(None, 'micro_resnet', 'digits', tmp_path / 'b', **how)
+    weights = (r.model.state_dict() for r in (again, whole))
+    assert all(torch.equal(x, y) for x, y in zip(*(w.values() for w in weights)))
+    assert again.test == whole.test
+
+
+def test_numbers_of_an_evaluation():
+    "By hand: three images of class 0, one of them wrong, one of class 1, and class 2 without an image."
+    logits = torch.tensor([[4.0, 0, 0], [3.0, 1, 0], [0, 5.0, 0], [0, 2.0, 1]])
+    labels = torch.tensor([0, 0, 0, 1])
+    assert confusion_of(logits.argmax(1), labels, 3).tolist() == [[2, 1, 0], [0, 1, 0], [0, 0, 0]]
+    probs = logits.softmax(1)
+    bins = np.ceil(probs.max(1).values.numpy() * 15)
+    right = (logits.argmax(1) == labels).numpy()
+    slow = (
+        sum(abs(probs.max(1).values.numpy()[bins == b].sum() - right[bins == b].sum()) for b in set(bins)) / 4
+    )
+    assert calibration_error(probs, labels) == pytest.approx(slow)
+
+
+def test_an_evaluation_leaves_out_what_has_no_label():
+    data = teaching_data('digits', None, 60, 60, 100)
+    part = data.test
+    part.labels[:40] = -1
+    net = Teacher(make_model('micro_resnet'))
+    found = evaluate(net, part, data.norm)
+    assert found.images == 60 and found.accuracy == pytest.approx(accuracy(net, part, data.norm), abs=1e-4)
+    assert sum(map(sum, found.confusion)) == 60
+    part.labels[:] = -1
+    with pytest.raises(ValueError, match='none of its images has a label'):
+        evaluate(net, part, data.norm)
