@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'  # two busy cores make two-thread PyTorch crawl
 import pytest
@@ -23,17 +24,46 @@ SLOW = {
 SLOW_TESTS = {'test_runs', 'test_checks', 'test_the_types_fit', 'test_every_method_learns'}
 
 
-def group(item) -> str:
+def group(nodeid: str) -> str:
     "The tests that run in one process, one after the other, and so build what they share once."
-    name = item.path.stem
+    name = Path(nodeid.split('::')[0]).stem
     if name in SITE:
         return 'site'
-    return item.nodeid if name in ('test_notebooks', 'test_walkthroughs') else name
+    return nodeid if name in ('test_notebooks', 'test_walkthroughs') else name
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody asks
+def pytest_xdist_make_scheduler(config, log):
+    """Several processes take the tests by group.
+
+    Marks named xdist_group ask for the same, but pytest-xdist 3.8 writes them where pytest 9.2 no longer
+    looks, and says nothing: every fixture of a file was then made in each process.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return ByGroup(config, log)
+
+
+RAN_IN = {}  # group: the processes that ran its tests
+
+
+def pytest_runtest_logreport(report):
+    if hasattr(report, 'node'):
+        RAN_IN.setdefault(group(report.nodeid), set()).add(report.node.gateway.id)
+
+
+def pytest_sessionfinish(session):
+    torn = sorted(name for name, processes in RAN_IN.items() if len(processes) > 1)
+    if torn:
+        print(f'\nran in several processes, so what they share was made more than once: {torn}')
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_itemcollected(item):
-    "Before pytest-xdist reads the marks."
-    item.add_marker(pytest.mark.xdist_group(group(item)))
     if IN_A_BROWSER & set(item.fixturenames):
         item.add_marker(pytest.mark.browser)
     if item.path.stem in SLOW or getattr(item, 'originalname', item.name) in SLOW_TESTS:
