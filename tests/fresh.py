@@ -7,7 +7,10 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
-IMPORTED = ['IPython', 'nbdev.test', 'plotly.graph_objects', 'ipywidgets', 'timm', 'torch']
+IMPORTED = [
+    *('IPython', 'ipywidgets', 'nbdev.test', 'plotly.graph_objects', 'sklearn.datasets', 'timm', 'torch'),
+    'plotly.io._renderers',  # what plotly imports when it shows its first figure: nbformat, three seconds
+]
 QUIET = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg')
 
 
