@@ -9,7 +9,7 @@ from pathlib import Path
 
 IMPORTED = [
     *('IPython', 'ipywidgets', 'nbdev.test', 'plotly.graph_objects', 'sklearn.datasets', 'timm', 'torch'),
-    'plotly.io._renderers',  # what plotly imports when it shows its first figure: nbformat, three seconds
+    'plotly.io._renderers',  # what plotly imports when it shows its first figure
 ]
 QUIET = dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1', MPLBACKEND='agg')
 

@@ -87,7 +87,7 @@ def environment(home):
         JUPYTERLAB_SETTINGS_DIR=str(home / 'settings'),
         JUPYTER_PLATFORM_DIRS='0',
         OMP_NUM_THREADS='1',
-        PYTHONPATH=str(ROOT),
+        PYTHONPATH=os.pathsep.join([str(ROOT), os.environ['PYTHONPATH']]),
         PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
     )
 
