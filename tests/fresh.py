@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
+import runpy
+import sys
 import tempfile
 import traceback
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
@@ -64,3 +67,37 @@ def call(function, *args, folder: Path, timeout: float = 900):
     assert not late, f'took more than {timeout} s\n{said[-4000:]}'
     assert found and process.exitcode == 0, said[-5000:]
     return found[0]
+
+
+def _as_main(path, args):
+    warnings.simplefilter('ignore')
+    sys.argv = [str(path), *map(str, args)]
+    runpy.run_path(str(path), run_name='__main__')
+
+
+def _by_torchrun(path, args, processes):
+    "What `torchrun --standalone` does, but for one thing: its processes are forks."
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    how = dict(rdzv_backend='c10d', rdzv_endpoint='localhost:0', start_method='fork')
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, **how)
+    elastic_launch(config, _as_main)(path, args)
+
+
+def _printed(path, args, processes):
+    with tempfile.TemporaryFile() as file:
+        log = os.dup(1)
+        os.dup2(file.fileno(), 1)
+        if processes:
+            _by_torchrun(path, args, processes)
+        else:
+            _as_main(path, args)
+        sys.stdout.flush()
+        os.dup2(log, 1)
+        file.seek(0)
+        return file.read().decode()
+
+
+def program(path: Path, *args, processes: int = 0, timeout: float = 240) -> str:
+    "What a Python program prints: in a fresh process, or with `processes` in a group as of torchrun."
+    return call(_printed, path, args, processes, folder=path.parent, timeout=timeout)
