@@ -14,8 +14,12 @@ LIGHT = str(ROOT / 'tests' / 'light')
 os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [LIGHT, os.environ.get('PYTHONPATH')]))
 sys.path[:0] = [str(ROOT / 'tools'), LIGHT]
 
-# Two processes (`make test`) finish together when what takes longest begins first.
-LONGEST_FIRST = ('site', 'test_lab', 'test_walkthroughs', 'test_sweeps', 'test_training')
+# Two processes (`make test`) finish together when what takes longest begins first and single notebooks,
+# which take less than a minute each, come last.
+LONGEST_FIRST = (
+    *('site', 'test_lab', 'test_training', 'test_sweeps', 'test_workers', 'test_walkthroughs', 'test_cli'),
+    *('test_methods', 'test_bench', 'test_demo', 'test_explorers', 'test_package', 'test_style', 'test_cka'),
+)
 SITE = ('test_docs', 'test_site')
 IN_A_BROWSER = {'browser', 'built', 'page', 'visit'}
 
@@ -24,7 +28,20 @@ SLOW = {
     *('test_bench', 'test_cka', 'test_cli', 'test_demo', 'test_explorers', 'test_live', 'test_package'),
     *('test_recorded', 'test_report', 'test_runs', 'test_sweeps', 'test_training', 'test_workers', *SITE),
 }
-SLOW_TESTS = {'test_runs', 'test_checks', 'test_the_types_fit', 'test_every_method_learns'}
+SLOW_TESTS = {
+    *('test_runs', 'test_checks', 'test_the_types_fit', 'test_every_method_learns'),
+    # processes of their own
+    *('test_killed_while_writing', 'test_a_full_disk_is_called_so_and_costs_nothing'),
+    *('test_killed_while_building', 'test_a_notebook_that_fails_is_seen', 'test_models_are_in_timm'),
+    *('test_a_built_in_name_is_taken_before_anyone_has_used_it', 'test_readme_is_current'),
+    *('test_the_package_is_light_until_it_is_used', 'test_a_figure_gets_a_picture_and_cleaning_keeps_it'),
+    # compilers
+    *('test_onnx_answers_as_pytorch', 'test_the_student_is_exported_plain_and_the_heads_compile'),
+    *('test_compiled_and_distributed_export_the_plain_student', 'test_combined_compiled_and_restored'),
+    *('test_distributed_and_compiled', 'test_compiles_without_a_break'),
+    # every method, or many models
+    *('test_methods_command', 'test_a_teacher_carries_without_any_label', 'test_student', 'test_teacher'),
+}
 
 
 def group(nodeid: str) -> str:
@@ -77,6 +94,8 @@ def pytest_collection_modifyitems(items):
     def turn(item) -> int:
         name = item.path.stem
         name = 'site' if name in SITE else name
+        if name == 'test_notebooks':
+            return len(LONGEST_FIRST) + 1
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=turn)
