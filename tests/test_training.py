@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from fresh import program
+from fresh import Started, as_main, program
 
 from ofa_learn.arguments import check_apart, method_options, settings_of
 from ofa_learn.cache import TeacherCache, cached
@@ -321,10 +321,10 @@ print('finished')
 def test_a_failing_process_ends_all_with_its_message(tmp_path):
     "By the command itself."
     (tmp_path / 'fails.py').write_text(FAILS)
-    command = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2', 'fails.py']
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
     env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
     how = dict(capture_output=True, text=True, timeout=240, cwd=tmp_path, env=env)
-    done = subprocess.run(command, **how)
+    done = subprocess.run([*torchrun, 'fails.py'], **how)
     assert (
         done.returncode != 0
         and 'the second process has had enough' in done.stderr
@@ -447,9 +447,7 @@ fit(make('labels'), DATA, 2, device='cpu', progress=False, out=sys.argv[1], on_e
 
 def test_a_second_run_into_one_folder_is_told_who_is_there(tmp_path):
     (tmp_path / 'first.py').write_text(TWO_WRITERS)
-    command = [sys.executable, tmp_path / 'first.py', tmp_path / 'run']
-    env = os.environ | dict(OMP_NUM_THREADS='1')
-    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    first = Started(as_main, tmp_path / 'first.py', tmp_path / 'run', folder=tmp_path)
     assert first.stdout.readline() == 'begun\n'
     with pytest.raises(ValueError, match=rf'run is being written by process {first.pid} on .*, since '):
         fit(make(), DATA, 2, **SAME, out=tmp_path / 'run', resume=True)

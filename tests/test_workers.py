@@ -7,6 +7,7 @@ import sys
 import time
 
 import pytest
+from fresh import Started, as_main
 from processes import gone, until
 
 pytestmark = pytest.mark.skipif(os.name != 'posix', reason='sends signals')
@@ -52,10 +53,7 @@ if __name__ == '__main__':
 
 def start(folder, jobs, names, what):
     (folder / 'program.py').write_text(PROGRAM)
-    command = [sys.executable, folder / 'program.py', folder, str(jobs), ','.join(names), what]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return Started(as_main, folder / 'program.py', folder, jobs, ','.join(names), what, folder=folder)
 
 
 def begun(folder, n):
