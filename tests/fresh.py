@@ -118,7 +118,8 @@ def program(path: Path, *args, processes: int = 0, timeout: float = 240) -> str:
 
 def _begin(function, args, streams, folder, method, env):
     "In a new process of a `Started`: a session of its own, the streams as pipes."
-    os.setsid()
+    if hasattr(os, 'setsid'):
+        os.setsid()
     for number, stream in enumerate(streams):
         os.dup2(stream.fileno(), number)
     how = dict(closefd=False, encoding=env.get('PYTHONIOENCODING', 'utf-8'))
