@@ -3,15 +3,23 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 os.environ['OMP_NUM_THREADS'] = '1'  # two busy cores make two-thread PyTorch crawl
 import pytest
 from copies import ROOT, copy_tree
 
-sys.path.insert(0, str(ROOT / 'tools'))
+# Here and in every process that a test starts, a package that is slow and does nothing for us is not there.
+LIGHT = str(ROOT / 'tests' / 'light')
+os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, [LIGHT, os.environ.get('PYTHONPATH')]))
+sys.path[:0] = [str(ROOT / 'tools'), LIGHT]
 
-# Two processes (`make test`) finish together when what takes longest begins first.
-LONGEST_FIRST = ('site', 'test_lab', 'test_walkthroughs', 'test_sweeps', 'test_training')
+# Two processes (`make test`) finish together when what takes longest begins first and single notebooks,
+# which take less than a minute each, come last.
+LONGEST_FIRST = (
+    *('site', 'test_lab', 'test_training', 'test_sweeps', 'test_workers', 'test_walkthroughs', 'test_cli'),
+    *('test_methods', 'test_bench', 'test_demo', 'test_explorers', 'test_package', 'test_style', 'test_cka'),
+)
 SITE = ('test_docs', 'test_site')
 IN_A_BROWSER = {'browser', 'built', 'page', 'visit'}
 
@@ -20,20 +28,62 @@ SLOW = {
     *('test_bench', 'test_cka', 'test_cli', 'test_demo', 'test_explorers', 'test_live', 'test_package'),
     *('test_recorded', 'test_report', 'test_runs', 'test_sweeps', 'test_training', 'test_workers', *SITE),
 }
-SLOW_TESTS = {'test_runs', 'test_checks', 'test_the_types_fit', 'test_every_method_learns'}
+SLOW_TESTS = {
+    *('test_runs', 'test_checks', 'test_the_types_fit', 'test_every_method_learns'),
+    # processes of their own
+    *('test_killed_while_writing', 'test_a_full_disk_is_called_so_and_costs_nothing'),
+    *('test_killed_while_building', 'test_a_notebook_that_fails_is_seen', 'test_models_are_in_timm'),
+    *('test_a_built_in_name_is_taken_before_anyone_has_used_it', 'test_readme_is_current'),
+    *('test_the_package_is_light_until_it_is_used', 'test_a_figure_gets_a_picture_and_cleaning_keeps_it'),
+    # compilers
+    *('test_onnx_answers_as_pytorch', 'test_the_student_is_exported_plain_and_the_heads_compile'),
+    *('test_compiled_and_distributed_export_the_plain_student', 'test_combined_compiled_and_restored'),
+    *('test_distributed_and_compiled', 'test_compiles_without_a_break'),
+    # every method, or many models
+    *('test_methods_command', 'test_a_teacher_carries_without_any_label', 'test_student', 'test_teacher'),
+}
 
 
-def group(item) -> str:
+def group(nodeid: str) -> str:
     "The tests that run in one process, one after the other, and so build what they share once."
-    name = item.path.stem
+    name = Path(nodeid.split('::')[0]).stem
     if name in SITE:
         return 'site'
-    return item.nodeid if name in ('test_notebooks', 'test_walkthroughs') else name
+    return nodeid if name in ('test_notebooks', 'test_walkthroughs') else name
+
+
+@pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody asks
+def pytest_xdist_make_scheduler(config, log):
+    """Several processes take the tests by group.
+
+    Marks named xdist_group ask for the same, but pytest-xdist 3.8 writes them where pytest 9.2 no longer
+    looks, and says nothing: every fixture of a file was then made in each process.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return group(nodeid)
+
+    return ByGroup(config, log)
+
+
+RAN_IN = {}  # group: the processes that ran its tests
+
+
+def pytest_runtest_logreport(report):
+    if hasattr(report, 'node'):
+        RAN_IN.setdefault(group(report.nodeid), set()).add(report.node.gateway.id)
+
+
+def pytest_sessionfinish(session):
+    torn = sorted(name for name, processes in RAN_IN.items() if len(processes) > 1)
+    if torn:
+        print(f'\nran in several processes, so what they share was made more than once: {torn}')
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_itemcollected(item):
-    "Before pytest-xdist reads the marks."
-    item.add_marker(pytest.mark.xdist_group(group(item)))
     if IN_A_BROWSER & set(item.fixturenames):
         item.add_marker(pytest.mark.browser)
     if item.path.stem in SLOW or getattr(item, 'originalname', item.name) in SLOW_TESTS:
@@ -44,6 +94,8 @@ def pytest_collection_modifyitems(items):
     def turn(item) -> int:
         name = item.path.stem
         name = 'site' if name in SITE else name
+        if name == 'test_notebooks':
+            return len(LONGEST_FIRST) + 1
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
 
     items.sort(key=turn)

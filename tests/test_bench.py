@@ -5,7 +5,9 @@ import json
 import pytest
 import torch
 import torch.nn as nn
+from fresh import warm_processes
 
+from ofa_learn import bench as bench_losses
 from ofa_learn import bench_training
 from ofa_learn.bench import LOSSES, bench_loss, bench_methods, loss_inputs, loss_step, loss_work, peak_growth
 from ofa_learn.bench_training import (
@@ -69,7 +71,8 @@ def test_the_papers_form_holds_the_label_too():
     )
 
 
-def test_loss_memory_is_read_over_the_inputs():
+def test_loss_memory_is_read_over_the_inputs(monkeypatch):
+    monkeypatch.setattr(bench_losses, 'multiprocessing', warm_processes())
     make, work = (
         peak_growth(loss_work, ('plain', 8, 100, True), ('plain', 2048, 400, step)) for step in (False, True)
     )

@@ -2,8 +2,6 @@
 
 import os
 import random
-import subprocess
-import sys
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -11,6 +9,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from fresh import finished
 
 from ofa_learn.cache import TeacherCache, _marks, _same_marks, cached
 from ofa_learn.data import Augment, Batches, Norm, digits, split
@@ -301,25 +300,21 @@ def test_truncated_files_are_noticed(tmp_path):
         make()(1, torch.arange(3))
 
 
-KILLED = '''
-import os, sys, torch
-torch.set_num_threads(1)
-sys.path.insert(0, sys.argv[2])
-from test_cache import DATA, SHIFT, TeacherCache, teacher
-cache, done, sync = TeacherCache(sys.argv[1], teacher(), DATA, augment=SHIFT), [], os.fsync
-def fsync(f):
-    done.append(f)
-    if len(done) == 5: os._exit(9)  # each epoch: the file, then its folder
-    sync(f)
-os.fsync = fsync
-cache.build(5, progress=False)
-'''
+def killed_while_building(folder):
+    cache, done, sync = TeacherCache(folder, teacher(), DATA, augment=SHIFT), [], os.fsync
+
+    def fsync(f):
+        done.append(f)
+        if len(done) == 5:  # each epoch: the file, then its folder
+            os._exit(9)
+        sync(f)
+
+    os.fsync = fsync
+    cache.build(5, progress=False)
 
 
 def test_killed_while_building(tmp_path):
-    done = subprocess.run(
-        [sys.executable, '-c', KILLED, tmp_path, os.path.dirname(__file__)], capture_output=True, text=True
-    )
+    done = finished(killed_while_building, tmp_path, folder=tmp_path)
     assert done.returncode == 9, done.stderr[-2000:]
     there = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob('epoch_*')}
     assert set(there) == {'epoch_0000.npy', 'epoch_0001.npy'} and list(tmp_path.glob('.*.tmp'))

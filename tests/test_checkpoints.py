@@ -4,10 +4,12 @@ import os
 import random
 import signal
 import threading
+import time
 import warnings
 
 import pytest
 import torch
+from fresh import Started, finished
 
 from ofa_learn.checkpoints import (
     _KIND,
@@ -234,25 +236,17 @@ def test_other_programs_read_it_too(tmp_path):
         assert same(torch.load(path, weights_only=True, mmap=mmap)['state'], state_of(1))
 
 
-KILLED = '''
-import sys, torch
-from ofa_learn.checkpoints import save_checkpoint
-torch.set_num_threads(1)
-for step in range(1, 10_000):
-    save_checkpoint(dict(step=step, w=torch.full((50_000,), float(step))), sys.argv[1])
-    print(step, flush=True)
-'''
+def writes_on(path):
+    for step in range(1, 10_000):
+        save_checkpoint(dict(step=step, w=torch.full((50_000,), float(step))), path)
+        print(step, flush=True)
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='kills')
 def test_killed_while_writing(tmp_path):
-    import subprocess
-    import sys
-    import time
-
     path, rng = tmp_path / 'last.pt', random.Random(0)
     for _ in range(3):
-        writer = subprocess.Popen([sys.executable, '-c', KILLED, path], stdout=subprocess.PIPE, text=True)
+        writer = Started(writes_on, path, folder=tmp_path)
         writer.stdout.readline()
         time.sleep(rng.uniform(0, 0.3))
         writer.kill()
@@ -297,25 +291,20 @@ def test_a_damaged_teacher_never_loads_as_another(tmp_path):
     assert 'sha256' not in load_model(path)[1]
 
 
-FULL = '''
-import resource, sys, torch
-from ofa_learn.checkpoints import newest, save_checkpoint
-save_checkpoint(dict(step=1, w=torch.zeros(10)), sys.argv[1])
-resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-for n in (20_000, 200_000):
-    try:
-        save_checkpoint(dict(step=2, w=torch.zeros(n)), sys.argv[1])
-    except OSError as e:
-        print(n, type(e).__name__, newest(sys.argv[1])['step'])
-'''
+def writes_on_a_full_disk(path):
+    import resource
+
+    save_checkpoint(dict(step=1, w=torch.zeros(10)), path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    for n in (20_000, 200_000):
+        try:
+            save_checkpoint(dict(step=2, w=torch.zeros(n)), path)
+        except OSError as e:
+            print(n, type(e).__name__, newest(path)['step'])
 
 
 @pytest.mark.skipif(os.name != 'posix', reason='sets a limit')
 def test_a_full_disk_is_called_so_and_costs_nothing(tmp_path):
-    import subprocess
-    import sys
-
-    command = [sys.executable, '-c', FULL, tmp_path / 'last.pt']
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = finished(writes_on_a_full_disk, tmp_path / 'last.pt', folder=tmp_path)
     assert done.stdout == '200000 OSError 2\n', done.stderr
     assert sorted(p.name for p in tmp_path.iterdir()) == ['last.pt', 'previous.last.pt']

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fastcore.docments import docments
+from fresh import Started, command, finished
 
 from ofa_learn import cli
 from ofa_learn.cli import main, parsed, printable, sentence
@@ -35,13 +37,6 @@ def refused(*words):
     code, out, err = call(*words)
     assert code == 2 and err.count('\n') == 1, (code, out, err)
     return err
-
-
-def program(*words, cwd, **env):
-    "A command in a process of its own, started."
-    how = dict(cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    env = os.environ | dict(OMP_NUM_THREADS='1') | env
-    return subprocess.Popen([sys.executable, '-m', 'ofa_learn', *map(str, words)], env=env, **how)
 
 
 @pytest.fixture(autouse=True)
@@ -83,11 +78,19 @@ def test_words_become_arguments():
     assert not {'pdb', 'xtra'} & set(given)
 
 
+def as_module(name, *words):
+    "What `python -m` does, for a process that is there already."
+    sys.argv = [name, *words]
+    runpy.run_module(name, run_name='__main__', alter_sys=True)
+
+
 def test_the_command_is_a_module_and_a_program(tmp_path):
-    for module in ('ofa_learn', 'ofa_learn.cli'):
-        how = dict(capture_output=True, text=True, cwd=tmp_path, timeout=120)
-        done = subprocess.run([sys.executable, '-m', module, 'demo', '--pair', 'cnn-cnn'], **how)
-        assert done.returncode == 2 and done.stderr.startswith('ofa-learn demo: pair: expected one of')
+    words = ('demo', '--pair', 'cnn-cnn')
+    how = dict(capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    real = subprocess.run([sys.executable, '-m', 'ofa_learn', *words], **how)
+    for done in (real, finished(as_module, 'ofa_learn.cli', *words, folder=tmp_path)):
+        assert done.returncode == 2 and 'ofa-learn demo: pair: expected one of' in done.stderr, done.stderr
+    assert real.stderr.startswith('ofa-learn demo: ')
 
 
 # ------------------------------------------------------------------ options that nothing would use
@@ -275,15 +278,17 @@ def test_a_loss_that_is_not_finite_is_one_line():
     assert code == 2 and err.count('\n') == 1 and 'the loss is not finite' in err
 
 
-def test_a_full_disk_is_one_line(tmp_path):
+def on_a_full_disk(*words):
     "No file may grow beyond 100 kB here, which is what a full disk looks like to a program."
-    code = (
-        'import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))\n'
-        'from ofa_learn.cli import main; sys.exit(main(sys.argv[1:]))'
-    )
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+    command(*words)
+
+
+def test_a_full_disk_is_one_line(tmp_path):
     words = ['teach', 'micro_vit', '--epochs', '1', '--train', '60', *CPU]
-    how = dict(capture_output=True, text=True, cwd=tmp_path, timeout=240)
-    done = subprocess.run([sys.executable, '-c', code, *words], **how)
+    done = finished(on_a_full_disk, *words, folder=tmp_path)
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode == 2 and last.startswith('ofa-learn teach: ') and 'too large' in last
     assert 'Traceback' not in done.stderr and not list(tmp_path.rglob('*.tmp'))
@@ -291,10 +296,10 @@ def test_a_full_disk_is_one_line(tmp_path):
 
 @pytest.mark.skipif(not Path('/dev/full').exists(), reason='needs a device that is always full')
 def test_an_output_that_takes_nothing_more(tmp_path):
-    words = [sys.executable, '-m', 'ofa_learn', 'methods', '--rounds', '0']
+    words = [sys.executable, '-m', 'ofa_learn', 'train', '--recipe', 'list']
     with open('/dev/full', 'w') as full:
         done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (2, 'ofa-learn methods: No space left on device\n')
+    assert (done.returncode, done.stderr) == (2, 'ofa-learn train: No space left on device\n')
     reader, writer = os.pipe()
     os.close(reader)  # as `| head` does when it has seen enough
     done = subprocess.run(words, stdout=writer, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
@@ -340,7 +345,7 @@ def interrupted(process, after: Path, number, timeout=120):
     assert process.poll() is None, process.communicate()
     process.send_signal(number)
     out, err = process.communicate(timeout=timeout)
-    return process.returncode, out.decode(), err.decode()
+    return process.returncode, out, err
 
 
 @pytest.mark.slow
@@ -349,7 +354,7 @@ def interrupted(process, after: Path, number, timeout=120):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_teach_stops_and_goes_on(tmp_path, number):
     words = ['teach', 'micro_vit', '--train', '100', *CPU]
-    long = program(*words, '--epochs', '400', cwd=tmp_path, TQDM_DISABLE='1')
+    long = Started(command, *words, '--epochs', '400', folder=tmp_path)
     code, _, err = interrupted(long, tmp_path / 'teacher.training' / 'history.csv', number)
     assert code == 130 and err.count('\n') == 1, err
     assert (
@@ -359,19 +364,25 @@ def test_teach_stops_and_goes_on(tmp_path, number):
     assert code == 2 and 'holds a run already' in err and '--resume' in err and 'resume=True' not in err
 
 
+def with_slow_data(*words):
+    "The command, where the digits take a minute to come."
+    import sklearn.datasets
+
+    def slow():
+        Path('begun').touch()
+        time.sleep(60)
+
+    sklearn.datasets.load_digits = slow
+    command(*words)
+
+
 @pytest.mark.slow
 @pytest.mark.processes
 @pytest.mark.skipif(os.name != 'posix', reason='sends signals')
 def test_a_stop_before_there_is_anything_to_save(tmp_path):
-    (tmp_path / 'sitecustomize.py').write_text(
-        'import sklearn.datasets as d, time, pathlib\n'
-        'def slow(): pathlib.Path("begun").touch(); time.sleep(60)\n'
-        'd.load_digits = slow\n'
-    )
-    path = os.pathsep.join([str(tmp_path), os.environ.get('PYTHONPATH', '')])
     for words in (['teach', 'micro_vit'], ['train', '--method', 'labels'], ['cka', 'micro_vit']):
         (tmp_path / 'begun').unlink(missing_ok=True)
-        process = program(*words, cwd=tmp_path, PYTHONPATH=path)
+        process = Started(with_slow_data, *words, folder=tmp_path)
         code, _, err = interrupted(process, tmp_path / 'begun', signal.SIGTERM)
         assert code == 130 and err.count('\n') == 1 and 'stopped' in err, err
         assert '--resume' not in err

@@ -87,7 +87,7 @@ def environment(home):
         JUPYTERLAB_SETTINGS_DIR=str(home / 'settings'),
         JUPYTER_PLATFORM_DIRS='0',
         OMP_NUM_THREADS='1',
-        PYTHONPATH=str(ROOT),
+        PYTHONPATH=os.pathsep.join([str(ROOT), os.environ['PYTHONPATH']]),
         PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']]),
     )
 
@@ -458,8 +458,11 @@ STOPWATCH = '''() => {
 }'''
 
 
-def latency(page, name, control, moves=50):
-    """From a key press on a control until all figures of its widget are new ones.
+MOVES = int(os.environ.get('OFA_LEARN_MOVES', 8))  # 50 for numbers that are told to others
+
+
+def latency(page, name, control, moves=MOVES):
+    """From a key press on a control until all figures of its widget are new ones, each time.
 
     Median and 95th percentile in milliseconds, printed and not asserted.
     """

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from fresh import Started, command
 from PIL import Image
 from torch.utils.data import IterableDataset
 
@@ -41,7 +42,7 @@ from ofa_learn.runs import (
 from ofa_learn.sweeps import _fit_options, _method_options
 
 CPU = torch.device('cpu')
-SMALL = dict(train_images=100, epochs=4, teacher_epochs=4)
+SMALL = dict(train_images=100, epochs=4, teacher_epochs=4, opt='adamw', lr=4e-3)
 
 
 @pytest.fixture(scope='module')
@@ -148,21 +149,8 @@ def test_a_run_stopped_by_a_signal_goes_on_to_the_same_student(tmp_path):
 
 
 def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path):
-    words = [
-        sys.executable,
-        '-c',
-        'import sys; from ofa_learn.cli import main; sys.exit(main())',
-        'train',
-        '--method',
-        'labels',
-        '--epochs',
-        '2000',
-        '--device',
-        'cpu',
-        '--out',
-        str(tmp_path / 'run'),
-    ]
-    p = subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'))
+    words = ['train', '--method', 'labels', '--epochs', '2000', '--device', 'cpu', '--out', tmp_path / 'run']
+    p = Started(command, *words, folder=tmp_path)
     for _ in range(600):
         if (tmp_path / 'run' / 'history.csv').exists():
             break

@@ -23,11 +23,13 @@ SAMPLE = [
     'reference/losses.html',
     'walkthroughs/10_slide_gamma.html',
 ]
-ACCESS = [
-    'index.html',  # text
-    'course/00_data.html',  # pictures
-    'reference/logits.html',  # definitions
-    'walkthroughs/10_slide_gamma.html',  # figures that move
+ACCESS = [  # a page of every kind; what they have in common is looked at in both sizes and shades
+    ('index.html', DESKTOP, 'light'),  # text
+    ('index.html', PHONE, 'light'),
+    ('course.html', DESKTOP, 'dark'),  # a list
+    ('course/00_data.html', DESKTOP, 'light'),  # code and pictures
+    ('reference/logits.html', PHONE, 'dark'),  # definitions
+    ('walkthroughs/10_slide_gamma.html', PHONE, 'light'),  # figures that move
 ]
 WAIT = 120_000  # ms; a busy machine takes its time over plotly
 LOOK = '''() => {
@@ -200,10 +202,8 @@ def test_axe_finds_nothing_serious(visit):
     if not spec:
         pytest.skip('axe-playwright-python is not installed')
     axe = (Path(spec.origin).parent / 'axe.min.js').read_text(encoding='utf-8')
-    visits = [(name, size, 'light') for name in ACCESS for size in (DESKTOP, PHONE)]
-    visits += [('reference/logits.html', PHONE, 'dark'), ('course.html', DESKTOP, 'dark')]
     found = {}
-    for name, size, scheme in visits:
+    for name, size, scheme in ACCESS:
         page = visit(name, size, scheme)
         page.evaluate(axe)
         if bad := page.evaluate(AXE):

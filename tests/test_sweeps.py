@@ -19,9 +19,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fresh import Started, as_main, command
 from processes import children, gone
 
 from ofa_learn import sweeps
+from ofa_learn.atomic import locked
 from ofa_learn.checkpoints import Stopped
 from ofa_learn.cli import _parse_grid
 from ofa_learn.cli import sweep as sweep_command
@@ -179,14 +181,8 @@ if __name__ == '__main__':
 
 def start(tmp_path, plan, jobs):
     (tmp_path / 'driver.py').write_text(DRIVER)
-    command = [
-        sys.executable,
-        tmp_path / 'driver.py',
-        save_plan(plan, tmp_path / 'plan.json'),
-        tmp_path / 'out',
-        str(jobs),
-    ]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    words = (save_plan(plan, tmp_path / 'plan.json'), tmp_path / 'out', jobs)
+    return Started(as_main, tmp_path / 'driver.py', *words, folder=tmp_path)
 
 
 def test_killed_at_any_moment(whole, tmp_path):
@@ -673,9 +669,6 @@ def test_the_command_shows_what_it_has_when_it_is_stopped(whole, tmp_path, monke
     assert '6 of 8 runs in' in said and 'ofa gamma=1.0' in said, said
 
 
-COMMAND = 'import sys, torch; torch.set_num_threads(1); from ofa_learn.cli import main; sys.exit(main())'
-
-
 @pytest.mark.skipif(os.name != 'posix', reason='sends signals')
 @pytest.mark.parametrize('phase, number', [('teachers', signal.SIGTERM), ('runs', signal.SIGINT)])
 def test_ctrl_c_in_a_terminal(tmp_path, phase, number):
@@ -684,10 +677,7 @@ def test_ctrl_c_in_a_terminal(tmp_path, phase, number):
     words |= dict(out=tmp_path / 'o', grid='epochs=150' if phase == 'runs' else 'epochs=1')
     if phase == 'runs':
         words |= dict(methods='labels')
-    command = [sys.executable, '-c', COMMAND, 'sweep', *(f'--{k}={v}' for k, v in words.items())]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    process = Started(command, 'sweep', *(f'--{k}={v}' for k, v in words.items()), folder=tmp_path)
     end = time.time() + 240
     while len(list((tmp_path / 'o' / phase).glob('.*.lock'))) < 2 and time.time() < end:
         time.sleep(0.05)
@@ -703,21 +693,16 @@ def test_ctrl_c_in_a_terminal(tmp_path, phase, number):
     assert not list((tmp_path / 'o').glob('failed/*'))
 
 
-HOLDS = '''
-import sys, time
-from ofa_learn.atomic import locked
-with locked(*sys.argv[2:]):
-    print('held', flush=True)
-    time.sleep(float(sys.argv[1]))
-'''
+def holds(seconds, *what):
+    with locked(*what):
+        print('held', flush=True)
+        time.sleep(seconds)
 
 
 @contextmanager
 def held(seconds, *what):
     "Within: another process holds a lock."
-    process = subprocess.Popen(
-        [sys.executable, '-c', HOLDS, str(seconds), *map(str, what)], stdout=subprocess.PIPE, text=True
-    )
+    process = Started(holds, seconds, *what, folder=Path.cwd())
     assert process.stdout.readline() == 'held\n'
     try:
         yield process

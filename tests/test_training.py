@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from fresh import Started, as_main, program
 
 from ofa_learn.arguments import check_apart, method_options, settings_of
 from ofa_learn.cache import TeacherCache, cached
@@ -163,24 +164,15 @@ print(f'{kills} kills, the same weights and history')
 )
 
 
-def script(tmp_path, text, *args, torchrun=0, check=True):
+def script(tmp_path, text, *args, torchrun=0):
+    "What it prints; its processes begin with PyTorch imported."
     file = tmp_path / 'script.py'
     file.write_text(textwrap.dedent(text))
-    how = ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={torchrun}'] if torchrun else []
-    done = subprocess.run(
-        [sys.executable, *how, str(file), *map(str, args)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        cwd=tmp_path,
-        env=os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore'),
-    )
-    assert not check or done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    return done
+    return program(file, *args, processes=torchrun)
 
 
 def test_killed_ten_times_also_while_writing_and_resumed_to_the_bit(tmp_path):
-    assert '10 kills, the same weights and history' in script(tmp_path, KILLED, tmp_path, 10).stdout
+    assert '10 kills, the same weights and history' in script(tmp_path, KILLED, tmp_path, 10)
 
 
 def test_broken_checkpoint_is_named_and_the_one_before_gives_the_same_end(tmp_path):
@@ -313,21 +305,26 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
         assert (tmp_path / method / 'last.pt').exists() and (tmp_path / method / 'history.csv').exists()
 
 
-def test_a_failing_process_ends_all_with_its_message(tmp_path):
-    done = script(
-        tmp_path,
-        COMMON
-        + '''
+FAILS = (
+    COMMON
+    + '''
 with distributed():
     task = make('labels')
     def fail(row):
         if place()[0] == 1: raise RuntimeError('the second process has had enough')
     fit(task, DATA, 50, device='cpu', progress=False, on_epoch=fail)
 print('finished')
-''',
-        torchrun=2,
-        check=False,
-    )
+'''
+)
+
+
+def test_a_failing_process_ends_all_with_its_message(tmp_path):
+    "By the command itself."
+    (tmp_path / 'fails.py').write_text(FAILS)
+    torchrun = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
+    how = dict(capture_output=True, text=True, timeout=240, cwd=tmp_path, env=env)
+    done = subprocess.run([*torchrun, 'fails.py'], **how)
     assert (
         done.returncode != 0
         and 'the second process has had enough' in done.stderr
@@ -450,9 +447,7 @@ fit(make('labels'), DATA, 2, device='cpu', progress=False, out=sys.argv[1], on_e
 
 def test_a_second_run_into_one_folder_is_told_who_is_there(tmp_path):
     (tmp_path / 'first.py').write_text(TWO_WRITERS)
-    command = [sys.executable, tmp_path / 'first.py', tmp_path / 'run']
-    env = os.environ | dict(OMP_NUM_THREADS='1')
-    first = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    first = Started(as_main, tmp_path / 'first.py', tmp_path / 'run', folder=tmp_path)
     assert first.stdout.readline() == 'begun\n'
     with pytest.raises(ValueError, match=rf'run is being written by process {first.pid} on .*, since '):
         fit(make(), DATA, 2, **SAME, out=tmp_path / 'run', resume=True)
@@ -718,7 +713,7 @@ with distributed():
 
 
 def test_two_processes_report_the_accuracy_of_the_student_that_they_save(tmp_path):
-    out = script(tmp_path, SAVED, tmp_path, torchrun=2).stdout
+    out = script(tmp_path, SAVED, tmp_path, torchrun=2)
     assert out.count('True') == 4
     for method in ('kd', 'crd'):
         told = torch.load(tmp_path / f'{method}.pt', weights_only=True)
@@ -761,11 +756,11 @@ with distributed():
 
 
 def test_two_processes_with_odd_shares_and_accumulation_are_resumed_to_the_bit(tmp_path):
-    assert script(tmp_path, ODD, tmp_path, 'kd', torchrun=2).stdout.count('equal') == 2
+    assert script(tmp_path, ODD, tmp_path, 'kd', torchrun=2).count('equal') == 2
 
 
 def test_memory_banks_of_two_processes_are_resumed_to_the_bit_and_by_one_said_to_be_lost(tmp_path):
-    assert script(tmp_path, ODD, tmp_path, 'kd+crd', torchrun=2).stdout.count('equal') == 2
+    assert script(tmp_path, ODD, tmp_path, 'kd+crd', torchrun=2).count('equal') == 2
     data = split(digits(), train=130, valid=33, test=35)
     task = create_task('kd+crd', 'micro_resnet', make_model('micro_resnet'), data=data)
     state = load_checkpoint(tmp_path / 'whole' / 'last.pt')['loop']
@@ -792,7 +787,7 @@ with distributed():
 
 
 def test_a_stop_that_one_process_hears_stops_all(tmp_path):
-    out = script(tmp_path, STOPPED, tmp_path / 'run', torchrun=2).stdout
+    out = script(tmp_path, STOPPED, tmp_path / 'run', torchrun=2)
     assert out.count('stopped in epoch 2 of 50, after step 1 of 1') == 2
 
 

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
+from fresh import Started, as_main, finished
 from processes import gone, until
 
 pytestmark = pytest.mark.skipif(os.name != 'posix', reason='sends signals')
@@ -52,10 +51,7 @@ if __name__ == '__main__':
 
 def start(folder, jobs, names, what):
     (folder / 'program.py').write_text(PROGRAM)
-    command = [sys.executable, folder / 'program.py', folder, str(jobs), ','.join(names), what]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    return Started(as_main, folder / 'program.py', folder, jobs, ','.join(names), what, folder=folder)
 
 
 def begun(folder, n):
@@ -139,7 +135,6 @@ def test_a_program_without_a_main_guard_is_told_what_it_lacks(tmp_path):
     program.write_text(
         'from ofa_learn.workers import each\nprint(list(each(divmod, [(7, 2), (7, 0)], jobs=2)))\n'
     )
-    command = [sys.executable, str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = finished(as_main, program, folder=tmp_path)
     assert done.returncode == 1 and not done.stdout
     assert "below the line `if __name__ == '__main__':`" in done.stderr.strip().splitlines()[-1]

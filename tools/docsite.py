@@ -20,7 +20,7 @@ import posixpath
 import re
 import textwrap
 import tokenize
-from functools import lru_cache
+from functools import cache, lru_cache
 from html.parser import HTMLParser
 from importlib import import_module
 from pathlib import Path
@@ -55,6 +55,7 @@ PLOTLY = 'application/vnd.plotly.v1+json'
 IMAGES = ('image/png', 'image/jpeg')
 
 
+@cache  # several pages show the same widget
 def version_of(stored: str) -> str:
     """A stored static version of a widget, or, for @module:Class, that of the widget without arguments.
 
