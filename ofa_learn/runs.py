@@ -285,6 +285,7 @@ def _recipe_data(
         norm=Norm(tuple(norm['mean']), tuple(norm['std'])),
         views=_view_options(r),
         split_seed=split_seed,
+        parts=('train', 'validation'),  # the published validation images test
         crop=1.0 if cifar else 0.875,
         workers=4 if workers is None else workers,
         download=cifar,
@@ -299,15 +300,15 @@ def _check_whole(source: str, train: int | None, test: int | None) -> None:
 
 def teaching_data(
     source: str = 'digits',
-    size: int | None = None,
+    size: int | str | tuple[int, int] | None = None,
     train: int | None = None,
     valid: int | None = None,
     test: int | None = None,
 ) -> Splits:
     "The parts of any set that `ofa-learn teach` knows, at `size` pixels a side."
     if Path(source).is_dir() and part_folders(source):  # read while training, by timm
-        _check_whole(source, train, test)
-        return load_images(source, size=224 if size is None else size, valid=valid)
+        _check_whole(source, train, None)
+        return load_images(source, size=224 if size is None else size, valid=valid, test=test)
     if source in OFFICIAL and size is not None:
         _check_whole(source, train, test)
         return load_images('data', f'torch/{source}', size, valid=valid, crop=1.0, download=True)
