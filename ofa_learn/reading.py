@@ -452,6 +452,8 @@ def read_dataset(
     "All pictures and labels of a data set, read into memory."
     from PIL import ImageOps
 
+    if isinstance(dataset, dict):
+        raise ValueError(f'source: {", ".join(map(str, dataset))} are parts; `load_splits` takes them')
     images, labels = [], []
     for i in range(len(dataset)):
         item = dataset[i]
@@ -469,9 +471,7 @@ def read_dataset(
         images.append(np.asarray(x))
         labels.append(int(y))
     if len(shapes := {x.shape for x in images}) > 1:
-        raise ValueError(
-            f'source: pictures of {len(shapes)} shapes, such as {shapes.pop()}; say which with size='
-        )
+        raise ValueError(f'source: pictures of {len(shapes)} shapes, such as {shapes.pop()}; give size=')
     return np.stack(images), labels, getattr(dataset, 'classes', None)
 
 # %% ../nbs/internals/01_reading.ipynb #4104b038

@@ -28,7 +28,7 @@ from .identity import teacher_identity
 from .loaders import load_images
 from .look import look_at
 from .models import check_model_name, count_params, load_model, make_model, save_model
-from .reading import part_folders
+from .reading import part_folders, pictures_of
 from .recipes import Recipe, describe, recipe, steps
 from .settings import check_settings
 from .tasks import DistillationTask, Teacher, all_methods, create_task
@@ -254,11 +254,18 @@ def pair_models(pair: str) -> tuple[str, str]:
 
 # %% ../nbs/running/83_runs.ipynb #23591aea
 def _check_reading(r: Recipe, root, workers: int | None) -> None:
-    "A `ValueError` where a folder or workers are named and the images are in the package."
+    "A `ValueError` where a folder or workers are named that the recipe would not use."
     if r.dataset == 'digits' and root is not None:
         raise ValueError(f'data: {r.name} trains on the digits, which are in the package; leave it out')
     if r.dataset == 'digits' and workers is not None:
         raise ValueError(f'workers: the images of {r.name} are in memory, nobody reads; leave it out')
+    if r.dataset in OFFICIAL and root is not None and Path(root).is_dir():
+        own = any(Path(root).glob(f'{r.dataset[:5]}*'))
+        if not own and pictures_of(Path(root)):
+            raise ValueError(
+                f'data: {r.name} trains on {r.dataset}, and {root} holds other pictures, which nobody would '
+                'look at; give the folder where its files are, or shall be'
+            )
 
 
 def _recipe_data(

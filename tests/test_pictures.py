@@ -1,5 +1,6 @@
 """What a picture, a class and a part are, whichever way they come in."""
 
+import re
 import shutil
 import warnings
 from pathlib import Path
@@ -535,3 +536,18 @@ def test_a_command_looks_at_the_test_part_of_a_folder_that_is_split(tmp_path, ca
     words = ['--data', str(root), '--size', '16', '--out', str(tmp_path / 'c.html'), '--device', 'cpu']
     assert main(['cka', 'micro_resnet', *words]) == 0
     assert '15 images of test' in capsys.readouterr().out
+
+
+def test_a_recipe_is_not_given_pictures_that_it_would_not_look_at(tmp_path, capsys):
+    root = tree(tmp_path / 'pets', train=PETS, test=PETS)
+    for recipe, said in (
+        ('laptop/cnn-vit', 'trains on the digits, which are in the package; leave it out'),
+        ('cifar100/swin_t-resnet18', 'trains on cifar100, and .* holds other pictures'),
+    ):
+        assert main(['train', '--recipe', recipe, '--data', str(root), '--dry-run']) == 2
+        assert re.search(said, capsys.readouterr().err)
+
+
+def test_parts_are_not_one_set():
+    with pytest.raises(ValueError, match='source: train, test are parts; `load_splits` takes them'):
+        load_data(dict(train=(X, Y), test=(X, Y)))
