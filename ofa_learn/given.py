@@ -226,7 +226,16 @@ def as_splits(
     "Parts of `DataLoader`s or `Dataset`s as a `Splits`; without a test part the validation part is tested."
     if isinstance(data, Splits):
         return data
-    given = dict(data) if isinstance(data, Mapping) else dict(zip(('train', 'valid', 'test'), data))
+    if not isinstance(data, (Mapping, tuple, list)) or not 2 <= len(data) <= 5:
+        raise TypeError(
+            'data: expected a Splits, parts (train, valid) or (train, valid, test), or a dict of them, '
+            f'got {type(data).__name__}'
+        )
+    given = (
+        dict(data)
+        if isinstance(data, Mapping)
+        else dict(zip(('train', 'valid', 'test', 'more', 'rest'), data))
+    )
     norm, names = given.pop('norm', norm), given.pop('classes', None)
     found = named_parts(given)
     if 'valid' not in found:

@@ -136,7 +136,13 @@ class Stream(IterableDataset):
 @pytest.mark.parametrize(
     'data, message',
     [
-        ((loader(DATA.train),), 'a training and a validation part, got train'),
+        ((loader(DATA.train),), 'expected a Splits, parts'),
+        (
+            dict(train=tensors(DATA.train), test=tensors(DATA.valid)),
+            'a training and a validation part, got train, test',
+        ),
+        ((loader(DATA.train),) * 4, "'more' is none"),
+        (DATA.train, 'data: expected a Splits, parts .* got ImageData'),
         (dict(train=loader(DATA.train), rest=1), "'rest' is none"),
         ((DataLoader(Stream()), loader(DATA.valid)), 'the train part is a stream without a length'),
         ((loader(DATA.train), tensors(DATA.valid.take(torch.arange(0)))), 'the valid part is empty'),
@@ -144,7 +150,7 @@ class Stream(IterableDataset):
         ((TensorDataset(torch.zeros(4, 8), torch.zeros(4).long()),) * 2, r'a tensor \(B, C, H, W\)'),
         (tuple(Dicts(p, image=0) for p in (DATA.train, DATA.valid)), 'expected a dict with one of'),
         (tuple(loader(p, Dicts) for p in (DATA.train, DATA.valid)), "say with data={…, 'classes': names}"),
-        ('digits', 'a training and a validation part|expected'),
+        ('digits', 'data: expected a Splits, parts .* got str'),
     ],
 )
 def test_what_is_no_part_is_refused_by_name(data, message):
