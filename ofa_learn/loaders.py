@@ -33,7 +33,7 @@ from ofa_learn.data import (
     mix_bits,
 )
 from .data import views as drawn_views
-from .parts import Pixels, united
+from .parts import Pixels, by_letters, united
 from ofa_learn.reading import (
     Listed,
     Unreadable,
@@ -462,7 +462,7 @@ def read_later(
 ) -> Splits:
     "What `load_splits` gives for a folder, read while training; the norm is that of 512 training images."
     shape = (check_channels(channels), *check_size(size))
-    sets = _folder_parts(found, classes, channels, background)
+    sets = _folder_parts({p: by_letters(f) for p, f in found.items()}, classes, channels, background)
     parts = _loaded(sets, image_size=shape, name=path.name, workers=workers, whole=True)
     unknown = Norm((0.0,) * channels, (1.0,) * channels)
     if found['train'].root == path:  # not split

@@ -45,6 +45,12 @@ def pixels(images, labels, classes=None) -> Pixels:
     return Pixels(to_uint8(channels_first(np.asarray(images))), labels, classes)
 
 
+def by_letters(part: Listed) -> Listed:
+    "The same pictures, each class sorted letter by letter, the order in which folders in memory are dealt."
+    order = sorted(range(len(part.files)), key=lambda i: (part.labels[i], Path(part.files[i])))
+    return Listed(part.root, [part.files[i] for i in order], part.labels[order])
+
+
 def listed_pixels(
     part: Listed,  # the pictures
     classes: tuple[str, ...],  # all of them
@@ -55,7 +61,7 @@ def listed_pixels(
     background: str = 'white',  # see `as_seen`
 ) -> Pixels:
     "The pictures of a folder, read into memory."
-    shape = (check_channels(channels), *check_size(size))
+    part, shape = by_letters(part), (check_channels(channels), *check_size(size))
     if per_class is not None and per_class < 1:
         raise ValueError(f'per_class: expected at least 1 image, got {per_class}')
     rows = [np.flatnonzero(part.labels == k) for k in range(len(classes))]

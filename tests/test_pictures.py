@@ -337,6 +337,14 @@ def test_classes_are_numbered_as_people_count_by_every_door(read, tmp_path):
     assert read(tmp_path).classes == ('9', '10', 'a', 'B')
 
 
+def test_a_folder_in_memory_is_dealt_as_it_always_was(tmp_path):
+    for name in ('a', 'b'):
+        fill(tmp_path / name, 12)
+    names = [f'{i}.png' for i in (0, 1, 10, 11, 2, 3, 4, 5, 6, 7, 8, 9)]  # letter by letter
+    first = [np.asarray(Image.open(tmp_path / 'a' / n)) for n in names]
+    assert np.array_equal(load_data(tmp_path, size=40).images[:12].numpy().transpose(0, 2, 3, 1), first)
+
+
 def test_classes_in_another_order_are_joined_by_their_names():
     one = from_arrays(X[:60], Y[:60], ('cat', 'ant', 'bee'))
     other = from_arrays(X[60:], Y[60:], ('ant', 'bee', 'cat'))
