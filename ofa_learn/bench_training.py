@@ -24,10 +24,11 @@ from PIL import Image
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch.utils.data import DataLoader, Dataset
-from torchvision import transforms
+from torchvision import datasets, transforms
 
 from .bench import BENCHMARKS, bench, interleaved, machine, ratio, ratio_text
 from .data import Augment, Batch, Batches, Splits, channel_norm, digits, from_arrays, from_npz, split
+from .loaders import load_images
 from .losses import ofa_loss
 from .models import count_flops, make_model, save_model, tapped_forward
 from .sweeps import Sweep, sweep
@@ -164,6 +165,48 @@ def through(loader) -> int:
     "How many images come out of a loader; nothing else is done with them."
     return sum(len(x) for x, *_ in loader)
 
+# %% ../nbs/internals/98_bench_training.ipynb #5b1e7a02
+def jpeg_folder(n: int, folder: Path) -> Path:
+    "JPEG files of 160×120 pixels in ten class folders, no two alike, about as smooth as photographs."
+    rng = np.random.default_rng(0)
+    for i in range(n):
+        place = folder / f'class_{i % 10}'
+        place.mkdir(exist_ok=True)
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        coarse.resize((160, 120), Image.Resampling.BICUBIC).save(place / f'{i:05}.jpg', quality=85)
+    return folder
+
+
+def bench_jpegs(rounds: int, n: int, say) -> dict:
+    "Reading JPEG files with two workers, by `load_images` and by torchvision's `ImageFolder`."
+    with tempfile.TemporaryDirectory() as home, warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that there are fewer cores than workers
+        root = jpeg_folder(n, Path(home))
+        data = load_images(root, size=64, valid=20, test=20, workers=2)
+        shown = [transforms.Resize(73, transforms.InterpolationMode.BICUBIC), transforms.CenterCrop(64)]
+        shown += [transforms.ToTensor(), transforms.Normalize(*data.norm)]
+        theirs = datasets.ImageFolder(root, transforms.Compose(shown))
+        fns: dict[str, Callable] = dict(
+            ours=lambda: through(data.train.batches(data.norm, 128).plain()),
+            theirs=lambda: through(DataLoader(theirs, 128, num_workers=2)),
+        )
+        t = interleaved(fns, rounds, say)
+    a, b = ([s / many for s in t[k]] for k, many in dict(theirs=n, ours=len(data.train)).items())
+    return dict(
+        files=n,
+        ratio=ratio(a, b),
+        rate={'ours': 1 / statistics.median(b), 'theirs': 1 / statistics.median(a)},
+    )
+
+
+def _jpeg_rows(out: dict) -> list[tuple[str, str]]:
+    "Two lines of a table."
+    what = f"JPEG files a second over torchvision's ImageFolder, two workers each, {out['files']} files"
+    return [
+        (what, ratio_text(out['ratio'])),
+        ('files a second: here, there', ', '.join(f'{v:,.0f}' for v in out['rate'].values())),
+    ]
+
 # %% ../nbs/internals/98_bench_training.ipynb #cba21cd8
 def pil_loader(part, norm, workers: int = 0, pad: int = 4) -> DataLoader:
     "Shuffled batches of 128 by a `DataLoader` over PIL images."
@@ -186,6 +229,7 @@ def _loading_rows(out: dict) -> list[tuple[str, str]]:
         (f"… over one with two workers, on {out['machine']['cores']} core(s)", ratio_text(out['two'])),
         ('images a second here: resident, without workers, with two', rates),
         ('largest difference of the normalised images without crop and flip', f"{out['difference']:.0e}"),
+        *_jpeg_rows(out['jpegs']),
     ]
 
 
@@ -195,7 +239,7 @@ def bench_loading(
     images: int = 5_000,  # how many; CIFAR has 50,000, and the rate hardly depends on it
     say=print,
 ) -> dict:  # the numbers, and the lines of a table
-    "Device-resident batches beside a `DataLoader` over PIL images through torchvision, CIFAR-shaped."
+    "Resident batches beside a `DataLoader` over PIL images; JPEG files beside torchvision's ImageFolder."
     part = noise(256 if quick else images, classes=100)
     norm = channel_norm(part.images)
     batches = Batches(part, norm, 128, Augment(shift=4, flip=True))
@@ -217,6 +261,7 @@ def bench_loading(
         none=ratio(t['none'], t['resident']),
         two=ratio(t['two'], t['resident']),
         rate={k: len(part) // 128 * 128 / statistics.median(v) for k, v in t.items()},
+        jpegs=bench_jpegs(1 if quick else rounds, 2 * len(part), say),
     )
     return out | dict(rows=_loading_rows(out))
 

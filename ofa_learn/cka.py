@@ -33,6 +33,7 @@ from ofa_learn.models import (
     make_model,
     tapped_forward,
 )
+from .reading import folders_in, part_folders
 from .watching import watching
 
 # %% ../nbs/course/20_cka.ipynb #1b605e75
@@ -609,7 +610,9 @@ def _reads(source, images: int):
     folder = isinstance(source, (str, Path)) and Path(source).is_dir()
     classes = 0
     if folder:
-        classes = sum(p.is_dir() and not p.name.startswith('.') for p in Path(source).iterdir())
+        parts = part_folders(source)  # of a set that is split already, the test part is looked at
+        source = parts.get('test') or parts.get('valid') or parts.get('train') or source
+        classes = len(folders_in(Path(source)))
 
     def read(size):
         options = dict(size=size, per_class=-(-images // max(classes, 1))) if folder else {}

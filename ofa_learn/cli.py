@@ -55,7 +55,8 @@ def teach(
     teacher: str,  # a timm model
     out: str = 'teacher.safetensors',  # the .safetensors file to write
     data: str = 'digits',  # digits, cifar10, cifar100, mnist, fashion_mnist, an .npz file, or a folder
-    size: int | None = None,  # pixels a side (default: the images' own; for class folders 32, for parts 224)
+    # pixels, or height x width (default: the images' own; 32 for class folders, 224 for parts)
+    size: str | None = None,
     pretrained: bool = False,  # begin from timm's published weights
     train: int | None = None,  # training images (default: all but validation and test)
     valid: int | None = None,  # validation images (default: a quarter, at most 400)
@@ -80,7 +81,7 @@ def teach(
     how = dict(overwrite=overwrite, opt=opt, batch_size=batch, device=pick_device(device))
     with going_on(training_folder(out)):
         parts = teaching_data(data, size, train, valid, test)
-        if isinstance(parts.train, ImageData):  # those that are read while training have views of their own
+        if isinstance(parts.train, ImageData) or parts.train.whole:  # others have views of their own
             how['augment'] = Augment(shift=max(parts.input_size[1] // 8, 1))
         print(f'{parts}: teaching {teacher} for {epochs} epochs')
         info = run(teacher, parts, out, epochs, lr, seed, pretrained, resume, **how)
@@ -93,7 +94,8 @@ def teach(
 def look(
     teacher: str,  # a .safetensors file that `teach` wrote; with --pretrained a timm model
     data: str = 'digits',  # digits, cifar10, cifar100, mnist, fashion_mnist, an .npz file, or a folder
-    size: int | None = None,  # pixels a side (default: the images' own; for class folders 32, for parts 224)
+    # pixels, or height x width (default: the images' own; 32 for class folders, 224 for parts)
+    size: str | None = None,
     pretrained: bool = False,  # timm's published weights
     train: int | None = None,  # training images, that the student will see (default: all but the others)
     valid: int | None = None,  # validation images (default: a quarter, at most 400)

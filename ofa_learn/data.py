@@ -11,15 +11,41 @@ import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastcore.meta import delegates
 
-from .reading import SUFFIXES, channels_first, class_folders, read_image, read_npz, to_uint8
+from ofa_learn.parts import (
+    OFFICIAL,
+    Pixels,
+    check_part,
+    draw_part,
+    given_parts,
+    listed_pixels,
+    npz_pixels,
+    official_arrays,
+    pixels,
+    say_shared,
+    teacher_rows,
+    united,
+)
+from ofa_learn.reading import (
+    check_labels,
+    check_size,
+    fits,
+    list_folder,
+    mapped_labels,
+    npz_parts,
+    read_dataset,
+    read_npz,
+    say,
+)
 
 # %% ../nbs/course/00_data.ipynb #a65eae35
 def _unnumbered() -> torch.Tensor:
@@ -73,6 +99,12 @@ class ImageData:
         images = self.images.to(device)
         return replace(self, images=images, labels=self.labels.to(device), ids=self.ids.to(device))
 
+    def shared_with(self, other: 'ImageData') -> list[str]:
+        "The images of another part that are here too, by their pixels: 'number 3 (number 5 here)'."
+        parts = (zip(p.ids.tolist(), p.images.cpu().numpy()) for p in (self, other))
+        here, there = ({x.tobytes(): i for i, x in part} for part in parts)
+        return [f'number {i} (number {here[x]} here)' for x, i in there.items() if x in here]
+
     @property
     def fingerprint(self) -> str:
         "12 hex digits that change when a pixel or a label does."
@@ -81,41 +113,24 @@ class ImageData:
         return h.hexdigest()[:12]
 
 # %% ../nbs/course/00_data.ipynb #ce4a9326
-def _check_labels(y: np.ndarray, n: int, k: int | None) -> np.ndarray:
-    "Class indices (N,) as int64."
-    if y.ndim != 1 or len(y) != n:
-        raise ValueError(f'labels: expected one class index for each of the {n} images, got shape {y.shape}')
-    if not np.issubdtype(y.dtype, np.integer):
-        raise TypeError(f'labels: expected integers, got {y.dtype}')
-    if n and y.min() < -1:
-        raise ValueError(f'labels: class indices start at 0 (−1 is for no label), got {y.min()}')
-    if n and k is not None and y.max() >= k:
-        raise ValueError(f'labels: got class {y.max()}, but there are {k} classes (0 to {k - 1})')
-    seen = np.unique(y[y >= 0])
-    if n and k is None and not len(seen):
-        raise ValueError('labels: no image has one; name the classes with classes=')
-    if n and k is None and len(seen) != seen[-1] + 1:
-        lacking = next(c for c, s in enumerate(seen) if c != s)
-        raise ValueError(
-            f'labels: they go from {seen[0]} to {seen[-1]}, and no image is of class {lacking}; number the '
-            f'{len(seen)} classes from 0 to {len(seen) - 1}, or name them all with classes='
-        )
-    return y.astype(np.int64)
-
-# %% ../nbs/course/00_data.ipynb #5968a506
 def from_arrays(
     images,  # (N, H, W), (N, H, W, C) or (N, C, H, W); uint8, or floats in [0, 1]
-    labels,  # (N,) integers from 0; −1 for an image without a label
-    classes=None,  # the classes' names; default '0', '1', …
+    labels,  # (N,) or (N, 1) integers from 0; −1 for an image without a label
+    classes=None,  # the classes' names, or a dict from the labels' numbers to them; default '0', '1', …
     name: str = 'arrays',  # what to call the set
 ) -> ImageData:  # checked, channels first, uint8
     "An `ImageData` from a pair of arrays or tensors; raises `ValueError` or `TypeError` on anything unclear."
-    x = to_uint8(channels_first(np.asarray(images)))
+    return _checked(*pixels(images, labels, classes), name)
+
+
+def _checked(x: np.ndarray, labels, classes, name: str) -> ImageData:
+    "An `ImageData` of uint8 pixels (N, C, H, W), when all is well with it."
     if len(x) < 2:
         raise ValueError(f'images: at least two images are needed, got {len(x)}')
     if not x.size:
         raise ValueError(f'images: expected pixels, got shape {x.shape}')
-    y = _check_labels(np.asarray(labels), len(x), None if classes is None else len(classes))
+    y, classes = mapped_labels(labels, classes)
+    y = check_labels(y, len(x), None if classes is None else len(classes))
     classes = tuple(map(str, classes if classes is not None else range(int(y.max()) + 1)))
     if len(classes) < 2:
         raise ValueError(f'labels: at least two classes are needed, got {len(classes)}')
@@ -161,52 +176,44 @@ def contact_sheet(
 # %% ../nbs/course/00_data.ipynb #af6ebbf3
 def from_npz(path: str | Path) -> ImageData:
     "An `ImageData` from an `.npz` file with the arrays `images`, `labels` and optionally `classes`."
+    if parts := npz_parts(path):
+        raise ValueError(f'{path}: a set that is split already ({", ".join(parts)}); `load_splits` reads it')
     return from_arrays(**read_npz(path, ('images', 'labels'), ('classes',)), name=Path(path).stem)
 
 # %% ../nbs/course/00_data.ipynb #c578ea89
 def from_folder(
     path: str | Path,  # a folder with one sub-folder a class
-    size: int = 32,  # pixels a side after scaling
-    channels: int = 3,  # 3 for colour, 1 for grey
+    size: int | str | tuple[int, int] = 32,  # pixels a side after scaling, or (height, width)
+    channels: int = 3,  # 3 for colour, 1 for grey; 4 and 2 keep what is transparent
     per_class: int | None = None,  # read at most so many of each class, spread over its sorted files
+    background: str = 'white',  # what is seen through transparent pixels
 ) -> ImageData:
     "An `ImageData` from class folders, read into memory; unreadable images and empty classes are errors."
-    path = Path(path)
-    if channels not in (1, 3):
-        raise ValueError(f'channels: expected 1 or 3, got {channels}')
-    if size < 1:
-        raise ValueError(f'size: expected at least 1 pixel, got {size}')
-    if per_class is not None and per_class < 1:
-        raise ValueError(f'per_class: expected at least 1 image, got {per_class}')
-    mode = 'RGB' if channels == 3 else 'L'
-    folders = class_folders(path)
-    images: list[np.ndarray] = []
-    labels: list[int] = []
-    for k, folder in enumerate(folders):
-        files = sorted(p for p in folder.rglob('*') if p.suffix.lower() in SUFFIXES)
-        if not files:
-            looked_for = ', '.join(sorted(SUFFIXES))
-            raise ValueError(f'{folder}: no images in this class folder (looked for {looked_for})')
-        if per_class is not None and per_class < len(files):
-            files = [files[i * len(files) // per_class] for i in range(per_class)]
-        images += [read_image(f, size, mode) for f in files]
-        labels += [k] * len(files)
-    return from_arrays(np.stack(images), labels, [f.name for f in folders], path.name)
+    found, classes = list_folder(path)
+    if found['train'].root != Path(path):
+        raise ValueError(
+            f'{path}: a set that is split already ({", ".join(found)}); `load_splits` reads its parts, or '
+            f'give the folder of one, such as {found["train"].root}'
+        )
+    how: dict[str, Any] = dict(size=size, channels=channels, per_class=per_class, background=background)
+    return _checked(*listed_pixels(found['train'], classes, Path(path).name, **how), Path(path).name)
 
 # %% ../nbs/course/00_data.ipynb #b7d5a36a
 @delegates(from_folder)
-def load_data(source='digits', **kwargs) -> ImageData:
+def load_data(source: Any = 'digits', **kwargs) -> ImageData:
     """The images and labels of `source`, whatever it is, as they are.
 
     Everything is checked here, once: pixels, labels, shapes. Nothing is normalised and nothing is skipped.
 
     Args:
         source: 'digits', the path of an .npz file with the arrays `images`, `labels` and perhaps `classes`,
-            a folder with one sub-folder a class, a pair (images, labels), or an `ImageData`. Images are
-            (N, H, W), (N, H, W, C) or (N, C, H, W), of uint8 or of floats in [0, 1]; labels (N,) integers.
-        size: for folders, the pixels a side after scaling; default 32.
-        channels: for folders, 3 for colour (the default) or 1 for grey.
+            a folder with one sub-folder a class, a pair (images, labels), a data set that gives (picture,
+            label) by number, or an `ImageData`. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), of uint8
+            or of floats in [0, 1]; labels (N,) integers.
+        size: for folders, the pixels a side after scaling, or (height, width); default 32.
+        channels: for folders, 3 for colour (the default) or 1 for grey; 4 and 2 keep what is transparent.
         per_class: for folders, at most so many images of each class are read; default all.
+        background: for folders, what is seen through transparent pixels; default white.
     Returns:
         An `ImageData` of uint8 images (N, C, H, W) and int64 labels (N,).
     Raises:
@@ -221,19 +228,27 @@ def load_data(source='digits', **kwargs) -> ImageData:
     """
     if isinstance(source, (tuple, list)):
         return from_arrays(*source, **kwargs)
-    if not isinstance(source, ImageData) and source != 'digits' and Path(source).is_dir():
-        return from_folder(source, **kwargs)
-    if kwargs:
-        raise ValueError(f'{", ".join(kwargs)}: only folders are scaled, {source} is taken as it is')
     if isinstance(source, ImageData):
-        return source
+        return _as_it_is(source, kwargs)
+    if not isinstance(source, (str, Path)) and hasattr(source, '__getitem__') and hasattr(source, '__len__'):
+        return _checked(*pixels(*read_dataset(source, **kwargs)), type(source).__name__)
     if source == 'digits':
+        _as_it_is(source, kwargs)
         return digits()
-    if Path(source).suffix == '.npz' and Path(source).is_file():
-        return from_npz(source)
+    if isinstance(source, (str, Path)) and Path(source).is_dir():
+        return from_folder(source, **kwargs)
+    if isinstance(source, (str, Path)) and Path(source).suffix == '.npz' and Path(source).is_file():
+        return from_npz(_as_it_is(source, kwargs))
     raise ValueError(
         f"source: expected 'digits', an existing .npz file or a folder of class folders, got {str(source)!r}"
     )
+
+
+def _as_it_is(source, options: dict):
+    "The same source, when no option was given that nothing would use."
+    if options:
+        raise ValueError(f'{", ".join(options)}: only folders are scaled, {source} is taken as it is')
+    return source
 
 # %% ../nbs/course/00_data.ipynb #73440e46
 class Norm(NamedTuple):
@@ -257,26 +272,6 @@ def channel_norm(images: torch.Tensor) -> Norm:
     return Norm(means, deviations)
 
 # %% ../nbs/course/00_data.ipynb #eeef629b
-def _check_part(
-    part,  # an `ImageData`, or another part with classes and image_size
-    train,  # the training part
-    name: str,  # what to call the part
-) -> None:
-    "A `ValueError` where a part has other classes, or another order of them, or another image size."
-    if tuple(part.classes) != tuple(train.classes):
-        lacking = sorted(set(train.classes) - set(part.classes))
-        new = sorted(set(part.classes) - set(train.classes))
-        raise ValueError(
-            f'{name}: its classes are not those of the training part, so its labels would mean others '
-            f'(only in training: {", ".join(lacking[:5]) or "none"}; '
-            f'only in {name}: {", ".join(new[:5]) or "none"})'
-        )
-    if part.image_size != train.image_size:
-        raise ValueError(
-            f'{name}: images of {part.image_size}, but those of the training part are {train.image_size}'
-        )
-
-# %% ../nbs/course/00_data.ipynb #0e318bff
 @dataclass(frozen=True)
 class Splits:
     "A data set's three parts and the normalisation computed from the training part."
@@ -291,7 +286,7 @@ class Splits:
     def __post_init__(self):
         for name in ('valid', 'test', 'teach'):
             if getattr(self, name) is not None:
-                _check_part(getattr(self, name), self.train, name)
+                check_part(getattr(self, name), self.train, name)
         for name in ('valid', 'test'):
             if lacking := int((getattr(self, name).labels < 0).sum()):
                 raise ValueError(f'{name}: {lacking} images have no label, and it measures with labels')
@@ -300,7 +295,8 @@ class Splits:
         "The same validation and test images, with the teacher's images as training part."
         if self.teach is None:
             return self
-        return replace(self, train=self.teach, norm=channel_norm(self.teach.images), teach=None)
+        norm = channel_norm(self.teach.images) if isinstance(self.teach, ImageData) else self.norm
+        return replace(self, train=self.teach, norm=norm, teach=None)
 
     def more_images(self) -> 'Splits':
         "The student is shown the teacher's images, too; those that are not its own come without a label."
@@ -332,35 +328,7 @@ class Splits:
             counts += f', {len(self.teach)} for the teacher'
         return f'Splits({self.train.name}: {counts})'
 
-# %% ../nbs/course/00_data.ipynb #7d5eab17
-def _draw(
-    rows: np.ndarray, labels: np.ndarray, n: int, seed: int, what: str
-) -> tuple[np.ndarray, np.ndarray]:
-    "`n` of `rows`, stratified by their labels, and the others."
-    from sklearn.model_selection import train_test_split
-
-    k = len(np.unique(labels[rows]))
-    if not k <= n <= len(rows) - k:
-        raise ValueError(
-            f'{what}: expected {k} to {len(rows) - k} images (at least one a class, here and among the '
-            f'others), got {n}'
-        )
-    rest, drawn = train_test_split(rows, test_size=n, stratify=labels[rows], random_state=seed)
-    return drawn, rest
-
-
-def _teacher_rows(own: np.ndarray, rest: np.ndarray, labels: np.ndarray, n: int, seed: int) -> np.ndarray:
-    "`n` of the rows in `rest`: some of the student's `own`, or all of those and others."
-    if n == len(own):
-        return own
-    if n == len(rest):
-        return rest
-    if n < len(own):
-        return _draw(own, labels, n, seed, 'teach')[0]
-    others, _ = _draw(np.setdiff1d(rest, own), labels, n - len(own), seed, 'teach')
-    return np.concatenate([own, others])
-
-# %% ../nbs/course/00_data.ipynb #7d5eab19
+# %% ../nbs/course/00_data.ipynb #0e318bff
 def _hidden(part: ImageData, keep: torch.Tensor) -> ImageData:
     "The part with the labels of those images only whose ids are in `keep`; −1 for the others."
     return replace(part, labels=torch.where(torch.isin(part.ids, keep), part.labels, -1))
@@ -371,29 +339,54 @@ def _deal(
     rows: np.ndarray,
     tests: ImageData,
     train: int | None,
-    valid: int,
+    valid,  # how many images, or a part
     split_seed: int,
     teach: int | None,
     keep: int | None,
+    norm: 'Norm | None' = None,
 ) -> Splits:
     "Training, validation and teacher's part out of `rows`, beside a test part that is given."
     labels = data.labels.cpu().numpy()
-    without = rows[labels[rows] < 0]
-    valid_rows, rest = _draw(rows[labels[rows] >= 0], labels, valid, split_seed, 'valid')
-    train_rows = kept = rest
-    if train is not None and train != len(rest):
-        train_rows = kept = _draw(rest, labels, train, split_seed, 'train')[0]
-    if keep == 0:
-        kept = train_rows[:0]
-    elif keep is not None and keep != len(train_rows):
-        kept, _ = _draw(train_rows, labels, keep, split_seed, 'labels')
+    without, rest = rows[labels[rows] < 0], rows[labels[rows] >= 0]
 
     def part(drawn: np.ndarray) -> ImageData:
         return data.take(torch.from_numpy(np.sort(drawn)))
 
-    seen = None if teach is None else part(_teacher_rows(train_rows, rest, labels, teach, split_seed))
-    train_part = _hidden(part(np.concatenate([train_rows, without])), data.ids[torch.from_numpy(kept)])
-    return Splits(train_part, part(valid_rows), tests, channel_norm(train_part.images), split_seed, seen)
+    if isinstance(valid, (int, np.integer)):
+        valid_rows, rest = draw_part(rest, labels, int(valid), split_seed, 'valid')
+        valid = part(valid_rows)
+    train_rows = kept = rest
+    if train is not None and train != len(rest):
+        train_rows = kept = draw_part(rest, labels, train, split_seed, 'train')[0]
+    if keep == 0:
+        kept = train_rows[:0]
+    elif keep is not None and keep != len(train_rows):
+        kept, _ = draw_part(train_rows, labels, keep, split_seed, 'labels')
+    seen = None if teach is None else part(teacher_rows(train_rows, rest, labels, teach, split_seed))
+    shown = np.sort(np.concatenate([train_rows, without]))
+    train_part = part(shown)
+    known = torch.from_numpy(np.isin(shown, kept)).to(train_part.labels.device)
+    train_part = replace(train_part, labels=torch.where(known, train_part.labels, -1))
+    say_shared(dict(training=part(np.concatenate([rest, without])), validation=valid, test=tests))
+    norm = channel_norm(train_part.images) if norm is None else norm
+    return Splits(train_part, valid, tests, norm, split_seed, seen)
+
+# %% ../nbs/course/00_data.ipynb #2fc0665b
+def deal_whole(data, train, valid, test, split_seed, teach, labels, norm=None) -> Splits:
+    "What `split` gives, for images that are read while training, too."
+    y = data.labels.cpu().numpy()
+    known = np.flatnonzero(y >= 0)
+    test = min(len(known) // 3, 500) if test is None else test
+    counts = np.bincount(y[known], minlength=len(data.classes))
+    if rare := [name for name, n in zip(data.classes, counts) if n < 3]:
+        raise ValueError(
+            f'data: each class needs at least 3 images, one a part; too few of {", ".join(rare[:5])}'
+        )
+    test_rows, rest = draw_part(known, y, test, 0, 'test')
+    tests = data.take(torch.from_numpy(np.sort(test_rows)))
+    rest = np.concatenate([rest, np.flatnonzero(y < 0)])
+    held = min(len(known) // 4, 400) if valid is None else valid
+    return _deal(data, rest, tests, train, held, split_seed, teach, labels, norm)
 
 # %% ../nbs/course/00_data.ipynb #c71cc844
 def split(
@@ -432,26 +425,38 @@ def split(
         >>> split(digits(), valid=200, labels=60)
         Splits(digits: 1097 train (60 with a label), 200 valid, 500 test)
     """
-    y = data.labels.cpu().numpy()
-    known = np.flatnonzero(y >= 0)
-    valid = min(len(known) // 4, 400) if valid is None else valid
-    test = min(len(known) // 3, 500) if test is None else test
-    counts = np.bincount(y[known], minlength=len(data.classes))
-    rare = [name for name, n in zip(data.classes, counts) if n < 3]
-    if rare:
-        raise ValueError(
-            f'data: each class needs at least 3 images, one a part; too few of {", ".join(rare[:5])}'
-        )
-    test_rows, rest = _draw(known, y, test, 0, 'test')
-    tests = data.take(torch.from_numpy(np.sort(test_rows)))
-    rest = np.concatenate([rest, np.flatnonzero(y < 0)])
-    return _deal(data, rest, tests, train, valid, split_seed, teach, labels)
+    return deal_whole(data, train, valid, test, split_seed, teach, labels)
 
-# %% ../nbs/course/00_data.ipynb #ce1d2907
-# name: torchvision's class
-OFFICIAL = dict(cifar10='CIFAR10', cifar100='CIFAR100', mnist='MNIST', fashion_mnist='FashionMNIST')
+# %% ../nbs/course/00_data.ipynb #2f3f9e19
+def deal_parts(
+    parts: dict[str, Any],  # 'train', and perhaps 'valid' and 'test'
+    train: int | None = None,  # see `split`
+    valid: int | None = None,  # see `split`; for a part that is missing
+    test: int | None = None,  # see `split`; for a part that is missing
+    split_seed: int = 0,  # see `split`
+    teach: int | None = None,  # see `split`
+    labels: int | None = None,  # see `split`
+    norm: Norm | None = None,  # default: that of the training images
+) -> Splits:
+    "Parts as they are; one that is missing is made out of training images, which is said."
+    whole = parts['train']
+    for part, n in (('valid', valid), ('test', test)):
+        if part in parts and n is not None:
+            raise ValueError(f'{part}: {whole.name} has a {part} part of its own; leave it out')
+    y = whole.labels.cpu().numpy()
+    known, rows = np.flatnonzero(y >= 0), np.arange(len(y))
+    tenth = max(min(len(known) // 10, 10_000), len(np.unique(y[known])))
+    made = {p: tenth if n is None else n for p, n in (('valid', valid), ('test', test)) if p not in parts}
+    if 'test' in made:
+        drawn, _ = draw_part(known, y, made['test'], 0, 'test')
+        rows = np.setdiff1d(rows, drawn)
+        parts = parts | dict(test=whole.take(torch.from_numpy(np.sort(drawn))))
+    if told := [f'{n} for the {p} part' for p, n in made.items() if dict(valid=valid, test=test)[p] is None]:
+        say(f'{whole.name}: {" and ".join(told)} are taken out of its training images; it has none')
+    others = parts.get('valid', made.get('valid'))
+    return _deal(whole, rows, parts['test'], train, others, split_seed, teach, labels, norm)
 
-
+# %% ../nbs/course/00_data.ipynb #18d93172
 def _in_order(data: ImageData) -> ImageData:
     "The same images by class, then by pixels; ids from 0."
     rows = data.images.flatten(1).contiguous().numpy()
@@ -460,37 +465,55 @@ def _in_order(data: ImageData) -> ImageData:
     return replace(data, images=data.images[order], labels=data.labels[order])
 
 
-def _from_file(path: Path, train: bool) -> ImageData:
-    "One part of an .npz file that holds both."
-    part = 'train' if train else 'test'
-    found = read_npz(path, ('x_train', 'y_train', 'x_test', 'y_test', 'classes'))
-    return from_arrays(found[f'x_{part}'], found[f'y_{part}'], found['classes'], path.stem)
-
-
 def _official_part(name: str, root, train: bool) -> ImageData:
-    "One part of a torchvision set, downloaded when it is not there."
-    from torchvision import datasets
+    "One part of an official set, in order."
+    return _in_order(_checked(*official_arrays(name, root, train), name))
 
-    if (file := Path(root) / f'{name}.npz').is_file():
-        return _from_file(file, train)
-    make = getattr(datasets, OFFICIAL[name])
-    try:
-        d = make(root, train=train)
-    except RuntimeError:  # torchvision: not found
-        try:
-            d = make(root, train=train, download=True)
-        except (RuntimeError, OSError) as e:
-            raise ValueError(
-                f'{name}: not under {root!s}, and the download failed ({e}). '
-                'Without a network, copy there what '
-                f'torchvision.datasets.{OFFICIAL[name]}(root, download=True) makes on another machine'
-            ) from e
-    return from_arrays(np.asarray(d.data), np.asarray(d.targets), d.classes, name)
+# %% ../nbs/course/00_data.ipynb #e1652a8b
+def _official(source: str, root, official, train, valid, test, split_seed, teach, labels) -> Splits:
+    "The parts of an official set."
+    counts = (split_seed, teach, labels)
+    if official not in (None, 'test'):
+        raise ValueError(f"official: expected 'test', or None for the official protocol, got {official!r}")
+    if official == 'test':
+        held_out = replace(_official_part(source, root, False), name=f'{source} (test part)')
+        return split(held_out, train, valid, test, *counts)
+    if test is not None:
+        raise ValueError(f'test: {source} has a test part of its own; leave it out')
+    whole, tests = (_official_part(source, root, t) for t in (True, False))
+    held = len(whole) // 10 if valid is None else valid
+    return _deal(
+        whole, np.arange(len(whole)), replace(tests, ids=tests.ids + len(whole)), train, held, *counts
+    )
 
-# %% ../nbs/course/00_data.ipynb #720e3e1c
+# %% ../nbs/course/00_data.ipynb #9bc6c91b
+def _folder_splits(path: Path, counts: dict, options: dict) -> Splits | None:
+    "The parts of a folder that is split already or too large for memory; else None."
+    found, classes = list_folder(path)
+    how = dict(size=32, channels=3) | options
+    shape = (how['channels'], *check_size(how['size']))
+    n = sum(len(p.files) for p in found.values())
+    if 'per_class' not in options and not fits(path.name, n, shape):
+        return import_module('ofa_learn.loaders').read_later(path, found, classes, counts, **how)
+    if found['train'].root == path:
+        return None
+    parts = {part: listed_pixels(p, classes, path.name, **options) for part, p in found.items()}
+    return _of_parts(parts, path.name, counts)
+
+
+def _of_parts(parts: dict[str, Pixels], name: str, counts: dict) -> Splits:
+    "Three parts, with the classes of all together, and ids that no two images share."
+    first, found = 0, {}
+    for part, p in united(parts).items():
+        made = _checked(*p, name)
+        found[part] = replace(made, ids=made.ids + first)
+        first += len(made)
+    return deal_parts(found, **counts)
+
+# %% ../nbs/course/00_data.ipynb #9f17cfb7
 @delegates(load_data)
 def load_splits(
-    source='digits',
+    source: Any = 'digits',
     train: int | None = None,
     valid: int | None = None,
     test: int | None = None,
@@ -501,52 +524,55 @@ def load_splits(
     root: str | Path = 'data',
     **kwargs,
 ) -> Splits:
-    """Train, valid and test parts of any set, with its own test part where it has one.
+    """Train, valid and test parts of any set, with its own parts where it has them.
 
-    CIFAR and MNIST come through torchvision and keep their official test part; everything else is read by
-    `load_data` and dealt by `split`.
+    CIFAR and MNIST come through torchvision and keep their official test part. Folders and files that are
+    split already keep their parts; everything else is read by `load_data` and dealt by `split`.
 
     Args:
-        source: what `load_data` takes, or 'cifar10', 'cifar100', 'mnist' or 'fashion_mnist'.
+        source: what `load_data` takes, or a dict of such things under 'train', 'valid' and 'test', or
+            'cifar10', 'cifar100', 'mnist' or 'fashion_mnist'.
         train: training images; default all that the other parts leave.
-        valid: images that choices are made on; default as `split` has it, and for an official set a tenth of
-            its training part.
-        test: images that are reported, as in `split`; an official test part is taken whole.
+        valid: images that choices are made on; default as `split` has it, and a tenth of the training part
+            for a set that has other parts.
+        test: images that are reported, as in `split`; a test part of a set's own is taken whole.
         split_seed: deals the images that are not test.
         teach: images that a teacher learns from, as in `split`; default the training part.
         labels: training images that keep their labels, as in `split`; default all.
         official: 'test' deals all three parts from the official test images, which a published teacher has
             not learned by heart. Such accuracies are not those of the official protocol.
         root: where torchvision keeps its files, or a file such as cifar100.npz lies.
-        size: for folders, the pixels a side after scaling; default 32.
-        channels: for folders, 3 for colour (the default) or 1 for grey.
+        size: for folders, the pixels a side after scaling, or (height, width); default 32.
+        channels: for folders, 3 for colour (the default) or 1 for grey; 4 and 2 keep what is transparent.
         per_class: for folders, at most so many images of each class are read; default all.
+        background: for folders, what is seen through transparent pixels; default white.
     Returns:
         `Splits` with `train`, `valid` and `test`, each an `ImageData`, and the `norm` of the training part.
+        The pictures of a folder that does not fit into memory are read while training.
     Raises:
-        ValueError: counts that do not fit, `test` for a set that has a test part, an option for a set that
-            is no folder, or an official set that is not there and cannot be downloaded.
+        ValueError: counts that do not fit, a count for a part that the set has of its own, an option for a
+            set that is no folder, or an official set that is not there and cannot be downloaded.
     Example:
         >>> load_splits('digits', train=100, valid=50)
         Splits(digits: 100 train, 50 valid, 500 test)
     """
-    if not isinstance(source, str) or source not in OFFICIAL:
-        if official is not None:
-            raise ValueError(f'official: {source} has no official parts, only {", ".join(OFFICIAL)} have')
-        return split(load_data(source, **kwargs), train, valid, test, split_seed, teach, labels)
-    if official not in (None, 'test'):
-        raise ValueError(f"official: expected 'test', or None for the official protocol, got {official!r}")
-    if official == 'test' and not kwargs:
-        held_out = replace(_in_order(_official_part(source, root, False)), name=f'{source} (test part)')
-        return split(held_out, train, valid, test, split_seed, teach, labels)
-    if test is not None:
-        raise ValueError(f'test: {source} has a test part of its own; leave it out')
-    if kwargs:
-        raise ValueError(f'{", ".join(kwargs)}: {source} is taken as it is; `load_images` scales such sets')
-    whole, tests = (_in_order(_official_part(source, root, t)) for t in (True, False))
-    tests = replace(tests, ids=tests.ids + len(whole))
-    valid = len(whole) // 10 if valid is None else valid
-    return _deal(whole, np.arange(len(whole)), tests, train, valid, split_seed, teach, labels)
+    counts: dict[str, Any] = dict(
+        train=train, valid=valid, test=test, split_seed=split_seed, teach=teach, labels=labels
+    )
+    if isinstance(source, str) and source in OFFICIAL:
+        if kwargs:
+            raise ValueError(f'{", ".join(kwargs)}: {source} is taken as it is; `load_images` scales it')
+        return _official(source, root, official, **counts)
+    if official is not None:
+        raise ValueError(f'official: {source} has no official parts, only {", ".join(OFFICIAL)} have')
+    if isinstance(source, dict):
+        return _of_parts(given_parts(source, partial(load_data, **kwargs)), 'parts', counts)
+    path = Path(source) if isinstance(source, (str, Path)) else None
+    if path is not None and path.is_dir():
+        return _folder_splits(path, counts, kwargs) or split(load_data(path, **kwargs), **counts)
+    if path is not None and path.suffix == '.npz' and path.is_file() and (parts := npz_parts(path)):
+        return _of_parts(npz_pixels(_as_it_is(path, kwargs), parts), path.stem, counts)
+    return split(load_data(source, **kwargs), **counts)
 
 # %% ../nbs/course/00_data.ipynb #13fcfb97
 MASK = 0xFFFFFFFF

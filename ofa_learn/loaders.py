@@ -8,6 +8,7 @@ __all__ = ['load_images']
 # %% ../nbs/running/81_loaders.ipynb #b4216e90
 import hashlib
 import random
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,12 +17,39 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from .data import Augment, Batch, Norm, Splits, epoch_order, mix_bits
-from .reading import SUFFIXES, part_folders
+from ofa_learn.data import (
+    Augment,
+    Batch,
+    Norm,
+    Splits,
+    channel_norm,
+    deal_parts,
+    deal_whole,
+    epoch_order,
+    mix_bits,
+)
+from .data import views as drawn_views
+from .parts import Pixels, by_letters, united
+from ofa_learn.reading import (
+    Listed,
+    Unreadable,
+    as_seen,
+    check_channels,
+    check_classes,
+    check_size,
+    folders_in,
+    list_folder,
+    part_of,
+    read_picture,
+    read_pictures,
+    same_files,
+    say,
+    unreadable,
+)
 
 # %% ../nbs/running/81_loaders.ipynb #da42435b
 @contextmanager
@@ -44,6 +72,23 @@ def _seeded(*numbers: int):
         np.random.set_state(before[1])
         torch.set_rng_state(before[2])
 
+# %% ../nbs/running/81_loaders.ipynb #f36a102d
+class FolderPictures:
+    "The pictures of a folder by number, as they are seen."
+
+    def __init__(self, listed: Listed, classes: tuple[str, ...], channels: int, background: str = 'white'):
+        self.files, self.targets, self.classes = listed.files, listed.labels, classes
+        self.root, self.how = listed.root, (channels, background)
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def path(self, row: int) -> Path:
+        return self.root / self.files[row]
+
+    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
+        return read_picture(self.path(row), *self.how), int(self.targets[row])
+
 # %% ../nbs/running/81_loaders.ipynb #e81921d1
 @dataclass(frozen=True)
 class LoadedData:
@@ -58,6 +103,7 @@ class LoadedData:
     views: dict = field(default_factory=dict)  # of timm's `create_transform` for training, and repeats
     crop: float = 0.875  # share of the short side that is looked at when testing
     workers: int = 4  # processes that read
+    whole: bool = False  # show them as an `ImageData` would, with views that are made on the device
 
     def __len__(self):
         return len(self.labels)
@@ -73,33 +119,68 @@ class LoadedData:
     @property
     def fingerprint(self) -> str:
         "12 hex digits that change when a file's name, a label or the size does; pixels are not read."
-        named = getattr(self.dataset, 'filename', None)
-        names = []
-        if named and hasattr(self.dataset.reader, 'samples'):
-            names = [named(int(i)) for i in self.rows]
+        names: list[str] = []
+        if isinstance(self.dataset, FolderPictures):
+            names = [self.dataset.files[i] for i in self.rows.tolist()]
+        elif hasattr(self.dataset, 'filename') and hasattr(self.dataset.reader, 'samples'):
+            names = [self.dataset.filename(int(i)) for i in self.rows]
         about = (self.name, self.classes, self.image_size, names)
         text = repr(about) + repr(self.labels.tolist()) + repr(self.rows.tolist())
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def shared_with(self, other: 'LoadedData') -> list[str]:
+        "The files of another part whose content is here, too; not looked for in more than 100,000 files."
+        if not isinstance(self.dataset, FolderPictures):
+            return []
+        if len(self) + len(other) > 100_000:
+            say(f'{self.name}: with so many files nobody has looked whether a picture is in two parts')
+            return []
+        files = ([p.dataset.path(i) for i in p.rows.tolist()] for p in (self, other))
+        return [f'{b} ({a.name} in the other)' for a, b in same_files(*files)]
 
     def batches(self, norm, batch_size: int = 50, **how) -> 'LoadedBatches':
         "These images in batches, see `LoadedBatches`."
         return LoadedBatches(self, norm, batch_size, **how)
 
 # %% ../nbs/running/81_loaders.ipynb #5670faca
-def _image(part: LoadedData, row: int) -> tuple[Image.Image, int]:
-    "One picture and its class; one that cannot be read is an error that names it."
-    mode = 'RGB' if part.image_size[0] == 3 else 'L'
+def _image(part: LoadedData, row: int) -> Image.Image:
+    "One picture; one that cannot be read is an error that names it."
+    channels = part.image_size[0]
+    if isinstance(part.dataset, FolderPictures):
+        return part.dataset[row][0]
+    if isinstance(part.dataset, ImageDataset):
+        with part.dataset.reader[row][0] as file:
+            return read_picture(file, channels, name=part.dataset.filename(row, absolute=True))
     try:
-        if not isinstance(part.dataset, ImageDataset):
-            image, label = part.dataset[row]
-            return image.convert(mode), label
-        file, label = part.dataset.reader[row][:2]
-        with file:
-            return Image.open(file).convert(mode), label
+        return as_seen(part.dataset[row][0], channels)
     except (OSError, SyntaxError, ValueError) as e:
-        named = getattr(part.dataset, 'filename', None)
-        name = named(row, absolute=True) if named else f'image {row} of {part.name}'
-        raise ValueError(f'{name}: this image cannot be read ({type(e).__name__}); mend or remove it') from e
+        name = f'image {row} of {part.name}'
+        raise Unreadable(f'{name}: this image cannot be read ({e}); mend or remove it') from e
+
+
+def _broken(part: LoadedData, seconds: float = 60.0) -> list[str]:
+    "What is wrong with every picture of a part that cannot be read, as far as the time allows."
+    said, until = [], time.monotonic() + seconds
+    for row in part.rows.tolist():
+        try:
+            _image(part, row)
+        except Unreadable as e:
+            said.append(str(e))
+        if time.monotonic() > until:
+            break
+    return said
+
+
+class _Whole:
+    "A picture scaled until it covers a size, the middle cut out: (C, H, W) uint8, as in memory."
+
+    def __init__(self, shape: tuple[int, int, int]):
+        self.shape = shape
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        c, h, w = self.shape
+        fitted = ImageOps.fit(image, (w, h), Image.Resampling.BICUBIC)
+        return torch.from_numpy(np.array(fitted).reshape(h, w, c).transpose(2, 0, 1).copy())
 
 # %% ../nbs/running/81_loaders.ipynb #23be48cc
 class _Views(Dataset):
@@ -113,14 +194,27 @@ class _Views(Dataset):
 
     def __getitem__(self, at: tuple[int, int]):
         i, repetition = at
-        row = int(self.part.rows[i])
-        image, label = _image(self.part, row)
+        row, label = int(self.part.rows[i]), int(self.part.labels[i])
+        image = _image(self.part, row)
         if self.seeds is None:
             return torch.as_tensor(self.transform(image)), label, i
         with _seeded(*self.seeds, row, repetition):
             return torch.as_tensor(self.transform(image)), label, i
 
 # %% ../nbs/running/81_loaders.ipynb #8fc1d1df
+def _transforms(part: LoadedData, norm: Norm) -> tuple:
+    "What makes a view of a picture for training, and what makes the one that is looked at when testing."
+    if part.whole:
+        return (_Whole(part.image_size),) * 2
+    own = {k: v for k, v in part.views.items() if k != 'repeats'}
+    floats = bool(own.get('re_prob'))  # timm fills the hole with normalised noise
+    drawn = create_transform(
+        part.image_size, is_training=True, mean=norm.mean, std=norm.std, use_prefetcher=not floats, **own
+    )
+    seen = create_transform(part.image_size, crop_pct=part.crop, interpolation='bicubic', use_prefetcher=True)
+    return drawn, seen
+
+# %% ../nbs/running/81_loaders.ipynb #5fa9deb4
 class LoadedBatches:
     "The batches of one part, read by worker processes; `epoch(e)` to train, `plain()` to evaluate."
 
@@ -139,7 +233,7 @@ class LoadedBatches:
             raise ValueError(f'batch_size: expected at least 2 (batch norm needs them), got {batch_size}')
         if batch_size % shard[1]:
             raise ValueError(f'batch_size: expected a multiple of the {shard[1]} processes, got {batch_size}')
-        if augment not in (None, Augment()):
+        if augment not in (None, Augment()) and not part.whole:
             raise ValueError(
                 f'augment: {part.name} is read while training and its views are the views= of load_images, '
                 f'{part.views}; {augment} would change nothing'
@@ -149,25 +243,14 @@ class LoadedBatches:
         self.device = torch.device(device)
         self.shard = shard
         self.batch_size = min(batch_size, len(part) // shard[1] * shard[1])
-        self.views = dict(part.views)
-        self.repeats = self.views.pop('repeats', 1)
-        size = part.image_size
-        self.transform = create_transform(
-            size,
-            is_training=True,
-            mean=norm.mean,
-            std=norm.std,
-            use_prefetcher=not self.views.get('re_prob'),
-            **self.views,
-        )
-        self.plain_transform = create_transform(
-            size, crop_pct=part.crop, interpolation='bicubic', use_prefetcher=True
-        )
+        self.augment = augment or Augment()
+        self.repeats = part.views.get('repeats', 1)
+        self.transform, self.plain_transform = _transforms(part, norm)
 
     def __len__(self):
         return len(self.part) // self.batch_size
 
-    def _read(self, views: _Views, batches: list) -> Iterator[Batch]:
+    def _read(self, views: _Views, batches: list, epoch: int | None = None) -> Iterator[Batch]:
         cuda = self.device.type == 'cuda'
         loader: DataLoader = DataLoader(
             views,
@@ -179,10 +262,13 @@ class LoadedBatches:
         try:
             for x, y, i in loader:
                 x, y, i = (t.to(self.device, non_blocking=cuda) for t in (x, y, i))
-                yield Batch(self.norm(x) if x.dtype == torch.uint8 else x, y, i)
-        except ValueError as e:
-            said = str(e).strip().splitlines() or ['']
-            raise ValueError(said[-1].removeprefix('ValueError: ')) from e  # without a worker's traceback
+                if epoch is not None and self.part.whole:
+                    rows = self.part.rows.to(self.device)[i]
+                    x = drawn_views(x, rows, self.augment, epoch, self.view_seed)
+                yield Batch(x if x.is_floating_point() and not self.part.whole else self.norm(x), y, i)
+        except Unreadable as e:
+            said = _broken(self.part) or str(e).strip().splitlines()[-1:]
+            raise unreadable(said) from e  # without a worker's traceback
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """Shuffled batches of views, from the batch `start` on.
@@ -194,7 +280,8 @@ class LoadedBatches:
         order = epoch_order(n, self.seed, epoch).repeat_interleave(self.repeats)[:n].tolist()
         items = [(i, k % self.repeats) for k, i in enumerate(order)]
         batches = [items[k * b : (k + 1) * b][rank::world] for k in range(start, len(self))]
-        yield from self._read(_Views(self.part, self.transform, (self.view_seed, epoch)), batches)
+        seeds = None if self.part.whole else (self.view_seed, epoch)
+        yield from self._read(_Views(self.part, self.transform, seeds), batches, epoch)
 
     def plain(self) -> Iterator[Batch]:
         "All images once, in order, as they are."
@@ -204,7 +291,7 @@ class LoadedBatches:
 
 # %% ../nbs/running/81_loaders.ipynb #1225ac73
 _IMAGENET = Norm((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_FOLDERS = ('', 'folder')  # timm's names of image folders
+_FOLDERS = ('', 'folder', 'torch/folder', 'torch/image_folder')  # timm's names of image folders
 
 
 def _labels(dataset, name: str) -> np.ndarray:
@@ -232,141 +319,158 @@ def _class_names(dataset, n: int) -> tuple[str, ...]:
 def _open(name: str, root, part: str, download: bool, mode: str):
     "timm's data set; a `ValueError` that says what was looked for."
     how: dict[str, Any] = {} if name.startswith('torch/') else dict(input_img_mode=mode)
-    if name in _FOLDERS:
-        how['input_key'] = ';'.join(sorted(SUFFIXES))  # timm looks for three of these
     try:
         return create_dataset(
             name, root=None if root is None else str(root), split=part, download=download, **how
         )
     except (RuntimeError, OSError, AssertionError, ImportError, KeyError) as e:
-        what = name or 'an image folder'
         why = f'{type(e).__name__}: {str(e)[:200]}'
-        raise ValueError(f'name: timm cannot open {what}, part {part!r}, under {root} ({why})') from e
+        raise ValueError(f'name: timm cannot open {name}, part {part!r}, under {root} ({why})') from e
 
 # %% ../nbs/running/81_loaders.ipynb #b82972ac
-def _check_folders(root: Path, parts: tuple[str, str]) -> None:
-    "Both parts have a folder, and no other part lies beside them unread."
+def _named_roots(root: Path, parts: tuple[str, str]) -> dict[str, Path]:
+    "The folders of the two parts that train and test, by their names or by what these mean."
     if not root.is_dir():
-        raise ValueError(f'{root}: expected a folder with a folder for each part')
-    groups = ({'train', 'training'}, {'val', 'valid', 'validation', 'eval', 'evaluation'})  # timm's
-    there = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith('.'))
-    read = []
-    for part in parts:
-        names = next((g for g in groups if part in g), {part})
-        found = [n for n in (part, *there) if n in names and n in there]
-        if not found:
+        raise ValueError(f'{root}: no such folder')
+    there = {p.name: p for p in folders_in(root)}
+    found = {}
+    for part, name in zip(('train', 'test'), parts):
+        same = [n for n in there if n == name or (part_of(n) and part_of(n) == part_of(name))]
+        if not same:
             raise ValueError(
-                f'{root}: no folder {part!r}; there are {", ".join(there) or "no folders"}. Name one so, '
+                f'{root}: no folder {name!r}; there are {", ".join(there) or "no folders"}. Name one so, '
                 "or say which two train and test, such as parts=('train', 'test')"
             )
-        read.append(found[0])
-    rest = sorted(set(part_folders(root)) - set(read))
-    if rest:
-        raise ValueError(
-            f'{root}: {" and ".join(read)} would be read and {", ".join(rest)} would not; move it out of the '
-            "way, or say which two train and test, such as parts=('train', 'test')"
-        )
+        found[part] = there[name if name in same else same[0]]
+    return found
 
 
-def _check_labels(labels: list[np.ndarray], names: list[tuple], parts: tuple[str, str]) -> None:
-    "A number means the same class in both parts, and training has images of each."
-    if names[0] != names[1]:
-        lacking, new = (sorted(set(a) - set(b))[:5] for a, b in (names, names[::-1]))
-        raise ValueError(
-            f'{parts[1]}: its classes are not those of {parts[0]}, so its labels would mean others '
-            f'(only in {parts[0]}: {", ".join(lacking) or "none"}; '
-            f'only in {parts[1]}: {", ".join(new) or "none"})'
-        )
-    unseen = sorted(set(labels[1].tolist()) - set(labels[0].tolist()))
-    if unseen:
-        raise ValueError(f'{parts[1]}: it has images of the classes {unseen[:5]}, and {parts[0]} has none')
-    if labels[0].min() < 0:
-        raise ValueError(f'{parts[0]}: images without a label ({labels[0].min()})')
+def _timm_parts(name: str, root, parts: tuple[str, str], download: bool, mode: str) -> dict[str, tuple]:
+    "The two parts of a set that timm reads: (data set, its labels, the classes of both)."
+    if '/' not in name:
+        raise ValueError(f"name: expected '', or a name such as torch/{name} or hfds/{name}, got {name!r}")
+    sets = {p: _open(name, root, of, download, mode) for p, of in zip(('train', 'test'), parts)}
+    labels = {p: _labels(d, name) for p, d in sets.items()}
+    k = int(max(y.max() for y in labels.values())) + 1
+    if (lowest := labels['train'].min()) < 0:
+        raise ValueError(f'{parts[0]}: images without a label ({lowest})')
+    same = united({p: Pixels(None, labels[p], _class_names(d, k)) for p, d in sets.items()})
+    return {p: (sets[p], part.labels, part.classes) for p, part in same.items()}
 
-# %% ../nbs/running/81_loaders.ipynb #65987c60
+# %% ../nbs/running/81_loaders.ipynb #9db42f02
+def _folder_parts(found: dict[str, Listed], classes, channels: int, background: str) -> dict[str, tuple]:
+    "The parts of a folder: (data set, its labels, the classes)."
+    check_classes({p: files.labels for p, files in found.items()}, classes)
+    sets = {p: FolderPictures(files, classes, channels, background) for p, files in found.items()}
+    return {p: (d, d.targets, classes) for p, d in sets.items()}
+
+
+def _loaded(parts: dict[str, tuple], **how) -> dict[str, Any]:
+    "Each part as a whole."
+    return {
+        p: LoadedData(d, torch.from_numpy(y).long(), torch.arange(len(y)), classes, **how)
+        for p, (d, y, classes) in parts.items()
+    }
+
+# %% ../nbs/running/81_loaders.ipynb #f4c935b1
 def load_images(
     root: str | Path,
     name: str = '',
-    size: int = 224,
+    size: int | str | tuple[int, int] = 224,
     channels: int = 3,
     norm: Norm = _IMAGENET,
     views: dict | None = None,
     valid: int | None = None,
     split_seed: int = 0,
-    parts: tuple[str, str] = ('train', 'validation'),
+    parts: tuple[str, str] | None = None,
     crop: float = 0.875,
     workers: int = 4,
     download: bool = False,
+    test: int | None = None,
+    background: str = 'white',
 ) -> Splits:
     """Training, validation and test part of a set that is read while training.
 
-    Nothing is read now but names and labels; `fit` starts the processes that read. The training split gives
-    the training and the validation part, the other split is the test part, untouched. Views follow from
+    Nothing is read now but names and labels; `fit` starts the processes that read. A folder's parts are read
+    as they are named; one that is missing is made out of training images, which is said. Views follow from
     (view_seed, epoch, image) alone, whatever the number of workers.
 
     Args:
         root: The folder that holds the set.
-        name: timm's name of it: '' for image folders (a folder a class inside `train` and `validation`),
-            torch/… for torchvision's sets, hfds/… for those of the Hugging Face hub.
-        size: Pixels a side, as the models see the images.
-        channels: 3 for colour, 1 for grey.
+        name: timm's name of it: '' for image folders (a folder a class, inside `train`, `val` and `test`
+            where the set is split), torch/… for torchvision's sets, hfds/… for those of the Hugging Face hub.
+        size: Pixels a side, or (height, width), as the models see the images.
+        channels: 3 for colour, 1 for grey; 4 and 2 keep what is transparent.
         norm: Mean and standard deviation, a number a channel, as the models want their images normalised;
             default ImageNet's.
         views: Arguments of timm's `create_transform` for training, such as scale or hflip, and `repeats`,
             in how many views an image comes each epoch; default random crops and flips.
-        valid: Images held out of the training split, equally of each class; default a tenth, at most 10,000.
+        valid: Images held out of the training split, equally of each class, where the set has no validation
+            part; default a tenth, at most 10,000.
         split_seed: Which ones.
-        parts: The names of the splits that train and test.
+        parts: The names of the two splits that train and test, of which validation is held out of the first;
+            default: a folder's parts by their names, and for other sets train and validation.
         crop: Share of the short side that is looked at when testing.
         workers: Processes that read; 0 reads in this one.
         download: Whether torchvision may download a set that is not there.
+        test: Images held out for testing, where the set has no test part; default a tenth, at most 10,000.
+        background: What is seen through transparent pixels.
 
     Returns:
         Three parts that `fit`, `accuracy` and `predict` take.
 
     Raises:
-        ValueError: timm cannot open the set, it is a stream, a folder of images lies unread beside those that
-            were named, classes differ between the parts, or too few images are left for one of them.
+        ValueError: timm cannot open the set, it is a stream, folders are no parts that belong together, or
+            too few images are left for one of them.
 
     Example:
         >>> import tempfile
         >>> from PIL import Image
         >>> home = Path(tempfile.mkdtemp())
-        >>> for at in ('train/a', 'train/b', 'validation/a', 'validation/b'):
+        >>> for at in ('train/a', 'train/b', 'test/a', 'test/b'):
         ...     (home / at).mkdir(parents=True)
         ...     for i in range(3):
-        ...         Image.new('L', (8, 8), 80 * i).save(home / at / f'{i}.png')
+        ...         grey = 40 * i + 3 * len(at) + (at[-1] == 'b')
+        ...         Image.new('L', (8, 8), grey).save(home / at / f'{i}.png')
         >>> data = load_images(home, size=8, channels=1, norm=Norm((0.5,), (0.5,)), valid=2, workers=0)
         >>> len(data.train), len(data.valid), len(data.test), data.classes
         (4, 2, 6, ('a', 'b'))
     """
-    from sklearn.model_selection import train_test_split
-
-    if '/' not in name and name not in _FOLDERS:
-        raise ValueError(f"name: expected '', or a name such as torch/{name} or hfds/{name}, got {name!r}")
-    if name in (*_FOLDERS, 'torch/folder', 'torch/image_folder') and Path(root).exists():
-        _check_folders(Path(root), parts)
-    sets = [_open(name, root, p, download, 'RGB' if channels == 3 else 'L') for p in parts]
-    labels = [_labels(d, name) for d in sets]
-    n, k = len(labels[0]), int(max(l.max() for l in labels)) + 1
-    names = [_class_names(d, k) for d in sets]
-    _check_labels(labels, names, parts)
-    held = min(n // 10, 10_000) if valid is None else valid
-    if not k <= held <= n - k:
-        raise ValueError(
-            f'valid: expected {k} to {n - k} images (at least one a class, here and in training), got {held}'
-        )
-    train_rows, valid_rows = train_test_split(
-        np.arange(n), test_size=held, stratify=labels[0], random_state=split_seed
-    )
-    test_rows = np.arange(len(labels[1]))
+    shape = (check_channels(channels), *check_size(size))
+    if len(norm.mean) != channels:
+        raise ValueError(f'norm: expected {channels} means and deviations, got {len(norm.mean)}; give norm=')
+    if name in _FOLDERS:
+        found, classes = list_folder(root, parts and _named_roots(Path(root), parts))
+        sets = _folder_parts(found, classes, channels, background)
+    else:
+        mode = 'RGB' if channels == 3 else 'L'
+        sets = _timm_parts(name, root, parts or ('train', 'validation'), download, mode)
     views = dict(color_jitter=0.0, interpolation='bicubic') | (views or {})
+    about = dict(image_size=shape, name=name or Path(root).name, views=views, crop=crop, workers=workers)
+    return deal_parts(_loaded(sets, **about), None, valid, test, split_seed, norm=norm)
 
-    def part(of: int, rows: np.ndarray) -> Any:  # a LoadedData, which does what `Splits` asks of an ImageData
-        chosen = torch.from_numpy(labels[of][rows]).long(), torch.from_numpy(rows)
-        called = name or Path(root).name
-        shape = (channels, size, size)
-        return LoadedData(sets[of], *chosen, names[0], shape, called, views, crop, workers)
-
-    trained, held_out = (part(0, np.sort(rows)) for rows in (train_rows, valid_rows))
-    return Splits(trained, held_out, part(1, test_rows), norm, split_seed)
+# %% ../nbs/running/81_loaders.ipynb #65987c60
+def read_later(
+    path: Path,  # the folder
+    found: dict[str, Listed],  # its pictures, by part
+    classes: tuple[str, ...],  # all of them
+    counts: dict,  # of `deal_parts`
+    size=32,  # see `check_size`
+    channels: int = 3,  # see `check_channels`
+    background: str = 'white',  # behind what is transparent
+    workers: int = 2,  # processes that read
+) -> Splits:
+    "What `load_splits` gives for a folder, read while training; the norm is that of 512 training images."
+    shape = (check_channels(channels), *check_size(size))
+    sets = _folder_parts({p: by_letters(f) for p, f in found.items()}, classes, channels, background)
+    parts = _loaded(sets, image_size=shape, name=path.name, workers=workers, whole=True)
+    unknown = Norm((0.0,) * channels, (1.0,) * channels)
+    if found['train'].root == path:  # not split
+        dealt = deal_whole(parts['train'], **counts, norm=unknown)
+    else:
+        dealt = deal_parts(parts, **counts, norm=unknown)
+    train: Any = dealt.train
+    rows = train.rows.tolist()
+    some = [sets['train'][0].path(i) for i in rows[:: max(len(rows) // 512, 1)]]
+    pixels = torch.from_numpy(read_pictures(some, shape[1:], channels, background))
+    return replace(dealt, norm=channel_norm(pixels.view(len(some), *shape[1:], channels).permute(0, 3, 1, 2)))

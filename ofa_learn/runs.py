@@ -28,7 +28,7 @@ from .identity import teacher_identity
 from .loaders import load_images
 from .look import look_at
 from .models import check_model_name, count_params, load_model, make_model, save_model
-from .reading import part_folders
+from .reading import part_folders, pictures_of
 from .recipes import Recipe, describe, recipe, steps
 from .settings import check_settings
 from .tasks import DistillationTask, Teacher, all_methods, create_task
@@ -254,11 +254,18 @@ def pair_models(pair: str) -> tuple[str, str]:
 
 # %% ../nbs/running/83_runs.ipynb #23591aea
 def _check_reading(r: Recipe, root, workers: int | None) -> None:
-    "A `ValueError` where a folder or workers are named and the images are in the package."
+    "A `ValueError` where a folder or workers are named that the recipe would not use."
     if r.dataset == 'digits' and root is not None:
         raise ValueError(f'data: {r.name} trains on the digits, which are in the package; leave it out')
     if r.dataset == 'digits' and workers is not None:
         raise ValueError(f'workers: the images of {r.name} are in memory, nobody reads; leave it out')
+    if r.dataset in OFFICIAL and root is not None and Path(root).is_dir():
+        own = any(Path(root).glob(f'{r.dataset[:5]}*'))
+        if not own and pictures_of(Path(root)):
+            raise ValueError(
+                f'data: {r.name} trains on {r.dataset}, and {root} holds other pictures, which nobody would '
+                'look at; give the folder where its files are, or shall be'
+            )
 
 
 def _recipe_data(
@@ -285,6 +292,7 @@ def _recipe_data(
         norm=Norm(tuple(norm['mean']), tuple(norm['std'])),
         views=_view_options(r),
         split_seed=split_seed,
+        parts=('train', 'validation'),  # the published validation images test
         crop=1.0 if cifar else 0.875,
         workers=4 if workers is None else workers,
         download=cifar,
@@ -299,15 +307,15 @@ def _check_whole(source: str, train: int | None, test: int | None) -> None:
 
 def teaching_data(
     source: str = 'digits',
-    size: int | None = None,
+    size: int | str | tuple[int, int] | None = None,
     train: int | None = None,
     valid: int | None = None,
     test: int | None = None,
 ) -> Splits:
     "The parts of any set that `ofa-learn teach` knows, at `size` pixels a side."
     if Path(source).is_dir() and part_folders(source):  # read while training, by timm
-        _check_whole(source, train, test)
-        return load_images(source, size=224 if size is None else size, valid=valid)
+        _check_whole(source, train, None)
+        return load_images(source, size=224 if size is None else size, valid=valid, test=test)
     if source in OFFICIAL and size is not None:
         _check_whole(source, train, test)
         return load_images('data', f'torch/{source}', size, valid=valid, crop=1.0, download=True)

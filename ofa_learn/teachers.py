@@ -573,12 +573,12 @@ def as_teacher(
 def measurable(
     model: nn.Module,  # a `Teacher`, or any network that gives logits
     part,  # images with their size and classes, such as `data.test`
-    norm: tuple,  # (mean, std) of the data
+    norm: tuple | None,  # (mean, std) of the data; None: not known
 ):  # (Norm, a function from images that are normalised by it to logits (B, K))
     "How a part's images are normalised for a network, and what gives its logits."
     if not isinstance(model, Teacher):
-        return Norm(*norm), model
-    own = Norm(*norm)
+        return norm and Norm(*norm), model
+    own = norm and Norm(*norm)
     if model.norm is not None and len(model.norm[0]) == part.image_size[0]:
         own = Norm(*model.norm)
     with warnings.catch_warnings():

@@ -34,6 +34,7 @@ from ofa_learn.checkpoints import (
     write_history,
 )
 from .data import Augment, Batches, ImageData, Norm, Splits
+from .given import as_splits
 from .identity import data_identity, in_short, task_identity
 from .models import evaluating
 from ofa_learn.settings import (
@@ -110,17 +111,18 @@ def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
     """
     rank, world = place()
     device = next(model.parameters()).device
-    known = int((part.labels >= 0).sum())
-    if not known:
-        raise ValueError('part: none of its images has a label')
-    norm, logits = measurable(model, part, norm)
-    hits = torch.zeros((), dtype=torch.int64, device=device)
+    norm, logits = measurable(model, part, norm)  # None: nobody knows how a loader's images are normalised
+    hits = torch.zeros(2, dtype=torch.int64, device=device)  # right, and with a label
     if rank < len(part):
         mine = part.take(torch.arange(rank, len(part), world)) if world > 1 else part
         with evaluating(model):
             for b in mine.batches(norm, 500, device=device).plain():
-                hits += (logits(b.input).argmax(1) == b.target).sum()
-    return summed(hits.double().cpu()[None], device)[0].item() / known * 100
+                found = logits(b.input).argmax(1)
+                hits += torch.stack([(found == b.target).sum(), (b.target >= 0).sum()])
+    right, known = summed(hits.double().cpu(), device).tolist()
+    if not known:
+        raise ValueError('part: none of its images has a label')
+    return right / known * 100
 
 # %% ../nbs/course/80_training.ipynb #2e19104e
 class NotFinite(RuntimeError):
@@ -318,8 +320,8 @@ def _begin(given: dict[str, Any]) -> '_Run':
     "A run by the arguments of `fit`."
     how = {name: given[name] for name in _CARRIED_OUT}
     rest = {name: value for name, value in given.items() if name not in how}
-    task, data = rest.pop('task'), rest.pop('data')
-    return _Run(task, data, rest, **how)
+    task = rest.pop('task')
+    return _Run(task, as_splits(rest.pop('data'), task.num_classes, task.input_norm), rest, **how)
 
 # %% ../nbs/course/80_training.ipynb #f9efbaf8
 _NO_CHANGE = Augment()
@@ -328,7 +330,7 @@ _NO_CHANGE = Augment()
 @answering()
 def fit(
     task: DistillationTask,
-    data: Splits,
+    data: Any,
     epochs: int = 100,
     *,
     batch_size: int = 50,
@@ -368,7 +370,9 @@ def fit(
 
     Args:
         task: What to train, from `create_task`; it is moved to the device.
-        data: Trains on its .train and looks at its .valid.
+        data: `Splits`: trains on its .train and looks at its .valid. Or parts of your own, each a
+            `DataLoader` or a `Dataset` of (input, target) or dicts: (train, valid), or a dict of them under
+            'train' and 'valid', and perhaps 'norm' and 'classes'.
         epochs: Passes over the training images.
         batch_size: Images a batch, over all processes.
         opt: One of `optimizers()`: timm's, but for a few.
@@ -458,11 +462,10 @@ def _loop(task, batches: Batches, s: dict, channels_last: bool) -> Loop:
         else None
     )
     optimizer = make_optimizer(task.trainable_module, s)
-    scheduler = make_schedule(optimizer, s, whole_updates(batches, s['accumulate']))
     return Loop(
         task,
         optimizer,
-        scheduler,
+        make_schedule(optimizer, s, whole_updates(batches, s['accumulate'])),
         s['clip'],
         s['precision'],
         s['accumulate'],
@@ -603,7 +606,7 @@ def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
             before = time.perf_counter()
             run.on_step(run.epoch + done / run.steps)
             clock['start'] += time.perf_counter() - before  # a pause is no training
-        if done == run.steps:
+        if done == run.steps or not getattr(run.batches, 'numbered', True):
             return  # the epoch's end saves, and looks whether somebody asked
         due = run.rank == 0 and time.perf_counter() - clock['saved'] >= run.save_seconds
         asked, due = _agreed(run, stop, due)
@@ -647,8 +650,8 @@ def _row(run: _Run, means: dict) -> dict:
 
 def _told(row: dict, rate: float) -> str:
     "What the progress bar says of an epoch, where there was a look the accuracy, too."
-    valid = '' if row['valid_accuracy'] is None else f', valid={row["valid_accuracy"]:.1f}'
-    return f'loss={row["loss"]:.3f}{valid}, images={rate:.0f}/s'
+    valid = row['valid_accuracy']
+    return f'loss={row["loss"]:.3f}{"" if valid is None else f", valid={valid:.1f}"}, images={rate:.0f}/s'
 
 # %% ../nbs/course/80_training.ipynb #67b9a767
 @contextmanager
@@ -728,7 +731,7 @@ def distill(
     method: str,
     student: str | nn.Module,
     teacher: Any,
-    data: Splits,
+    data: Any,
     epochs: int = 100,
     *,
     seed: int = 0,
@@ -743,7 +746,8 @@ def distill(
         method: A name of `ofa-learn methods`, or of a method of your own; several are joined by +.
         student: A timm name, or a module.
         teacher: A `Teacher`, a trained module, or a file of `save_model`; None for methods without one.
-        data: What it learns, is looked at by and is tested on, such as `split(digits())`.
+        data: What it learns, is looked at by and is tested on, such as `split(digits())`, or parts of your
+            own as `fit` takes them, with 'test' or without.
         epochs: Passes over the training images.
         seed: Initialisation, order and dropout.
         batch_size, opt, lr, weight_decay, sched, momentum: As `fit` takes them.
@@ -775,11 +779,11 @@ def distill(
         Hao et al., 2023, for 'ofa'; each method names its own.
     """
     how, own = divided(method, options)
+    data = as_splits(data)
     torch.manual_seed(seed)
     task = create_task(method, student, teacher, data=data, **own)
     history = fit(task, data, epochs, seed=seed, **how)
     test = accuracy(task.student, data.test, data.norm)
-    given = {k: v for k, v in how.items() if k not in _NOT_TOLD}
-    told = dict(epochs=epochs) | {k: asdict(v) if isinstance(v, Augment) else v for k, v in given.items()}
-    last = history[-1]
-    return Run(task, history, last['valid_accuracy'], test, last['seconds'], told | own)
+    told = {k: asdict(v) if isinstance(v, Augment) else v for k, v in how.items() if k not in _NOT_TOLD}
+    told, last = dict(epochs=epochs) | told | own, history[-1]
+    return Run(task, history, last['valid_accuracy'], test, last['seconds'], told)

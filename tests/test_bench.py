@@ -104,6 +104,8 @@ def test_loading_gives_the_same_pixels():
         small['difference'] < 1e-5
         and small['images'] == 256
         and set(small['rate']) == {'resident', 'none', 'two'}
+        and small['jpegs']['files'] == 512
+        and set(small['jpegs']['rate']) == {'ours', 'theirs'}
     )
 
 

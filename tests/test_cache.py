@@ -228,7 +228,7 @@ def test_images_that_are_read_while_training_are_refused_with_a_reason(tmp_path)
 
     from ofa_learn.loaders import load_images
 
-    for part, n in (('train', 6), ('validation', 2)):
+    for part, n in (('train', 6), ('test', 2)):
         for i in range(2 * n):
             place = tmp_path / part / f'c{i % 2}'
             place.mkdir(parents=True, exist_ok=True)

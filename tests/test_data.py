@@ -2,6 +2,7 @@
 
 import io
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ LABELS = [0, 1, 0, 1, 0, 1]
         ([-2, 0, 1, 0, 1, 0], ValueError, r'start at 0 \(−1 is for no label\), got -2'),
         ([-1] * 6, ValueError, 'no image has one; name the classes'),
         ([-1, 1, 2, 1, 2, 1], ValueError, 'no image is of class 0'),
-        ([[0], [1], [0], [1], [0], [1]], ValueError, r'got shape \(6, 1\)'),
+        ([[0, 1]] * 6, ValueError, r'got shape \(6, 2\)'),
         ([0, 0, 0, 0, 0, 0], ValueError, 'at least two classes'),
         ([0.0, 1, 0, 1, 0, 1], TypeError, 'expected integers, got float64'),
         (list('ababab'), TypeError, 'expected integers, got <U1'),
@@ -54,7 +55,8 @@ def test_labels(labels, error, message):
         (GREY + 0j, TypeError, 'got complex128'),
         (GREY[:, :0], ValueError, 'expected pixels'),
         (np.zeros((6, 64), np.uint8), ValueError, r'got shape \(6, 64\)'),
-        (np.zeros((6, 4, 8, 8), np.uint8), ValueError, '1 or 3 channels'),
+        (np.zeros((6, 6, 8, 8), np.uint8), ValueError, '1 or 3 channels'),
+        (np.zeros((6, 4, 8, 5), np.uint8), ValueError, 'either first or last and not both'),
     ],
 )
 def test_pixels(images, error, message):
@@ -106,9 +108,8 @@ def folders(root: Path, *names: str, each: int = 4) -> Path:
 
 def test_parts_are_not_taken_for_classes(tmp_path):
     root = folders(tmp_path / 'set', 'train/cat', 'train/dog', 'test/cat', 'test/dog')
-    for read in (load_data, load_splits):
-        with pytest.raises(ValueError, match='test, train hold folders of their own, so they are parts'):
-            read(root)
+    with pytest.raises(ValueError, match=r'split already \(train, test\); `load_splits` reads its parts'):
+        load_data(root)
     assert len(load_data(root / 'train')) == 8
     assert load_data(folders(tmp_path / 'vehicles', 'bus', 'train')).classes == ('bus', 'train')
 
@@ -137,18 +138,20 @@ PETS = ('ant', 'bee', 'cat')
 @pytest.mark.parametrize(
     'parts, message',
     [
-        (dict(train=PETS, test=PETS), "no folder 'validation'; there are test, train"),
-        (dict(training=PETS), "no folder 'validation'; there are training"),
-        (dict(ants=PETS, val=PETS), "no folder 'train'; there are ants, val"),
-        (dict(train=PETS, val=PETS, test=PETS), 'train and val would be read and test would not'),
-        (dict(train=PETS, val=('ant', 'cat')), 'only in train: bee; only in validation: none'),
-        (dict(train=PETS, val=('ant', 'bee', 'cow', 'cat')), 'only in train: none; only in validation: cow'),
+        (dict(ants=PETS, val=PETS), 'ants: it lies beside the parts val and is none of them'),
+        (dict(val=PETS), 'parts: val, but no training part'),
+        (dict(train=PETS, val=PETS, Valid=PETS), "'val' and 'Valid' are both the valid part"),
+        (
+            dict(train=PETS, val=('cow', 'hen')),
+            r'valid: it has other classes than the training part \(cow, hen\)',
+        ),
+        (dict(train=PETS, val=('Ant', 'bee')), "'ant' is another class by its name alone"),
     ],
 )
-def test_image_folders_that_would_be_read_as_something_else(parts, message, tmp_path):
-    root = pictures(tmp_path / 'set', **parts)
+@pytest.mark.parametrize('read', [load_splits, partial(load_images, size=16, workers=0)])
+def test_folders_that_are_no_parts_that_belong_together(parts, message, read, tmp_path):
     with pytest.raises(ValueError, match=message):
-        load_images(root, size=16, workers=0)
+        read(pictures(tmp_path / 'set', **parts))
 
 
 def test_image_folders_whose_parts_are_named(tmp_path):
@@ -161,13 +164,15 @@ def test_image_folders_whose_parts_are_named(tmp_path):
     assert again.train.fingerprint == data.train.fingerprint
     with pytest.raises(ValueError, match="expected '', or a name such as torch/cifar10"):
         load_images(root, 'cifar10')
+    with pytest.raises(ValueError, match="no folder 'tests'; there are test, train, val"):
+        load_images(root, parts=('train', 'tests'))
 
 
 def test_pictures_of_all_kinds_are_read(tmp_path):
     root = pictures(tmp_path / 'set', train=PETS, val=PETS)
     for kind in ('webp', 'bmp', 'gif'):
         Image.new('RGB', (8, 8)).save(root / 'val' / 'ant' / f'more.{kind}')
-    assert len(load_images(root, size=16, valid=6, workers=0).test) == 15
+    assert len(load_images(root, size=16, workers=0).valid) == 15
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -176,9 +181,9 @@ def test_a_broken_picture_is_named_and_no_other_takes_its_place(tmp_path, worker
     root = pictures(tmp_path / 'set', train=PETS, val=PETS)
     broken = root / 'val' / 'bee' / '2.png'
     broken.write_bytes(content or broken.read_bytes()[:45])
-    data = load_images(root, size=16, valid=6, workers=workers)
+    data = load_images(root, size=16, workers=workers)
     with pytest.raises(ValueError) as raised:
-        list(data.test.batches(data.norm, 4).plain())
+        list(data.valid.batches(data.norm, 4).plain())
     said = str(raised.value)
     assert said.startswith(str(broken)) and 'cannot be read' in said and '\n' not in said
 

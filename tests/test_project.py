@@ -21,16 +21,17 @@ from test_style import WHERE
 # {folder: {module: what it may import of the package}}, in reading order; * is all that has a lower number.
 ROOMS = {
     'course': {
-        'data': 'reading',
+        'data': 'parts reading',
         'models': 'atomic',
-        'cka': 'data models watching',
+        'cka': 'data models reading watching',
         'branches': 'models',
         'losses': 'arguments',
         'teachers': 'data models checks weights',
         'tasks': 'arguments models branches losses checks teachers wrapping',
         'look': 'data figures teachers',
         'training': (
-            'arguments atomic checkpoints data identity models settings tasks teachers workers wrapping'
+            'arguments atomic checkpoints data given identity models settings tasks teachers workers '
+            'wrapping'
         ),
         'demo': '*',
     },
@@ -48,7 +49,7 @@ ROOMS = {
         'settings': '',
         'checkpoints': 'atomic',
         'workers': 'atomic checkpoints',
-        'loaders': 'data reading',
+        'loaders': 'data parts reading',
         'recipes': '',
         'runs': (
             'arguments atomic checkpoints data identity loaders look models reading recipes settings tasks '
@@ -80,6 +81,8 @@ ROOMS = {
         'reading': '',
         'atomic': '',
         'arguments': '',
+        'parts': 'reading',
+        'given': 'data reading',
         'watching': 'models',
         'weights': 'models',
         'checks': 'arguments models',
@@ -93,7 +96,7 @@ ROOMS = {
         '__main__': '*',
     },
 }
-READ_LATE = {'pages', 'reading'}  # imported by lessons before it: they are the better introduction
+READ_LATE = {'pages', 'parts', 'reading'}  # imported by lessons before it: they are the better introduction
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = [
     'py' + 'pi.org',

@@ -42,6 +42,7 @@ from ofa_learn.runs import (
 from ofa_learn.sweeps import _fit_options, _method_options
 
 CPU = torch.device('cpu')
+PARTS = ('train', 'validation')  # as the papers have it: the published validation images test
 SMALL = dict(train_images=100, epochs=4, teacher_epochs=4, opt='adamw', lr=4e-3)
 
 
@@ -61,7 +62,7 @@ def teacher(folder, tmp_path_factory):
     file = tmp_path_factory.mktemp('teacher') / 't.safetensors'
     teach(
         'micro_resnet',
-        load_images(folder, size=32, valid=20, workers=0),
+        load_images(folder, size=32, valid=20, parts=PARTS, workers=0),
         file,
         1,
         device='cpu',
@@ -242,7 +243,7 @@ def test_images_that_are_read_while_training_with_all_that_a_recipe_asks(folder,
 def test_workers_do_not_change_a_view_and_a_resumed_epoch_is_the_same(folder):
     def make(workers):
         views = dict(auto_augment='rand-m9-mstd0.5-inc1', re_prob=0.5, re_mode='pixel')
-        return load_images(folder, size=32, valid=20, workers=workers, views=views).train
+        return load_images(folder, size=32, valid=20, parts=PARTS, workers=workers, views=views).train
 
     a, b = (list(make(w).batches(loaders._IMAGENET, 30, view_seed=5).epoch(2)) for w in (0, 2))
     for x, y in zip(a, b):
@@ -254,10 +255,12 @@ def test_workers_do_not_change_a_view_and_a_resumed_epoch_is_the_same(folder):
 
 
 def test_fingerprints_tell_parts_apart(folder):
-    a, b = (load_images(folder, size=32, valid=20, split_seed=s, workers=0) for s in (0, 1))
+    a, b = (load_images(folder, size=32, valid=20, parts=PARTS, split_seed=s, workers=0) for s in (0, 1))
     assert a.train.fingerprint != b.train.fingerprint and a.test.fingerprint == b.test.fingerprint
     assert not set(a.train.rows.tolist()) & set(a.valid.rows.tolist()) and len(a.train) + len(a.valid) == 150
-    assert load_images(folder, size=40, valid=20, workers=0).test.fingerprint != a.test.fingerprint
+    assert (
+        load_images(folder, size=40, valid=20, parts=PARTS, workers=0).test.fingerprint != a.test.fingerprint
+    )
 
 
 def test_random_numbers_go_on_after_a_view():
@@ -290,7 +293,7 @@ def test_bad_input_is_refused_with_what_to_do(folder, tmp_path, monkeypatch):
         teach('micro_vit', split(digits(), train=50), tmp_path / 't.safetensors', pretrained=True)
     with pytest.raises(ValueError, match='no recipe'):
         main_error('train', '--recipe', 'laptop/cnn-vti')
-    assert teaching_data(str(folder), valid=20, size=16).input_size == (3, 16, 16)
+    assert teaching_data(str(folder), size=16).input_size == (3, 16, 16)
 
 
 def main_error(*words):

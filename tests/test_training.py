@@ -72,7 +72,7 @@ def pictures(tmp_path_factory):
 
     root, images = tmp_path_factory.mktemp('pictures'), digits()
     for i in range(130):
-        place = root / ('train' if i < 100 else 'validation') / f'c{images.labels[i]}'
+        place = root / ('train' if i < 100 else 'test') / f'c{images.labels[i]}'
         place.mkdir(parents=True, exist_ok=True)
         Image.fromarray(images.images[i, 0].numpy()).resize((16, 16)).save(place / f'{i}.png')
     return root
