@@ -51,13 +51,13 @@ from .widgets import SOURCE, Explorer, beside
 _FAMILY = dict(cnn='CNN', vit='ViT', mlp='MLP')
 
 
-def _pair_name(pair: str) -> str:
+def pair_name(pair: str) -> str:
     "'cnn-vit' → 'CNN teaches ViT'."
     teacher, student = pair.split('-')
     return f'{_FAMILY.get(teacher, teacher)} teaches {_FAMILY.get(student, student)}'
 
 # %% ../nbs/widgets/91_explorers.ipynb #aef86cfa
-class _Choice(anywidget.AnyWidget):
+class Choice(anywidget.AnyWidget):
     "One of some values, or with kind='checks' any of them, by mouse or keys; nothing else can be chosen."
 
     _esm, _css = SOURCE, static_text('controls.css', 'choices.css')
@@ -103,12 +103,13 @@ class _Choice(anywidget.AnyWidget):
         return '+'.join(map(str, at)) if isinstance(at, list) else str(at)
 
 # %% ../nbs/widgets/91_explorers.ipynb #4881c7f0
-class _Recorded(Explorer):
+class OverRecords(Explorer):
     "Controls over recorded numbers; subclasses define `compute`, `draw`, `table` and `words_of`."
 
     title = caption = ''
     fixed: tuple[str, ...] = ()  # controls that the page of `to_html` leaves alone
     more = ''  # what to try with them
+    lesson = 'explorers'  # the module where pages find the widget
 
     def __init__(self, note: str, command: str, **controls):
         W.VBox.__init__(self)  # not Explorer's: there are no digits here
@@ -149,7 +150,7 @@ class _Recorded(Explorer):
 
     def stored_version(self) -> str:
         "A name where pages can make the widget again, else its page's body."
-        return f'@ofa_learn.explorers:{type(self).__name__}' if self.command else self.page_version()
+        return f'@ofa_learn.{self.lesson}:{type(self).__name__}' if self.command else self.page_version()
 
     def page_version(self) -> str:
         "The controls over every recorded choice, for a page without a kernel."
@@ -160,7 +161,7 @@ class _Recorded(Explorer):
 
 # %% ../nbs/widgets/91_explorers.ipynb #d106269a
 def _choices_version(
-    w: _Recorded,  # a widget
+    w: OverRecords,  # a widget
 ) -> str:  # a <figure> that pages.js brings to life
     "Every choice of a widget, precomputed, with controls that need no kernel."
     pool: dict[str, int] = {}
@@ -243,7 +244,7 @@ def _setting_text(s: dict, settings: tuple[str, ...] = ('gamma', 'temperature'))
 def _curve_words(s: dict) -> str:
     "One choice of γ in a sentence: OFA against KD."
     row = next((r for r in s['rows'] if r['method'] == f'ofa_{s["form"]}'), None)
-    what = f"{_pair_name(s['pair'])}, {_setting_text(s)}, {method_label('ofa_' + s['form'])}"
+    what = f"{pair_name(s['pair'])}, {_setting_text(s)}, {method_label('ofa_' + s['form'])}"
     if row is None:
         return f'{what}: not recorded.'
     told = f"{what}: {spread_text(s['over'][s['gamma']])} on test"
@@ -338,7 +339,7 @@ def _gamma_figure(s: dict) -> go.Figure:
     fixed = _setting_text(s, ('temperature',))
     styled(
         fig,
-        ', '.join(filter(None, ['Final test accuracy', _pair_name(s['pair']), fixed])),
+        ', '.join(filter(None, ['Final test accuracy', pair_name(s['pair']), fixed])),
         'γ',
         'test accuracy (%)',
         'A small dot is a run; the dotted line only joins means.',
@@ -346,13 +347,13 @@ def _gamma_figure(s: dict) -> go.Figure:
     )
     return fig.update_xaxes(range=span).update_yaxes(range=s['frames']['test'])
 
-# %% ../nbs/widgets/91_explorers.ipynb #922903ae
-def _pair_choice(records: list[dict], pair: str | None) -> _Choice:
+# %% ../nbs/widgets/91_explorers.ipynb #4e046b1c
+def pair_choice(records: list[dict], pair: str | None) -> Choice:
     "The pairs of some records as a list, the first chosen where none is named."
-    pairs = {r['pair']: _pair_name(r['pair']) for r in records}
-    return _Choice('select', 'pair', pairs, next(iter(pairs)) if pair is None else pair)
+    pairs = {r['pair']: pair_name(r['pair']) for r in records}
+    return Choice('select', 'pair', pairs, next(iter(pairs)) if pair is None else pair)
 
-
+# %% ../nbs/widgets/91_explorers.ipynb #922903ae
 def _ofa_runs(records: list[dict], recording: str) -> list[dict]:
     "The runs of OFA; a `ValueError` that names the command for such a recording where there are none."
     ofa = [r for r in records if r['method'] == 'ofa']
@@ -363,19 +364,19 @@ def _ofa_runs(records: list[dict], recording: str) -> list[dict]:
     return ofa
 
 
-def _temperature_choice(records: list[dict], temperature: float | None) -> dict[str, _Choice]:
+def _temperature_choice(records: list[dict], temperature: float | None) -> dict[str, Choice]:
     "A control for T where KD or OFA was recorded at several, the lowest chosen where none is named."
     several = several_values([r for r in records if r['method'] in ('kd', 'ofa')], 'temperature')
     if several:
         names = {t: f'{t:g}' for t in several}
         start = several[0] if temperature is None else temperature
-        return dict(temperature=_Choice('select', 'temperature T', names, start))
+        return dict(temperature=Choice('select', 'temperature T', names, start))
     if temperature is not None:
         raise ValueError(f'temperature: got {temperature}, but these records have no method at several')
     return {}
 
 
-class AccuracyCurves(_Recorded):
+class AccuracyCurves(OverRecords):
     """Slide γ over recorded runs: curves beside those of methods without γ, and final accuracy over γ.
 
     The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
@@ -438,11 +439,11 @@ class AccuracyCurves(_Recorded):
         super().__init__(
             measured(self.records),
             command,
-            pair=_pair_choice(ofa, pair),
-            form=_Choice('select', 'form of the loss', form_names, form or forms[0]),
+            pair=pair_choice(ofa, pair),
+            form=Choice('select', 'form of the loss', form_names, form or forms[0]),
             **_temperature_choice(self.records, temperature),
-            gamma=_Choice('stops', 'γ', {g: f'{g:g}' for g in gammas}, nearest),
-            epoch=_Choice('stops', 'epoch', epochs, max(epochs)),
+            gamma=Choice('stops', 'γ', {g: f'{g:g}' for g in gammas}, nearest),
+            epoch=Choice('stops', 'epoch', epochs, max(epochs)),
         )
 
     def compute(self, **values):
@@ -507,7 +508,7 @@ def _branch_words(s: dict) -> str:
     exits = 'Exit' if len(s['exits']) == 1 else 'Exits'
     params, flops = (f'{100 * s[k] / own[k]:.0f} %' for k in ('params', 'flops'))
     return (
-        f"{exits} {_exits_name(s['exits'])}, {_pair_name(s['pair'])}: "
+        f"{exits} {_exits_name(s['exits'])}, {pair_name(s['pair'])}: "
         f"{s['params'] / 1e3:.1f} k parameters ({params} of the student’s) "
         f"and {s['flops'] / 1e6:.2f} M operations an image ({flops}), while training only; "
         f"test accuracy {spread_text(s['here'])}."
@@ -551,7 +552,7 @@ def _cost_figure(s: dict) -> go.Figure:
         )
     styled(
         fig,
-        f'What exits cost, {_pair_name(s["pair"])}',
+        f'What exits cost, {pair_name(s["pair"])}',
         '',
         '% of the student’s own',
         'Pale: not chosen. All of it is paid while training only.',
@@ -594,7 +595,7 @@ def _exits_figure(s: dict) -> go.Figure:
     return fig.update_yaxes(type='category', categoryorder='array', categoryarray=names[::-1])
 
 # %% ../nbs/widgets/91_explorers.ipynb #f4fdc98d
-class BranchExplorer(_Recorded):
+class BranchExplorer(OverRecords):
     """Choose the student's exits: what they cost, and the accuracy that was recorded, with its spread.
 
     The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
@@ -634,8 +635,8 @@ class BranchExplorer(_Recorded):
         super().__init__(
             measured(self.records),
             command,
-            pair=_pair_choice(ofa, pair),
-            exits=_Choice('checks', 'Exits after these stages of the student', stages, list(exits)),
+            pair=pair_choice(ofa, pair),
+            exits=Choice('checks', 'Exits after these stages of the student', stages, list(exits)),
         )
 
     def compute(self, **values):
@@ -788,7 +789,7 @@ def _cka_figure(s: dict, when: str) -> go.Figure:
     return cka_heatmap(run['matrix'], rows, columns, f'{when.capitalize()}: {said}', *axes)
 
 # %% ../nbs/widgets/91_explorers.ipynb #e9a1ec6b
-class CKAExplorer(_Recorded):
+class CKAExplorer(OverRecords):
     """Which layers of teacher and student are alike, before distillation and after it.
 
     The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
@@ -835,10 +836,10 @@ class CKAExplorer(_Recorded):
         super().__init__(
             _cka_measured(self.found),
             command,
-            teacher=_Choice('select', 'teacher', families, teacher),
-            student=_Choice('select', 'student', families, student),
-            before=_Choice('select', 'student before', starts, before),
-            method=_Choice('select', 'student after', ends, method),
+            teacher=Choice('select', 'teacher', families, teacher),
+            student=Choice('select', 'student', families, student),
+            before=Choice('select', 'student before', starts, before),
+            method=Choice('select', 'student after', ends, method),
         )
 
     def compute(self, **values):

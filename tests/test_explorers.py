@@ -13,17 +13,17 @@ from ofa_learn.explorers import (
     _TAUGHT,
     AccuracyCurves,
     BranchExplorer,
+    Choice,
     CKAExplorer,
     _branch_costs,
     _branch_state,
     _branch_table,
-    _Choice,
     _choices_version,
     _cka_state,
     _curve_state,
     _curve_words,
-    _pair_name,
     load_cka,
+    pair_name,
 )
 from ofa_learn.models import count_params, make_model
 from ofa_learn.pages import accuracy_frames, embed_json
@@ -204,13 +204,13 @@ def test_cka_numbers_are_the_matrices():
 
 
 def test_a_choice_has_nothing_in_between():
-    c = _Choice('stops', 'γ', {1.0: '1', 1.4: '1.4'}, 1)
+    c = Choice('stops', 'γ', {1.0: '1', 1.4: '1.4'}, 1)
     assert isinstance(c.value, float)
     for wrong in (1.2, 0, None, 'x', [1.0]):
         with pytest.raises(ValueError, match='γ: expected one of 1.0, 1.4, got'):
             c.value = wrong
         assert c.value == 1.0
-    boxes = _Choice('checks', 'exits', {1: 'a', 2: 'b', 3: 'c'}, (3, 1, 3))
+    boxes = Choice('checks', 'exits', {1: 'a', 2: 'b', 3: 'c'}, (3, 1, 3))
     assert boxes.value == [1, 3] and boxes.key([]) == ''
     assert len(boxes.options()) == 8 and len({boxes.key(o) for o in boxes.options()}) == 8
     with pytest.raises(ValueError, match='exits: expected a list, got 1'):
@@ -228,7 +228,7 @@ def test_figures_follow_the_controls():
         assert list(ring.x) == [g] and list(ring.y) == [pytest.approx(mean)]
         assert list(ofa.x) == list(GAMMAS) and list(ofa.error_y.array) == [1.0] * 3
         assert w.fig.data[-2].y[-1] == pytest.approx(mean)
-        assert _pair_name(pair) in w.figures[1].layout.title.text
+        assert pair_name(pair) in w.figures[1].layout.title.text
         assert f'γ = {g:g}' in w.fig.layout.title.text
         assert f'γ = {g:g}' in w.words.value and 'ofa-learn' not in w.hint.value
         assert list(w.fig.layout.yaxis.range) == w.numbers['frames']['valid']
@@ -439,7 +439,7 @@ STAND_IN = '''async ([source, state]) => {
 
 
 def test_controls_of_the_widgets(browser):
-    "Each kind of `_Choice` with a stand-in for the kernel: named, moved by keys, and told of changes."
+    "Each kind of `Choice` with a stand-in for the kernel: named, moved by keys, and told of changes."
     page = browser.new_page()
     trouble = watch(page)
 
@@ -450,16 +450,16 @@ def test_controls_of_the_widgets(browser):
         known = ('kind', 'value', 'values', 'names', 'description')
         page.evaluate(STAND_IN, [SOURCE, {name: getattr(c, name) for name in known}])
 
-    show(_Choice('stops', 'γ', {1.0: '1', 1.4: '1.4', 4.0: '4'}, 1.4))
+    show(Choice('stops', 'γ', {1.0: '1', 1.4: '1.4', 4.0: '4'}, 1.4))
     slider = page.get_by_label('γ')
     assert slider.get_attribute('type') == 'range' and page.inner_text('output') == '1.4'
     slider.press('ArrowRight')
     assert value() == 4 and page.inner_text('output') == '4' and slider.get_attribute('aria-valuetext') == '4'
-    show(_Choice('select', 'pair', {'cnn-vit': 'CNN teaches ViT', 'vit-cnn': '<b>'}, 'vit-cnn'))
+    show(Choice('select', 'pair', {'cnn-vit': 'CNN teaches ViT', 'vit-cnn': '<b>'}, 'vit-cnn'))
     assert page.get_by_label('pair').input_value() == '1' and page.locator('b').count() == 0
     page.get_by_label('pair').press('ArrowUp')
     assert value() == 'cnn-vit'
-    show(_Choice('checks', 'exits', {1: 'stage 1', 2: 'stage 2', 3: 'stage 3'}, [3]))
+    show(Choice('checks', 'exits', {1: 'stage 1', 2: 'stage 2', 3: 'stage 3'}, [3]))
     page.get_by_label('stage 1').press('Space')
     assert value() == [1, 3] and page.locator('fieldset legend').inner_text() == 'exits'
     page.evaluate('window.model.set("value", [2]); window.model.save_changes()')

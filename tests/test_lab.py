@@ -21,7 +21,7 @@ import pytest
 import torch
 from browsers import need_browser, one_browser, watch
 
-from ofa_learn.explorers import _curve_state, _pair_name
+from ofa_learn.explorers import _curve_state, pair_name
 from ofa_learn.losses import class_weights, ofa_loss
 from ofa_learn.pages import gamma_numbers
 from ofa_learn.recorded import recorded
@@ -390,7 +390,7 @@ def test_recorded_accuracies_by_keyboard(book):
         check()
     box = book.locator('.widget-vbox:has(.ofa-range select)').last
     said = box.locator('[role=status]')
-    want = f'{_pair_name(choice["pair"])}, γ = 4, T = 4'
+    want = f'{pair_name(choice["pair"])}, γ = 4, T = 4'
     assert reaches(book, lambda: want in said.inner_text(), True), said.inner_text()
     shot(book, 'accuracies')
 
