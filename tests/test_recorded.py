@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from ofa_learn.cli import sweep as sweep_command
-from ofa_learn.recorded import contents, load_recording, pack, place, recorded, recordings, regenerate
+from ofa_learn.recorded import (
+    contents,
+    load_recording,
+    measured,
+    pack,
+    place,
+    recorded,
+    recordings,
+    regenerate,
+    source_of,
+)
 from ofa_learn.records import check_record, named, results
 from ofa_learn.sweeps import Sweep, _digest, load_plan, planned_runs, recording_path, save_plan, sweep
 
@@ -198,6 +208,19 @@ def test_what_is_shipped(name):
         and regenerate(name) == f'ofa-learn sweep --plan recorded:{name} --out {name}'
     )
     assert len(results(named(records), 'labels')) >= 1 and all(r['threads'] == 1 for r in records)
+
+
+def test_several_recordings_are_one_source():
+    names = ['lab_labels_30', 'lab_labels_120']
+    records, command = source_of(names)
+    assert records == [r for name in names for r in recorded(name)]
+    assert command == (
+        'for name in lab_labels_30 lab_labels_120; do ofa-learn sweep --plan recorded:$name --out $name; done'
+    )
+    assert source_of(names[:1]) == source_of(names[0])
+    assert ', 30 or 120 training and 500 test images (the teacher has seen 1097)' in measured(records)
+    three = [r | dict(epochs=e) for e in (8, 75, 150) for r in records[:1]]
+    assert ', 8, 75 or 150 epochs, ' in measured(three)
 
 
 def test_all_of_it_is_under_a_megabyte_and_packaged():
