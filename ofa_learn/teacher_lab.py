@@ -334,7 +334,7 @@ class TeacherLab(OverRecords):
     lab_caption = (  # of the laboratory: what there is to see
         'Slide the labels: where a ViT teaches a CNN by KD at T = 4, it is worth 7 points with 30 labels, '
         '3 with 120, and about one with 300. Then go back to 60 and let it have seen only these: '
-        'of 6 points 2 are left, within noise. Answers are worth what their teacher knows. '
+        'of 6 points 2 are left, within noise. Answers say less where their teacher knows less. '
         'Now let a CNN teach a ViT, by RSD: 14 points with 60 labels, and still 12 '
         'where the teacher has seen no more than its student. '
         'So features can help a student in another way than by what their teacher knows. '
