@@ -11,6 +11,7 @@ import math
 import threading
 import traceback
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,26 @@ import torch
 
 from .arguments import divided
 from .checkpoints import Stopped, stoppable
-from .data import Splits
+from .data import Augment, Splits, digits, split
 from .figures import METHOD_COLOURS, PALETTE, escaped, styled
 from .pages import figure_html, static_text, write_page
-from .tasks import DistillationTask, create_task
-from .training import accuracy, fit
+from .tasks import DistillationTask, Teacher, create_task
+from .training import accuracy, distill, fit
 from .widgets import SOURCE, Slider, W, anywidget, beside, follow, live, tr
+
+# %% ../nbs/widgets/93_live.ipynb #8bf1a991
+_LAB_SETTINGS: dict[str, Any] = dict(lr=4e-3, augment=Augment(shift=1))
+
+
+@lru_cache(1)
+def _laboratory() -> tuple[Teacher, Splits]:
+    "A Mixer that has learned from 1,097 digits, and the 60 of them that its student is shown."
+    data = split(digits(), train=60, valid=200, teach=1097)
+    seen = data.for_teacher()
+    how = dict(epochs=18, batch_size=100, warmup_epochs=2, eval_every=18, device='cpu', progress=False)
+    with torch.random.fork_rng(devices=[]):
+        model = distill('labels', 'micro_mixer', None, seen, **how, **_LAB_SETTINGS).model
+    return Teacher(model, norm=seen.norm), data
 
 # %% ../nbs/widgets/93_live.ipynb #b145bf75
 class _State:
@@ -309,6 +324,14 @@ def _press(run: _Runner, name: str) -> None:
     actions[name]()
 
 
+def _school(teacher, data: Splits | None, options: dict) -> tuple[Any, Splits, dict]:
+    "Teacher, data and options as they were given, or the laboratory's where no data were."
+    if data is not None:
+        return teacher, data, options
+    knowing, data = _laboratory()
+    return knowing if teacher is None else teacher, data, _LAB_SETTINGS | options
+
+
 _ITS_OWN = ('progress', 'on_epoch', 'on_step')  # options of `fit` that the widget has in hand
 
 
@@ -335,8 +358,10 @@ class LiveDistill(W.VBox):
 
     Args:
         student: a timm name; every start builds a new one.
-        teacher: what `create_task` takes: a `Teacher`, a module, a timm name or a file of `save_model`.
-        data: `Splits`; the student trains on `train`, is looked at on `valid`, and at the end on `test`.
+        teacher: what `create_task` takes: a `Teacher`, a module, a timm name or a file of `save_model`;
+            default, where no data are given either, a micro Mixer that has learned from 1,097 digits.
+        data: `Splits`; the student trains on `train`, is looked at on `valid`, and at the end on `test`;
+            default the laboratory's, 60 of these digits, and then lr=4e-3 and shifted views.
         epochs: passes over the training images.
         gamma: γ at the start, from 1 to 4; the slider moves it from the next step on.
         seed: of the student's weights, the order of the images and dropout.
@@ -346,12 +371,9 @@ class LiveDistill(W.VBox):
         TypeError: a student that is no name, or an option that neither OFA nor `fit` has.
         ValueError: what does not fit, a teacher of other classes for example; said before anything starts.
     Example:
-        >>> from ofa_learn.data import load_splits
-        >>> from ofa_learn.models import make_model
-        >>> data = load_splits('digits', train=100)
-        >>> w = LiveDistill('micro_resnet', make_model('micro_vit'), data, epochs=3, device='cpu')
+        >>> w = LiveDistill()
         >>> w.text()
-        'Ready. Nothing has been trained yet: press Start. 0 of 3 epochs'
+        'Ready. Nothing has been trained yet: press Start. 0 of 100 epochs'
     Source:
         Hao et al., 2023, Eq. 6.
     """
@@ -364,16 +386,17 @@ class LiveDistill(W.VBox):
 
     def __init__(
         self,
-        student: str,
-        teacher,
-        data: Splits,
-        epochs: int = 40,
+        student: str = 'micro_resnet',
+        teacher=None,
+        data: Splits | None = None,
+        epochs: int = 100,
         *,
         gamma: float = 1.4,
         seed: int = 0,
         **options,
     ):
         super().__init__()
+        teacher, data, options = _school(teacher, data, options)
         how, own = _check_live(student, epochs, options)
 
         def make(gamma):
