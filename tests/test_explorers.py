@@ -412,7 +412,7 @@ def test_shipped_recordings_open():
     assert 'ofa-learn sweep --plan recorded:lab_gamma --out lab_gamma' in w.hint.value
     assert 'the teacher has seen 1097' in w.hint.value
     assert len(_choices_version(w)) < 1_000_000
-    old = AccuracyCurves('gamma')  # one temperature, every epoch
+    old = AccuracyCurves('methods')  # one temperature, every epoch
     assert 'temperature' not in old.controls and old.epoch.values == list(range(1, 41))
     assert AccuracyCurves('lab').temperature.values == [1.0, 4.0]
     assert 'recorded:exits' in BranchExplorer().hint.value and 'record_cka' in CKAExplorer().hint.value

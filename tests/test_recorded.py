@@ -226,13 +226,13 @@ def test_several_recordings_are_one_source():
 def test_all_of_it_is_under_a_megabyte_and_packaged():
     setup = (recording_path('').parents[3] / 'setup.py').read_text(encoding='utf-8')
     assert "'static/**/*.json'" in setup
-    assert {'gamma', 'exits'} <= set(recordings())
+    assert {'lab_gamma', 'methods'} <= set(recordings())
     assert sum(p.stat().st_size for p in recording_path('').parent.glob('*.json')) < 1_000_000
 
 
 def test_read_without_the_sources_folder(tmp_path):
     "From any working directory, as an installed package reads it."
-    code = "from ofa_learn.recorded import recorded; print(len(recorded('gamma')))"
+    code = "from ofa_learn.recorded import recorded; print(len(recorded('lab_gamma')))"
     done = subprocess.run(
         [sys.executable, '-c', code],
         cwd=tmp_path,
