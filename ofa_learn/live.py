@@ -303,6 +303,14 @@ class _Buttons(anywidget.AnyWidget):
         super().__init__(**traits)
         self.on_msg(lambda _, content, buffers: pressed(content['pressed']))
 
+# %% ../nbs/widgets/93_live.ipynb #a3f20144
+def _school(teacher, data: Splits | None, options: dict) -> tuple[Any, Splits, dict]:
+    "Teacher, data and options as they were given, or the laboratory's where no data were."
+    if data is not None:
+        return teacher, data, options
+    knowing, data = _laboratory()
+    return knowing if teacher is None else teacher, data, _LAB_SETTINGS | options
+
 # %% ../nbs/widgets/93_live.ipynb #546bc4fb
 def _button_names(run: _Runner, status: str) -> list[str]:
     "What the two buttons are called, as a run stands."
@@ -322,14 +330,6 @@ def _press(run: _Runner, name: str) -> None:
     start, stop = run.start, run.stop
     actions = {'Start': start, 'Start again': start, 'Pause': run.pause, 'Continue': run.resume, 'Stop': stop}
     actions[name]()
-
-
-def _school(teacher, data: Splits | None, options: dict) -> tuple[Any, Splits, dict]:
-    "Teacher, data and options as they were given, or the laboratory's where no data were."
-    if data is not None:
-        return teacher, data, options
-    knowing, data = _laboratory()
-    return knowing if teacher is None else teacher, data, _LAB_SETTINGS | options
 
 
 _ITS_OWN = ('progress', 'on_epoch', 'on_step')  # options of `fit` that the widget has in hand
