@@ -36,9 +36,9 @@ def _laboratory() -> tuple[Teacher, Splits]:
     "A Mixer that has learned from 1,097 digits, and the 60 of them that its student is shown."
     data = split(digits(), train=60, valid=200, teach=1097)
     seen = data.for_teacher()
-    how = dict(epochs=18, batch_size=100, warmup_epochs=2, eval_every=18, device='cpu', progress=False)
+    how: dict[str, Any] = dict(batch_size=100, warmup_epochs=2, eval_every=18, device='cpu', progress=False)
     with torch.random.fork_rng(devices=[]):
-        model = distill('labels', 'micro_mixer', None, seen, **how, **_LAB_SETTINGS).model
+        model = distill('labels', 'micro_mixer', None, seen, 18, **how, **_LAB_SETTINGS).model
     return Teacher(model, norm=seen.norm), data
 
 # %% ../nbs/widgets/93_live.ipynb #b145bf75
@@ -303,14 +303,6 @@ class _Buttons(anywidget.AnyWidget):
         super().__init__(**traits)
         self.on_msg(lambda _, content, buffers: pressed(content['pressed']))
 
-# %% ../nbs/widgets/93_live.ipynb #a3f20144
-def _school(teacher, data: Splits | None, options: dict) -> tuple[Any, Splits, dict]:
-    "Teacher, data and options as they were given, or the laboratory's where no data were."
-    if data is not None:
-        return teacher, data, options
-    knowing, data = _laboratory()
-    return knowing if teacher is None else teacher, data, _LAB_SETTINGS | options
-
 # %% ../nbs/widgets/93_live.ipynb #546bc4fb
 def _button_names(run: _Runner, status: str) -> list[str]:
     "What the two buttons are called, as a run stands."
@@ -348,6 +340,16 @@ def _check_live(student: str, epochs: int, options: dict) -> tuple[dict, dict]:
         if name in options:
             raise TypeError(f'LiveDistill has no option {name!r}; it watches the training itself')
     return divided('ofa', options)
+
+# %% ../nbs/widgets/93_live.ipynb #a3f20144
+def _prepared(student: str, teacher, data: Splits | None, epochs: int, options: dict) -> tuple:
+    "Teacher, data, and the options of `fit` and of OFA: as given, or the laboratory's where no data were."
+    lab = data is None
+    how, own = _check_live(student, epochs, _LAB_SETTINGS | options if lab else options)
+    if lab:
+        knowing, data = _laboratory()
+        teacher = knowing if teacher is None else teacher
+    return teacher, data, how, own
 
 # %% ../nbs/widgets/93_live.ipynb #848ca9a3
 class LiveDistill(W.VBox):
@@ -396,8 +398,7 @@ class LiveDistill(W.VBox):
         **options,
     ):
         super().__init__()
-        teacher, data, options = _school(teacher, data, options)
-        how, own = _check_live(student, epochs, options)
+        teacher, data, how, own = _prepared(student, teacher, data, epochs, options)
 
         def make(gamma):
             torch.manual_seed(seed)
