@@ -481,10 +481,12 @@ def _live_page(w: LiveDistill, path: str | Path) -> Path:
         raise ValueError(
             'to_html: nothing has been trained yet, so there is nothing to show; press Start first'
         )
+    seen = w.run.data.teach
+    knowing = '' if seen is None else f'; a teacher of this set-up has seen {len(seen)}'
     facts = [
         ('Student', type(task.student).__name__),
         ('Teacher', type(task.teacher.model).__name__),
-        ('Data', f'{len(w.run.data.train)} training images'),
+        ('Data', f'{len(w.run.data.train)} training images{knowing}'),
         ('γ', ', '.join(f'{g:g} from epoch {at:.2f}' for at, g in now['marks'])),
         ('How it ended', _status_text(now)),
         ('Numbers', _numbers_text(now)),

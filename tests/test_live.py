@@ -345,7 +345,7 @@ def test_buttons_and_curves(teacher, tmp_path):
     assert w.run.status in ('stopped', 'done') and w.buttons.enabled[1] is False
 
 
-def test_it_starts_in_the_laboratory():
+def test_it_starts_in_the_laboratory(tmp_path):
     "60 digits for the student, 1,097 for its teacher, which is trained once and no random number is used."
     before = torch.random.get_rng_state()
     w = LiveDistill(epochs=2, device='cpu')
@@ -358,6 +358,8 @@ def test_it_starts_in_the_laboratory():
     assert w.run.fit_options['lr'] == 4e-3 and w.run.fit_options['augment'] == Augment(shift=1)
     w.press('Start')
     assert w.run.wait(SOON) and w.run.status == 'done'
+    page = w.to_html(tmp_path / 'page.html').read_text(encoding='utf-8')
+    assert '60 training images; a teacher of this set-up has seen 1097' in page
     other = LiveDistill('micro_vit', lr=1e-3)
     assert other.run.task.teacher.model is task.teacher.model is _laboratory()[0].model
     assert other.run.fit_options['lr'] == 1e-3
