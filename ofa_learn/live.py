@@ -11,6 +11,7 @@ import math
 import threading
 import traceback
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,26 @@ import torch
 
 from .arguments import divided
 from .checkpoints import Stopped, stoppable
-from .data import Splits
+from .data import Augment, Splits, digits, split
 from .figures import METHOD_COLOURS, PALETTE, escaped, styled
 from .pages import figure_html, static_text, write_page
-from .tasks import DistillationTask, create_task
-from .training import accuracy, fit
+from .tasks import DistillationTask, Teacher, create_task
+from .training import accuracy, distill, fit
 from .widgets import SOURCE, Slider, W, anywidget, beside, follow, live, tr
+
+# %% ../nbs/widgets/93_live.ipynb #8bf1a991
+_LAB_SETTINGS: dict[str, Any] = dict(lr=4e-3, augment=Augment(shift=1))
+
+
+@lru_cache(1)
+def _laboratory() -> tuple[Teacher, Splits]:
+    "A Mixer that has learned from 1,097 digits, and the 60 of them that its student is shown."
+    data = split(digits(), train=60, valid=200, teach=1097)
+    seen = data.for_teacher()
+    how: dict[str, Any] = dict(batch_size=100, warmup_epochs=2, eval_every=18, device='cpu', progress=False)
+    with torch.random.fork_rng(devices=[]):
+        model = distill('labels', 'micro_mixer', None, seen, 18, **how, **_LAB_SETTINGS).model
+    return Teacher(model, norm=seen.norm), data
 
 # %% ../nbs/widgets/93_live.ipynb #b145bf75
 class _State:
@@ -326,6 +341,16 @@ def _check_live(student: str, epochs: int, options: dict) -> tuple[dict, dict]:
             raise TypeError(f'LiveDistill has no option {name!r}; it watches the training itself')
     return divided('ofa', options)
 
+# %% ../nbs/widgets/93_live.ipynb #a3f20144
+def _prepared(student: str, teacher, data: Splits | None, epochs: int, options: dict) -> tuple:
+    "Teacher, data, and the options of `fit` and of OFA: as given, or the laboratory's where no data were."
+    lab = data is None
+    how, own = _check_live(student, epochs, _LAB_SETTINGS | options if lab else options)
+    if lab:
+        knowing, data = _laboratory()
+        teacher = knowing if teacher is None else teacher
+    return teacher, data, how, own
+
 # %% ../nbs/widgets/93_live.ipynb #848ca9a3
 class LiveDistill(W.VBox):
     """A student that learns from a teacher by OFA under your hand: buttons, γ, and curves that grow.
@@ -335,8 +360,10 @@ class LiveDistill(W.VBox):
 
     Args:
         student: a timm name; every start builds a new one.
-        teacher: what `create_task` takes: a `Teacher`, a module, a timm name or a file of `save_model`.
-        data: `Splits`; the student trains on `train`, is looked at on `valid`, and at the end on `test`.
+        teacher: what `create_task` takes: a `Teacher`, a module, a timm name or a file of `save_model`;
+            default, where no data are given either, a micro Mixer that has learned from 1,097 digits.
+        data: `Splits`; the student trains on `train`, is looked at on `valid`, and at the end on `test`;
+            default the laboratory's, 60 of these digits, and then lr=4e-3 and shifted views.
         epochs: passes over the training images.
         gamma: γ at the start, from 1 to 4; the slider moves it from the next step on.
         seed: of the student's weights, the order of the images and dropout.
@@ -346,12 +373,9 @@ class LiveDistill(W.VBox):
         TypeError: a student that is no name, or an option that neither OFA nor `fit` has.
         ValueError: what does not fit, a teacher of other classes for example; said before anything starts.
     Example:
-        >>> from ofa_learn.data import load_splits
-        >>> from ofa_learn.models import make_model
-        >>> data = load_splits('digits', train=100)
-        >>> w = LiveDistill('micro_resnet', make_model('micro_vit'), data, epochs=3, device='cpu')
+        >>> w = LiveDistill()
         >>> w.text()
-        'Ready. Nothing has been trained yet: press Start. 0 of 3 epochs'
+        'Ready. Nothing has been trained yet: press Start. 0 of 100 epochs'
     Source:
         Hao et al., 2023, Eq. 6.
     """
@@ -364,17 +388,17 @@ class LiveDistill(W.VBox):
 
     def __init__(
         self,
-        student: str,
-        teacher,
-        data: Splits,
-        epochs: int = 40,
+        student: str = 'micro_resnet',
+        teacher=None,
+        data: Splits | None = None,
+        epochs: int = 100,
         *,
         gamma: float = 1.4,
         seed: int = 0,
         **options,
     ):
         super().__init__()
-        how, own = _check_live(student, epochs, options)
+        teacher, data, how, own = _prepared(student, teacher, data, epochs, options)
 
         def make(gamma):
             torch.manual_seed(seed)
@@ -457,10 +481,12 @@ def _live_page(w: LiveDistill, path: str | Path) -> Path:
         raise ValueError(
             'to_html: nothing has been trained yet, so there is nothing to show; press Start first'
         )
+    seen = w.run.data.teach
+    knowing = '' if seen is None else f'; a teacher of this set-up has seen {len(seen)}'
     facts = [
         ('Student', type(task.student).__name__),
         ('Teacher', type(task.teacher.model).__name__),
-        ('Data', f'{len(w.run.data.train)} training images'),
+        ('Data', f'{len(w.run.data.train)} training images{knowing}'),
         ('γ', ', '.join(f'{g:g} from epoch {at:.2f}' for at, g in now['marks'])),
         ('How it ended', _status_text(now)),
         ('Numbers', _numbers_text(now)),

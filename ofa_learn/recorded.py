@@ -250,17 +250,32 @@ def contents(
     return f'{len(records)} runs of {records[0]["data"]["name"]}; pairs: {pairs}; methods: {methods}'
 
 # %% ../nbs/running/87_recorded.ipynb #6a2b7c02
+def _again(names: Sequence[str]) -> str:
+    "The command that does the runs of some recordings again."
+    if len(names) == 1:
+        return regenerate(names[0])
+    return f'for name in {" ".join(names)}; do {regenerate("$name")}; done'
+
+
 def source_of(
-    records: str | list[dict],  # the name of a recording, or records
+    records: str | Sequence[str] | list[dict],  # the name of a recording, names of several, or records
 ) -> tuple[list[dict], str]:  # records, and the command that makes them again where it is known
     "The records of a widget; a `ValueError` where there are none."
-    found = recorded(records) if isinstance(records, str) else list(records)
-    if not found:
+    given: list = [records] if isinstance(records, str) else list(records)
+    if not given:
         raise ValueError(
             'records: expected at least one run; '
             '`ofa-learn sweep` makes them, `load_records(folder)` reads them'
         )
-    return found, regenerate(records) if isinstance(records, str) else ''
+    if not any(isinstance(name, str) for name in given):
+        return given, ''
+    return [r for name in given for r in recorded(name)], _again(given)
+
+
+def _either(words: Iterable) -> str:
+    "Different words, once each: '30, 60 or 120'."
+    *others, last = dict.fromkeys(map(str, words))
+    return f'{", ".join(others)} or {last}' if others else last
 
 
 def measured(records: list[dict]) -> str:
@@ -268,11 +283,11 @@ def measured(records: list[dict]) -> str:
 
     def each(describe):
         "What is said of any record, once each."
-        return ' or '.join(dict.fromkeys(str(describe(r)) for r in records))
+        return _either(describe(r) for r in records)
 
     seeds = len({r['seed'] for r in records})
     taught = sorted({r['teacher']['images'] for r in records if (r['teacher'] or {}).get('images')})
-    knowing = f' (the teacher has seen {" or ".join(map(str, taught))})' if taught else ''
+    knowing = f' (the teacher has seen {_either(taught)})' if taught else ''
     machines = each(lambda r: 'one CPU thread' if (r['device'], r['threads']) == ('cpu', 1) else r['device'])
     return (
         f"Measured: {len(records)} runs of micro models on {each(lambda r: r['data']['name'])}, "

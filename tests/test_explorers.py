@@ -13,25 +13,26 @@ from ofa_learn.explorers import (
     _TAUGHT,
     AccuracyCurves,
     BranchExplorer,
+    Choice,
     CKAExplorer,
     _branch_costs,
     _branch_state,
     _branch_table,
-    _Choice,
     _choices_version,
     _cka_state,
     _curve_state,
     _curve_words,
-    _pair_name,
     load_cka,
+    pair_name,
 )
 from ofa_learn.models import count_params, make_model
 from ofa_learn.pages import accuracy_frames, embed_json
 from ofa_learn.recorded import recorded
-from ofa_learn.records import named, results, spread_text
+from ofa_learn.records import interval, named, results, spread_text
 from ofa_learn.runs import pair_models
 from ofa_learn.sweeps import recording_path
 from ofa_learn.tasks import create_task
+from ofa_learn.teacher_lab import TeacherLab, _lab_state, _lab_table, _lab_words, _without_copies
 from ofa_learn.widgets import SOURCE
 
 GAMMAS = (1.0, 1.4, 2.0)
@@ -119,11 +120,32 @@ def made_up_cka():
     )
 
 
+def lab_run(pair, method, seed, test, labels, images, **setting):
+    "A made-up run of a student with some labels, whose teacher has seen some images; None: no teacher."
+    data = dict(name='made up', fingerprint=f'{labels} labels', train=labels, valid=2, test=10)
+    teacher = None if images is None else dict(name='who', params=1, images=images)
+    return run(pair, method, seed, test, **setting) | dict(data=data, teacher=teacher)
+
+
+def made_up_lab():
+    "KD at two temperatures and RSD; a teacher of 60 images with 60 labels only, labels alone in each part."
+    runs = []
+    parts = ((30, 120), (60, 120), (120, 120), (60, 60))
+    for (j, pair), (labels, images), seed in product(enumerate(PAIRS), parts, range(3)):
+        alone = 50.0 + labels / 4 + seed + 2 * j
+        runs.append(lab_run(pair, 'labels', seed, alone, labels, None))
+        for t in TEMPERATURES:
+            runs.append(lab_run(pair, 'kd', seed, alone + t + images / 60, labels, images, temperature=t))
+        runs.append(lab_run(pair, 'rsd', seed, alone + 3 + (-1) ** seed, labels, images))
+    return runs
+
+
 WIDGETS = dict(
     curves=lambda: AccuracyCurves(made_up_gamma(), pair='cnn-vit'),
     temperatures=lambda: AccuracyCurves(made_up_temperatures()),
     exits=lambda: BranchExplorer(made_up_exits()),
     cka=lambda: CKAExplorer(made_up_cka()),
+    lab=lambda: TeacherLab(made_up_lab()),
 )
 
 
@@ -190,6 +212,80 @@ def test_exits_none_means_all_and_gaps_are_said():
     assert chosen[-1] == 'not recorded' == spread_text([])
 
 
+def lab_choices():
+    return product(PAIRS, ('labels', 'kd', 'rsd'), (60, 120), (30, 60, 120), TEMPERATURES)
+
+
+def test_lab_numbers_are_the_records():
+    records = _without_copies(made_up_lab())
+    assert len(records) == len(made_up_lab()) - 2 * 3  # labels alone with 60 labels, once
+    for pair, method, images, labels, t in lab_choices():
+        s = _lab_state(records, pair, method, images, labels, t)
+        of_pair = [r for r in records if r['pair'] == pair]
+        with_t = [r for r in of_pair if r['setting'].get('temperature', t) == t]
+        mine = [r for r in with_t if (r['teacher'] or dict(images=images))['images'] == images]
+        for m, over in s['over'].items():
+            for n in (30, 60, 120):
+                own = [r for r in mine if (r['method'], r['data']['train']) == (m, n)]
+                assert over.get(n, []) == [r['test_accuracy'] for r in own]
+            assert list(over) == sorted(over)
+        assert s['rows'] == results([r for r in mine if r['data']['train'] == labels], 'labels')
+        assert s['seen'] == ([60] if images == 60 else [30, 60, 120]) and s['at'] == [30, 60, 120]
+        # One axis for all that can be chosen of a pair, so that one sees the dots move.
+        assert s['frames']['test'] == _lab_state(records, pair, 'kd', 120, 30, 4.0)['frames']['test']
+        low, high = s['frames']['test']
+        assert low < min(r['test_accuracy'] for r in of_pair) - 1 and high <= 103 + 10
+
+
+def test_what_the_lab_lacks_is_said():
+    records = _without_copies(made_up_lab())
+    s = _lab_state(records, 'cnn-vit', 'kd', 60, 120, 4.0)
+    said = 'Not recorded: KD, T = 4 with 120 labels and a teacher that has seen 60 images.'
+    assert said in _lab_words(s) and 'recorded with 60 labels' in _lab_words(s)
+    table = {row[0]: row[1] for row in _lab_table(s)}
+    assert table['KD, T = 4'] == table['RSD'] == 'not recorded' and table['labels alone'] == '81.0 ± 1.0 (3)'
+    s = _lab_state(records, 'cnn-vit', 'labels', 60, 120, 4.0)
+    assert _lab_words(s) == 'CNN teaches ViT, 120 labels, labels alone: 81.0 ± 1.0 % (3) on test.'
+    s = _lab_state(records, 'cnn-vit', 'rsd', 120, 60, 4.0)
+    assert 'a teacher that has seen 120 images, RSD: 69.3 ± 1.5 % (3) on test; +3.3 points' in _lab_words(s)
+
+
+def test_teacher_lab_draws_records_and_nothing_between_them():
+    w = TeacherLab(made_up_lab())
+    assert w.values() == dict(pair='vit-cnn', images=120, method='kd', temperature=4.0, labels=60)
+    for pair, method, images, labels, t in lab_choices():
+        for name, value in zip(
+            ('pair', 'method', 'images', 'labels', 'temperature'), (pair, method, images, labels, t)
+        ):
+            getattr(w, name).value = value
+        over = w.numbers['over']
+        *methods, ring = w.figures[0].data
+        for own, dots, means in zip(over.values(), methods[::2], methods[1::2], strict=True):
+            assert list(dots.customdata) == [n for n, v in own.items() for _ in v]
+            assert list(dots.y) == [a for v in own.values() for a in v]
+            assert list(means.y) == [pytest.approx(sum(v) / len(v)) for v in own.values()]
+            reach = [interval(v)[1] - sum(v) / len(v) for v in own.values()]
+            assert list(means.error_y.array) == pytest.approx(reach)
+            assert [round(x) for x in means.x] == [w.labels.values.index(n) for n in own]
+        here = over[method].get(labels)
+        assert list(ring.y) == ([pytest.approx(sum(here) / 3)] if here else [])
+        layout = w.figures[0].layout
+        assert list(layout.yaxis.range) == w.numbers['frames']['test']
+        assert layout.xaxis.ticktext[w.labels.values.index(labels)] == f'<b>{labels}</b>'
+        assert (layout.shapes[0].x0 + layout.shapes[0].x1) / 2 == w.labels.values.index(labels)
+        notes = [a.text for a in layout.annotations]
+        only = 'A teacher of 60 images is recorded with 60 labels only.'
+        assert [only in note for note in notes] == ([True] if images == 60 else [])
+        drawn = [t.name for t in w.figures[1].data if t.name]
+        want = ['labels alone', dict(kd='KD', rsd='RSD').get(method)] if here else ['labels alone']
+        assert drawn == [name for name in want if name]
+        missing = [a.text for a in w.figures[1].layout.annotations]
+        assert len(missing) == (0 if here else 1) and all('Not recorded' in text for text in missing)
+        assert f'{labels} labels' in w.words.value
+    one = [r for r in made_up_lab() if r['setting'].get('temperature') != 4.0]
+    assert 'temperature' not in TeacherLab(one).controls and 'T = ' not in TeacherLab(one).text()
+
+
 def test_cka_numbers_are_the_matrices():
     found = made_up_cka()
     s = _cka_state(found, 'cnn', 'vit', 'ofa', 'untrained')
@@ -204,13 +300,13 @@ def test_cka_numbers_are_the_matrices():
 
 
 def test_a_choice_has_nothing_in_between():
-    c = _Choice('stops', 'γ', {1.0: '1', 1.4: '1.4'}, 1)
+    c = Choice('stops', 'γ', {1.0: '1', 1.4: '1.4'}, 1)
     assert isinstance(c.value, float)
     for wrong in (1.2, 0, None, 'x', [1.0]):
         with pytest.raises(ValueError, match='γ: expected one of 1.0, 1.4, got'):
             c.value = wrong
         assert c.value == 1.0
-    boxes = _Choice('checks', 'exits', {1: 'a', 2: 'b', 3: 'c'}, (3, 1, 3))
+    boxes = Choice('checks', 'exits', {1: 'a', 2: 'b', 3: 'c'}, (3, 1, 3))
     assert boxes.value == [1, 3] and boxes.key([]) == ''
     assert len(boxes.options()) == 8 and len({boxes.key(o) for o in boxes.options()}) == 8
     with pytest.raises(ValueError, match='exits: expected a list, got 1'):
@@ -228,7 +324,7 @@ def test_figures_follow_the_controls():
         assert list(ring.x) == [g] and list(ring.y) == [pytest.approx(mean)]
         assert list(ofa.x) == list(GAMMAS) and list(ofa.error_y.array) == [1.0] * 3
         assert w.fig.data[-2].y[-1] == pytest.approx(mean)
-        assert _pair_name(pair) in w.figures[1].layout.title.text
+        assert pair_name(pair) in w.figures[1].layout.title.text
         assert f'γ = {g:g}' in w.fig.layout.title.text
         assert f'γ = {g:g}' in w.words.value and 'ofa-learn' not in w.hint.value
         assert list(w.fig.layout.yaxis.range) == w.numbers['frames']['valid']
@@ -283,6 +379,17 @@ def test_figures_follow_the_controls():
             'no run of OFA among 6; `ofa-learn sweep --plan recorded:lab_gamma',
         ),
         (lambda: AccuracyCurves('nothing'), "no recording 'nothing'.*ofa-learn sweep"),
+        (lambda: TeacherLab(['lab', 'nothing']), "no recording 'nothing'.*ofa-learn sweep"),
+        (lambda: TeacherLab([]), 'records: expected at least one run'),
+        (
+            lambda: TeacherLab([r for r in made_up_lab() if r['teacher'] is None]),
+            'no run with a teacher among 18',
+        ),
+        (lambda: TeacherLab(made_up_lab(), labels=61), 'labels: expected one of 30, 60, 120, got 61'),
+        (lambda: TeacherLab(made_up_lab(), images=61), 'teacher has seen: expected one of 60, 120, got 61'),
+        (lambda: TeacherLab(made_up_lab(), pair='cnn-mlp'), 'pair: expected one of cnn-vit, vit-cnn'),
+        (lambda: TeacherLab(made_up_lab(), method='ofa'), 'method: expected one of labels, kd, rsd'),
+        (lambda: TeacherLab(made_up_lab(), temperature=2.0), 'temperature T: expected one of 1.0, 4.0'),
         (lambda: BranchExplorer([r for r in made_up_gamma() if r['method'] == 'kd']), 'plan recorded:exits'),
         (lambda: BranchExplorer(made_up_exits(), exits=[0]), 'got 0'),
         (lambda: CKAExplorer(made_up_cka(), teacher='mlp'), 'teacher: expected one of cnn, vit'),
@@ -305,10 +412,16 @@ def test_shipped_recordings_open():
     assert 'ofa-learn sweep --plan recorded:lab_gamma --out lab_gamma' in w.hint.value
     assert 'the teacher has seen 1097' in w.hint.value
     assert len(_choices_version(w)) < 1_000_000
-    old = AccuracyCurves('gamma')  # one temperature, every epoch
+    old = AccuracyCurves('methods')  # one temperature, every epoch
     assert 'temperature' not in old.controls and old.epoch.values == list(range(1, 41))
     assert AccuracyCurves('lab').temperature.values == [1.0, 4.0]
     assert 'recorded:exits' in BranchExplorer().hint.value and 'record_cka' in CKAExplorer().hint.value
+    lab = TeacherLab()
+    assert lab.labels.values == [30, 60, 120, 300, 1097] and lab.images.values[-1] == 1097
+    assert lab.pair.values == ['cnn-vit', 'vit-cnn'] and lab.temperature.values == [1.0, 4.0]
+    assert set(lab.method.values) == {'labels', 'kd', 'ofa', 'rsd', 'fitnet'}
+    assert 'lab_labels_30 lab_labels_60 lab_labels_120 lab_labels_300 lab_labels_1097' in lab.hint.value
+    assert len(_choices_version(lab)) < 1_000_000
     found = load_cka()
     assert len(found['runs']) == 45
     for r in found['runs'].values():
@@ -353,6 +466,32 @@ def test_the_caption_says_what_the_recording_shows():
         s = at(pair, form, t)
         assert mean(means(s)) <= mean(s['levels']['deep_supervision'])
     assert 'deep supervision' not in AccuracyCurves(records).caption  # its own records, its own findings
+
+
+def test_the_caption_of_the_lab_says_what_the_recordings_show():
+    w = TeacherLab()
+
+    def row(pair, method, images, labels):
+        rows = _lab_state(w.records, pair, method, images, labels, 4.0)['rows']
+        return next(r for r in rows if r['method'] == method)
+
+    def gain(*choice):
+        return row(*choice)['difference']
+
+    assert 'it is worth 7 points with 30 labels, 3 with 120, and about one with 300' in w.caption
+    assert [round(gain('vit-cnn', 'kd', 1097, n)) for n in (30, 120, 300)] == [7, 3, 1]
+    assert 'of 6 points 2 are left, within noise' in w.caption
+    assert [round(gain('vit-cnn', 'kd', n, 60)) for n in (1097, 60)] == [6, 2]
+    assert row('vit-cnn', 'kd', 60, 60)['verdict'] == 'within noise'
+    assert '14 points with 60 labels, and still 12' in w.caption
+    assert [round(gain('cnn-vit', 'rsd', n, 60)) for n in (1097, 60)] == [14, 12]
+    assert 'it stays behind labels alone, by 5 points with 300 labels and by 15 with all 1097' in w.caption
+    assert [round(gain('cnn-vit', 'ofa', 1097, n)) for n in (300, 1097)] == [-5, -15]
+    assert all(gain('cnn-vit', 'ofa', 1097, n) < 0 for n in w.labels.values)
+    assert 'a ViT does not read better with 1097 labels than with 300' in w.caption
+    alone = [row('cnn-vit', 'labels', 1097, n)['mean'] for n in (300, 1097)]
+    assert alone[0] >= alone[1]
+    assert 'RSD' not in TeacherLab(w.records).caption  # its own records, its own findings
 
 
 @pytest.mark.parametrize('method', ['kd', 'ofa'])
@@ -439,7 +578,7 @@ STAND_IN = '''async ([source, state]) => {
 
 
 def test_controls_of_the_widgets(browser):
-    "Each kind of `_Choice` with a stand-in for the kernel: named, moved by keys, and told of changes."
+    "Each kind of `Choice` with a stand-in for the kernel: named, moved by keys, and told of changes."
     page = browser.new_page()
     trouble = watch(page)
 
@@ -450,16 +589,16 @@ def test_controls_of_the_widgets(browser):
         known = ('kind', 'value', 'values', 'names', 'description')
         page.evaluate(STAND_IN, [SOURCE, {name: getattr(c, name) for name in known}])
 
-    show(_Choice('stops', 'γ', {1.0: '1', 1.4: '1.4', 4.0: '4'}, 1.4))
+    show(Choice('stops', 'γ', {1.0: '1', 1.4: '1.4', 4.0: '4'}, 1.4))
     slider = page.get_by_label('γ')
     assert slider.get_attribute('type') == 'range' and page.inner_text('output') == '1.4'
     slider.press('ArrowRight')
     assert value() == 4 and page.inner_text('output') == '4' and slider.get_attribute('aria-valuetext') == '4'
-    show(_Choice('select', 'pair', {'cnn-vit': 'CNN teaches ViT', 'vit-cnn': '<b>'}, 'vit-cnn'))
+    show(Choice('select', 'pair', {'cnn-vit': 'CNN teaches ViT', 'vit-cnn': '<b>'}, 'vit-cnn'))
     assert page.get_by_label('pair').input_value() == '1' and page.locator('b').count() == 0
     page.get_by_label('pair').press('ArrowUp')
     assert value() == 'cnn-vit'
-    show(_Choice('checks', 'exits', {1: 'stage 1', 2: 'stage 2', 3: 'stage 3'}, [3]))
+    show(Choice('checks', 'exits', {1: 'stage 1', 2: 'stage 2', 3: 'stage 3'}, [3]))
     page.get_by_label('stage 1').press('Space')
     assert value() == [1, 3] and page.locator('fieldset legend').inner_text() == 'exits'
     page.evaluate('window.model.set("value", [2]); window.model.save_changes()')
@@ -561,4 +700,29 @@ def test_cka_by_keyboard(opened):
     page.get_by_label('teacher').focus()
     page.keyboard.press('ArrowDown')
     w.teacher.value = 'vit'
+    same(page, w)
+
+
+def test_teacher_lab_by_keyboard(opened):
+    w = WIDGETS['lab']()
+    page = opened(w)
+    same(page, w)
+    page.get_by_label('labels', exact=True).focus()
+    page.keyboard.press('ArrowRight')
+    w.labels.value = 120
+    same(page, w)
+    page.keyboard.press('Shift+Tab')
+    page.keyboard.press('ArrowUp')
+    w.temperature.value = 1.0
+    same(page, w)
+    page.get_by_label('teacher has seen').focus()
+    page.keyboard.press('ArrowUp')
+    w.images.value = 60
+    same(page, w)
+    assert 'Not recorded' in page.inner_text('.numbers')
+    assert page.locator('.annotation-text').filter(has_text='Not recorded').count() == 1
+    page.get_by_label('method').focus()
+    page.keyboard.press('ArrowDown')
+    page.keyboard.press('Home')
+    w.method.value = 'labels'
     same(page, w)

@@ -22,6 +22,7 @@ ENTRY_POINTS = {
     'branches': 'ExitBranches',
     'widgets': 'GammaExplorer LossAnatomy',
     'explorers': 'AccuracyCurves BranchExplorer CKAExplorer',
+    'teacher_lab': 'TeacherLab',
     'demo': 'demo',
     'look': 'look_at',
     'tasks': 'Teacher DistillationTask create_task register Labels DeepSupervision OFA',

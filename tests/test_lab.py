@@ -21,10 +21,11 @@ import pytest
 import torch
 from browsers import need_browser, one_browser, watch
 
-from ofa_learn.explorers import _curve_state, _pair_name
+from ofa_learn.explorers import _curve_state, pair_name
 from ofa_learn.losses import class_weights, ofa_loss
 from ofa_learn.pages import gamma_numbers
 from ofa_learn.recorded import recorded
+from ofa_learn.teacher_lab import TeacherLab
 from ofa_learn.widgets import GammaExplorer, LossAnatomy
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,11 +37,14 @@ SETTINGS = {
 }
 
 
-# Another book than the walkthroughs, for widgets that share no walkthrough.
-EXPLORERS = (
-    'from ofa_learn.explorers import BranchExplorer, CKAExplorer',
-    'exits = BranchExplorer()\nexits',
-    'maps = CKAExplorer()\nmaps',
+# Other books than the walkthroughs, for widgets that share no walkthrough.
+BOOKS = dict(
+    explorers=(
+        'from ofa_learn.explorers import BranchExplorer, CKAExplorer',
+        'exits = BranchExplorer()\nexits',
+        'maps = CKAExplorer()\nmaps',
+    ),
+    teacher_lab=('from ofa_learn.teacher_lab import TeacherLab', 'lab = TeacherLab()\nlab'),
 )
 # Folders that JupyterLab would otherwise take from the user.
 FOLDERS = (
@@ -61,12 +65,13 @@ def free_port():
 
 
 def write_books(folder):
-    "The walkthroughs, and one more book."
+    "The walkthroughs, and two more books."
     without = shutil.ignore_patterns('.ipynb_checkpoints')
     shutil.copytree(ROOT / 'nbs' / 'walkthroughs', folder, ignore=without)
     kernel = dict(kernelspec=dict(name='python3', display_name='python3'))
-    cells = [nbformat.v4.new_code_cell(code) for code in EXPLORERS]
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / 'explorers.ipynb')
+    for name, codes in BOOKS.items():
+        cells = [nbformat.v4.new_code_cell(code) for code in codes]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel), folder / f'{name}.ipynb')
 
 
 def write_settings(folder):
@@ -390,7 +395,7 @@ def test_recorded_accuracies_by_keyboard(book):
         check()
     box = book.locator('.widget-vbox:has(.ofa-range select)').last
     said = box.locator('[role=status]')
-    want = f'{_pair_name(choice["pair"])}, γ = 4, T = 4'
+    want = f'{pair_name(choice["pair"])}, γ = 4, T = 4'
     assert reaches(book, lambda: want in said.inner_text(), True), said.inner_text()
     shot(book, 'accuracies')
 
@@ -421,6 +426,48 @@ def test_exits_and_layers_by_keyboard(lab, new_page):
     assert reaches(page, lambda: sizes(page.evaluate(MAPS)), sizes(kernel))
     assert page.evaluate(MAPS) == [[pytest.approx(row) for row in rows] for rows in kernel]
     shot(page, 'exits-and-layers')
+    page.close()
+    assert trouble == []
+
+
+def test_teacher_lab_by_keyboard(lab, new_page):
+    "Labels, T and teacher by keyboard: what is drawn is what was recorded, what was not is said."
+    page = new_page()
+    trouble = run_all(page, lab.format('teacher_lab.ipynb'), stored=0, live=2)
+    w = TeacherLab()
+
+    def ring():
+        (trace,) = [t for t in plotted(page, 0)['traces'] if t['name'] == 'chosen']
+        return rounded(trace['x'] + trace['y'])
+
+    def shown():
+        "Words and ring, as a reader sees them, once they are those of the kernel's widget."
+        said = page.locator('.widget-vbox [role=status]')
+        chosen = w.figures[0].data[-1]
+        assert reaches(page, said.inner_text, w.words_of(w.numbers))
+        assert reaches(page, ring, rounded([*chosen.x, *chosen.y]))
+
+    shown()
+    moves = (
+        ('labels', 'range', ['ArrowRight'], dict(labels=120)),
+        ('temperature T', 'select-one', ['ArrowUp'], dict(temperature=1.0)),
+        ('method', 'select-one', ['End'], dict(method=w.method.values[-1])),
+        ('labels', 'range', ['Home', 'ArrowRight'], dict(labels=60)),
+        ('teacher has seen', 'select-one', ['Home'], dict(images=60)),
+        ('labels', 'range', ['End'], dict(labels=1097)),
+        ('pair', 'select-one', ['Home'], dict(pair=w.pair.values[0])),
+    )
+    for label, role, keys, new in moves:
+        page.get_by_label(label, exact=True).focus()
+        assert page.evaluate('document.activeElement.type') == role
+        for key in keys:
+            page.keyboard.press(key)
+        for name, value in new.items():
+            w.controls[name].value = value
+        shown()
+    assert 'Not recorded' in w.text() and ring() == []
+    assert page.locator('.annotation-text').filter(has_text='Not recorded').count() == 1
+    shot(page, 'teacher-lab')
     page.close()
     assert trouble == []
 

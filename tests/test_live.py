@@ -16,11 +16,12 @@ import torch
 import torch.nn as nn
 
 from ofa_learn.checkpoints import load_checkpoint
-from ofa_learn.data import digits, split
+from ofa_learn.data import Augment, digits, split
 from ofa_learn.live import (
     LiveDistill,
     _accuracy_figure,
     _label_marks,
+    _laboratory,
     _loss_figure,
     _numbers_text,
     _Runner,
@@ -28,7 +29,7 @@ from ofa_learn.live import (
 )
 from ofa_learn.models import make_model
 from ofa_learn.tasks import Teacher, create_task
-from ofa_learn.training import distill, fit
+from ofa_learn.training import accuracy, distill, fit
 
 DATA = split(digits(), train=100)
 HOW = dict(lr=3e-3, batch_size=25, device='cpu')
@@ -342,6 +343,33 @@ def test_buttons_and_curves(teacher, tmp_path):
     w.press('Start again')
     w.press('Stop')
     assert w.run.status in ('stopped', 'done') and w.buttons.enabled[1] is False
+
+
+def test_it_starts_in_the_laboratory(tmp_path):
+    "60 digits for the student, 1,097 for its teacher, which is trained once and no random number is used."
+    before = torch.random.get_rng_state()
+    w = LiveDistill(epochs=2, device='cpu')
+    assert torch.equal(torch.random.get_rng_state(), before)
+    data, task = w.run.data, w.run.task
+    assert (len(data.train), len(data.valid), len(data.test), len(data.teach)) == (60, 200, 500, 1097)
+    assert type(task.student).__name__ == 'MicroResNet' and 'Mixer' in type(task.teacher.model).__name__
+    assert task.teacher.norm == data.for_teacher().norm != data.norm
+    assert accuracy(task.teacher.model, data.test, task.teacher.norm) > 90
+    assert w.run.fit_options['lr'] == 4e-3 and w.run.fit_options['augment'] == Augment(shift=1)
+    w.press('Start')
+    assert w.run.wait(SOON) and w.run.status == 'done'
+    page = w.to_html(tmp_path / 'page.html').read_text(encoding='utf-8')
+    assert '60 training images; a teacher of this set-up has seen 1097' in page
+    other = LiveDistill('micro_vit', lr=1e-3)
+    assert other.run.task.teacher.model is task.teacher.model is _laboratory()[0].model
+    assert other.run.fit_options['lr'] == 1e-3
+
+
+def test_a_teacher_or_data_of_ones_own_stay(teacher):
+    of_the_lab = LiveDistill('micro_vit', teacher, device='cpu').run
+    assert of_the_lab.data is _laboratory()[1] and of_the_lab.task.teacher.model is teacher.model
+    own = LiveDistill('micro_vit', teacher, DATA, device='cpu').run
+    assert own.data is DATA and 'lr' not in own.fit_options
 
 
 def test_a_press_in_the_browser_arrives(teacher):

@@ -76,6 +76,7 @@ ROOMS = {
         ),
         'pages': 'figures records',
         'live': 'arguments figures records widgets pages training tasks data checkpoints models',
+        'teacher_lab': 'explorers figures pages recorded records',
     },
     'internals': {
         'reading': '',

@@ -420,11 +420,11 @@ def test_twins(name):
 
 @pytest.mark.parametrize('name', LAPTOP)
 def test_laptop_recipes_are_of_the_recorded_sweeps(name):
-    "The demo's pairs, on images that teacher and student share, with the optimizer of recorded:gamma."
+    "The demo's pairs, on images that teacher and student share, with the optimizer of recorded:methods."
     from ofa_learn.demo import _TEACHER_EPOCHS, PAIRS
     from ofa_learn.sweeps import load_plan
 
-    r, plan = recipe(name), load_plan('recorded:gamma')
+    r, plan = recipe(name), load_plan('recorded:methods')
     assert (r.teacher_model, r.student_model) == PAIRS[name.removeprefix('laptop/')]
     assert r.teacher_epochs == _TEACHER_EPOCHS[r.teacher_model]
     assert r.train_images == plan.parts['train'] == 300 and r.augment == dict(shift=plan.augment.shift)

@@ -11,7 +11,17 @@ import pytest
 import torch
 
 from ofa_learn.cli import sweep as sweep_command
-from ofa_learn.recorded import contents, load_recording, pack, place, recorded, recordings, regenerate
+from ofa_learn.recorded import (
+    contents,
+    load_recording,
+    measured,
+    pack,
+    place,
+    recorded,
+    recordings,
+    regenerate,
+    source_of,
+)
 from ofa_learn.records import check_record, named, results
 from ofa_learn.sweeps import Sweep, _digest, load_plan, planned_runs, recording_path, save_plan, sweep
 
@@ -200,16 +210,29 @@ def test_what_is_shipped(name):
     assert len(results(named(records), 'labels')) >= 1 and all(r['threads'] == 1 for r in records)
 
 
+def test_several_recordings_are_one_source():
+    names = ['lab_labels_30', 'lab_labels_120']
+    records, command = source_of(names)
+    assert records == [r for name in names for r in recorded(name)]
+    assert command == (
+        'for name in lab_labels_30 lab_labels_120; do ofa-learn sweep --plan recorded:$name --out $name; done'
+    )
+    assert source_of(names[:1]) == source_of(names[0])
+    assert ', 30 or 120 training and 500 test images (the teacher has seen 1097)' in measured(records)
+    three = [r | dict(epochs=e) for e in (8, 75, 150) for r in records[:1]]
+    assert ', 8, 75 or 150 epochs, ' in measured(three)
+
+
 def test_all_of_it_is_under_a_megabyte_and_packaged():
     setup = (recording_path('').parents[3] / 'setup.py').read_text(encoding='utf-8')
     assert "'static/**/*.json'" in setup
-    assert {'gamma', 'exits'} <= set(recordings())
+    assert {'lab_gamma', 'methods'} <= set(recordings())
     assert sum(p.stat().st_size for p in recording_path('').parent.glob('*.json')) < 1_000_000
 
 
 def test_read_without_the_sources_folder(tmp_path):
     "From any working directory, as an installed package reads it."
-    code = "from ofa_learn.recorded import recorded; print(len(recorded('gamma')))"
+    code = "from ofa_learn.recorded import recorded; print(len(recorded('lab_gamma')))"
     done = subprocess.run(
         [sys.executable, '-c', code],
         cwd=tmp_path,

@@ -22,6 +22,7 @@ SAMPLE = [
     'running/82_recipes.html',
     'reference/losses.html',
     'walkthroughs/10_slide_gamma.html',
+    'widgets/97_teacher_lab.html',
 ]
 ACCESS = [  # a page of every kind; what they have in common is looked at in both sizes and shades
     ('index.html', DESKTOP, 'light'),  # text
@@ -30,6 +31,7 @@ ACCESS = [  # a page of every kind; what they have in common is looked at in bot
     ('course/00_data.html', DESKTOP, 'light'),  # code and pictures
     ('reference/logits.html', PHONE, 'dark'),  # definitions
     ('walkthroughs/10_slide_gamma.html', PHONE, 'light'),  # figures that move
+    ('widgets/97_teacher_lab.html', DESKTOP, 'light'),  # lists and a slider over recorded runs
 ]
 WAIT = 120_000  # ms; a busy machine takes its time over plotly
 LOOK = '''() => {
@@ -175,6 +177,24 @@ def test_figures_move_by_keyboard(visit):
     radio.first.focus()
     page.keyboard.press('ArrowRight')
     assert radio.nth(1).is_checked() and visit.wrong == []
+
+
+def test_teacher_lab_moves_by_keyboard(visit):
+    "The page version in the docs: labels and teacher, and what was not recorded in words."
+    page = visit('widgets/97_teacher_lab.html')
+    figure = page.locator('figure[data-page=choices]')
+    numbers, words = figure.locator('.numbers'), []
+    figure.get_by_label('labels', exact=True).focus()
+    page.keyboard.press('ArrowRight')
+    words.append(numbers.text_content())
+    figure.get_by_label('teacher has seen').focus()
+    page.keyboard.press('Home')
+    words.append(numbers.text_content())
+    assert words[0].startswith(
+        'ViT teaches CNN, 120 labels, a teacher that has seen 1097 images, KD, T = 4: '
+    )
+    assert 'Not recorded: KD, T = 4 with 120 labels and a teacher that has seen 60 images.' in words[1]
+    assert visit.wrong == []
 
 
 def test_figures_fit_a_phone(visit):
