@@ -30,8 +30,7 @@ ROOMS = {
         'tasks': 'arguments models branches losses checks teachers wrapping',
         'look': 'data figures teachers',
         'training': (
-            'arguments atomic checkpoints data given identity models settings tasks teachers workers '
-            'wrapping'
+            'arguments atomic checkpoints data given identity models settings tasks teachers workers wrapping'
         ),
         'demo': '*',
     },
