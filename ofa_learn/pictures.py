@@ -27,6 +27,7 @@ from .look import TeacherReport, look_at
 from .models import count_params, save_model
 from .pages import definitions, figure_html, write_page
 from .runs import teaching_data
+from .settings import check_settings
 from .tasks import DistillationTask, create_task, method_class
 from .teachers import Teacher, as_teacher, fixed_size
 from .training import fit, resumable
@@ -261,6 +262,7 @@ def distill_pictures(
     out, there, source = Path(out), pick_device(device), str(source)
     _check_folder(out, resume)
     of_fit, own = divided(method, options)
+    check_settings(of_fit | dict(epochs=epochs))  # before the pictures are read
     taught = _opened(teacher, method)
     data = teaching_data(source, _default_size(taught, source) if size is None else size, train, valid, test)
     if isinstance(data.train, ImageData):  # those that are read while training have views of their own

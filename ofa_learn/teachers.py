@@ -92,7 +92,10 @@ def _by_name(name: str, num_classes, input_size, pretrained: bool, allow_untrain
         num_classes = cfg.num_classes if num_classes is None else num_classes
         input_size = cfg.input_size if input_size is None else input_size
     if num_classes is None or input_size is None:
-        raise ValueError('teacher: given by name it needs num_classes and input_size')
+        raise ValueError(
+            'teacher: given by name it needs num_classes and input_size, and what it has learned: '
+            'weights=FILE, or pretrained=True (--pretrained)'
+        )
     model: Any = make_model(name, num_classes, input_size, pretrained=pretrained)
     known = (model.pretrained_cfg or {}).get('num_classes') if pretrained else None
     if allow_untrained or (pretrained and known == num_classes):

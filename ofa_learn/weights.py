@@ -264,5 +264,6 @@ def _named_in(path: Path, key: str | None) -> tuple[nn.Module, dict]:
     state = state_in(found, path, key)
     raise ValueError(
         f'{path}: {len(state)} weights, and nothing says of which network. Name it: '
-        f"Teacher('resnet18', weights={str(path)!r}, …), or load them into your own module and give that"
+        f"Teacher('resnet18', weights={str(path)!r}, …), or --architecture resnet18. Weights of your own "
+        'module are loaded into it first, and the module is given'
     )

@@ -112,6 +112,7 @@ def test_the_command_end_to_end(pictures, checkpoint, tmp_path, capsys):
         (['--gama', '1.4'], 'no option --gama; did you mean'),
         (['--momentun', '0.9'], 'no option --momentun'),
         (['--lr', 'high'], 'lr: expected'),
+        (['--lr', 'high', '--dry-run'], 'lr: expected'),
         (['--gamma', '0.5'], 'gamma: expected finite numbers of at least 1'),
         (['--margin', '2'], 'no option --margin'),
         (['word'], 'no place for'),

@@ -63,8 +63,8 @@ ROOMS = {
         'export': 'atomic models',
         'evaluation': 'figures training',
         'pictures': (
-            'arguments atomic checkpoints data evaluation export figures look models pages runs tasks '
-            'teachers training workers'
+            'arguments atomic checkpoints data evaluation export figures look models pages runs settings '
+            'tasks teachers training workers'
         ),
     },
     'widgets': {
