@@ -175,8 +175,9 @@ def _finish(run: PictureRun, data: Splits, about: dict, facts, looked) -> None:
     save_model(student, out / 'student.safetensors', data.input_size, data.norm, data.classes)
 
 # %% ../nbs/running/97_pictures.ipynb #97a00013
-def _check_folder(out: Path, resume: bool) -> None:
-    "Raise where a run is finished, where there is none to go on from, or nothing can be written."
+def _check_first(out: Path, resume: bool, settings: dict) -> None:
+    "Before pictures are read: raise for a finished run, none to go on from, or settings out of range."
+    check_settings(settings)
     if (out / 'student.safetensors').exists():
         raise ValueError(f'out: {out} holds a finished run (student.safetensors); choose another folder')
     if resume and not resumable(out):
@@ -260,9 +261,8 @@ def distill_pictures(
         ['report.html', 'student.safetensors']
     """
     out, there, source = Path(out), pick_device(device), str(source)
-    _check_folder(out, resume)
     of_fit, own = divided(method, options)
-    check_settings(of_fit | dict(epochs=epochs))  # before the pictures are read
+    _check_first(out, resume, of_fit | dict(epochs=epochs))
     taught = _opened(teacher, method)
     data = teaching_data(source, _default_size(taught, source) if size is None else size, train, valid, test)
     if isinstance(data.train, ImageData):  # those that are read while training have views of their own
