@@ -749,10 +749,15 @@ def test_a_teacher_that_somebody_is_making_is_waited_for(whole, tmp_path):
     ):
         made = _ready_teacher(PLAN, 'micro_resnet', out, 'cpu')
     assert made[0] == file and about.read_text() == known
-    with held(60, out / 'teachers', file.stem), pytest.warns(UserWarning, match='waiting'):
+    with held(60, out / 'teachers', file.stem), pytest.warns(UserWarning, match='waiting') as seen:
         about.unlink()
-        timer = threading.Timer(1, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        timer.start()
+
+        def stop_when_it_waits():
+            while not any('waiting' in str(w.message) for w in seen.list):
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        threading.Thread(target=stop_when_it_waits, daemon=True).start()
         with pytest.raises(Stopped):
             sweep(PLAN, out, **quiet)
 
