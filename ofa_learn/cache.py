@@ -26,7 +26,7 @@ from .checkpoints import differences, plain
 from .data import Augment, Batches, ImageData, Splits
 from .identity import described, in_short, teacher_identity
 from .tasks import DistillationTask
-from .teachers import Answers, Teacher, fit_teacher, same_norm
+from .teachers import Answers, Teacher, fit_teacher, matched_classes, same_norm
 
 # %% ../nbs/running/85_cache.ipynb #ec7a3c69
 def _check_in_memory(data: Splits) -> None:
@@ -49,13 +49,11 @@ def _facts(data: Splits) -> tuple[Any, Any, int]:
     return data.input_size, data.norm, data.num_classes
 
 
-def _shown(teacher: Teacher, data: Splits, needs) -> dict:
+def _shown(teacher: Teacher, data: Splits) -> dict:
     "The size at which a teacher is shown the images and the columns that are read, where they are not plain."
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # said where the cache is made
-        columns = fit_teacher(teacher, *_facts(data), needs, data.classes).columns
-    seen = teacher.sees(data.input_size)
+    seen, own = teacher.sees(data.input_size), teacher.classes
     found = dict(sees=list(seen)) if seen != tuple(data.input_size) else {}
+    columns = None if own is None else matched_classes(own, data.classes, len(own), data.num_classes)
     return found if columns is None else found | dict(columns=columns.tolist())
 
 
@@ -68,7 +66,7 @@ def cache_key(
     return plain(
         dict(
             format=2,
-            teacher=_asked(teacher) | _shown(teacher, data, needs),
+            teacher=_asked(teacher) | _shown(teacher, data),
             data=dict(name=data.train.name, train=data.train.fingerprint, ids=ids, norm=data.norm),
             augment=asdict(augment),
             view_seed=view_seed,

@@ -109,7 +109,7 @@ def distill(
     teacher_size: int | None = None,  # pixels a side that it was trained on (default: as its file says)
     teacher_channels: int = 3,  # with --teacher-size
     teacher_norm: str | None = None,  # means/deviations that it was trained with, such as .5,.5,.5/.2,.2,.2
-    size: int | None = None,  # pixels a side that the student sees (default: the teacher's for a folder)
+    size: str | None = None,  # pixels a side, or HxW, that the student sees (default: the teacher's own)
     train: int | None = None,  # training images (default: all but validation and test)
     valid: int | None = None,  # validation images (default: a quarter, at most 400)
     test: int | None = None,  # test images (default: a third, at most 500)
@@ -121,11 +121,12 @@ def distill(
     options: str = '',  # of method and training: "gamma=1.4 lr=1e-3"; each by its name too: --gamma 1.4
 ):
     "Distil a student from your own pictures and anyone's network, and write a page about it"
-    from ofa_learn.pictures import distill_pictures, has_teacher
+    from ofa_learn.pictures import distill_pictures
+    from ofa_learn.runs import needs_teacher
 
     if student is None or data is None:
         raise ValueError('{0}: say which with --{0}'.format('student' if student is None else 'data'))
-    if has_teacher(method) and teacher is None:
+    if needs_teacher(method) and teacher is None:
         raise ValueError(f'teacher: {method} needs one; --teacher FILE, or --teacher NAME --pretrained')
     about = dict(architecture=architecture, pretrained=pretrained, teacher_size=teacher_size)
     if teacher is None:

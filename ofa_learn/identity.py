@@ -93,7 +93,8 @@ def teacher_identity(teacher) -> dict | None:
     "What names a `Teacher`: its model's class, the hash of weights and buffers, its norm; None for none."
     if teacher is None:
         return None
-    return dict(model=type(teacher.model).__name__, weights=weights_hash(teacher.model), norm=teacher.norm)
+    about = dict(model=type(teacher.model).__name__, weights=weights_hash(teacher.model), norm=teacher.norm)
+    return about | getattr(teacher, 'mixture', {})
 
 # %% ../nbs/running/75_identity.ipynb #d87ad3f8
 def _part_identity(part) -> dict:

@@ -19,36 +19,33 @@ import torch
 from .arguments import divided
 from .atomic import check_place, write_atomically
 from .checkpoints import plain
-from .data import Augment, Batch, ImageData, Splits
+from .data import Augment, ImageData, Splits
 from .evaluation import Evaluation, confusion_figure, evaluate
 from .export import export_student
 from .figures import styled
 from .look import TeacherReport, look_at
 from .models import count_params, save_model
 from .pages import definitions, figure_html, write_page
-from .runs import teaching_data
+from .runs import needs_teacher, teaching_data
 from .settings import check_settings
-from .tasks import DistillationTask, create_task, method_class
+from .tasks import DistillationTask, create_task
 from .teachers import Teacher, as_teacher, fixed_size
 from .training import fit, resumable
 from .workers import pick_device
 
 # %% ../nbs/running/97_pictures.ipynb #97a00009
-def _reads_logits(method: str) -> bool:
-    "Whether a method, or one of several joined, asks its teacher for logits."
-    return any('logits' in method_class(name).needs for name in method.split('+'))
+def _temperature(task: DistillationTask) -> float:
+    "The lowest T at which a task, or one of those joined in it, reads the teacher's answers."
+    tasks = [task, *getattr(task, 'parts', {}).values()]
+    settings = [vars(t) | getattr(t, 'chosen', {}) for t in tasks]
+    return min((s['temperature'] for s in settings if 'temperature' in s), default=1.0)
 
 
-def has_teacher(method: str) -> bool:
-    "Whether a method, or one of several joined, has a teacher at all."
-    return any(method_class(name).needs for name in method.split('+'))
-
-
-def _looked(teacher, data: Splits, method: str, options: dict) -> TeacherReport | None:
+def _looked(task: DistillationTask, data: Splits) -> TeacherReport | None:
     "What a teacher knows of the pictures; None where the method reads none of its answers."
-    if teacher is None or not _reads_logits(method):
+    if 'logits' not in task.needs:
         return None
-    return look_at(teacher, data, temperature=options.get('temperature', 1.0))
+    return look_at(task.teacher, data, temperature=_temperature(task))
 
 # %% ../nbs/running/97_pictures.ipynb #97a0000b
 def _updates(data: Splits, batch_size: int, epochs: int) -> int:
@@ -64,11 +61,10 @@ def seconds_per_update(
     x = torch.randn(n, *data.input_size, device=device)
     y = torch.arange(n, device=device) % data.num_classes
     index = torch.arange(n, device=device)
-    batch = Batch(x, y, index)
     took = []
     for _ in range(timed + 1):
         start = time.perf_counter()
-        task(batch.input, batch.target, index=batch.index)['loss'].backward()
+        task(x, y, index=index)['loss'].backward()
         if torch.device(device).type == 'cuda':
             torch.cuda.synchronize()
         took.append(time.perf_counter() - start)
@@ -155,11 +151,12 @@ class PictureRun:
         return self.task.student
 
 
-def _default_size(teacher: Teacher | None, source: str) -> int | None:
-    "Pixels a side where nobody says it: the teacher's own for a folder, else the images' own."
+def _default_size(teacher: Teacher | None, source: str) -> tuple[int, int] | None:
+    "(H, W) where nobody says it: the teacher's own for a folder, else the images' own."
     if teacher is None or teacher.input_size is None or not Path(source).is_dir():
         return None
-    return teacher.input_size[1]
+    _, height, width = teacher.input_size
+    return height, width
 
 
 def _finish(run: PictureRun, data: Splits, about: dict, facts, looked) -> None:
@@ -187,7 +184,7 @@ def _check_first(out: Path, resume: bool, settings: dict) -> None:
 
 def _opened(teacher, method: str) -> Teacher | None:
     "The teacher that a method asks; None where it has none."
-    if has_teacher(method):
+    if needs_teacher(method):
         return as_teacher(teacher, method, None, None)
     if teacher is not None:
         raise ValueError(f'teacher: {method} has none; leave it out')
@@ -213,7 +210,7 @@ def distill_pictures(
     method: str = 'ofa',
     epochs: int = 40,
     *,
-    size: int | None = None,
+    size: int | str | tuple[int, int] | None = None,
     train: int | None = None,
     valid: int | None = None,
     test: int | None = None,
@@ -233,7 +230,7 @@ def distill_pictures(
         out: The folder to write; it may hold a run that was stopped.
         method: A name of `ofa-learn methods`, or several joined by +.
         epochs: Passes over the training images.
-        size: Pixels a side; default the teacher's own for a folder, and otherwise the images' own.
+        size: Pixels a side, or (height, width); default the teacher's own for a folder, else the images'.
         train, valid, test: How many images each part has, as `load_splits` takes them.
         seed: Initialisation and order.
         resume: Go on from the newest checkpoint in `out`.
@@ -272,7 +269,7 @@ def distill_pictures(
         warnings.filterwarnings('ignore', message='teacher: .* is shown the images')  # a fact, below
         task = create_task(method, student, taught, data=data, **own).to(there)
     facts = [('Pictures', str(data)), ('Who', _who(task, method)), *_shown(task)]
-    looked = _looked(task.teacher, data, method, own)
+    looked = _looked(task, data)
     say('\n'.join([*map(': '.join, facts), *([] if looked is None else [f'Teacher: {looked}'])]))
     if dry_run:
         say(_would(task, data, of_fit.get('batch_size', 50), epochs, there, out))

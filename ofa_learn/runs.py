@@ -31,7 +31,7 @@ from .models import check_model_name, count_params, load_model, make_model, save
 from .reading import part_folders, pictures_of
 from .recipes import Recipe, describe, recipe, steps
 from .settings import check_settings
-from .tasks import DistillationTask, Teacher, all_methods, create_task
+from .tasks import DistillationTask, Teacher, create_task, method_class
 from .training import Loop, accuracy, fit, resumable
 from .workers import pick_device, place
 
@@ -506,9 +506,9 @@ def _unfollowed(r: Recipe) -> list[str]:
     return out
 
 # %% ../nbs/running/83_runs.ipynb #e2adb91c
-def _needs_teacher(method: str) -> bool:
+def needs_teacher(method: str) -> bool:
     "Whether a method, or one of several joined by +, wants a teacher."
-    return any(all_methods()[m].needs for m in method.split('+'))
+    return any(method_class(m).needs for m in method.split('+'))
 
 
 def check_run(
@@ -520,7 +520,7 @@ def check_run(
 ) -> None:
     "A `ValueError` that names an argument which a run of the recipe would not use."
     _task_options(r, method)  # says which methods there are
-    if teacher is not None and not _needs_teacher(method):
+    if teacher is not None and not needs_teacher(method):
         raise ValueError(f'teacher: {method} learns without one; leave it out')
     if teacher is not None and not Path(teacher).is_file():
         raise ValueError(f'teacher: {teacher}: no such file')
@@ -608,7 +608,7 @@ def run_recipe(
         say(f'note: {w}')
     data = data if isinstance(data, Splits) else _recipe_data(r, data, workers)
     taught = None
-    if _needs_teacher(method):
+    if needs_teacher(method):
         taught = _recipe_teacher(r, data, out, teacher, say, resume, device=device, progress=progress)
         _look(taught, data, _temperature(r, method), settings['augment'], say)
     task = _recipe_task(r, method, taught, data, seed)

@@ -320,6 +320,12 @@ class Ensemble(Teacher):
         self.eval()
 
     @property
+    def mixture(self) -> dict:
+        "What its answers depend on beside the weights."
+        members: Any = self.model
+        return dict(shares=self.shares, features=self.features, norms=[m.norm for m in members])
+
+    @property
     def one(self) -> Teacher:
         "The teacher whose features are read."
         found: Any = self.model

@@ -12,8 +12,9 @@ from ofa_learn.cli import main
 from ofa_learn.data import digits
 from ofa_learn.evaluation import calibration_error, confusion_of, evaluate
 from ofa_learn.models import load_model, make_model
-from ofa_learn.pictures import distill_pictures
+from ofa_learn.pictures import _temperature, distill_pictures
 from ofa_learn.runs import teaching_data
+from ofa_learn.tasks import create_task
 from ofa_learn.teachers import Teacher
 from ofa_learn.training import accuracy
 
@@ -179,6 +180,24 @@ def test_without_a_teacher_and_going_on(tmp_path):
     weights = (r.model.state_dict() for r in (again, whole))
     assert all(torch.equal(x, y) for x, y in zip(*(w.values() for w in weights)))
     assert again.test == whole.test
+
+
+@pytest.mark.parametrize(
+    'method, options, T',
+    [
+        ('kd', {}, 4.0),
+        ('ofa', dict(temperature=4.0), 4.0),
+        ('dist', dict(temperature=4.0), 4.0),
+        ('ofa+kd', dict(parts=dict(ofa=dict(temperature=3.0), kd=dict(temperature=2.0))), 2.0),
+    ],
+)
+def test_the_teacher_is_looked_at_as_the_method_reads_it(method, options, T, tmp_path):
+    said, teacher = [], make_model('micro_resnet')
+    how = dict(train=60, device='cpu', dry_run=True, say=said.append)
+    distill_pictures(teacher, 'micro_vit', 'digits', tmp_path / 'o', method, **how, **options)
+    assert f'At T = {T:g}' in said[0] or 'no better than guessing' in said[0]
+    task = create_task(method, 'micro_vit', teacher, input_size=(1, 8, 8), **options)
+    assert _temperature(task) == T
 
 
 def test_numbers_of_an_evaluation():

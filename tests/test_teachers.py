@@ -329,6 +329,12 @@ def test_an_ensemble_is_cached(tmp_path):
     cache = TeacherCache(tmp_path, both, DATA, batch_size=20)
     cache.build(1, progress=False)
     assert cache.compare(0) < 1e-4
+    keys = [cache.key]
+    for how in (dict(shares=(3, 1)), dict(features=1)):
+        keys.append(cache_key(Ensemble(list(both.model), **how), DATA, Augment(), 0, 20, ['logits']))
+    other = Ensemble([Teacher(both.model[0].model), Teacher(both.model[1].model, norm=HALF)])
+    keys.append(cache_key(other, DATA, Augment(), 0, 20, ['logits']))
+    assert all(a != b for i, a in enumerate(keys) for b in keys[:i])
 
 
 @pytest.mark.parametrize(
