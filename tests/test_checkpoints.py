@@ -251,6 +251,7 @@ def test_killed_while_writing(tmp_path):
         time.sleep(rng.uniform(0, 0.3))
         writer.kill()
         said = [1, *map(int, writer.stdout.read().split())]
+        writer.wait()  # its pipe closes a moment before its lock does
         with warnings.catch_warnings():
             warnings.simplefilter('error')
             state = newest(path)
