@@ -31,6 +31,7 @@ from .data import Augment, Batch, Batches, Splits, channel_norm, digits, from_ar
 from .loaders import load_images
 from .losses import ofa_loss
 from .models import count_flops, make_model, save_model, tapped_forward
+from .settings import make_optimizer, newton_schulz_in
 from .sweeps import Sweep, sweep
 from .tasks import DistillationTask, Teacher, create_task
 from .training import PRECISIONS, Loop, train_epoch
@@ -375,6 +376,35 @@ def bench_sweep(
         ]
     return out | dict(rows=rows)
 
+# %% ../nbs/internals/98_bench_training.ipynb #79a56034
+def muon_updates(dtype: torch.dtype, times: int) -> Callable[[], None]:
+    "Some updates of a small ViT by timm's Muon, whose iteration is in one number type; gradients are noise."
+    torch.manual_seed(0)
+    net = make_model('micro_vit', 10, (1, 8, 8))
+    optimizer = make_optimizer(net, dict(opt='muon', lr=1e-3, weight_decay=0.0, momentum=0.9))
+    for p in net.parameters():
+        p.grad = torch.randn_like(p)
+
+    def run() -> None:
+        for _ in range(times):
+            with newton_schulz_in(dtype):
+                optimizer.step()
+
+    return run
+
+
+def bench_muon(
+    rounds: int = 5,  # turns of 10 updates
+    quick: bool = False,  # one round of one update
+    say=print,
+) -> dict:  # the numbers, and the lines of a table
+    "An update of Muon in float32, as `fit` has it on a processor, beside timm's own in bfloat16."
+    times = 1 if quick else 10
+    fns = {name: muon_updates(getattr(torch, name), times) for name in ('float32', 'bfloat16')}
+    found = ratio(*interleaved(fns, 1 if quick else rounds, say).values())
+    rows = [('update of Muon, micro_vit, float32 over bfloat16', ratio_text(found))]
+    return dict(machine=machine(), updates=found, rows=rows)
+
 # %% ../nbs/internals/98_bench_training.ipynb #7fb5dc25
 SETTINGS: dict[str, dict] = {
     'fp32': dict(),
@@ -515,4 +545,4 @@ def bench_gpu(
     return dict(machine=machine() | dict(device=where), measured=measured, rows=rows)
 
 # %% ../nbs/internals/98_bench_training.ipynb #48a092be
-BENCHMARKS |= dict(step=bench_step, loading=bench_loading, sweep=bench_sweep, gpu=bench_gpu)
+BENCHMARKS |= dict(step=bench_step, loading=bench_loading, sweep=bench_sweep, muon=bench_muon, gpu=bench_gpu)

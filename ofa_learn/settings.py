@@ -7,14 +7,17 @@ __all__ = ['SCHEDULES', 'learning_rates', 'optimizers']
 
 # %% ../nbs/running/77_settings.ipynb #4307bdc3
 import difflib
+import functools
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
+import timm.optim.muon as timms_muon
 import torch
 import torch.nn as nn
 from timm.data.mixup import Mixup
@@ -237,12 +240,37 @@ def _check_optimizer(opt: str) -> None:
         raise ValueError(f'opt: timm has no {opt!r}; {_near(name, optimizers())}')
 
 # %% ../nbs/running/77_settings.ipynb #67f25f2e
+_newton_schulz = timms_muon.zeropower_via_newtonschulz
+_in = dict(cpu=torch.float32)  # the number type on a device; timm's own where none is named
+
+
+@functools.wraps(_newton_schulz)
+def _orthogonalised(matrix: torch.Tensor, *args, **options) -> torch.Tensor:
+    "timm's iteration for Muon, in float32 on a processor."
+    if matrix.device.type in _in:
+        options.setdefault('dtype', _in[matrix.device.type])
+    return _newton_schulz(matrix, *args, **options)
+
+
+@contextmanager
+def newton_schulz_in(dtype: torch.dtype) -> Iterator[None]:
+    "Within: the number type of Muon's iteration on a processor."
+    before = _in['cpu']
+    _in['cpu'] = dtype
+    try:
+        yield
+    finally:
+        _in['cpu'] = before
+
+
 def make_optimizer(
     module: nn.Module,  # what is trained
     s: dict,  # the settings of `fit`: opt, lr, weight_decay, momentum
 ) -> torch.optim.Optimizer:
     "timm's optimizer over a module's parameters."
     _check_optimizer(s['opt'])
+    if 'muon' in s['opt']:
+        timms_muon.zeropower_via_newtonschulz = _orthogonalised  # timm has no argument for it
     names = ('opt', 'lr', 'weight_decay', 'momentum')
     return create_optimizer_v2(module, **{n: s[n] for n in names})
 

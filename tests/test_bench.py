@@ -16,6 +16,7 @@ from ofa_learn.bench_training import (
     bench,
     bench_gpu,
     bench_loading,
+    bench_muon,
     bench_step,
     bench_sweep,
     forward_flops,
@@ -41,7 +42,7 @@ def check(result):
 
 
 def test_every_benchmark_is_listed_once():
-    assert list(BENCHMARKS) == ['cka', 'loss', 'methods', 'step', 'loading', 'sweep', 'gpu']
+    assert list(BENCHMARKS) == ['cka', 'loss', 'methods', 'step', 'loading', 'sweep', 'muon', 'gpu']
     with pytest.raises(ValueError, match='expected one of cka, loss'):
         bench('nothing')
     with pytest.raises(ValueError, match='steps: the benchmark loss has no such option'):
@@ -122,6 +123,11 @@ def test_sized_teacher_has_the_multiple_that_it_says(tmp_path):
 def test_sweeps_from_cache_and_loop_are_equal_to_the_bit():
     small = check(bench_sweep(quick=True, say=quiet))
     assert [(small[c]['equal'], small[c]['runs']) for c in CASES] == [(2, 2)] * 3 and len(small['rows']) == 6
+
+
+def test_muon_is_timed_in_both_number_types():
+    small = check(bench_muon(quick=True, say=quiet))
+    assert small['updates']['rounds'] == 1 and len(small['rows']) == 1
 
 
 def test_gpu_parts_run_on_the_cpu():

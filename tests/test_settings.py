@@ -1,5 +1,6 @@
 """Every setting is looked at before anything trains; every optimizer on offer goes on to the bit."""
 
+import copy
 import inspect
 import math
 
@@ -17,6 +18,8 @@ from ofa_learn.settings import (
     _why_not,
     check_settings,
     learning_rates,
+    make_optimizer,
+    newton_schulz_in,
     optimizers,
 )
 from ofa_learn.tasks import create_task
@@ -67,6 +70,30 @@ def test_every_optimizer_on_offer_goes_on_to_the_bit(opt, tmp_path):
     moved = [k for k, p in whole.trainable_module.named_parameters() if not torch.equal(before[k], after[k])]
     assert len(moved) == len(list(whole.trainable_module.parameters())), 'not all parameters are trained'
     assert all(torch.equal(after[k], again[k]) for k in after)
+
+
+def one_update(net: nn.Module, opt: str) -> list[torch.Tensor]:
+    "What one update adds to each matrix of a network, with gradients of noise."
+    net, noise = copy.deepcopy(net), torch.Generator().manual_seed(0)
+    before = [p.detach().clone() for p in net.parameters()]
+    optimizer = make_optimizer(net, dict(opt=opt, lr=1.0, weight_decay=0.0, momentum=0.9))
+    for p in net.parameters():
+        p.grad = torch.randn(p.shape, generator=noise, dtype=torch.float64).to(p.dtype)
+    optimizer.step()
+    return [(p.detach() - b).double() for p, b in zip(net.parameters(), before)]
+
+
+@pytest.mark.parametrize('opt', ['muon', 'nmuon', 'lookahead_muon'])
+def test_muon_is_exact_on_a_processor(opt):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(24, 16, bias=False), nn.Conv2d(8, 16, 3, bias=False))
+    with newton_schulz_in(torch.float64):
+        exact = one_update(net, opt)
+    near = [(a - b).norm() / b.norm() for a, b in zip(one_update(net, opt), exact)]
+    assert max(near) < 1e-4
+    with newton_schulz_in(torch.bfloat16):
+        far = [(a - b).norm() / b.norm() for a, b in zip(one_update(net, opt), exact)]
+    assert min(far) > 1e-3, 'timm no longer asks for bfloat16'
 
 
 def test_what_is_not_offered_is_refused_with_its_reason():
