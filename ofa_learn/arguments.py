@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
 from importlib import import_module
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
@@ -67,6 +67,37 @@ def check_weight(
         least = 'of at least 0' if zero else 'above 0'
         raise ValueError(f'{name}: expected a finite number {least}, got {weight}')
     return weight
+
+
+def check_positive(
+    name: str,  # the argument, for the message
+    value: float,  # what came
+) -> None:
+    "Raise unless `value` is a finite number above 0, as a temperature is."
+    check_weight(name, value, zero=False)
+
+# %% ../nbs/internals/03_arguments.ipynb #ef41faae
+def one_of(
+    choices: Iterable[str],  # what may come
+) -> Callable[[str, Any], None]:
+    "A check of an option that is one of several words."
+
+    def check(name: str, value) -> None:
+        check_choice(name, value, list(choices))
+
+    return check
+
+
+def whole_from(
+    low: int,  # the smallest
+) -> Callable[[str, Any], None]:
+    "A check of an option that is a whole number."
+
+    def check(name: str, value) -> None:
+        if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+            raise ValueError(f'{name}: expected a whole number of at least {low}, got {value!r}')
+
+    return check
 
 # %% ../nbs/internals/03_arguments.ipynb #a791f400
 def check_logits(
@@ -216,6 +247,23 @@ def option_takers(
     return takers | dict.fromkeys(settings_of(training.fit), 'fit and distill')
 
 # %% ../nbs/internals/03_arguments.ipynb #3f0c7a5b
+_ALSO_CALLED = dict(
+    T='temperature',
+    tau='temperature',
+    temp='temperature',
+    g='gamma',
+    γ='gamma',
+    batch='batch_size',
+    bs='batch_size',
+    learning_rate='lr',
+    wd='weight_decay',
+    optimizer='opt',
+    scheduler='sched',
+    smoothing='label_smoothing',
+    layers='stages',
+)  # a name that people use elsewhere: ours
+
+
 def odd_option(
     given: Iterable[str],  # the names that came
     has: Sequence[str],  # those that are taken
@@ -232,7 +280,10 @@ def odd_option(
         longer = [repr(name) for name in has if name.endswith(f'_{odd}')]  # such as kd_weight for weight
         meant = f'did you mean {" or ".join(longer)}? ' if longer else ''
         return f'no option {odd!r}; {meant}{odd!r} is an option of {elsewhere[odd]}'
-    near = difflib.get_close_matches(odd, dict.fromkeys([*has, *elsewhere]), 1, 0.6)
+    known = dict.fromkeys([*has, *elsewhere])
+    near = difflib.get_close_matches(odd, known, 1, 0.6)
+    if _ALSO_CALLED.get(odd) in known:
+        near = [_ALSO_CALLED[odd]]
     if not near:
         return f'no option {odd!r}; expected one of {", ".join(has)}'
     whose = '' if near[0] in has else f', an option of {elsewhere[near[0]]}'
@@ -240,6 +291,21 @@ def odd_option(
 
 # %% ../nbs/internals/03_arguments.ipynb #3f0c7a58
 F = TypeVar('F', bound=Callable)
+
+
+def answering_methods(init: F) -> F:
+    "A decorator for the base's `__init__`: an option that no class of a method took is answered, too."
+    own = list(inspect.signature(init).parameters)
+
+    @wraps(init)
+    def call(self, *args, **options):
+        left = [name for name in options if name not in own]
+        odd = odd_option(left, method_options(type(self)))
+        if odd is not None:
+            raise TypeError(f'{self.name!r} has {odd}')
+        init(self, *args, **options)
+
+    return call  # type: ignore[return-value]
 
 
 def answering(

@@ -138,27 +138,42 @@ def probe_classes(
     return out.shape[1]
 
 # %% ../nbs/internals/48_checks.ipynb #6c1a5de3
-def check_reading(
+def check_needs(
     needs,  # what a method wants of the teacher
     fields: tuple,  # what there is to want
-    positions,  # where the student's stages end, as `stage_indices` takes it
-    kind,  # the student's, or None
 ) -> None:
-    "Raise unless it is something that can be read of a teacher, and a way in which a student can be tapped."
+    "Raise unless it is something that can be read of a teacher."
     if isinstance(needs, str) or not set(needs) <= set(fields):
         raise ValueError(f'needs: expected a tuple of {", ".join(fields)}, got {needs!r}')
+
+
+def check_positions(
+    name: str,  # the option
+    positions,  # where the student's stages end, as `stage_indices` takes it
+) -> None:
+    "Raise unless it is a way in which a student can be tapped."
     if isinstance(positions, str):
-        check_choice('positions', positions, ('even', 'released'))
+        check_choice(name, positions, ('even', 'released'))
     elif not hasattr(positions, '__len__') or not all(isinstance(i, Integral) for i in positions):
-        raise TypeError(f"positions: expected 'even', 'released' or a list of indices, got {positions!r}")
+        raise TypeError(f"{name}: expected 'even', 'released' or a list of indices, got {positions!r}")
+
+
+def check_kind(
+    name: str,  # the option
+    kind,  # in which form the student's stages are read; None as it is built
+) -> None:
+    "Raise unless features can be read in this form."
     if kind not in (None, 'maps', 'tokens'):
-        raise ValueError(f"kind: expected 'maps' or 'tokens', got {kind!r}")
+        raise ValueError(f"{name}: expected 'maps' or 'tokens', got {kind!r}")
 
 
 def check_smoothing(
-    label_smoothing: float,  # ε
-) -> float:  # as it came
-    "The share of a label that is spread over all classes; raise unless 0 ≤ ε < 1."
-    if check_weight('label_smoothing', label_smoothing) >= 1:
-        raise ValueError(f'label_smoothing: expected 0 ≤ ε < 1, got {label_smoothing}')
-    return label_smoothing
+    name: str,  # the option
+    smoothing: float,  # ε, the share of a label that is spread over all classes
+) -> None:
+    "Raise unless 0 ≤ ε < 1."
+    if check_weight(name, smoothing) >= 1:
+        raise ValueError(f'{name}: expected 0 ≤ ε < 1, got {smoothing}')
+
+
+OPTION_CHECKS = dict(label_smoothing=check_smoothing, positions=check_positions, kind=check_kind)

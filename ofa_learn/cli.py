@@ -6,7 +6,6 @@
 __all__ = ['sweep', 'main']
 
 # %% ../nbs/internals/99_cli.ipynb #261287b4
-import ast
 import codecs
 import difflib
 import inspect
@@ -23,7 +22,7 @@ from typing import Any, get_args
 
 from fastcore.script import anno_parser
 
-from .cli_distill import distill, going_on, leave_out, named_options, not_taken
+from .cli_distill import distill, going_on, leave_out, named_options, not_taken, parse_grid
 
 # %% ../nbs/internals/99_cli.ipynb #27a0cdc1
 def demo(
@@ -75,9 +74,11 @@ def teach(
     from ofa_learn.data import Augment, ImageData
     from ofa_learn.runs import teach as run
     from ofa_learn.runs import teaching_data, training_folder
+    from ofa_learn.settings import check_settings
     from ofa_learn.workers import pick_device
 
     check_place(out, overwrite)
+    check_settings(dict(epochs=epochs, opt=opt, lr=lr, batch_size=batch, seed=seed))
     how = dict(overwrite=overwrite, opt=opt, batch_size=batch, device=pick_device(device))
     with going_on(training_folder(out)):
         parts = teaching_data(data, size, train, valid, test)
@@ -105,12 +106,14 @@ def look(
     device: str | None = None,  # cuda, mps or cpu (default: the first there is)
 ):
     "Find out whether a teacher has anything to teach, before anybody learns from it"
+    from ofa_learn.arguments import check_positive
     from ofa_learn.atomic import check_place, write_atomically
     from ofa_learn.look import look_at
     from ofa_learn.runs import teaching_data
     from ofa_learn.tasks import Teacher
     from ofa_learn.workers import pick_device
 
+    check_positive('temperature', temperature)
     if out is not None:
         check_place(out)
     if not pretrained and not teacher.endswith('.safetensors'):
@@ -343,22 +346,6 @@ def _check(out: str | None):
         write_atomically(out, json.dumps(rows, indent=1))
 
 # %% ../nbs/internals/99_cli.ipynb #26ad5cf0
-def _parse_grid(text: str) -> dict:
-    "'gamma=1,1.4 form=paper,released stages=[1,4],[4]' → a list of values for each option."
-    out: dict[str, list] = {}
-    for word in text.split():
-        name, equals, values = word.partition('=')
-        if not (name and equals and values):
-            raise ValueError(
-                f"grid: expected option=value,value …, such as 'gamma=1,1.4 form=paper', got {word!r}"
-            )
-        try:
-            out[name] = list(ast.literal_eval(f'[{values}]'))
-        except (ValueError, SyntaxError):
-            out[name] = values.split(',')  # names such as paper,released
-    return out
-
-
 def _plan_of(file: str | None, given: dict):
     "The plan (a `Sweep`) of a file, or of the options given."
     from ofa_learn.sweeps import Sweep, load_plan
@@ -370,7 +357,7 @@ def _plan_of(file: str | None, given: dict):
     parts = dict(train=o['train']) if 'train' in o else {}
     pairs = tuple(o['pairs'].split(','))
     methods = tuple(o['methods'].split(','))
-    return Sweep(pairs, methods, _parse_grid(o['grid']), o['seeds'], o['data'], parts=parts)
+    return Sweep(pairs, methods, parse_grid(o['grid']), o['seeds'], o['data'], parts=parts)
 
 # %% ../nbs/internals/99_cli.ipynb #2cf90d96
 def _report(done: list[dict], plan, planned: list[dict], out: str) -> None:

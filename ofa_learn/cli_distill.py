@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/internals/98_cli_distill.ipynb #98a00003
 import ast
 import inspect
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -43,17 +44,46 @@ def going_on(folder: Path):
 _NOTHING = 'there was nothing to save yet, the same command begins again'
 
 # %% ../nbs/internals/98_cli_distill.ipynb #d15711a1
-def parse_options(text: str) -> dict[str, Any]:
-    "'gamma=1.4 opt=adamw' → {'gamma': 1.4, 'opt': 'adamw'}."
-    out: dict[str, Any] = {}
+def _words(what: str, form: str, text: str) -> Iterator[tuple[str, str]]:
+    "The name and the value of each word; a `ValueError` for a word that is none, and for a name said twice."
+    seen = set()
     for word in text.split():
         name, equals, value = word.partition('=')
         if not (name and equals and value):
-            raise ValueError(f"options: expected option=value …, such as 'gamma=1.4 opt=adamw', got {word!r}")
+            raise ValueError(f'{what}: expected {form}, got {word!r}')
+        if name in seen:
+            raise ValueError(f'{what}: {name} is said twice')
+        seen.add(name)
+        yield name, value
+
+
+def _literal(text: str) -> Any:
+    "A number, a list, None or True, as Python writes them; None of these: the `ValueError` of a plain word."
+    try:
+        return ast.literal_eval(text)
+    except SyntaxError as e:
+        raise ValueError(text) from e
+
+
+def parse_options(text: str) -> dict[str, Any]:
+    "'gamma=1.4 opt=adamw' → {'gamma': 1.4, 'opt': 'adamw'}."
+    out: dict[str, Any] = {}
+    for name, value in _words('options', "option=value …, such as 'gamma=1.4 opt=adamw'", text):
         try:
-            out[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError):
+            out[name] = _literal(value)
+        except ValueError:
             out[name] = value  # a word, such as adamw
+    return out
+
+
+def parse_grid(text: str) -> dict[str, list]:
+    "'gamma=1,1.4 form=paper,released stages=[1,4],[4]' → a list of values for each option."
+    out: dict[str, list] = {}
+    for name, values in _words('grid', "option=value,value …, such as 'gamma=1,1.4 form=paper'", text):
+        try:
+            out[name] = list(_literal(f'[{values}]'))
+        except ValueError:
+            out[name] = values.split(',')  # names such as paper,released
     return out
 
 # %% ../nbs/internals/98_cli_distill.ipynb #d15711a4

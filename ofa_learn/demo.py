@@ -7,7 +7,6 @@ __all__ = ['PAIRS', 'Plan', 'demo']
 
 # %% ../nbs/course/94_demo.ipynb #86fc71b2
 import json
-import math
 import platform
 import shutil
 import tempfile
@@ -23,6 +22,7 @@ import timm
 import torch
 
 from . import __version__
+from .arguments import check_gamma
 from .atomic import check_place, locked, sealed, unsealed, write_atomically
 from .checkpoints import Stopped, differences, plain, stoppable
 from .data import Augment, Splits, digits, split
@@ -32,6 +32,7 @@ from .models import count_params, load_model
 from .pages import report
 from .records import results, save_record, table_cells, table_legend, table_text
 from .runs import FAMILIES, measured, teach, training_folder
+from .settings import check_settings
 from .tasks import Teacher, all_methods, create_task
 from .training import distill, predict, resumable
 from .workers import each
@@ -77,10 +78,12 @@ class Plan:
         if self.pair not in PAIRS:
             raise ValueError(f'pair: expected one of {", ".join(PAIRS)}, got {self.pair!r}')
         for name in ('train', 'teach', 'valid', 'epochs', 'seeds', 'batch_size'):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f'{name}: expected an integer from 1, got {getattr(self, name)!r}')
-        if not (math.isfinite(self.gamma) and self.gamma >= 1):
-            raise ValueError(f'gamma: expected a finite number from 1, got {self.gamma}')
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f'{name}: expected an integer from 1, got {value!r}')
+        check_gamma(self.gamma)
+        settings = ('epochs', 'opt', 'lr', 'batch_size', 'view_seed')
+        check_settings({name: getattr(self, name) for name in settings})
         unknown = [m for row in self.methods for m in row.split('+') if m not in all_methods()]
         if unknown:
             raise ValueError(

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .arguments import check_number, check_temperature, check_weight
+from .arguments import check_number, check_positive, check_temperature, check_weight, whole_from
 from .branches import ExitBranches
 from .losses import label_loss, or_teachers, over_classes, wide
 from .tasks import DistillationTask, register
@@ -60,10 +60,10 @@ def _without_class(
     return z.gather(-1, (at + (at >= y[:, None])).expand(*z.shape[:-1], -1))
 
 
-def _check_theta(theta: float) -> None:
-    check_number('theta', theta)
-    if not -1 <= theta <= 1:
-        raise ValueError(f'theta: expected a cosine, from -1 to 1, got {theta}')
+def _check_cosine(name: str, value: float) -> None:
+    check_number(name, value)
+    if not -1 <= value <= 1:
+        raise ValueError(f'{name}: expected a cosine, from -1 to 1, got {value}')
 
 
 def orthogonality_loss(
@@ -94,7 +94,7 @@ def orthogonality_loss(
     Source:
         Xu et al., 2025, reconstructed from descriptions.
     """
-    _check_theta(theta)
+    _check_cosine('theta', theta)
     n, k = sub_logits.shape[-3], sub_logits.shape[-1]
     if n < 2:
         raise ValueError(f'sub_logits: expected at least 2 sets, got {n}')
@@ -211,6 +211,13 @@ class HCD(DistillationTask):
 
     needs, taps_needed = ('logits', 'pooled'), True
     paper, status = 'Xu et al., 2025', 'reconstructed'
+    checks = dict(
+        n=whole_from(2),
+        sub_weight=check_weight,
+        orthogonal_weight=check_weight,
+        theta=_check_cosine,
+        temperature=check_positive,
+    )
 
     def __init__(
         self,
@@ -226,12 +233,8 @@ class HCD(DistillationTask):
         detach: bool = False,
         **options,
     ):
-        if n < 2:
-            raise ValueError(f'n: expected at least 2 sets of sub-logits, got {n}')
-        check_temperature(temperature)
-        _check_theta(theta)
-        self.sub_weight = check_weight('sub_weight', sub_weight)
-        self.orthogonal_weight = check_weight('orthogonal_weight', orthogonal_weight)
+        self.sub_weight = sub_weight
+        self.orthogonal_weight = orthogonal_weight
         self.n, self.stages = n, stages
         self.theta, self.temperature, self.detach = theta, temperature, detach
         super().__init__(student, teacher, **options)

@@ -14,7 +14,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .arguments import check_weight
+from .arguments import check_positive, check_weight, one_of
 from .losses import label_loss, wide
 from .models import Stage, Taps, as_map, check_stages
 from .tasks import DistillationTask, Teacher, choose, register
@@ -186,6 +186,7 @@ class FitNet(_HintTask):
     """
 
     paper = 'Romero et al., 2015'
+    checks = dict(setting=one_of(_FITNET_SETTINGS), weight=check_positive)
 
     def __init__(
         self,
@@ -199,7 +200,7 @@ class FitNet(_HintTask):
     ):
         chosen = choose(_FITNET_SETTINGS, setting, stages=stages, weight=weight)
         self.stages = chosen['stages']
-        self.weight = check_weight('weight', chosen['weight'], zero=False)
+        self.weight = chosen['weight']
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
@@ -446,6 +447,7 @@ class OFD(_HintTask):
     """
 
     paper = 'Heo et al., 2019'
+    checks = dict(setting=one_of(_OFD_SETTINGS), weight=check_positive)
 
     def __init__(
         self,
@@ -459,7 +461,7 @@ class OFD(_HintTask):
     ):
         self.chosen = choose(_OFD_SETTINGS, setting)
         self.stages = stages
-        self.weight = None if weight is None else check_weight('weight', weight, zero=False)
+        self.weight = weight
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
@@ -593,6 +595,7 @@ class ReviewKD(_HintTask):
     """
 
     paper = 'Chen et al., 2021'
+    checks = dict(setting=one_of(_REVIEWKD_SETTINGS), weight=check_positive, warmup=check_weight)
 
     def __init__(
         self,
@@ -607,8 +610,8 @@ class ReviewKD(_HintTask):
     ):
         chosen = choose(_REVIEWKD_SETTINGS, setting, weight=weight, warmup=warmup)
         self.stages = stages
-        self.weight = check_weight('weight', chosen['weight'], zero=False)
-        self.warmup = check_weight('warmup', chosen['warmup'])
+        self.weight = chosen['weight']
+        self.warmup = chosen['warmup']
         super().__init__(student, teacher, **options)
 
     def build_heads(self):

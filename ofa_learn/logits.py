@@ -11,7 +11,14 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .arguments import check_logits, check_target, check_temperature, check_weight
+from ofa_learn.arguments import (
+    check_logits,
+    check_positive,
+    check_target,
+    check_temperature,
+    check_weight,
+    one_of,
+)
 from .losses import kd_loss, label_loss, or_teachers, over_classes, wide
 from .tasks import DistillationTask, choose, register
 
@@ -50,6 +57,12 @@ class KD(DistillationTask):
     """
 
     paper, status = 'Hinton et al., 2015', 'paper'
+    checks = dict(
+        setting=one_of(_KD_SETTINGS),
+        temperature=check_positive,
+        label_weight=check_weight,
+        kd_weight=check_weight,
+    )
 
     def __init__(
         self,
@@ -65,10 +78,9 @@ class KD(DistillationTask):
         chosen = choose(
             _KD_SETTINGS, setting, temperature=temperature, label_weight=label_weight, kd_weight=kd_weight
         )
-        check_temperature(chosen['temperature'])
         self.temperature = chosen['temperature']
-        self.label_weight = check_weight('label_weight', chosen['label_weight'])
-        self.kd_weight = check_weight('kd_weight', chosen['kd_weight'])
+        self.label_weight = chosen['label_weight']
+        self.kd_weight = chosen['kd_weight']
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):
@@ -192,6 +204,13 @@ class DKD(DistillationTask):
     """
 
     paper, status = 'Zhao et al., 2022', 'paper'
+    checks = dict(
+        setting=one_of(_DKD_SETTINGS),
+        alpha=check_weight,
+        beta=check_weight,
+        temperature=check_positive,
+        warmup=check_weight,
+    )
 
     def __init__(
         self,
@@ -208,9 +227,6 @@ class DKD(DistillationTask):
         self.chosen = choose(
             _DKD_SETTINGS, setting, alpha=alpha, beta=beta, temperature=temperature, warmup=warmup
         )
-        check_temperature(self.chosen['temperature'])
-        for name in ('alpha', 'beta', 'warmup'):
-            check_weight(name, self.chosen[name])
         super().__init__(student, teacher, **options)
         if self.num_classes < 3:
             raise ValueError(f'student: DKD needs at least 3 classes, got {self.num_classes}; use kd')
@@ -328,6 +344,12 @@ class DIST(DistillationTask):
     """
 
     paper, status = 'Huang et al., 2022', 'paper'
+    checks = dict(
+        setting=one_of(_DIST_SETTINGS),
+        beta=check_weight,
+        gamma=check_weight,
+        temperature=check_positive,
+    )
 
     def __init__(
         self,
@@ -341,9 +363,6 @@ class DIST(DistillationTask):
         **options,
     ):
         self.chosen = choose(_DIST_SETTINGS, setting, beta=beta, gamma=gamma, temperature=temperature)
-        check_temperature(self.chosen['temperature'])
-        check_weight('beta', self.chosen['beta'])
-        check_weight('gamma', self.chosen['gamma'])
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):

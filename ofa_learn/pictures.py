@@ -28,7 +28,7 @@ from .models import count_params, save_model
 from .pages import definitions, figure_html, write_page
 from .runs import needs_teacher, teaching_data
 from .settings import check_settings
-from .tasks import DistillationTask, create_task
+from .tasks import DistillationTask, check_options, create_task
 from .teachers import Teacher, as_teacher, fixed_size
 from .training import fit, resumable
 from .workers import pick_device
@@ -172,9 +172,10 @@ def _finish(run: PictureRun, data: Splits, about: dict, facts, looked) -> None:
     save_model(student, out / 'student.safetensors', data.input_size, data.norm, data.classes)
 
 # %% ../nbs/running/97_pictures.ipynb #97a00013
-def _check_first(out: Path, resume: bool, settings: dict) -> None:
-    "Before pictures are read: raise for a finished run, none to go on from, or settings out of range."
+def _check_first(out: Path, resume: bool, settings: dict, method: str, own: dict) -> None:
+    "Before pictures are read: raise for a finished run, none to go on from, or options out of range."
     check_settings(settings)
+    check_options(method, own)
     if (out / 'student.safetensors').exists():
         raise ValueError(f'out: {out} holds a finished run (student.safetensors); choose another folder')
     if resume and not resumable(out):
@@ -259,7 +260,7 @@ def distill_pictures(
     """
     out, there, source = Path(out), pick_device(device), str(source)
     of_fit, own = divided(method, options)
-    _check_first(out, resume, of_fit | dict(epochs=epochs))
+    _check_first(out, resume, of_fit | dict(epochs=epochs, seed=seed), method, own)
     taught = _opened(teacher, method)
     data = teaching_data(source, _default_size(taught, source) if size is None else size, train, valid, test)
     if isinstance(data.train, ImageData):  # those that are read while training have views of their own

@@ -13,7 +13,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .arguments import check_number, check_temperature, check_weight
+from .arguments import check_number, check_positive, check_weight, one_of, whole_from
 from .data import MASK, mix_bits
 from .losses import label_loss, wide
 from .tasks import DistillationTask, choose, register
@@ -397,6 +397,7 @@ class CC(DistillationTask):
 
     needs, taps_needed, stages = ('pooled',), True, ()
     paper, status = 'Peng et al., 2019', 'adapted'
+    checks = dict(setting=one_of(_CC_SETTINGS), weight=check_weight, width=whole_from(1))
 
     def __init__(
         self,
@@ -409,7 +410,7 @@ class CC(DistillationTask):
         **options,
     ):
         chosen = choose(_CC_SETTINGS, setting, weight=weight)
-        self.weight = check_weight('weight', chosen['weight'])
+        self.weight = chosen['weight']
         self.width = width
         super().__init__(student, teacher, **options)
 
@@ -449,6 +450,7 @@ class RKD(DistillationTask):
 
     needs, taps_needed, stages = ('pooled',), True, ()
     paper, status = 'Park et al., 2019', 'paper'
+    checks = dict(setting=one_of(_RKD_SETTINGS), distance_weight=check_weight, angle_weight=check_weight)
     _unseen = True
 
     def __init__(
@@ -462,8 +464,8 @@ class RKD(DistillationTask):
         **options,
     ):
         chosen = choose(_RKD_SETTINGS, setting, distance_weight=distance_weight, angle_weight=angle_weight)
-        self.distance_weight = check_weight('distance_weight', chosen['distance_weight'])
-        self.angle_weight = check_weight('angle_weight', chosen['angle_weight'])
+        self.distance_weight = chosen['distance_weight']
+        self.angle_weight = chosen['angle_weight']
         super().__init__(student, teacher, **options)
 
     def losses(self, student, heads, teacher, target):
@@ -501,14 +503,19 @@ def _samples(data, num_samples, labels):
 
 def _how_many(asked: int | None, fewest: int) -> int:
     "The negatives that are drawn: those asked for, or 16,384, or as many as there are others."
-    if asked is not None and asked < 1:
-        raise ValueError(f'negatives: expected at least 1, got {asked}')
     if asked is not None and asked > fewest:
         warnings.warn(
             f'negatives: {asked} were asked for and {fewest} are drawn, for so many other samples there are',
             stacklevel=4,
         )
     return min(asked or _NEGATIVES, fewest)
+
+
+def _check_momentum(name: str, momentum: float) -> None:
+    "Raise unless 0 ≤ momentum < 1."
+    check_number(name, momentum)
+    if not 0 <= momentum < 1:
+        raise ValueError(f'{name}: expected 0 ≤ {name} < 1, got {momentum}')
 
 # %% ../nbs/methods/65_relations.ipynb #41c7d8f5
 def _check_index(task, index, target) -> None:
@@ -571,6 +578,14 @@ class CRD(DistillationTask):
 
     needs, taps_needed, stages = ('pooled',), True, ()
     paper, status = 'Tian et al., 2020', 'paper'
+    checks = dict(
+        setting=one_of(_CRD_SETTINGS),
+        weight=check_weight,
+        negatives=whole_from(1),
+        temperature=check_positive,
+        bank_momentum=_check_momentum,
+        width=whole_from(1),
+    )
     own_buffers = True  # each of several processes has its own banks
     _unseen = True
 
@@ -589,12 +604,8 @@ class CRD(DistillationTask):
         width: int = 128,
         **options,
     ):
-        check_temperature(temperature)
-        check_number('bank_momentum', bank_momentum)
-        if not 0 <= bank_momentum < 1:
-            raise ValueError(f'bank_momentum: expected 0 ≤ bank_momentum < 1, got {bank_momentum}')
         chosen = choose(_CRD_SETTINGS, setting, weight=weight)
-        self.weight = check_weight('weight', chosen['weight'])
+        self.weight = chosen['weight']
         self.temperature, self.bank_momentum = temperature, bank_momentum
         self.width = width
         self.num_samples, self.labels = _samples(options.get('data'), num_samples, labels)

@@ -11,7 +11,7 @@ import warnings
 import torch
 import torch.nn as nn
 
-from .arguments import check_weight
+from .arguments import check_positive, check_weight
 from .losses import label_loss, wide
 from .tasks import DistillationTask, register
 
@@ -147,6 +147,7 @@ class RSD(DistillationTask):
 
     needs, taps_needed, stages = ('pooled',), True, ()
     paper, status = 'Zhang et al., 2025', 'paper'
+    checks = dict(weight=check_positive, kappa=check_weight, ratio=check_positive)
 
     def __init__(
         self,
@@ -158,8 +159,8 @@ class RSD(DistillationTask):
         ratio: float = 2.0,
         **options,
     ):
-        self.weight = check_weight('weight', weight, zero=False)
-        self.kappa = check_weight('kappa', kappa)
+        self.weight = weight
+        self.kappa = kappa
         self.ratio = ratio
         self._warned = False
         super().__init__(student, teacher, **options)

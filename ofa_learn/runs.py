@@ -31,7 +31,7 @@ from .models import check_model_name, count_params, load_model, make_model, save
 from .reading import part_folders, pictures_of
 from .recipes import Recipe, describe, recipe, steps
 from .settings import check_settings
-from .tasks import DistillationTask, Teacher, create_task, method_class
+from .tasks import DistillationTask, Teacher, check_options, create_task, method_class
 from .training import Loop, accuracy, fit, resumable
 from .workers import pick_device, place
 
@@ -511,6 +511,15 @@ def needs_teacher(method: str) -> bool:
     return any(method_class(m).needs for m in method.split('+'))
 
 
+def _check_teaching(r: Recipe) -> None:
+    "A `ValueError` for a setting of the teacher's own training that makes no sense."
+    how = dict(epochs=r.teacher_epochs, opt=r.teacher_opt, lr=r.teacher_lr)
+    try:
+        check_settings({name: value for name, value in how.items() if value is not None})
+    except ValueError as e:
+        raise ValueError(f'teacher_{e}') from e
+
+
 def check_run(
     r: Recipe,  # what would be run
     method: str,  # see `run_recipe`, as all of these
@@ -519,7 +528,9 @@ def check_run(
     workers: int | None = None,
 ) -> None:
     "A `ValueError` that names an argument which a run of the recipe would not use."
-    _task_options(r, method)  # says which methods there are
+    check_options(method, _task_options(r, method))  # says which methods there are
+    if teacher is None and needs_teacher(method) and not r.teacher_weights and r.teacher_epochs is not None:
+        _check_teaching(r)
     if teacher is not None and not needs_teacher(method):
         raise ValueError(f'teacher: {method} learns without one; leave it out')
     if teacher is not None and not Path(teacher).is_file():
@@ -600,6 +611,7 @@ def run_recipe(
             f'out: {out} holds a finished run (student.safetensors); choose another folder, or remove it'
         )
     check_run(r, method, data, teacher, workers)
+    check_settings(dict(seed=seed, view_seed=view_seed, save_seconds=save_seconds, eval_every=eval_every))
     options, settings = _task_options(r, method), fit_arguments(r, there, at_once)
     if resume and not any(out.glob('teacher-*')):
         _check_resume(out)  # what was stopped in the teacher's training holds nothing of the student yet

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .arguments import check_logits, check_temperature, check_weight
+from .arguments import check_logits, check_positive, check_temperature, check_weight, one_of
 from .losses import label_loss, over_classes, wide
 from .models import Taps, as_map
 from .tasks import DistillationTask, Teacher, choose, register
@@ -352,6 +352,12 @@ class Projectors(nn.Module):
         return {v: (p, self.stage4[v](after, p)) for v, p in proxies.items()}
 
 # %% ../nbs/methods/74_scalekd.ipynb #2aeafebd
+def _check_two(name: str, heads) -> None:
+    "Raise unless there is a number for each of the two stages."
+    if not isinstance(heads, (tuple, list)) or len(heads) != 2:
+        raise ValueError(f'{name}: expected two numbers, for stages 3 and 4, got {heads!r}')
+
+
 _SCALEKD_SETTINGS = dict(
     own=dict(
         label_weight=0.5, kd_weight=0.5, temperature=1.0, direct_weight=0.08, alternative_weight=0.06, s=5.0
@@ -429,6 +435,16 @@ class ScaleKD(DistillationTask):
 
     needs, taps_needed = ('logits', 'maps'), True
     paper, status = 'Fan et al., 2024', 'paper'
+    checks = dict(
+        setting=one_of(_SCALEKD_SETTINGS),
+        label_weight=check_weight,
+        kd_weight=check_weight,
+        temperature=check_positive,
+        direct_weight=check_weight,
+        alternative_weight=check_weight,
+        s=check_positive,
+        heads=_check_two,
+    )
 
     def __init__(
         self,
@@ -455,11 +471,6 @@ class ScaleKD(DistillationTask):
             alternative_weight=alternative_weight,
             s=s,
         )
-        check_temperature(self.chosen['temperature'])
-        for name in ('label_weight', 'kd_weight', 'direct_weight', 'alternative_weight'):
-            check_weight(name, self.chosen[name])
-        if heads is not None and (isinstance(heads, int) or len(heads) != 2):
-            raise ValueError(f'heads: expected two numbers, for stages 3 and 4, got {heads}')
         self.attention_heads = heads
         super().__init__(student, teacher, **options)
 

@@ -330,6 +330,9 @@ def whole_updates(
     return len(batches) // accumulate
 
 # %% ../nbs/running/77_settings.ipynb #7f61a472
+PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)  # None: nothing is cast
+
+
 def check_settings(
     s: dict,  # the settings of `fit` by their names; those that are missing are not looked at
 ) -> None:
@@ -337,6 +340,8 @@ def check_settings(
     for name, within in _RANGES.items():
         if name in s:
             _check_number(name, s[name], within)
+    if 'precision' in s and s['precision'] not in PRECISIONS:
+        raise ValueError(f'precision: expected one of {", ".join(PRECISIONS)}, got {s["precision"]!r}')
     if 'opt' in s:
         _check_optimizer(s['opt'])
     if 'sched' in s:

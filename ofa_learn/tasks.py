@@ -19,12 +19,22 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .arguments import check_gamma, check_target, check_weight, method_options, odd_option
+from ofa_learn.arguments import (
+    answering_methods,
+    check_gamma,
+    check_positive,
+    check_target,
+    check_weight,
+    method_options,
+    odd_option,
+    one_of,
+    whole_from,
+)
 from .branches import ExitBranches
 from ofa_learn.checks import (
+    OPTION_CHECKS,
     as_student,
-    check_reading,
-    check_smoothing,
+    check_needs,
     check_trainable,
     image_facts,
     probe_classes,
@@ -32,7 +42,7 @@ from ofa_learn.checks import (
 from .losses import label_loss, ofa_loss, or_teachers
 from .models import Features, Taps, find_taps, tapped_forward
 from .teachers import Answers, Fitted, Teacher, as_teacher, fit_teacher
-from .wrapping import WrappedTask
+from .wrapping import WrappedTask, check_given
 
 # %% ../nbs/course/50_tasks.ipynb #2f77ea0e
 class _Trainable(nn.Module):
@@ -273,8 +283,10 @@ class DistillationTask(WrappedTask):
     holds_labels = False  # whether a part of another name than `ce` holds the labels' cross-entropy
     epoch = 0  # the training loop sets it; see `ramp`
     index: torch.Tensor | None = None  # the samples' numbers, of the batch that is looked at
+    checks = OPTION_CHECKS  # those of a method's own options come in a dict of its own
     _first = True  # whether the next batch is the first
 
+    @answering_methods
     def __init__(
         self,
         student: nn.Module | str,
@@ -290,8 +302,9 @@ class DistillationTask(WrappedTask):
         device: str | torch.device | None = None,
     ):
         super().__init__(verbose=False)
-        check_reading(self.needs, Answers._fields, positions, kind)
-        self.label_smoothing = check_smoothing(label_smoothing)
+        check_needs(self.needs, Answers._fields)
+        check_given(type(self), self.given)
+        self.label_smoothing = label_smoothing
         size, self.input_norm, classes = image_facts(data, input_size, input_norm, num_classes)
         self.input_size = size
         student = as_student(student, classes, size)
@@ -408,6 +421,7 @@ class DeepSupervision(DistillationTask):
 
     needs, taps_needed = (), True
     paper, status = 'Lee et al., 2015', 'control'
+    checks = dict(teacher_width=whole_from(0), exit_weight=check_weight)
 
     def __init__(
         self,
@@ -419,11 +433,9 @@ class DeepSupervision(DistillationTask):
         exit_weight: float = 1.0,
         **options,
     ):
-        if not isinstance(teacher_width, Integral) or teacher_width < 0:
-            raise ValueError(f'teacher_width: expected a whole number of at least 0, got {teacher_width!r}')
         self.stages = stages
         self.teacher_width = teacher_width
-        self.exit_weight = check_weight('exit_weight', exit_weight)
+        self.exit_weight = exit_weight
         super().__init__(student, None, **options)
 
     def build_heads(self):
@@ -447,6 +459,12 @@ def _exit_gammas(
     if len(gammas) == 1 or list(stages) == sorted(stages):
         return gamma
     return gamma[order] if torch.is_tensor(gamma) else [gammas[i] for i in order]
+
+
+def _check_gammas(name: str, gamma) -> None:
+    "Raise unless every γ is fine; how many there must be, only the exits can say."
+    several = isinstance(gamma, (list, tuple)) or getattr(gamma, 'ndim', 0) == 1
+    check_gamma(gamma, len(gamma) if several else None)
 
 # %% ../nbs/course/50_tasks.ipynb #ff8f1c44
 @register('ofa')
@@ -487,6 +505,15 @@ class OFA(DistillationTask):
 
     taps_needed = True
     paper, status = 'Hao et al., 2023', 'paper'
+    checks = dict(
+        gamma=_check_gammas,
+        form=one_of(('paper', 'released')),
+        temperature=check_positive,
+        soft=one_of(('mixture', 'hard')),
+        kd_weight=check_weight,
+        exit_weight=check_weight,
+        label_weight=check_weight,
+    )
 
     def __init__(
         self,
@@ -503,19 +530,22 @@ class OFA(DistillationTask):
         soft: str = 'mixture',
         **options,
     ):
-        if form == 'paper' and label_weight is not None:
+        self.gamma, self.form, self.temperature, self.soft = gamma, form, temperature, soft
+        self.stages = stages
+        self.holds_labels = form == 'paper'
+        self.kd_weight = kd_weight
+        self.exit_weight = exit_weight
+        self.label_weight = 1.0 if label_weight is None else label_weight
+        super().__init__(student, teacher, **options)
+        check_gamma(self.gamma, len(self.stages) + 1)
+
+    @classmethod
+    def check_together(cls, options):
+        if options['form'] == 'paper' and options['label_weight'] is not None:
             raise ValueError(
                 "label_weight: the paper's form holds the labels' cross-entropy already (the 1 in (1+p)^γ); "
                 "use form='released'"
             )
-        self.gamma, self.form, self.temperature, self.soft = gamma, form, temperature, soft
-        self.stages = stages
-        self.holds_labels = form == 'paper'
-        self.kd_weight = check_weight('kd_weight', kd_weight)
-        self.exit_weight = check_weight('exit_weight', exit_weight)
-        self.label_weight = check_weight('label_weight', 1.0 if label_weight is None else label_weight)
-        super().__init__(student, teacher, **options)
-        self._try_settings()
 
     def build_heads(self):
         chosen = list(self.stages) if hasattr(self.stages, '__iter__') else self.stages
@@ -537,11 +567,6 @@ class OFA(DistillationTask):
             soft=self.soft,
         )
 
-    def _try_settings(self) -> None:
-        "Refuse a wrong γ, form, temperature or soft now rather than at the first batch."
-        z = torch.zeros(len(self.stages) + 1, 2, self.num_classes)
-        self._losses(z, z[0], torch.zeros(2, dtype=torch.long))
-
     def losses(self, student, heads, teacher, target):
         stack = torch.cat([heads, student.logits[None]])  # (E+1, B, K), the final logits last
         losses = self._losses(stack, teacher.logits, or_teachers(target, teacher.logits))
@@ -560,6 +585,19 @@ def method_class(method: str) -> type[DistillationTask]:
     near = difflib.get_close_matches(str(method), all_methods(), 3, 0.4)
     hint = f'; did you mean {" or ".join(near)}?' if near else ''
     raise ValueError(f'method: expected one of {", ".join(sorted(METHODS))}, got {method!r}{hint}')
+
+
+def check_options(
+    method: str,  # its name, or several joined by +
+    options: dict,  # what `create_task` would be given beside student, teacher and data
+) -> None:
+    "Raise what `create_task` would raise for these options, as far as no network is needed to know."
+    if '+' in method:
+        return import_module('ofa_learn.combined').check_joined(method.split('+'), options)
+    cls = method_class(method)
+    if odd := odd_option(options, method_options(cls)):
+        raise TypeError(f'{method!r} has {odd}')
+    check_given(cls, options)
 
 # %% ../nbs/course/50_tasks.ipynb #c86f41da
 def create_task(
@@ -601,7 +639,8 @@ def create_task(
     try:
         return cls(student, teacher, **options)
     except TypeError as e:
-        odd = odd_option(options, method_options(cls)) if 'unexpected keyword' in str(e) else None
+        closed = 'unexpected keyword' in str(e)  # its `__init__` names all that it takes
+        odd = odd_option(options, method_options(cls)) if closed else None
         if odd is None:
             raise
         raise TypeError(f'{method!r} has {odd}') from e

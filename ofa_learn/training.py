@@ -38,6 +38,7 @@ from .given import as_splits
 from .identity import data_identity, in_short, task_identity
 from .models import evaluating
 from ofa_learn.settings import (
+    PRECISIONS,
     Mix,
     check_settings,
     load_optimizer_state,
@@ -200,9 +201,6 @@ def _check_fits(task: DistillationTask, data: Splits) -> None:
         )
 
 # %% ../nbs/course/80_training.ipynb #0d26301c
-PRECISIONS = dict(fp32=None, bf16=torch.bfloat16, fp16=torch.float16)
-
-
 @dataclass
 class Loop:
     "What turns batches into updates, and all of it that a checkpoint keeps."
@@ -218,8 +216,7 @@ class Loop:
     unlabelled: bool = False  # whether some of the images have no label
 
     def __post_init__(self):
-        if self.precision not in PRECISIONS:
-            raise ValueError(f'precision: expected one of {", ".join(PRECISIONS)}, got {self.precision!r}')
+        check_settings(dict(precision=self.precision))
         if self.accumulate < 1:
             raise ValueError(f'accumulate: expected at least 1 batch an update, got {self.accumulate}')
         self.device = next(unwrapped(self.task.trainable_module).parameters()).device

@@ -45,6 +45,23 @@ def _options_of(
     options |= dict(zip(names, given)) | named
     return {k: v for k, v in options.items() if k not in _NO_OPTIONS}
 
+
+def check_given(
+    method: Any,  # a class on `DistillationTask`
+    given: dict,  # its options by name; those that are missing have their defaults
+) -> None:
+    "Raise what the method's own checks raise for these options; no network is needed."
+    usual = _options_of(method, (), {})
+    options = usual | given
+    checks: dict[str, Any] = {}
+    for cls in reversed(method.__mro__):
+        checks |= vars(cls).get('checks', {})
+    for name, check in checks.items():
+        left_out = options.get(name) is None and usual.get(name) is None
+        if name in options and not left_out:
+            check(name, options[name])
+    method.check_together(options)
+
 # %% ../nbs/internals/49_wrapping.ipynb #0e48daf8
 def _classifier_parameters(student: Any) -> set[int]:
     "The ids of the parameters of a timm model's classifier; of both where it has two."
@@ -128,6 +145,7 @@ class WrappedTask(TrainingTask):
 
     name = 'unregistered'  # set by `register`
     own_buffers = False  # whether each of several processes keeps the heads' buffers to itself
+    checks: dict[str, Any] = {}  # an option: its check(name, value), which raises where it is out of range
     trainable_module: Any  # the student and its heads, perhaps in wrappers
     teacher: Any  # frozen; None where there is none
 
@@ -135,6 +153,10 @@ class WrappedTask(TrainingTask):
         task = super().__new__(cls)
         task.given = _options_of(cls, args, options)  # read by `ofa_learn.identity`
         return task
+
+    @classmethod
+    def check_together(cls, options: dict) -> None:
+        "Raise where options, each fine alone, do not go together; `options` are all of them by name."
 
     @property
     def student(self) -> Any:

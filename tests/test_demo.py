@@ -193,7 +193,7 @@ def test_a_failed_run_says_which_and_why():
 def test_a_plan_refuses_what_no_run_could_use(name, value):
     with pytest.raises(ValueError, match=f'{name}: expected'):
         Plan(**{name: value})
-    with pytest.raises(ValueError, match='gamma: expected a finite number'):
+    with pytest.raises(ValueError, match='gamma: expected finite numbers'):
         Plan(gamma=float('inf'))
 
 

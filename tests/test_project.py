@@ -57,7 +57,8 @@ ROOMS = {
         'records': 'atomic figures',
         'cache': 'atomic checkpoints data identity tasks teachers',
         'sweeps': (
-            'arguments atomic cache checkpoints data identity tasks models records runs training workers'
+            'arguments atomic cache checkpoints data identity tasks models records runs settings training '
+            'workers'
         ),
         'recorded': 'atomic records sweeps',
         'export': 'atomic models',

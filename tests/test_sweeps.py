@@ -1,5 +1,6 @@
 """Sweeps: which runs there are, their names, killed ones that go on, failing ones, and the records."""
 
+import json
 import os
 import random
 import shlex
@@ -25,8 +26,8 @@ from processes import children, gone
 from ofa_learn import sweeps
 from ofa_learn.atomic import locked
 from ofa_learn.checkpoints import Stopped
-from ofa_learn.cli import _parse_grid
 from ofa_learn.cli import sweep as sweep_command
+from ofa_learn.cli_distill import parse_grid
 from ofa_learn.data import Augment
 from ofa_learn.records import check_record, load_record, load_records, named, over, record_path, results
 from ofa_learn.runs import pair_models
@@ -404,7 +405,7 @@ def test_options_go_where_they_belong():
     )
     assert r['ofa']['setting']['form'] == 'paper' and r['ofa']['setting']['epochs'] == 100
     assert names(base) == names(
-        replace(base, grid=dict(gamma=1.4, form='paper', epochs=100.0))
+        replace(base, grid=dict(gamma=1.4, form='paper', epochs=100))
     )  # defaults given are defaults
     assert names(base) != names(replace(base, grid=dict(batch_size=51)))
     for change in (
@@ -497,12 +498,12 @@ def test_small_pieces(whole):
     assert pair_models('mlp-resnet18') == ('micro_mixer', 'resnet18') and _digest(
         dict(a=1, b=[2.0])
     ) == _digest(dict(b=(2,), a=1.0)) != _digest(dict(a=True, b=[2]))
-    assert _parse_grid(' lr=.1,1e-3 opt=sgd,adamw clip=None ') == dict(
+    assert parse_grid(' lr=.1,1e-3 opt=sgd,adamw clip=None ') == dict(
         lr=[0.1, 1e-3], opt=['sgd', 'adamw'], clip=[None]
     )
     for bad in ('lr', 'lr=', '=3'):
         with pytest.raises(ValueError, match='option=value'):
-            _parse_grid(bad)
+            parse_grid(bad)
     assert {'gamma', 'weights', 'temperature', 'label_smoothing'} <= set(
         _method_options('ofa+kd')
     ) and 'device' not in _method_options('kd')
@@ -807,17 +808,90 @@ def test_data_that_changed_are_read_again(tmp_path, kind):
 @pytest.mark.parametrize(
     'how, said',
     [
-        (dict(methods='ofa', grid=dict(gamma=[1.0, 0.5])), r'cnn-vit_ofa_0_\w+: gamma: .*0.5'),
-        (dict(methods='kd', grid=dict(temperature=0.0)), r'cnn-vit_kd_0_\w+: temperature'),
-        (dict(methods='ofa', grid=dict(stages=[[9]])), r'cnn-vit_ofa_0_\w+: stages'),
-        (dict(methods='fitnet', grid=dict(stages=[[4], 'x'])), r'cnn-vit_fitnet_0_\w+: stages'),
-        (dict(methods='kd', grid=dict(epochs=[1, 0])), r'cnn-vit_kd_0_\w+: epochs'),
-        (dict(methods='labels', grid=dict(opt='adamww')), r'cnn-vit_labels_0_\w+: .*adamww'),
-        (dict(methods='kd+ofa', grid={'ofa.form': 'papr'}), r'cnn-vit_kd\+ofa_0_\w+: form'),
-        (dict(methods='kd', teaching=dict(epochs=0)), 'teaching micro_resnet: epochs'),
+        (dict(grid=dict(gamma=[1.0, 0.5])), r'grid: ofa: gamma: .*0.5'),
+        (dict(grid=dict(gamma=True)), 'grid: ofa: gamma: expected a number, got True'),
+        (dict(grid=dict(temperature=[1.0, 0])), 'grid: kd: temperature: expected a finite number above 0'),
+        (dict(methods='ofa+kd', grid={'kd.temperature': 0}), r'grid: ofa\+kd: temperature'),
+        (dict(grid=dict(exit_weight=-1)), 'grid: ofa: exit_weight: expected a finite number of at least 0'),
+        (dict(methods='kd+ofa', grid={'ofa.form': 'papr'}), r"grid: kd\+ofa: form: .*did you mean 'paper'"),
+        (dict(methods='ofa+kd', grid=dict(weights=[[1, -1]])), r'grid: ofa\+kd: weights: expected 2'),
+        (dict(grid=dict(label_weight=1.0)), "grid: ofa: label_weight: the paper's form holds"),
+        (dict(grid=dict(label_smoothing=1)), 'grid: labels: label_smoothing: expected 0 ≤ ε < 1'),
+        (dict(grid=dict(positions='odd')), 'grid: labels: positions: expected one of even, released'),
+        (dict(grid=dict(epochs=[1, 0])), 'grid: labels: epochs: expected an integer from 1, got 0'),
+        (dict(grid=dict(ema=True)), 'grid: labels: ema: expected a number from 0 and below 1'),
+        (dict(grid=dict(ema=[None, 1.5])), 'grid: labels: ema: .*got 1.5'),
+        (dict(grid=dict(sched='plateau')), 'grid: labels: sched: plateau is not offered'),
+        (dict(grid=dict(opt='adamww')), 'grid: labels: opt: timm has no .adamww.; did you mean'),
+        (dict(grid=dict(precision='fp8')), 'grid: labels: precision: expected one of fp32, bf16, fp16'),
+        (dict(grid=dict(T=4)), "no option 'T'; did you mean 'temperature'"),
+        (dict(grid=dict(batch=4)), "no option 'batch'; did you mean 'batch_size'"),
+        (dict(teaching=dict(epochs=0)), 'teaching: epochs: expected an integer from 1, got 0'),
+        (dict(teaching=dict(ema=True)), 'teaching: ema'),
+        (dict(seeds=True), 'seeds: expected how many, or a list of them, got True'),
+        (dict(seeds=[0, -1]), 'seeds: expected a whole number of at least 0, got -1'),
+        (dict(view_seed=-1), 'view_seed: expected an integer from 0'),
+        (dict(split_seed=0.5), 'split_seed: expected a whole number'),
+        (dict(eval_every=0), 'eval_every: expected an integer from 1'),
+        (dict(augment=dict(shfit=1)), "augment: no option 'shfit'; did you mean 'shift'"),
+        (dict(augment=3), 'augment: expected an Augment'),
+        (dict(parts=dict(trian=9)), "parts: no option 'trian'; did you mean 'train'"),
+        (dict(grid=[1]), r'grid: expected a dict, got \[1\]'),
+        # one word, two meanings
+        (dict(methods=('ofa', 'dist'), grid=dict(gamma=[1, 2])), "by 'ofa.gamma' or 'dist.gamma'"),
+        (dict(methods=('dkd', 'dist'), grid=dict(beta=1)), "by 'dkd.beta' or 'dist.beta'"),
+        (dict(methods=('kd', 'crd'), grid=dict(temperature=1)), "by 'kd.temperature' or 'crd.temperature'"),
+        (dict(methods=('fitnet', 'rsd'), grid=dict(weight=1)), "by 'fitnet.weight' or 'rsd.weight'"),
+        (dict(methods=('ofa+kd', 'dist'), grid=dict(gamma=2)), "by 'ofa.gamma' or 'dist.gamma'"),
     ],
 )
-def test_bad_options_are_refused_before_the_teacher_is_trained(tmp_path, monkeypatch, how, said):
+def test_a_plan_is_refused_when_it_is_built_by_whatever_door(tmp_path, how, said):
+    plan = SMALL | dict(seeds=1, methods=('labels', 'kd', 'ofa')) | how
+    with pytest.raises(ValueError, match=said):
+        Sweep(**plan)
+    (tmp_path / 'p.json').write_text(json.dumps(plan))
+    with pytest.raises(ValueError, match=said):
+        load_plan(tmp_path / 'p.json')
+    with pytest.raises(ValueError, match=said):
+        sweep_command(str(tmp_path / 'p.json'), out=str(tmp_path / 'o'), jobs=0)
+    assert not (tmp_path / 'o').exists()
+
+
+@pytest.mark.parametrize(
+    'grid, said',
+    [
+        ('gamma=1,.5', 'grid: ofa: gamma: expected finite numbers of at least 1'),
+        ('ema=True', 'grid: labels: ema'),
+        ('sched=plateau', 'grid: labels: sched: plateau is not offered'),
+        ('temperature=0', 'grid: kd: temperature'),
+        ('T=4', "did you mean 'temperature'"),
+        ('gamma=1 gamma=2', 'grid: gamma is said twice'),
+    ],
+)
+def test_the_command_refuses_a_grid_before_anything_is_written(tmp_path, grid, said):
+    with pytest.raises(ValueError, match=said):
+        sweep_command(methods='labels,kd,ofa', grid=grid, out=str(tmp_path / 'o'), jobs=0)
+    assert not (tmp_path / 'o').exists()
+
+
+def test_a_word_with_one_meaning_is_for_all_and_a_method_may_be_named():
+    plan = Sweep(methods=('kd', 'ofa', 'dkd'), seeds=1, grid=dict(temperature=2.0, stages=[[1, 4]]), **SMALL)
+    assert [r['options'].get('temperature') for r in planned_runs(plan)] == [2.0] * 3
+    plan = Sweep(methods=('ofa', 'dist'), seeds=1, grid={'ofa.gamma': [1, 2], 'dist.gamma': 0.5}, **SMALL)
+    assert [r['options']['gamma'] for r in planned_runs(plan)] == [1, 2, 0.5]
+
+
+@pytest.mark.parametrize(
+    'how, said',
+    [
+        (dict(methods='ofa', grid=dict(stages=[[9]])), r'cnn-vit_ofa_0_\w+: stages'),
+        (dict(methods='fitnet', grid=dict(stages=[[4], 'x'])), r'cnn-vit_fitnet_0_\w+: stages'),
+        (dict(methods='ofa', grid=dict(gamma=[[1, 2]])), r'cnn-vit_ofa_0_\w+: gamma: .*5 of them'),
+    ],
+)
+def test_what_only_the_networks_can_say_is_said_before_the_teacher_is_trained(
+    tmp_path, monkeypatch, how, said
+):
     monkeypatch.setattr(sweeps, 'teach', None)
     plan, noise = Sweep(seeds=1, **SMALL | dict(grid=dict(epochs=1)) | how), torch.get_rng_state()
     file = str(save_plan(plan, tmp_path / 'p.json'))
