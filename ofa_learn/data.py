@@ -677,6 +677,42 @@ def views(
         x = _turn_zoom(x.float(), u[:, 3:5], augment)
     return _erase(x, u[:, 5:], augment) if augment.erase else x
 
+# %% ../nbs/course/00_data.ipynb #b41a9ced
+def _class_by_class(groups: list[torch.Tensor], n: int, seed: int, epoch: int) -> torch.Tensor:
+    "The rows on the places n·epoch to n·(epoch+1) - 1; place s is one of group s mod K."
+    drawn = [torch.empty(0, dtype=torch.int64)]
+    for k, rows in enumerate(groups):
+        start, stop = ((n * e - k + len(groups) - 1) // len(groups) for e in (epoch, epoch + 1))
+        for turn in range(start // len(rows), -(-stop // len(rows))):
+            before = turn * len(rows)
+            shuffled = rows[_uniforms(seed, turn, rows, 1)[:, 0].argsort(stable=True)]
+            drawn.append(shuffled[max(start - before, 0) : stop - before])
+    return torch.cat(drawn)
+
+
+def balanced_order(
+    labels: torch.Tensor,  # (N,) int64, -1 where an image has none
+    n: int,  # images that an epoch shows
+    seed: int,
+    epoch: int,  # from 0
+) -> torch.Tensor:  # (n,) rows
+    "A shuffled epoch in which the classes come equally often; images without a label keep their share."
+    labels = labels.cpu()
+    without = (labels < 0).nonzero()[:, 0]
+    share = n * len(without) // len(labels)
+    groups = [(labels == c).nonzero()[:, 0] for c in labels.unique() if c >= 0]
+    known = _class_by_class(groups, n - share, seed, epoch) if groups else without[:0]
+    rows = torch.cat([known, _class_by_class([without], share, seed, epoch)]) if share else known
+    return rows[epoch_order(len(rows), seed, epoch)]
+
+
+def order_of(batches, epoch: int) -> torch.Tensor:
+    "The rows that an epoch shows, in their order; for batches of every kind."
+    part = batches.part
+    if not batches.balanced:
+        return epoch_order(len(part), batches.seed, epoch)
+    return balanced_order(part.labels, len(batches) * batches.batch_size, batches.seed, epoch)
+
 # %% ../nbs/course/00_data.ipynb #e45da322
 class Batch(NamedTuple):
     "What a network is given at once."
@@ -699,6 +735,7 @@ class Batches:
         view_seed: int = 0,  # what the views look like
         device: str | torch.device = 'cpu',  # where the images live
         shard: tuple[int, int] = (0, 1),  # this process's number, and of how many: its share of every batch
+        balanced: bool = False,  # whether every class comes equally often in an epoch
     ):
         if batch_size < 2:
             raise ValueError(f'batch_size: expected at least 2 (batch norm needs them), got {batch_size}')
@@ -707,7 +744,7 @@ class Batches:
             raise ValueError(f'batch_size: expected a multiple of the {shard[1]} processes, got {batch_size}')
         self.batch_size = min(batch_size, len(part) // shard[1] * shard[1])
         self.seed, self.view_seed = seed, view_seed
-        self.shard = shard
+        self.shard, self.balanced = shard, balanced
 
     def __len__(self):
         return len(self.part) // self.batch_size
@@ -721,7 +758,7 @@ class Batches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         "Shuffled batches of views from batch `start` on; equal for equal (seed, view_seed, epoch)."
-        order = epoch_order(len(self.part), self.seed, epoch).to(self.part.labels.device)
+        order = order_of(self, epoch).to(self.part.labels.device)
         for i in range(start, len(self)):
             rows = order[i * self.batch_size : (i + 1) * self.batch_size]
             yield self._batch(rows[self.shard[0] :: self.shard[1]], epoch)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset, default_collate
 
-from .data import Augment, Batch, Norm, Splits, epoch_order
+from .data import Augment, Batch, Norm, Splits, order_of
 from .reading import named_parts, say
 
 # %% ../nbs/internals/06_given.ipynb #d71ab6d1
@@ -130,6 +130,20 @@ class GivenData:
         return GivenBatches(self, norm, batch_size, **how)
 
 # %% ../nbs/internals/06_given.ipynb #921be0c0
+def _check_balanced(part: GivenData) -> None:
+    "A balanced order needs numbers and labels of all images."
+    if not part.numbered:
+        raise ValueError(
+            f'balanced: the {part.name} part is a DataLoader, which has an order of its own; give its '
+            'Dataset, or build it with a WeightedRandomSampler'
+        )
+    if len(part.labels) != len(part):
+        raise ValueError(
+            f'balanced: the labels of the {part.name} part are not known before its images are read; '
+            'give its Dataset an attribute targets, a list of one class for each image'
+        )
+
+
 class GivenBatches:
     "The batches of a part that a user gave; those of a `DataLoader` are as it makes them."
 
@@ -143,6 +157,7 @@ class GivenBatches:
         view_seed: int = 0,  # nothing: the views are the user's
         device: str | torch.device = 'cpu',
         shard: tuple[int, int] = (0, 1),
+        balanced: bool = False,  # of a `Dataset` whose labels are known
     ):
         if augment not in (None, Augment()):
             raise ValueError(
@@ -154,7 +169,9 @@ class GivenBatches:
                 f'data: the {part.name} part is a DataLoader, which {shard[1]} processes cannot share'
             )
         self.part, self.norm, self.seed = part, norm, seed
-        self.device, self.shard = device, shard
+        self.device, self.shard, self.balanced = device, shard, balanced
+        if balanced:
+            _check_balanced(part)
         own = None if self.numbered else part.source.batch_size
         if own not in (None, batch_size) and batch_size not in (50, 500):  # those that nobody asked for
             raise ValueError(
@@ -178,7 +195,7 @@ class GivenBatches:
                 )
             yield from self._all(epoch)
             return
-        order = epoch_order(len(self.part), self.seed, epoch)
+        order = order_of(self, epoch)
         for k in range(start, len(self)):
             rows = order[k * self.batch_size : (k + 1) * self.batch_size]
             yield self._numbered(rows[self.shard[0] :: self.shard[1]])

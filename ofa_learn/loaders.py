@@ -29,8 +29,8 @@ from ofa_learn.data import (
     channel_norm,
     deal_parts,
     deal_whole,
-    epoch_order,
     mix_bits,
+    order_of,
 )
 from .data import views as drawn_views
 from .parts import Pixels, by_letters, united
@@ -228,6 +228,7 @@ class LoadedBatches:
         view_seed: int = 0,  # what the views look like
         device: str | torch.device = 'cpu',  # where the batches go
         shard: tuple[int, int] = (0, 1),  # this process's number, and of how many: its share of every batch
+        balanced: bool = False,  # whether every class comes equally often in an epoch
     ):
         if batch_size < 2:
             raise ValueError(f'batch_size: expected at least 2 (batch norm needs them), got {batch_size}')
@@ -238,13 +239,18 @@ class LoadedBatches:
                 f'augment: {part.name} is read while training and its views are the views= of load_images, '
                 f'{part.views}; {augment} would change nothing'
             )
+        self.repeats = part.views.get('repeats', 1)
+        if balanced and self.repeats > 1:
+            raise ValueError(
+                f'balanced: every image comes {self.repeats} times in an epoch (repeats), an order of '
+                'its own; one of the two'
+            )
         self.part, self.norm = part, norm
         self.seed, self.view_seed = seed, view_seed
         self.device = torch.device(device)
-        self.shard = shard
+        self.shard, self.balanced = shard, balanced
         self.batch_size = min(batch_size, len(part) // shard[1] * shard[1])
         self.augment = augment or Augment()
-        self.repeats = part.views.get('repeats', 1)
         self.transform, self.plain_transform = _transforms(part, norm)
 
     def __len__(self):
@@ -277,7 +283,7 @@ class LoadedBatches:
         """
         n, b = len(self.part), self.batch_size
         rank, world = self.shard
-        order = epoch_order(n, self.seed, epoch).repeat_interleave(self.repeats)[:n].tolist()
+        order = order_of(self, epoch).repeat_interleave(self.repeats)[:n].tolist()
         items = [(i, k % self.repeats) for k, i in enumerate(order)]
         batches = [items[k * b : (k + 1) * b][rank::world] for k in range(start, len(self))]
         seeds = None if self.part.whole else (self.view_seed, epoch)

@@ -344,6 +344,7 @@ def fit(
     augment: Augment = _NO_CHANGE,
     mixup: float = 0.0,
     cutmix: float = 0.0,
+    balanced: bool = False,
     precision: str = 'fp32',
     accumulate: int = 1,
     ema: float | None = None,
@@ -385,6 +386,8 @@ def fit(
         augment: The views; default the images as they are.
         mixup: α of mixup; 0 is none.
         cutmix: α of CutMix; 0 is none.
+        balanced: Every class comes equally often in an epoch, however many images it has; else every image
+            comes once.
         precision: 'fp32', 'bf16' or 'fp16', of matrix products; weights and losses stay float32.
         accumulate: Batches an update; like one batch of the product's size.
         ema: Decay of a moving average of the weights, such as .999; None keeps none.
@@ -495,6 +498,8 @@ class _Run:
         check_settings(s | dict(eval_every=self.eval_every, save_seconds=self.save_seconds))
         if not isinstance(s['augment'], Augment):
             raise TypeError(f'augment: expected an Augment, got {type(s["augment"]).__name__}')
+        if not isinstance(s['balanced'], bool):
+            raise TypeError(f'balanced: expected True or False, got {s["balanced"]!r}')
         _check_folder(self.out, self.resume)
         _check_fits(task, d)
         self.device = pick_device(self.device)
@@ -511,6 +516,7 @@ class _Run:
             view_seed=s['view_seed'],
             device=self.device,
             shard=(self.rank, self.world),
+            balanced=s['balanced'],
         )
         self.loop = _loop(task, self.batches, s, self.channels_last)
         self.steps = whole_updates(self.batches, s['accumulate']) * s['accumulate']  # batches of an epoch
@@ -749,7 +755,7 @@ def distill(
         seed: Initialisation, order and dropout.
         batch_size, opt, lr, weight_decay, sched, momentum: As `fit` takes them.
         warmup_epochs, warmup_lr, decay_epochs, min_lr, clip: As `fit` takes them.
-        augment, mixup, cutmix, view_seed: As `fit` takes them.
+        augment, mixup, cutmix, balanced, view_seed: As `fit` takes them.
         precision, accumulate, ema, channels_last, compile, device: As `fit` takes them.
         out, resume, save_seconds, eval_every, progress, on_epoch, on_step: As `fit` takes them.
         options: The method's, as `create_task` takes them, such as gamma=1.4; default those of its paper.
