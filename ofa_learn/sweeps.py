@@ -87,7 +87,7 @@ class Sweep:
 _BUILT = {'student', 'teacher', 'data', 'input_size', 'input_norm', 'num_classes', 'device'}
 _RUNNING = {
     *('seed', 'view_seed', 'augment', 'device', 'progress', 'on_epoch', 'on_step', 'out', 'resume'),
-    *('channels_last', 'compile', 'save_seconds', 'eval_every'),
+    *('channels_last', 'compile', 'save_seconds', 'eval_every', 'patience'),
 }
 _PLAIN = (type(None), bool, int, float, str, tuple, list, dict)
 
