@@ -7,10 +7,16 @@ __all__ = ['look_at']
 
 # %% ../nbs/course/52_look.ipynb #edc30db5
 import math
+import random
+import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 
 from .data import Augment, Splits
@@ -71,11 +77,15 @@ class TeacherReport:
         return _figure(self)
 
 # %% ../nbs/course/52_look.ipynb #7decbdef
+def _no_better(right: float, guessing: float, images: int) -> bool:
+    "Whether so many percent are no better than those of the most frequent class, as far as one can tell."
+    share = guessing / 100
+    return right / 100 <= share + 3 * math.sqrt(share * (1 - share) / images)
+
+
 def _guesses(r: TeacherReport) -> bool:
-    "Whether it is no better than the most frequent class, as far as these images can tell."
-    share = r.guessing / 100
-    error = math.sqrt(share * (1 - share) / r.looked_at['valid'])
-    return r.accuracy['valid'] / 100 <= share + 3 * error
+    "Whether a teacher is no better than the most frequent class."
+    return _no_better(r.accuracy['valid'], r.guessing, r.looked_at['valid'])
 
 
 def _knows(r: TeacherReport) -> str:
@@ -235,3 +245,80 @@ def look_at(
         float(temperature),
         tuple(_spread(logits, labels, T) for T in every),
     )
+
+# %% ../nbs/course/52_look.ipynb #5200aa02
+@contextmanager
+def unmoved() -> Iterator[None]:
+    "Within: random numbers of PyTorch, NumPy and Python are drawn; afterwards none of them was."
+    numpy_state, python_state = np.random.get_state(), random.getstate()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        np.random.set_state(numpy_state)
+        random.setstate(python_state)
+
+
+_KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # a network → what it was asked about: (percent, of, images)
+
+
+def _score(task, data, most: int) -> tuple[float, float, int] | None:
+    "Percent that a task's teacher has right, percent of the most frequent class, images; None: no labels."
+    part = _some(data.valid, most) if getattr(data.valid, 'numbered', True) else data.valid
+    batches = part.batches(data.norm, 250, device=task.device).plain()
+    logits, labels = _answered(task.teacher, task.fitted, batches)
+    if not len(labels):
+        return None
+    right = (logits.argmax(1) == labels).float().mean().item() * 100
+    return right, labels.bincount().max().item() / len(labels) * 100, len(labels)
+
+
+def _asked_before(task, data) -> tuple:
+    "All that the score of one network depends on: its weights as they are now, the images, the classes."
+    weights = [*task.teacher.model.parameters(), *task.teacher.model.buffers()]
+    version = sum(0 if w.is_inference() else w._version for w in weights)
+    view = task.teacher.norm, task.teacher.input_size, task.teacher.classes
+    return version, data.valid.fingerprint, str(data.norm), str(view), str(data.classes)
+
+# %% ../nbs/course/52_look.ipynb #5200aa03
+_CAUSES = (
+    'Likely causes: its classes are in another order than those of the data, it expects images normalised '
+    'another way (norm=), its weights were not loaded, or it has learned something else'
+)
+
+
+def warn_of_guessing(
+    name: str, right: float, guessing: float, images: int, where: str = 'validation'
+) -> None:
+    "A `UserWarning` where so many percent are no better than guessing, with what it may be."
+    if _no_better(right, guessing, images):
+        warnings.warn(
+            f'teacher: {name} is no better than guessing, {right:.1f} % of {images} {where} images, where '
+            f'the most frequent class alone gives {guessing:.1f} %. {_CAUSES}',
+            stacklevel=3,
+        )
+
+
+def look_before(
+    task,  # about to be trained
+    data,  # what it will learn and be looked at by
+    tell: bool,  # whether to say how good the teacher is
+    most: int = 500,  # validation images that it is asked about
+) -> None:
+    "Ask a task's teacher about validation images, say a line, and warn where it only guesses."
+    if 'logits' not in task.needs:
+        return  # what it would answer, nobody reads
+    known = _KNOWN.setdefault(task.teacher.model, {})
+    key = _asked_before(task, data)
+    if key not in known:
+        with unmoved():
+            known[key] = _score(task, data, most)
+    if known[key] is None:
+        return
+    right, guessing, images = known[key]
+    if tell:
+        print(
+            f'teacher: {_named(task.teacher)}, {right:.1f} % of {images} validation images', file=sys.stderr
+        )
+    warn_of_guessing(_named(task.teacher), right, guessing, images)

@@ -67,6 +67,7 @@ _RANGES = dict(
     seed=_Range(0, 2**32, whole=True),  # as NumPy's generator takes them
     view_seed=_Range(0, 2**32, whole=True),
     eval_every=_Range(1, whole=True),
+    patience=_Range(1, whole=True, none=True),
     save_seconds=_Range(0),
 )
 

@@ -125,7 +125,7 @@ class Sweep:
 _BUILT = {'student', 'teacher', 'data', 'input_size', 'input_norm', 'num_classes', 'device'}
 _RUNNING = {
     *('seed', 'view_seed', 'augment', 'device', 'progress', 'on_epoch', 'on_step', 'out', 'resume'),
-    *('channels_last', 'compile', 'save_seconds', 'eval_every'),
+    *('channels_last', 'compile', 'save_seconds', 'eval_every', 'patience'),
 }
 _PLAIN = (type(None), bool, int, float, str, tuple, list, dict)
 
@@ -200,7 +200,8 @@ def _check_one_meaning(
         return
     ways = ' or '.join(repr(f'{m}.{name}') for m in methods)
     raise ValueError(
-        f'grid: {listed(methods)} mean different things by {name!r}; say whose is meant by {ways}, or give each'
+        f'grid: {listed(methods)} mean different things by {name!r}; '
+        f'say whose is meant by {ways}, or give each'
     )
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +24,31 @@ from .atomic import locked
 from ofa_learn.checkpoints import (
     Stopped,
     board,
-    differences,
+    check_same,
+    load_loop_state,
+    loop_state,
     newest,
+    out_of_patience,
     plain,
     previous_of,
-    random_state,
     save_checkpoint,
-    set_random_state,
+    say_ended,
+    say_longer,
     stoppable,
+    student_facts,
     write_history,
 )
 from .data import Augment, Batches, ImageData, Norm, Splits
 from .given import as_splits
-from .identity import data_identity, in_short, task_identity
+from .identity import data_identity, task_identity
+from .look import look_before
 from .models import evaluating
 from ofa_learn.settings import (
     PRECISIONS,
     Mix,
     check_settings,
-    load_optimizer_state,
     make_optimizer,
     make_schedule,
-    optimizer_state,
     whole_updates,
 )
 from .tasks import DistillationTask, create_task
@@ -253,36 +257,6 @@ class Loop:
         self.optimizer.zero_grad(set_to_none=True)
         self.task.update_ema()
 
-# %% ../nbs/course/80_training.ipynb #3a5b2059
-def _loop_state(loop: Loop) -> dict:
-    "Weights, their average, optimizer, scaler, generators, running sums, and what is a method's own."
-    average: Any = loop.task.get_trainable_module(ema=True)
-    own = {k: v for k, v in loop.task.get_task_state().items() if k not in ('method', 'heads')}
-    state = dict(
-        weights=unwrapped(loop.task.trainable_module).state_dict(),
-        ema=None if average is None else average.module.state_dict(),
-        optimizer=optimizer_state(loop.optimizer),
-        scaler=loop.scaler.state_dict(),
-        random=random_state(),
-        watch=loop.watch.state(),
-    )
-    return state | (dict(own=own) if own else {})
-
-
-def _load_loop_state(loop: Loop, state: dict) -> None:
-    "Put back what `_loop_state` gave."
-    unwrapped(loop.task.trainable_module).load_state_dict(state['weights'])
-    if state['ema'] is not None:
-        average: Any = loop.task.get_trainable_module(ema=True)
-        average.module.load_state_dict(state['ema'])
-    if 'own' in state:
-        loop.task.load_task_state(loop.task.get_task_state() | state['own'])
-    load_optimizer_state(loop.optimizer, state['optimizer'])
-    if state['scaler']:
-        loop.scaler.load_state_dict(state['scaler'])
-    loop.watch.load(state['watch'])
-    set_random_state(state['random'])
-
 # %% ../nbs/course/80_training.ipynb #af839880
 def train_epoch(
     loop: Loop,  # from `fit`, or your own
@@ -309,7 +283,7 @@ def train_epoch(
 # %% ../nbs/course/80_training.ipynb #5e883088
 _CARRIED_OUT = [
     *('out', 'resume', 'device', 'channels_last', 'compile'),
-    *('save_seconds', 'eval_every', 'progress', 'on_epoch', 'on_step'),
+    *('save_seconds', 'eval_every', 'patience', 'progress', 'on_epoch', 'on_step'),
 ]
 
 
@@ -357,6 +331,7 @@ def fit(
     compile: bool = False,
     save_seconds: float = 300.0,
     eval_every: int = 1,
+    patience: int | None = None,
     progress: bool = True,
     on_epoch: Callable[[dict], None] | None = None,
     on_step: Callable[[float], None] | None = None,
@@ -371,7 +346,8 @@ def fit(
         data: `Splits`: trains on its .train and looks at its .valid. Or parts of your own, each a
             `DataLoader` or a `Dataset` of (input, target) or dicts: (train, valid), or a dict of them under
             'train' and 'valid', and perhaps 'norm' and 'classes'.
-        epochs: Passes over the training images.
+        epochs: Passes over the training images. A run that is resumed may have more than it was planned for;
+            where its rate then follows another curve than until now, that is said.
         batch_size: Images a batch, over all processes.
         opt: One of `optimizers()`: timm's, but for a few.
         lr: Peak learning rate.
@@ -400,6 +376,8 @@ def fit(
         compile: Whether torch.compile compiles student, heads and teacher.
         save_seconds: Seconds between checkpoints within an epoch.
         eval_every: Epochs between looks at the validation part; after the last there always is one.
+        patience: End after so many looks none of which was better than the best before; default None, all
+            epochs. The student is still that of the last epoch; the best one is in `best.pt`.
         progress: Whether there is a bar.
         on_epoch: Called with each row of the history.
         on_step: Called after each update with the epochs done, such as 2.5; what it raises ends the run.
@@ -407,7 +385,7 @@ def fit(
     Returns:
         A row for each epoch: epoch (from 1), seconds (of training so far), loss, parts (of the loss),
         train_accuracy (percent, on views), valid_accuracy (percent, None where nobody looked), lr, and
-        ema_accuracy where there is an average.
+        ema_accuracy where there is an average. The last has `ended`, why, where patience ended it.
 
     Raises:
         ValueError: A setting out of range, data that the task was not built for, or a folder that holds
@@ -429,7 +407,10 @@ def fit(
     """
     given = dict(locals())
     with locked(out) if out is not None and place()[0] == 0 else nullcontext():
-        return _begin(given).train()
+        history = _begin(given).train()
+    if progress and place()[0] == 0:
+        say_ended(history)
+    return history
 
 # %% ../nbs/course/80_training.ipynb #f8f33a8b
 def resumable(out: str | Path) -> bool:
@@ -489,13 +470,14 @@ class _Run:
     compile: bool
     save_seconds: float
     eval_every: int
+    patience: int | None
     progress: bool
     on_epoch: Callable[[dict], None] | None
     on_step: Callable[[float], None] | None
 
     def __post_init__(self):
         s, d, task = self.setting, self.data, self.task
-        check_settings(s | dict(eval_every=self.eval_every, save_seconds=self.save_seconds))
+        check_settings(s | {k: getattr(self, k) for k in ('eval_every', 'patience', 'save_seconds')})
         if not isinstance(s['augment'], Augment):
             raise TypeError(f'augment: expected an Augment, got {type(s["augment"]).__name__}')
         if not isinstance(s['balanced'], bool):
@@ -535,18 +517,6 @@ class _Run:
         return _train(self)
 
 # %% ../nbs/course/80_training.ipynb #8666fa39
-def _check_same(run: _Run, then: dict) -> None:
-    "A `ValueError` that says how the run in the folder differs from this one."
-    if 'teacher' not in then:
-        raise ValueError(
-            f'resume: {run.out} was written by an earlier version, which kept neither the teacher nor the '
-            'options of the method, so it cannot be compared; finish it with that version, or begin in '
-            'another folder'
-        )
-    if differ := differences(then, run.setting):
-        raise ValueError(f'resume: {run.out} holds another run; {in_short(differ)}')
-
-
 def _restore(run: _Run) -> None:
     "Go on from the newest checkpoint, or refuse to write over one that was not meant."
     state = newest(run.out / 'last.pt')
@@ -557,8 +527,10 @@ def _restore(run: _Run) -> None:
             f'out: {run.out} holds a run already (epoch {state["epoch"]}); '
             'give resume=True to go on, or another folder'
         )
-    _check_same(run, state['setting'])
-    _load_loop_state(run.loop, state['loop'])
+    check_same(run.out, state['setting'], run.setting)
+    every = run.setting['accumulate']
+    say_longer(run.out, state, run.setting['epochs'], run.steps // every, every)
+    load_loop_state(run.loop, state['loop'])
     for k in ('history', 'seconds', 'best', 'epoch', 'start'):
         setattr(run, k, state[k])
 
@@ -567,11 +539,12 @@ def _save(run: _Run, name: str = 'last.pt') -> None:
     "Write a checkpoint and the history: the first process does, and all of them call it."
     if run.out is None:
         return
-    state = _loop_state(run.loop)
+    state = loop_state(run.loop)
     if run.rank:
         return
     kept = {k: getattr(run, k) for k in ('setting', 'history', 'seconds', 'best', 'epoch', 'start')}
-    save_checkpoint(kept | dict(loop=state), run.out / name, previous=name == 'last.pt')
+    kept |= dict(student=student_facts(run.task, run.data), loop=state)
+    save_checkpoint(kept, run.out / name, previous=name == 'last.pt')
     if run.history:
         write_history(run.history, run.out / 'history.csv')
 
@@ -648,6 +621,10 @@ def _row(run: _Run, means: dict) -> dict:
     )
     if run.task.has_ema():
         row['ema_accuracy'] = seen(run.task.get_eval_model(ema=True))
+    for earlier in run.history:
+        earlier.pop('ended', None)  # it had run out of a patience that is longer now
+    if why := out_of_patience([*run.history, row], run.patience):
+        row['ended'] = why
     return row
 
 
@@ -686,7 +663,7 @@ def _train(run: _Run) -> list[dict]:
         leave=False,
     )
     with _wrapped(run), stoppable() as stop, bar, board(None if run.rank else run.out, run.epoch) as show:
-        while run.epoch < epochs:
+        while run.epoch < epochs and not out_of_patience(run.history, run.patience):
             clock = dict(start=time.perf_counter(), saved=time.perf_counter())
             after = _between(run, stop, clock)
             means = train_epoch(run.loop, run.batches, run.epoch, run.start, after)
@@ -719,11 +696,19 @@ class Run:
     test_accuracy: float  # percent, last epoch
     seconds: float  # of training
     setting: dict  # every argument
+    data: Any = field(default=None, repr=False)  # what it learned and was tested on
 
     @property
     def model(self) -> nn.Module:
         "The trained network, as it is after the last epoch."
         return self.task.student
+
+    def evaluate(self, part: str = 'test'):
+        "What the network gets right on a part of its data, see `ofa_learn.evaluation.evaluate`."
+        if part not in ('train', 'valid', 'test'):
+            raise ValueError(f"part: expected 'train', 'valid' or 'test', got {part!r}")
+        looked = import_module('ofa_learn.evaluation').evaluate
+        return looked(self.model, getattr(self.data, part), self.data.norm)
 
 # %% ../nbs/course/80_training.ipynb #6ab23f82
 _NOT_TOLD = ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')
@@ -743,7 +728,8 @@ def distill(
     """Build a task by names, train it, and test its student once: a `Run`, whose `model` is the network.
 
     The seed is set before the student is built, so two methods with one seed begin with the same student.
-    The test images are looked at once, after the last epoch.
+    The test images are looked at once, after the last epoch. A teacher whose answers are read is asked about
+    validation images first, and a warning says where it is no better than guessing.
 
     Args:
         method: A name of `ofa-learn methods`, or of a method of your own; several are joined by +.
@@ -757,12 +743,13 @@ def distill(
         warmup_epochs, warmup_lr, decay_epochs, min_lr, clip: As `fit` takes them.
         augment, mixup, cutmix, balanced, view_seed: As `fit` takes them.
         precision, accumulate, ema, channels_last, compile, device: As `fit` takes them.
-        out, resume, save_seconds, eval_every, progress, on_epoch, on_step: As `fit` takes them.
+        out, resume, save_seconds, eval_every, patience, progress: As `fit` takes them.
+        on_epoch, on_step: As `fit` takes them.
         options: The method's, as `create_task` takes them, such as gamma=1.4; default those of its paper.
 
     Returns:
         The run: `model`, `history`, `valid_accuracy` and `test_accuracy` in percent, `seconds` of training,
-        `setting`, and the `task`.
+        `setting`, the `task` and the `data`; `evaluate()` looks closer at the test images.
 
     Raises:
         ValueError: What `create_task` and `fit` refuse: an unknown method, options or settings out of range,
@@ -785,8 +772,10 @@ def distill(
     data = as_splits(data)
     torch.manual_seed(seed)
     task = create_task(method, student, teacher, data=data, **own)
+    if place()[0] == 0:
+        look_before(task.to(pick_device(how.get('device'))), data, how.get('progress', True))
     history = fit(task, data, epochs, seed=seed, **how)
     test = accuracy(task.student, data.test, data.norm)
     told = {k: asdict(v) if isinstance(v, Augment) else v for k, v in how.items() if k not in _NOT_TOLD}
     told, last = dict(epochs=epochs) | told | own, history[-1]
-    return Run(task, history, last['valid_accuracy'], test, last['seconds'], told)
+    return Run(task, history, last['valid_accuracy'], test, last['seconds'], told, data)

@@ -30,7 +30,8 @@ ROOMS = {
         'tasks': 'arguments models branches losses checks teachers wrapping',
         'look': 'data figures teachers',
         'training': (
-            'arguments atomic checkpoints data given identity models settings tasks teachers workers wrapping'
+            'arguments atomic checkpoints data given identity look models settings tasks teachers workers '
+            'wrapping'
         ),
         'demo': '*',
     },
@@ -46,7 +47,7 @@ ROOMS = {
     'running': {
         'identity': '',
         'settings': '',
-        'checkpoints': 'atomic',
+        'checkpoints': 'atomic identity models settings wrapping',
         'workers': 'atomic checkpoints',
         'loaders': 'data parts reading',
         'recipes': '',
