@@ -271,7 +271,8 @@ def make_optimizer(
     "timm's optimizer over a module's parameters."
     _check_optimizer(s['opt'])
     if 'muon' in s['opt']:
-        timms_muon.zeropower_via_newtonschulz = _orthogonalised  # timm has no argument for it
+        # timm has no argument for it.
+        timms_muon.zeropower_via_newtonschulz = _orthogonalised  # type: ignore[assignment]
     names = ('opt', 'lr', 'weight_decay', 'momentum')
     return create_optimizer_v2(module, **{n: s[n] for n in names})
 
