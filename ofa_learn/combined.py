@@ -13,7 +13,7 @@ from numbers import Real
 import torch.nn as nn
 
 from .arguments import method_options, odd_option, own_options
-from .checks import as_student, check_trainable, image_facts
+from .checks import as_student, check_named, check_trainable, image_facts
 from .models import Features
 from ofa_learn.tasks import (
     Answers,
@@ -176,6 +176,7 @@ class Combined(DistillationTask):
         for i, (n, p) in enumerate(self.parts.items()):
             p.epoch, p.index = self.epoch, self.index
             own = p.losses(joined.own(n, student), heads.get(n), teacher, p.targets(target))
+            check_named(n, own)
             for k, v in own.items():
                 if k != 'ce' or (i == 0 and not inside):
                     out[f'{n}_{k}'] = self.weights[n] * v

@@ -200,7 +200,7 @@ def _check_one_meaning(
         return
     ways = ' or '.join(repr(f'{m}.{name}') for m in methods)
     raise ValueError(
-        f'grid: {listed(methods)} mean different things by {name!r}; say whose is meant by {ways}, or give each'
+        f'grid: {listed(methods)} mean different things by {name!r}; say whose is meant, by {ways}'
     )
 
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn as nn
 from tqdm.auto import tqdm
 
-from .arguments import answering, before_options, divided
+from .arguments import answering, before_options, divided, name_of
 from .atomic import locked
 from ofa_learn.checkpoints import (
     Stopped,
@@ -33,6 +33,7 @@ from ofa_learn.checkpoints import (
     stoppable,
     write_history,
 )
+from .checks import check_step
 from .data import Augment, Batches, ImageData, Norm, Splits
 from .given import as_splits
 from .identity import data_identity, in_short, task_identity
@@ -234,6 +235,8 @@ class Loop:
         kind = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None):
             out = self.task(x, y, index=batch.index)
+        if step == 0:
+            check_step(name_of(self.task), out)
         names = [k for k in out if k != 'output']
         seen = dict(accuracy=(out['output'].detach().argmax(1) == batch.target).float().mean() * 100)
         if self.unlabelled:

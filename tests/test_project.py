@@ -30,7 +30,8 @@ ROOMS = {
         'tasks': 'arguments models branches losses checks teachers wrapping',
         'look': 'data figures teachers',
         'training': (
-            'arguments atomic checkpoints data given identity models settings tasks teachers workers wrapping'
+            'arguments atomic checkpoints checks data given identity models settings tasks teachers workers '
+            'wrapping'
         ),
         'demo': '*',
     },
@@ -47,7 +48,7 @@ ROOMS = {
         'identity': '',
         'settings': '',
         'checkpoints': 'atomic',
-        'workers': 'atomic checkpoints',
+        'workers': 'atomic checkpoints wrapping',
         'loaders': 'data parts reading',
         'recipes': '',
         'runs': (
