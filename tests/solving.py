@@ -69,7 +69,8 @@ TYPICAL = {
                 'Another teacher',
             ),
             (
-                "answer_4 = distill('ofa', 'micro_vit', teacher, data, epochs=1, device='cpu', progress=False)\n"
+                "answer_4 = distill('ofa', 'micro_vit', teacher, data, epochs=1, "
+                "device='cpu', progress=False)\n"
                 "answer_4.setting['epochs'] = EPOCHS",
                 'the settings of the other two',
             ),

@@ -26,7 +26,7 @@ ROOMS = {
         'cka': 'data models reading watching',
         'branches': 'models',
         'losses': 'arguments',
-        'teachers': 'data models checks weights',
+        'teachers': 'data given models checks weights',
         'tasks': 'arguments models branches losses checks teachers wrapping',
         'look': 'data figures teachers',
         'training': (
