@@ -299,7 +299,7 @@ class DistillationTask(WrappedTask):
     holds_labels = False  # whether a part of another name than `ce` holds the labels' cross-entropy
     epoch = 0  # the training loop sets it; see `ramp`
     index: torch.Tensor | None = None  # the samples' numbers, of the batch that is looked at
-    checks = OPTION_CHECKS  # those of a method's own options come in a dict of its own
+    checks: dict[str, Any] = OPTION_CHECKS  # a method's own options have theirs in a dict of its own
     _first = True  # whether the next batch is the first
 
     @answering_methods

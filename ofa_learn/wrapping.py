@@ -155,6 +155,7 @@ class WrappedTask(TrainingTask):
     checks: dict[str, Any] = {}  # an option: its check(name, value), which raises where it is out of range
     trainable_module: Any  # the student and its heads, perhaps in wrappers
     teacher: Any  # frozen; None where there is none
+    given: dict[str, Any]  # the options that it was built with, by name
 
     def __new__(cls, *args, **options):
         task = super().__new__(cls)
