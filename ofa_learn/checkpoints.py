@@ -218,7 +218,7 @@ def differences(
     return out
 
 
-def plain(value):
+def jsonable(value):
     "A value as JSON keeps it (tuples become lists), so that settings compare equal after a round trip."
     return json.loads(json.dumps(value, default=str))
 

@@ -17,7 +17,7 @@ import torch
 
 from .arguments import divided
 from .atomic import check_place, write_atomically
-from .checkpoints import plain
+from .checkpoints import jsonable
 from .data import Augment, ImageData, Splits
 from .evaluation import Evaluation, confusion_figure, evaluate
 from .export import export_student
@@ -35,7 +35,7 @@ from .workers import pick_device
 # %% ../nbs/running/97_pictures.ipynb #97a00009
 def _temperature(task: DistillationTask) -> float:
     "The lowest T at which a task, or one of those joined in it, reads the teacher's answers."
-    tasks = [task, *getattr(task, 'parts', {}).values()]
+    tasks = [task, *getattr(task, 'members', {}).values()]
     settings = [vars(t) | getattr(t, 'chosen', {}) for t in tasks]
     return min((s['temperature'] for s in settings if 'temperature' in s), default=1.0)
 
@@ -149,7 +149,7 @@ def _finish(run: PictureRun, data: Splits, about: dict, facts, looked) -> None:
     "Write what a job leaves: the student twice, the numbers and the page."
     out, student = run.folder, run.model
     found = asdict(run.test)
-    write_atomically(out / 'evaluation.json', json.dumps(plain(about | dict(test=found)), indent=1))
+    write_atomically(out / 'evaluation.json', json.dumps(jsonable(about | dict(test=found)), indent=1))
     title = f'{about["student"]} by {about["method"]}'
     _write_page(out / 'report.html', title, facts, run.history, run.test, looked)
     if not (out / 'hub').exists():

@@ -22,7 +22,7 @@ from timm.optim import create_optimizer_v2
 
 from .arguments import answering, option_takers
 from .atomic import check_place, write_atomically
-from .checkpoints import plain
+from .checkpoints import jsonable
 from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, split
 from .identity import teacher_identity
 from .loaders import load_images
@@ -496,7 +496,7 @@ def dry_run(
 ) -> str:
     "Every setting with its origin, the arguments that it becomes, the steps, and an estimate."
     there = pick_device(device)
-    told = {**_task_options(r, method), **plain(fit_arguments(r, there, at_once))}
+    told = {**_task_options(r, method), **jsonable(fit_arguments(r, there, at_once))}
     c = _cost(r, method, there, at_once, channels_last=channels_last)
     lines = [describe(r, at_once=at_once), f'method: {method}', *(f'  {k:16} {v}' for k, v in told.items())]
     lines += [f'warning: {w}' for w in _unfollowed(r)]
@@ -668,6 +668,6 @@ def run_recipe(
         seconds=history[-1]['seconds'],
     )
     if place()[0] == 0:
-        write_atomically(out / 'run.json', json.dumps(plain(result), indent=1))
+        write_atomically(out / 'run.json', json.dumps(jsonable(result), indent=1))
         save_model(task.student, out / 'student.safetensors', data.input_size, data.norm, data.classes)
     return Trained(task, history, test, out)

@@ -24,8 +24,8 @@ from ofa_learn.checkpoints import (
     Stopped,
     board,
     differences,
+    jsonable,
     newest,
-    plain,
     previous_of,
     random_state,
     save_checkpoint,
@@ -525,7 +525,7 @@ class _Run:
         self.epoch, self.start = 0, 0
         if self.out is not None:
             self.out = Path(self.out)
-            self.setting = plain(self.setting | dict(data=data_identity(d)) | task_identity(task))
+            self.setting = jsonable(self.setting | dict(data=data_identity(d)) | task_identity(task))
             _restore(self)
 
     def train(self) -> list[dict]:
