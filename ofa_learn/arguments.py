@@ -293,6 +293,14 @@ def odd_option(
 F = TypeVar('F', bound=Callable)
 
 
+def name_of(
+    task,  # of a method
+) -> str:  # for a message
+    "Under which name a task's method is registered, else that of its class."
+    own = vars(task).get('name') or vars(type(task)).get('name')  # not one that its class was built on
+    return type(task).__name__ if own is None else own
+
+
 def answering_methods(init: F) -> F:
     "A decorator for the base's `__init__`: an option that no class of a method took is answered, too."
     own = list(inspect.signature(init).parameters)
@@ -302,7 +310,7 @@ def answering_methods(init: F) -> F:
         left = [name for name in options if name not in own]
         odd = odd_option(left, method_options(type(self)))
         if odd is not None:
-            raise TypeError(f'{self.name!r} has {odd}')
+            raise TypeError(f'{name_of(self)!r} has {odd}')
         init(self, *args, **options)
 
     return call  # type: ignore[return-value]

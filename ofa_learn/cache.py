@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .atomic import whole, write_atomically
-from .checkpoints import differences, plain
+from .checkpoints import differences, jsonable
 from .data import Augment, Batches, ImageData, Splits
 from .identity import described, in_short, teacher_identity
 from .tasks import DistillationTask
@@ -41,7 +41,7 @@ def _check_in_memory(data: Splits) -> None:
 
 def _asked(teacher: Teacher) -> dict:
     "All of a teacher that its answers depend on, as JSON keeps it."
-    return plain(dict(teacher_identity(teacher) or {}, layers=described(teacher.model)))
+    return jsonable(dict(teacher_identity(teacher) or {}, layers=described(teacher.model)))
 
 
 def _facts(data: Splits) -> tuple[Any, Any, int]:
@@ -63,7 +63,7 @@ def cache_key(
     "All that a cache's content depends on, as JSON keeps it."
     _check_in_memory(data)
     ids = hashlib.sha256(data.train.ids.cpu().numpy().tobytes()).hexdigest()[:12]
-    return plain(
+    return jsonable(
         dict(
             format=2,
             teacher=_asked(teacher) | _shown(teacher, data),

@@ -255,7 +255,7 @@ def differences(
     return out
 
 
-def plain(value):
+def jsonable(value):
     "A value as JSON keeps it (tuples become lists), so that settings compare equal after a round trip."
     return json.loads(json.dumps(value, default=str))
 
@@ -447,7 +447,7 @@ def student_facts(task, data) -> dict:
     config = getattr(task.student, 'pretrained_cfg', None) or {}
     about = dict(architecture=config.get('architecture'), num_classes=task.num_classes)
     norm = None if data.norm is None else [list(side) for side in data.norm]
-    return plain(about | dict(input_size=task.input_size, norm=norm, classes=data.classes))
+    return jsonable(about | dict(input_size=task.input_size, norm=norm, classes=data.classes))
 
 
 def _lasting(layers: dict) -> dict:
@@ -471,7 +471,7 @@ def _rebuilt(path: Path, state: dict) -> nn.Module:
         made = make_model(about['architecture'], about['num_classes'], tuple(about['input_size']))
     then, prefix = state['setting']['layers'], 'student.'
     own = {k.removeprefix(prefix): v for k, v in then.items() if k.startswith(prefix)}
-    found = {k: v for k, v in plain(described(made)).items() if k}
+    found = {k: v for k, v in jsonable(described(made)).items() if k}
     if differ := differences(_lasting(own), _lasting(found)):
         raise ValueError(
             f'student: {path} is of a {about["architecture"]} that was built with other arguments '

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/internals/48_checks.ipynb #c0ad1f52
 import math
+from collections.abc import Mapping
 from numbers import Integral
 
 import torch
@@ -15,7 +16,7 @@ from timm.utils import ModelEmaV2, ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from .arguments import check_choice, check_weight
+from .arguments import check_choice, check_weight, name_of
 from .models import blank_image, evaluating, make_model
 
 # %% ../nbs/internals/48_checks.ipynb #5e0a71c4
@@ -136,6 +137,79 @@ def probe_classes(
             f'{who}: expected logits (B, K) from it, got {getattr(out, "shape", type(out).__name__)}'
         )
     return out.shape[1]
+
+# %% ../nbs/internals/48_checks.ipynb #12cccb40
+def _check_one_number(method: str, name: str, value) -> None:
+    "Raise unless a part of a loss is a number of the whole batch."
+    if not torch.is_tensor(value):
+        raise TypeError(f'{method}: part {name!r} should be a tensor, got {type(value).__name__}')
+    if value.ndim:
+        raise ValueError(
+            f'{method}: part {name!r} should be one number for the whole batch, got shape '
+            f'{tuple(value.shape)}; take its mean'
+        )
+
+
+def check_named(
+    method: str,  # whose `losses` gave it, by name
+    parts,  # what they gave
+) -> None:
+    "Raise unless it is numbers of the whole batch by their names, of which one can be trained."
+    if not isinstance(parts, Mapping):
+        raise TypeError(
+            f'{method}: `losses` should return its parts by name, such as dict(ce=…), '
+            f'got {type(parts).__name__}'
+        )
+    if not parts:
+        raise ValueError(f'{method}: `losses` returned no part, so there is nothing to train')
+    for name, value in parts.items():
+        if name in ('loss', 'output') or not isinstance(name, str):
+            raise ValueError(
+                f'{method}: `losses` named a part {name!r}; the base adds `loss`, their sum, and `output`, '
+                'the logits, so give it another name'
+            )
+        _check_one_number(method, name, value)
+    if torch.is_grad_enabled() and not any(v.requires_grad for v in parts.values()):
+        raise ValueError(f'{method}: no part depends on anything that is trained; was something detached?')
+
+
+def unread(
+    task,  # whose method reads
+    answers,  # of the teacher, as the method got them; None while heads are built
+    error: Exception,  # what that ended in
+) -> str | None:  # a sentence; None where the error is another one
+    "What to say where a method failed on something that it had not asked for."
+    no_stages = isinstance(error, IndexError) and (not task.taps_needed or task.stages == ())
+    if 'NoneType' not in str(error) and not no_stages:
+        return None
+    missing = []
+    if task.student_taps is None:
+        missing.append("the student's pooled features and stages (set taps_needed = True)")
+    if task.student_taps is not None and task.stages == ():
+        missing.append("the student's stages (stages = () asks for none)")
+    left = [] if answers is None else [n for n, value in answers._asdict().items() if value is None]
+    if left:
+        missing.append(f"the teacher's {' or '.join(left)} (needs = {task.needs!r} does not name them)")
+    if answers is None and task.teacher is None:
+        missing.append('the teacher, which needs = () leaves out')
+    if not missing:
+        return None
+    return f'{name_of(task)}: it read something that it had not asked for: {"; or ".join(missing)}'
+
+
+def check_step(
+    method: str,  # whose `forward` gave it
+    out,  # what it gave
+) -> None:
+    "Raise unless a step has a loss, one number, and the student's logits."
+    there = isinstance(out, Mapping) and {'loss', 'output'} <= set(out)
+    if not there:
+        what = f'a dict of {", ".join(map(str, out))}' if isinstance(out, Mapping) else type(out).__name__
+        raise TypeError(f'{method}: `forward` should return a dict with `loss` and `output`, got {what}')
+    for name in set(out) - {'output'}:
+        _check_one_number(method, name, out[name])
+    if not out['loss'].requires_grad:
+        raise ValueError(f'{method}: its loss depends on nothing that is trained; was something detached?')
 
 # %% ../nbs/internals/48_checks.ipynb #6c1a5de3
 def check_needs(

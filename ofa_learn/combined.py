@@ -13,7 +13,7 @@ from numbers import Real
 import torch.nn as nn
 
 from .arguments import method_options, odd_option, own_options
-from .checks import as_student, check_trainable, image_facts
+from .checks import as_student, check_named, check_trainable, image_facts
 from .models import Features
 from ofa_learn.tasks import (
     Answers,
@@ -154,35 +154,36 @@ class Combined(DistillationTask):
         if teacher is not None and any(method_class(n).needs for n in names):
             check_trainable(student, teacher)
             teacher = as_teacher(teacher, self.name, classes, size)
-        self.parts = {n: create_task(n, student, teacher, **parts.get(n, {}), **options) for n in names}
-        _check_joinable(self.parts)
-        self.needs = tuple(dict.fromkeys(x for p in self.parts.values() for x in p.needs))
-        self.taps_needed = any(p.taps_needed for p in self.parts.values())
-        self.own_buffers = any(p.own_buffers for p in self.parts.values())
+        self.members = {n: create_task(n, student, teacher, **parts.get(n, {}), **options) for n in names}
+        _check_joinable(self.members)
+        self.needs = tuple(dict.fromkeys(x for p in self.members.values() for x in p.needs))
+        self.taps_needed = any(p.taps_needed for p in self.members.values())
+        self.own_buffers = any(p.own_buffers for p in self.members.values())
         super().__init__(student, teacher, **options)
-        self.tasks = nn.ModuleList(self.parts.values())  # moved, converted and switched with the whole
+        self.tasks = nn.ModuleList(self.members.values())  # moved, converted and switched with the whole
 
     def build_heads(self):
         stages = () if self.student_taps is None else self.student_taps.stages
-        return _JoinedHeads(self.parts, tuple(s.number for s in stages))
+        return _JoinedHeads(self.members, tuple(s.number for s in stages))
 
     def targets(self, target):
         return target  # each method's own, in `losses`
 
     def losses(self, student, heads, teacher, target):
         joined = unwrapped(self.trainable_module).heads
-        inside = any(p.holds_labels for p in self.parts.values())
+        inside = any(p.holds_labels for p in self.members.values())
         out = {}
-        for i, (n, p) in enumerate(self.parts.items()):
+        for i, (n, p) in enumerate(self.members.items()):
             p.epoch, p.index = self.epoch, self.index
             own = p.losses(joined.own(n, student), heads.get(n), teacher, p.targets(target))
+            check_named(n, own)
             for k, v in own.items():
                 if k != 'ce' or (i == 0 and not inside):
                     out[f'{n}_{k}'] = self.weights[n] * v
         return out
 
     def get_task_state(self, module=None, ema=False):
-        own = {n: p.get_task_state() for n, p in self.parts.items()}
+        own = {n: p.get_task_state() for n, p in self.members.items()}
         whole = ('method', 'heads', 'buffers')  # of all parts together
         more = {n: {k: v for k, v in s.items() if k not in whole} for n, s in own.items()}
         kept = {n: s for n, s in more.items() if s}  # what a method carries beside its heads
@@ -191,4 +192,4 @@ class Combined(DistillationTask):
     def load_task_state(self, state, strict=True, module=None, ema=False):
         super().load_task_state(state, strict, module, ema)
         for n, more in (state or {}).get('parts', {}).items():
-            self.parts[n].load_task_state(self.parts[n].get_task_state() | more, strict)
+            self.members[n].load_task_state(self.members[n].get_task_state() | more, strict)

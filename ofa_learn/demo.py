@@ -24,7 +24,7 @@ import torch
 from . import __version__
 from .arguments import check_gamma
 from .atomic import check_place, locked, sealed, unsealed, write_atomically
-from .checkpoints import Stopped, differences, plain, stoppable
+from .checkpoints import Stopped, differences, jsonable, stoppable
 from .data import Augment, Splits, digits, split
 from .figures import method_label
 from .losses import decompose
@@ -266,7 +266,7 @@ def _at_work(plan: Plan, quick: bool, out: str | Path | None, resume: bool) -> I
             advice = f'{folder} holds all of it, resume=True goes on'
         try:
             with stoppable(at_once=True), locked(folder):
-                _begin(folder, plain(dict(plan=asdict(plan), quick=quick)), resume)
+                _begin(folder, jsonable(dict(plan=asdict(plan), quick=quick)), resume)
                 yield folder
         except KeyboardInterrupt as e:
             done = len(list(folder.glob('runs/*.json')))

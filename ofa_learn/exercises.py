@@ -77,9 +77,7 @@ def check_guess(
 ) -> Said:
     "Whether a guess is right; if not, in which direction it is off and where to look, never the answer."
     if guess is not None and math.isnan(_number(guess)):
-        if isinstance(guess, float):
-            return Said('Not a number.')
-        raise TypeError(f'guess: expected a number, got {guess!r}')
+        return Said('Not a number.' if isinstance(guess, float) else f'Expected a number, got {guess!r}.')
     return judge(guess, near(truth, low, high, within), NO_GUESS)
 
 # %% ../nbs/internals/89_exercises.ipynb #fb49def3

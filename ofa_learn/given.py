@@ -69,14 +69,21 @@ def batch_of(
     return Batch(norm(x), y, index)
 
 
+def between(source, target) -> tuple[torch.Tensor, torch.Tensor]:
+    "The factor and the summand, a channel each, that turn pixels of one (mean, std) into those of another."
+    mean, std = (torch.tensor(v) for v in source)
+    target_mean, target_std = (torch.tensor(v) for v in target)
+    return (std / target_std).view(-1, 1, 1), ((mean - target_mean) / target_std).view(-1, 1, 1)
+
+
 def _renormalised(x: torch.Tensor, name: str, norm: Norm, known: Norm | None) -> torch.Tensor:
     "Floats that were normalised in one way, in another."
     if known is None:
         raise ValueError(
             f"{name}: they are wanted normalised by {tuple(norm)}; say how they are, data={{…, 'norm': Norm}}"
         )
-    mean, std = (torch.tensor(v, device=x.device, dtype=x.dtype).view(-1, 1, 1) for v in known)
-    return norm((x * std + mean) * 255)
+    scale, shift = (v.to(x) for v in between(known, norm))
+    return x * scale + shift
 
 # %% ../nbs/internals/06_given.ipynb #42f62d9d
 def _labels(dataset) -> torch.Tensor | None:

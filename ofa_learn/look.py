@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import torch
 
-from .data import Augment, Splits
+from .data import Augment, ImageData, Splits
 from .teachers import Fitted, Teacher, as_teacher, fit_teacher
 
 # %% ../nbs/course/52_look.ipynb #bae79057
@@ -233,10 +233,11 @@ def look_at(
             seen[name] = _answered(teacher, fitted, batches)
     if 'train' not in seen:
         raise ValueError('data: no training image has a label; give those that the teacher learned from')
-    shown = parts['train'].batches(
-        data.norm, min(batch_size, len(parts['train'])), augment=augment, view_seed=view_seed, device=device
-    )
-    logits, labels = _answered(teacher, fitted, shown.epoch(0))
+    logits, labels = seen['train']
+    if augment != _AS_THEY_ARE or not isinstance(parts['train'], ImageData):  # which others have their own
+        how = dict(augment=augment, view_seed=view_seed, device=device)
+        views = parts['train'].batches(data.norm, min(batch_size, len(parts['train'])), **how)
+        logits, labels = _answered(teacher, fitted, views.epoch(0))
     return TeacherReport(
         _named(teacher),
         {n: (z.argmax(1) == y).float().mean().item() * 100 for n, (z, y) in seen.items()},

@@ -8,7 +8,6 @@ __all__ = ['distill_pictures']
 # %% ../nbs/running/97_pictures.ipynb #97a00003
 import html
 import json
-import time
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ import torch
 
 from .arguments import divided
 from .atomic import check_place, write_atomically
-from .checkpoints import plain
+from .checkpoints import jsonable
 from .data import Augment, ImageData, Splits
 from .evaluation import Evaluation, confusion_figure, evaluate
 from .export import export_student
@@ -26,17 +25,17 @@ from .figures import styled
 from .look import TeacherReport, look_at
 from .models import count_params, save_model
 from .pages import definitions, figure_html, write_page
-from .runs import needs_teacher, teaching_data
+from .runs import needs_teacher, seconds_a_step, teaching_data
 from .settings import check_settings
 from .tasks import DistillationTask, check_options, create_task
 from .teachers import Teacher, as_teacher, fixed_size
-from .training import fit, resumable
+from .training import Loop, fit, resumable
 from .workers import pick_device
 
 # %% ../nbs/running/97_pictures.ipynb #97a00009
 def _temperature(task: DistillationTask) -> float:
     "The lowest T at which a task, or one of those joined in it, reads the teacher's answers."
-    tasks = [task, *getattr(task, 'parts', {}).values()]
+    tasks = [task, *getattr(task, 'members', {}).values()]
     settings = [vars(t) | getattr(t, 'chosen', {}) for t in tasks]
     return min((s['temperature'] for s in settings if 'temperature' in s), default=1.0)
 
@@ -53,23 +52,10 @@ def _updates(data: Splits, batch_size: int, epochs: int) -> int:
     return max(len(data.train) // min(batch_size, len(data.train)), 1) * epochs
 
 
-def seconds_per_update(
-    task: DistillationTask, data: Splits, batch_size: int, device, timed: int = 3
-) -> float:
-    "Seconds of an update's forward and backward, the median of a few after one that is not counted."
-    n = min(batch_size, len(data.train))
-    x = torch.randn(n, *data.input_size, device=device)
-    y = torch.arange(n, device=device) % data.num_classes
-    index = torch.arange(n, device=device)
-    took = []
-    for _ in range(timed + 1):
-        start = time.perf_counter()
-        task(x, y, index=index)['loss'].backward()
-        if torch.device(device).type == 'cuda':
-            torch.cuda.synchronize()
-        took.append(time.perf_counter() - start)
-    task.zero_grad()
-    return sorted(took[1:])[timed // 2]
+def _seconds(task: DistillationTask, data: Splits, batch_size: int) -> float:
+    "Seconds of an update; its rate is 0, so no weight moves."
+    still = torch.optim.AdamW(task.trainable_module.parameters(), lr=0.0)
+    return seconds_a_step(Loop(task, still), min(batch_size, len(data.train)))
 
 
 def _shown(task: DistillationTask) -> list[tuple[str, str]]:
@@ -163,7 +149,7 @@ def _finish(run: PictureRun, data: Splits, about: dict, facts, looked) -> None:
     "Write what a job leaves: the student twice, the numbers and the page."
     out, student = run.folder, run.model
     found = asdict(run.test)
-    write_atomically(out / 'evaluation.json', json.dumps(plain(about | dict(test=found)), indent=1))
+    write_atomically(out / 'evaluation.json', json.dumps(jsonable(about | dict(test=found)), indent=1))
     title = f'{about["student"]} by {about["method"]}'
     _write_page(out / 'report.html', title, facts, run.history, run.test, looked)
     if not (out / 'hub').exists():
@@ -195,7 +181,7 @@ def _opened(teacher, method: str) -> Teacher | None:
 def _would(task: DistillationTask, data: Splits, batch_size: int, epochs: int, device, out: Path) -> str:
     "What a training would take."
     updates = _updates(data, batch_size, epochs)
-    seconds = seconds_per_update(task, data, batch_size, device)
+    seconds = _seconds(task, data, batch_size)
     return (
         f'Would train {epochs} epochs, {updates} updates of {min(batch_size, len(data.train))} images at '
         f'about {seconds:.3g} s, {updates * seconds / 60:.1f} minutes on {device}, into {out}; '

@@ -35,7 +35,7 @@ from ofa_learn.arguments import (
 )
 from .atomic import Taken, locked, read_sealed, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached
-from .checkpoints import plain, stoppable
+from .checkpoints import jsonable, stoppable
 from .data import Augment, Norm, Splits, load_splits
 from .identity import surroundings, weights_hash
 from .models import count_params
@@ -200,8 +200,7 @@ def _check_one_meaning(
         return
     ways = ' or '.join(repr(f'{m}.{name}') for m in methods)
     raise ValueError(
-        f'grid: {listed(methods)} mean different things by {name!r}; '
-        f'say whose is meant by {ways}, or give each'
+        f'grid: {listed(methods)} mean different things by {name!r}; say whose is meant, by {ways}'
     )
 
 
@@ -227,6 +226,28 @@ def _check_grid(plan: Sweep) -> None:
             json.dumps(values)
         except TypeError as e:
             raise ValueError(f'grid: {name} must be plain values, as JSON keeps them ({e})') from e
+
+# %% ../nbs/running/86_sweeps.ipynb #ddb34ad6
+def _task_options(method: str, chosen: dict, full: bool) -> dict:
+    "The arguments of `create_task` for one choice; `full` adds the defaults."
+
+    def take(options, scope):
+        own = {k: chosen.get(f'{scope}.{k}', chosen.get(k, d)) for k, d in options.items()}
+        return own if full else {k: v for k, v in own.items() if k in chosen or f'{scope}.{k}' in chosen}
+
+    if '+' not in method:
+        return take(_own(method) | _base(), method)
+    parts = {p: take(_own(p), p) for p in method.split('+')}
+    return dict(parts=parts) | take(dict(weights=None) | _base(), method)
+
+
+def _choices(plan: Sweep, method: str) -> list[dict]:
+    "The product over the options that this method has."
+    has = set(_method_options(method)) | set(_fit_options())
+    scopes = (method, *method.split('+'))
+    names = [n for n in plan.grid if (n.rpartition('.')[0] in scopes if '.' in n else n in has)]
+    values = [v if isinstance(v := plan.grid[n], (list, tuple)) else [v] for n in names]
+    return [dict(zip(names, chosen)) for chosen in product(*values)]
 
 # %% ../nbs/running/86_sweeps.ipynb #f33e3aec
 def _check_ranges(plan: Sweep) -> None:
@@ -305,29 +326,7 @@ def _digest(value) -> str:
             return [same(w) for w in v]
         return int(v) if isinstance(v, float) and v.is_integer() else v
 
-    return hashlib.sha256(json.dumps(same(plain(value)), sort_keys=True).encode()).hexdigest()[:12]
-
-
-def _task_options(method: str, chosen: dict, full: bool) -> dict:
-    "The arguments of `create_task` for one choice; `full` adds the defaults."
-
-    def take(options, scope):
-        own = {k: chosen.get(f'{scope}.{k}', chosen.get(k, d)) for k, d in options.items()}
-        return own if full else {k: v for k, v in own.items() if k in chosen or f'{scope}.{k}' in chosen}
-
-    if '+' not in method:
-        return take(_own(method) | _base(), method)
-    parts = {p: take(_own(p), p) for p in method.split('+')}
-    return dict(parts=parts) | take(dict(weights=None) | _base(), method)
-
-
-def _choices(plan: Sweep, method: str) -> list[dict]:
-    "The product over the options that this method has."
-    has = set(_method_options(method)) | set(_fit_options())
-    scopes = (method, *method.split('+'))
-    names = [n for n in plan.grid if (n.rpartition('.')[0] in scopes if '.' in n else n in has)]
-    values = [v if isinstance(v := plan.grid[n], (list, tuple)) else [v] for n in names]
-    return [dict(zip(names, chosen)) for chosen in product(*values)]
+    return hashlib.sha256(json.dumps(same(jsonable(value)), sort_keys=True).encode()).hexdigest()[:12]
 
 # %% ../nbs/running/86_sweeps.ipynb #f86ab84b
 @lru_cache(16)
@@ -380,7 +379,7 @@ def planned_runs(
         for chosen, seed in product(_choices(plan, method), plan.seeds):
             given = {k: chosen[k] for k in _fit_options() if k in chosen}
             options = _task_options(method, chosen, True)
-            setting = plain(dict(augment=asdict(plan.augment)) | _fit_options() | given | options)
+            setting = jsonable(dict(augment=asdict(plan.augment)) | _fit_options() | given | options)
             name = f'{pair}_{method}_{seed}_{_digest([pair, method, student, seed, setting, *depends])}'
             out[name] = dict(
                 name=name,
@@ -514,7 +513,7 @@ def _record(plan: Sweep, run: dict, task: DistillationTask, history: list[dict],
         seconds=history[-1]['seconds'],
         **more,
     )
-    return check_record(plain(record))
+    return check_record(jsonable(record))
 
 
 def _run_one(

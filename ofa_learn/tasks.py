@@ -10,6 +10,7 @@ import difflib
 import os
 import re
 import sys
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.util import find_spec
 from numbers import Integral
@@ -26,6 +27,7 @@ from ofa_learn.arguments import (
     check_target,
     check_weight,
     method_options,
+    name_of,
     odd_option,
     one_of,
     whole_from,
@@ -34,10 +36,12 @@ from .branches import ExitBranches
 from ofa_learn.checks import (
     OPTION_CHECKS,
     as_student,
+    check_named,
     check_needs,
     check_trainable,
     image_facts,
     probe_classes,
+    unread,
 )
 from .losses import label_loss, ofa_loss, or_teachers
 from .models import Features, Taps, find_taps, tapped_forward
@@ -231,6 +235,18 @@ def _joined(task: 'DistillationTask', student: nn.Module, heads: nn.Module | Non
     return _Trainable(student, heads, task.student_taps, every if task.stages is None else task.stages)
 
 # %% ../nbs/course/50_tasks.ipynb #c40d9a6f
+@contextmanager
+def _telling(task: 'DistillationTask', answers: Answers | None):
+    "Within: a method that fails on features that it has not asked for is told which."
+    try:
+        yield
+    except (TypeError, AttributeError, IndexError) as e:
+        said = unread(task, answers, e)
+        if said is None:
+            raise
+        raise TypeError(said) from e
+
+
 def _smoothed(target: torch.Tensor, eps: float, num_classes: int) -> torch.Tensor:
     "Labels or probabilities → probabilities (B, K), a share `eps` of each spread evenly; as they are for 0."
     if not eps:
@@ -283,7 +299,7 @@ class DistillationTask(WrappedTask):
     holds_labels = False  # whether a part of another name than `ce` holds the labels' cross-entropy
     epoch = 0  # the training loop sets it; see `ramp`
     index: torch.Tensor | None = None  # the samples' numbers, of the batch that is looked at
-    checks = OPTION_CHECKS  # those of a method's own options come in a dict of its own
+    checks: dict[str, Any] = OPTION_CHECKS  # a method's own options have theirs in a dict of its own
     _first = True  # whether the next batch is the first
 
     @answering_methods
@@ -313,7 +329,9 @@ class DistillationTask(WrappedTask):
         self.num_classes = _student_classes(student, size, classes)
         self.student_taps = find_taps(student, size, positions, kind) if self.taps_needed else None
         self.fitted = _fitted(self, getattr(data, 'classes', None))
-        self.trainable_module = _joined(self, student, self.build_heads())
+        with _telling(self, None):
+            heads = self.build_heads()
+        self.trainable_module = _joined(self, student, heads)
         if device is not None:
             self.to(torch.device(device))
 
@@ -356,8 +374,10 @@ class DistillationTask(WrappedTask):
         )  # values too, where reading them costs nothing
         self.index = index
         answers = self.answers(input) if teacher is None else teacher
-        features, heads = self.trainable_module(input, answers)
-        parts = self.losses(features, heads, answers, self.targets(target))
+        with _telling(self, answers):
+            features, heads = self.trainable_module(input, answers)
+            parts = self.losses(features, heads, answers, self.targets(target))
+        check_named(name_of(self), parts)
         return dict(loss=sum(parts.values()), output=features.logits, **parts)
 
 # %% ../nbs/course/50_tasks.ipynb #9eb36712

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 from .checks import WRAPPERS, check_norm
 from .data import Norm
+from .given import between
 from .models import Taps, find_taps, make_model, tapped_forward
 from .weights import fill, filled_model, model_at, state_at
 
@@ -354,10 +355,9 @@ class _Renormalise(nn.Module):
 
     def __init__(self, source, target):
         super().__init__()
-        mean, std = (torch.tensor(v) for v in source)
-        target_mean, target_std = (torch.tensor(v) for v in target)
-        self.register_buffer('scale', (std / target_std).view(-1, 1, 1), persistent=False)
-        self.register_buffer('shift', ((mean - target_mean) / target_std).view(-1, 1, 1), persistent=False)
+        scale, shift = between(source, target)
+        self.register_buffer('scale', scale, persistent=False)
+        self.register_buffer('shift', shift, persistent=False)
 
     def forward(self, x):
         return x * self.scale + self.shift

@@ -19,17 +19,17 @@ import torch
 import torch.nn as nn
 from tqdm.auto import tqdm
 
-from .arguments import answering, before_options, divided
+from .arguments import answering, before_options, divided, name_of
 from .atomic import locked
 from ofa_learn.checkpoints import (
     Stopped,
     board,
     check_same,
+    jsonable,
     load_loop_state,
     loop_state,
     newest,
     out_of_patience,
-    plain,
     previous_of,
     save_checkpoint,
     say_ended,
@@ -38,6 +38,7 @@ from ofa_learn.checkpoints import (
     student_facts,
     write_history,
 )
+from .checks import check_step
 from .data import Augment, Batches, ImageData, Norm, Splits
 from .given import as_splits
 from .identity import data_identity, task_identity
@@ -238,6 +239,8 @@ class Loop:
         kind = PRECISIONS[self.precision]
         with torch.autocast(self.device.type, kind or torch.bfloat16, enabled=kind is not None):
             out = self.task(x, y, index=batch.index)
+        if step == 0:
+            check_step(name_of(self.task), out)
         names = [k for k in out if k != 'output']
         seen = dict(accuracy=(out['output'].detach().argmax(1) == batch.target).float().mean() * 100)
         if self.unlabelled:
@@ -510,7 +513,7 @@ class _Run:
         self.epoch, self.start = 0, 0
         if self.out is not None:
             self.out = Path(self.out)
-            self.setting = plain(self.setting | dict(data=data_identity(d)) | task_identity(task))
+            self.setting = jsonable(self.setting | dict(data=data_identity(d)) | task_identity(task))
             _restore(self)
 
     def train(self) -> list[dict]:

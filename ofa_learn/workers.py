@@ -29,6 +29,7 @@ import torch.nn as nn
 
 from .atomic import Taken, locked
 from .checkpoints import stoppable
+from .wrapping import place
 
 # %% ../nbs/running/79_workers.ipynb #a21feaf3
 def _attempt(fn: Callable, item: tuple) -> tuple:
@@ -201,13 +202,6 @@ def pick_device(device: str | torch.device | None = None) -> torch.device:
     return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
 
 # %% ../nbs/running/79_workers.ipynb #ed1de480
-def place() -> tuple[int, int]:
-    "This process's number and how many there are: (0, 1) without torchrun."
-    return (
-        (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-    )
-
-
 def summed(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     "The sum over all processes, on the CPU."
     if place()[1] == 1:

@@ -102,12 +102,19 @@ def _copy_carried(own: nn.Module, average: nn.Module) -> None:
             getattr(b, name).copy_(getattr(a, name))
 
 # %% ../nbs/internals/49_wrapping.ipynb #75a09117
+def place() -> tuple[int, int]:
+    "This process's number and how many there are: (0, 1) without torchrun."
+    several = dist.is_available() and dist.is_initialized()
+    return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
+
+
 def _all_buffers(task: Any) -> dict:
     "The buffers of every process's copy of a task, where each has its own; all processes call it."
-    if not (task.own_buffers and dist.is_initialized() and dist.get_world_size() > 1):
+    _, many = place()
+    if not task.own_buffers or many == 1:
         return {}
     own = {name: buffer.cpu() for name, buffer in unwrapped(task.trainable_module).named_buffers()}
-    kept: list[Any] = [None] * dist.get_world_size()
+    kept: list[Any] = [None] * many
     dist.all_gather_object(kept, own)
     return dict(buffers=kept)
 
@@ -116,7 +123,7 @@ def _take_buffers(task: Any, kept: list[dict]) -> None:
     "Put a process's own buffers back, out of those of all, where there are any."
     if not kept:
         return
-    rank, size = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    rank, size = place()
     if len(kept) != size:
         warnings.warn(
             f'the checkpoint holds the buffers of {len(kept)} processes and there are {size} now; each '
@@ -148,6 +155,7 @@ class WrappedTask(TrainingTask):
     checks: dict[str, Any] = {}  # an option: its check(name, value), which raises where it is out of range
     trainable_module: Any  # the student and its heads, perhaps in wrappers
     teacher: Any  # frozen; None where there is none
+    given: dict[str, Any]  # the options that it was built with, by name
 
     def __new__(cls, *args, **options):
         task = super().__new__(cls)

@@ -19,6 +19,79 @@ def _cells(path: Path) -> tuple[list[str], list[str]]:
     return prose, code
 
 
+# For an exercise: code that sets its answer wrongly in a way that people do, and what the hint should hold.
+TYPICAL = {
+    '80_write_a_method': {
+        2: [
+            (
+                'def answer_2(s, t):\n'
+                '    s, t = s.log_softmax(-1), t.detach().log_softmax(-1)\n'
+                '    return (s.exp().detach() * (s - t)).sum(-1).mean()',
+                'something of the student was detached',
+            ),
+            (
+                'def answer_2(s, t):\n'
+                '    s, t = s.detach().log_softmax(-1), t.detach().log_softmax(-1)\n'
+                '    return (s.exp() * (s - t)).sum(-1).mean()',
+                'no gradient arrives at the student',
+            ),
+            (
+                'answer_2 = torch.no_grad()(lambda s, t: reverse(s, t))',
+                'no gradient arrives at the student',
+            ),
+            ('answer_2 = reverse', 'A gradient goes to the teacher'),
+        ],
+        3: [
+            (
+                "answer_3 = create_task('ofa+skew', 'micro_mixer', teacher, data=data, "
+                "parts=dict(skew=dict(mix=.2)))",
+                'Another student',
+            ),
+            (
+                "import copy\n"
+                "answer_3 = create_task('ofa+skew', 'micro_vit', copy.deepcopy(teacher), data=data, "
+                "parts=dict(skew=dict(mix=.2)))",
+                'Another teacher',
+            ),
+        ],
+    },
+    '00_start_here': {
+        4: [
+            (
+                "answer_4 = distill('ofa', 'micro_mixer', teacher, data, epochs=1, gamma=1.4, **how)\n"
+                "answer_4.setting['epochs'] = EPOCHS",
+                'Another student',
+            ),
+            (
+                "import copy\n"
+                "answer_4 = distill('ofa', 'micro_vit', copy.deepcopy(teacher), data, epochs=1, **how)\n"
+                "answer_4.setting['epochs'] = EPOCHS",
+                'Another teacher',
+            ),
+            (
+                "answer_4 = distill('ofa', 'micro_vit', teacher, data, epochs=1, "
+                "device='cpu', progress=False)\n"
+                "answer_4.setting['epochs'] = EPOCHS",
+                'the settings of the other two',
+            ),
+        ],
+    },
+    '60_your_own_model_and_images': {
+        2: [('answer_2 = content', 'does without them'), ("answer_2 = ['rkd', 'cc']", 'Some are missing')],
+    },
+}
+
+
+def _mistakes(n: int, path: Path, space: dict):
+    "Wrong answers that people give, and that pass or get another hint than they should."
+    for code, hint in TYPICAL.get(path.stem, {}).get(n, ()):
+        own = dict(space)
+        exec(code, own)
+        said = space['check'](n, own[f'answer_{n}'])
+        if hint not in said:
+            yield f'{code!r} is told {said!r}'
+
+
 def _tokens(hint: str):
     "Everything in a hint that could be taken for an answer."
     for found in re.findall(r'[\[(][^\])]*[\])]|[\w.+-]*\w', hint):
@@ -71,4 +144,5 @@ def try_checks(path: Path) -> tuple[int, list[str]]:
     wrong = []
     for n, tests in space['check'].tests.items():
         wrong += [f'exercise {n}: {what}' for what in _faults(n, tests, space, '\n'.join(prose))]
+        wrong += [f'exercise {n}: {what}' for what in _mistakes(n, path, space)]
     return len(space['check'].tests), wrong

@@ -6,7 +6,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from ofa_learn.cache import TeacherCache
 from ofa_learn.data import Augment, Norm, digits, split
-from ofa_learn.given import as_splits
+from ofa_learn.given import as_splits, between
 from ofa_learn.models import make_model
 from ofa_learn.tasks import Teacher, all_methods, create_task
 from ofa_learn.training import check_fit, distill, fit, predict
@@ -183,3 +183,12 @@ def test_every_method_refuses_the_same_targets(method, teacher):
     for target in wrong.values():
         with pytest.raises((ValueError, TypeError), match='target: '):
             task(x, target, index=index)
+
+
+def test_one_map_turns_a_normalisation_into_another():
+    source, target = Norm((0.5, 0.4), (0.25, 0.2)), Norm((0.3, 0.6), (0.5, 0.1))
+    scale, shift = between(source, target)
+    pixels = torch.rand(4, 2, 3, 3)
+    sides = [[torch.tensor(v).view(-1, 1, 1) for v in norm] for norm in (source, target)]
+    (mean, std), (other, deviation) = sides
+    assert torch.allclose((pixels - mean) / std * scale + shift, (pixels - other) / deviation, atol=1e-6)

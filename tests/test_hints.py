@@ -32,7 +32,7 @@ from ofa_learn.models import find_taps, make_model
 from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.training import distill
 
-MICRO, METHODS = ('micro_resnet', 'micro_vit', 'micro_mixer'), ('fitnet', 'ofd', 'reviewkd')
+MICRO, HINTS = ('micro_resnet', 'micro_vit', 'micro_mixer'), ('fitnet', 'ofd', 'reviewkd')
 DATA = split(digits(), train=100)
 X, Y = torch.randn(6, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(6)
 SHAPES = [(1, 1), (2, 2), (3, 5), (4, 4), (7, 7), (8, 6)]
@@ -194,7 +194,7 @@ def test_different_numbers_of_stages():
     student, teacher = make_model('micro_vit'), make_model('micro_vit', depth=2)
     pairs = _stage_pairs(find_taps(student, (1, 8, 8)), find_taps(teacher, (1, 8, 8)))
     assert [(s.number, t.number) for s, t in pairs] == [(1, 1), (2, 1), (3, 2), (4, 2)]
-    for method in METHODS:
+    for method in HINTS:
         for a, b in ((student, teacher), (teacher, student)):
             assert make(method, copy.deepcopy(a).requires_grad_(True), b)(X, Y)['loss'].isfinite()
 
@@ -225,7 +225,7 @@ def test_abf_is_its_formula():
 # ---- tasks
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', HINTS)
 @pytest.mark.parametrize('teacher', MICRO)
 @pytest.mark.parametrize('student', MICRO)
 def test_a_step_of_every_pair(method, teacher, student):
@@ -241,7 +241,7 @@ def test_a_step_of_every_pair(method, teacher, student):
     assert all(p.grad is None for p in task.teacher.parameters())
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', HINTS)
 def test_known_answers_and_stages_by_choice(method):
     task = make(method, stages=(2, 4)).eval()
     assert torch.equal(task(X, Y)['loss'], task(X, Y, teacher=task.answers(X))['loss'])
@@ -251,7 +251,7 @@ def test_known_answers_and_stages_by_choice(method):
     assert make(method, stages=3).stages == (3,)
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', HINTS)
 @pytest.mark.parametrize('student, teacher', [('micro_vit', 'micro_resnet'), ('micro_resnet', 'micro_mixer')])
 def test_bf16_autocast_is_finite(method, student, teacher):
     task = make(method, student, teacher).train()
@@ -338,7 +338,7 @@ def test_hints_combine(name):
 
 
 def test_the_student_is_exported_plain_and_the_heads_compile():
-    for method in METHODS:
+    for method in HINTS:
         task = make(method).eval()
         plain = task(X, Y)['loss']
         task.compile(backend='eager')
@@ -368,7 +368,7 @@ def test_bad_input(call, says):
         call()
 
 
-@pytest.mark.parametrize('method', METHODS)
+@pytest.mark.parametrize('method', HINTS)
 def test_a_teacher_without_maps_names_what_would_work(method):
     plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     with pytest.raises(ValueError, match='maps are needed; these methods would work: .*kd'):
@@ -490,7 +490,7 @@ def test_known_margins_are_saved():
 def test_larger_models(student, teacher, size):
     student, teacher = make_model(student, 10, size), Teacher(make_model(teacher, 10, size))
     x, y = torch.randn(2, *size), torch.arange(2)
-    for method in METHODS:
+    for method in HINTS:
         task = create_task(method, student, teacher, input_size=size).train()
         out = task(x, y)
         out['loss'].backward()

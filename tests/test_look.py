@@ -7,7 +7,7 @@ import torch
 import torch.nn as nn
 
 from ofa_learn.cli import main
-from ofa_learn.data import Norm, digits, split
+from ofa_learn.data import Augment, Norm, digits, split
 from ofa_learn.look import SURE, look_at
 from ofa_learn.models import make_model, save_model
 from ofa_learn.tasks import Teacher
@@ -97,3 +97,14 @@ def test_from_the_command_line(tmp_path, capsys, monkeypatch):
     assert 'all other classes' in (tmp_path / 'look.html').read_text()
     assert main(['look', 'micro_resnet']) == 2
     assert 'expected a .safetensors file, or --pretrained with it' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('augment, rounds', [(Augment(), 1), (Augment(shift=1), 2)])
+def test_a_teacher_is_asked_once_where_views_change_nothing(augment, rounds):
+    data = split(digits(), train=60, valid=20, test=20)
+    seen = []
+    model = make_model('micro_resnet')
+    teacher = Teacher(model, allow_untrained=True)
+    model.register_forward_hook(lambda module, given, out: seen.append(len(given[0])))
+    look_at(teacher, data, augment=augment)
+    assert sum(n for n in seen if n > 2) == 60 * rounds + 40  # one or two images are probes

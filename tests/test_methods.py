@@ -602,7 +602,7 @@ def test_ramp_rises_to_one():
 def test_teacher_object_is_shared_not_copied():
     teacher = Teacher(make_model('micro_resnet'))
     task = create_task('kd+rsd', 'micro_vit', teacher, data=DATA)
-    assert task.teacher is teacher and all(p.teacher is teacher for p in task.parts.values())
+    assert task.teacher is teacher and all(p.teacher is teacher for p in task.members.values())
 
 
 def test_labels_count_once_whatever_the_order():

@@ -26,12 +26,12 @@ ROOMS = {
         'cka': 'data models reading watching',
         'branches': 'models',
         'losses': 'arguments',
-        'teachers': 'data models checks weights',
+        'teachers': 'data given models checks weights',
         'tasks': 'arguments models branches losses checks teachers wrapping',
         'look': 'data figures teachers',
         'training': (
-            'arguments atomic checkpoints data given identity look models settings tasks teachers workers '
-            'wrapping'
+            'arguments atomic checkpoints checks data given identity look models settings tasks teachers '
+            'workers wrapping'
         ),
         'demo': '*',
     },
@@ -48,7 +48,7 @@ ROOMS = {
         'identity': '',
         'settings': '',
         'checkpoints': 'atomic identity models settings wrapping',
-        'workers': 'atomic checkpoints',
+        'workers': 'atomic checkpoints wrapping',
         'loaders': 'data parts reading',
         'recipes': '',
         'runs': (

@@ -59,10 +59,10 @@ def made_up_run(pair, method, seed, accuracy):
     )
 
 
-METHODS = dict(labels=50, kd=60, ofa_paper=62, ofa_released=55)
+ROWS = dict(labels=50, kd=60, ofa_paper=62, ofa_released=55)
 
 
-def made_up_runs(pair='made-up', methods=METHODS):
+def made_up_runs(pair='made-up', methods=ROWS):
     return [made_up_run(pair, m, seed, float(a)) for m, a in methods.items() for seed in range(3)]
 
 

@@ -659,7 +659,7 @@ class Counting(Labels):
 def test_what_the_whole_passes_on_to_each_method(methods):
     register('counting')(Counting)
     task = make('ofa+counting', label_smoothing=0.1)
-    part = task.parts['counting']
+    part = task.members['counting']
     task.epoch = 3
     task.train()(X, Y, index=torch.arange(6))
     training, epoch, index, target = part.seen
@@ -672,14 +672,15 @@ def test_what_the_whole_passes_on_to_each_method(methods):
     again = make('ofa+counting', label_smoothing=0.1)
     again.load_task_state(task.get_task_state())
     assert (
-        task.get_task_state()['parts'] == dict(counting=dict(steps=2)) and again.parts['counting'].steps == 2
+        task.get_task_state()['parts'] == dict(counting=dict(steps=2))
+        and again.members['counting'].steps == 2
     )
     assert 'parts' not in make('ofa+kd').get_task_state()
     old = {k: v for k, v in task.get_task_state().items() if k != 'parts'}
     again.load_task_state(old)  # a checkpoint of before
     copied = copy.deepcopy(task)
-    assert copied.parts['counting'].teacher is copied.teacher is not task.teacher
-    assert next(iter(copied.tasks)) is next(iter(copied.parts.values()))
+    assert copied.members['counting'].teacher is copied.teacher is not task.teacher
+    assert next(iter(copied.tasks)) is next(iter(copied.members.values()))
     names = [n for n, _ in task.named_parameters()]
     assert not any(n.startswith('tasks') for n in names) and len(names) == len(
         set(map(id, task.parameters()))
@@ -694,7 +695,7 @@ def test_a_resumed_run_has_what_its_method_carries(methods, method, tmp_path):
         torch.manual_seed(0)
         task = create_task(method, 'micro_vit', make_model('micro_resnet'), data=DATA)
         fit(task, DATA, 2, out=tmp_path, device='cpu', progress=False, **how)
-        return (task.parts['counting'] if '+' in method else task).steps
+        return (task.members['counting'] if '+' in method else task).steps
 
     assert run() == run(resume=True) == 4  # two batches an epoch; the second run only reads the checkpoint
 
@@ -723,7 +724,7 @@ def test_a_file_is_read_once_for_all_methods(tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'load_model', counted)
     for given in (str(file), file):
         task = create_task('ofa+rsd+kd', 'micro_vit', given, input_size=(1, 8, 8))
-        assert len(reads) == 1 and all(p.teacher is task.teacher for p in task.parts.values())
+        assert len(reads) == 1 and all(p.teacher is task.teacher for p in task.members.values())
         reads.clear()
         assert task.double()(X.double(), Y)['loss'].isfinite()
     create_task('labels+deep_supervision', 'micro_vit', 'nowhere.safetensors', input_size=(1, 8, 8))

@@ -842,7 +842,7 @@ def test_distill_gives_each_option_to_whom_it_belongs():
     assert run.task.bank_momentum == 0.4
     parts = dict(ofa=dict(gamma=2.0))
     run = distill('ofa+kd', 'micro_vit', teacher, DATA, 1, weights=(1, 0.5), parts=parts, **how)
-    assert run.task.parts['ofa'].gamma == 2.0 and run.task.weights == dict(ofa=1, kd=0.5)
+    assert run.task.members['ofa'].gamma == 2.0 and run.task.weights == dict(ofa=1, kd=0.5)
 
 
 @pytest.mark.parametrize('method', all_methods())
