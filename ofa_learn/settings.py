@@ -309,6 +309,8 @@ def check_settings(
     for name, within in _RANGES.items():
         if name in s:
             _check_number(name, s[name], within)
+    if not isinstance(s.get('balanced', False), bool):
+        raise TypeError(f'balanced: expected True or False, got {s["balanced"]!r}')
     if 'opt' in s:
         _check_optimizer(s['opt'])
     if 'sched' in s:
