@@ -1,5 +1,6 @@
 """Labels as they are in life: unequal classes, hard answers, and targets that are none."""
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from ofa_learn.checkpoints import Stopped
 from ofa_learn.cli_distill import named_options, not_taken, parse_options
 from ofa_learn.data import Splits, _shuffled, digits, load_data, split
 from ofa_learn.models import make_model
+from ofa_learn.multilabel import MANY, WHY_NOT, average_precision, multilabel_task
 from ofa_learn.parts import balanced_rows
 from ofa_learn.tasks import DistillationTask, Teacher, all_methods, create_task
 from ofa_learn.training import distill, fit
@@ -354,3 +356,99 @@ def test_regression_is_refused_by_name_on_every_way_in(shape):
         distill('labels', 'micro_vit', None, dict(train=numbers, valid=fine), 1, **QUIET)
     with pytest.raises(TypeError, match='to learn numbers is regression'):
         load_data((torch.zeros(40, 8, 8, dtype=torch.uint8).numpy(), y.numpy()))
+
+
+# --- several classes in one image -----------------------------------------------------------------
+
+MANY_HOW = dict(input_size=(1, 8, 8), num_classes=10)
+SHOWN = (torch.rand(8, 10, generator=torch.Generator().manual_seed(1)) < 0.3).long()
+
+
+def make_many(method, **options):
+    torch.manual_seed(0)
+    return multilabel_task(method, 'micro_vit', make_model('micro_resnet'), **MANY_HOW, **options).double()
+
+
+def binary(logits, answers):
+    "−[y log σ(z) + (1 − y) log(1 − σ(z))], one class of one image after the other."
+    total = 0.0
+    for z_row, y_row in zip(logits.detach().tolist(), answers.tolist()):
+        for z, y in zip(z_row, y_row):
+            p = 1 / (1 + math.exp(-z))
+            total -= y * math.log(p) + (1 - y) * math.log(1 - p)
+    return total / logits.numel()
+
+
+@pytest.mark.parametrize('method', MANY)
+def test_the_labels_part_of_several_classes_by_hand(method):
+    parts, z = parts_of(make_many(method), SHOWN)
+    weight = LABEL_PARTS.get(method, 1.0)
+    assert parts['ce'] == pytest.approx(weight * binary(z, SHOWN), rel=1e-9)
+    nothing, z = parts_of(make_many(method), torch.zeros(8, 10, dtype=torch.bool))
+    assert nothing['ce'] == pytest.approx(weight * binary(z, torch.zeros(8, 10)), rel=1e-9)
+    other = {k for k in parts if k not in ('ce', 'loss') and not k.startswith('exit')}
+    assert all(parts[k] == nothing[k] for k in other)  # the teacher's parts do not look at labels
+
+
+def test_the_teachers_part_of_several_classes_by_hand():
+    task = make_many('kd', temperature=3.0, label_weight=1.0, kd_weight=1.0)
+    parts, z = parts_of(task, SHOWN)
+    t = task.teacher(X.double()).logits
+    p = (t / 3).sigmoid()
+    entropy = binary(t / 3, p)
+    assert parts['kd'] == pytest.approx(9 * (binary(z / 3, p) - entropy), rel=1e-6)
+    hard, z = parts_of(make_many('kd', hard=True), SHOWN)
+    assert hard['kd'] == pytest.approx(0.5 * binary(z, (t > 0).long()), rel=1e-9)
+
+
+@pytest.mark.parametrize('method', [m for m in ALL if m not in MANY] + ['kd+rsd'])
+def test_methods_about_one_true_class_say_why_they_do_not_take_several(method):
+    with pytest.raises(ValueError, match=f'^method: .*{method.replace("+", ".")}'):
+        make_many(method)
+    assert set(MANY) | set(WHY_NOT) == set(ALL)
+
+
+NOT_SHOWN = [
+    (SHOWN.float(), TypeError, r'got torch.float32; target.long\(\) makes them'),
+    (Y, ValueError, r'got shape \(8,\)'),
+    (SHOWN[:, :9], ValueError, r'got shape \(8, 9\)'),
+    (SHOWN + 1, ValueError, 'got values from 1 to 2'),
+    (SHOWN - 1, ValueError, 'got values from -1 to 0'),
+    (SHOWN.tolist(), TypeError, 'got list'),
+]
+
+
+@pytest.mark.parametrize('target, error, says', NOT_SHOWN)
+def test_targets_that_are_no_yes_and_no(target, error, says):
+    for method in MANY:
+        with pytest.raises(error, match=rf'^target: expected \(8, 10\) integers.*{says}'):
+            make_many(method)(X.double(), target)
+
+
+@pytest.mark.parametrize('option', [dict(label_smoothing=0.1), dict(class_weights=W)])
+def test_options_about_one_true_class_are_refused_for_several(option):
+    with pytest.raises(ValueError, match=f'^{next(iter(option))}: it is about one true class'):
+        make_many('kd', **option)
+
+
+def test_fit_measures_every_yes_and_no_and_resumes(tmp_path):
+    data = TensorDataset(torch.randn(40, 1, 8, 8), (torch.rand(40, 10) < 0.1).int())
+    history = fit(make_many('kd').float(), (data, data), 2, batch_size=10, out=tmp_path, **QUIET)
+    task = make_many('kd').float()
+    assert len(fit(task, (data, data), 2, batch_size=10, out=tmp_path, resume=True, **QUIET)) == 2
+    logits = task.student.eval()(data.tensors[0])
+    right = ((logits > 0) == (data.tensors[1] > 0)).all(1).float().mean().item() * 100
+    assert history[-1]['valid_accuracy'] == pytest.approx(right)
+    with pytest.raises(ValueError, match='labels of the train part are not known'):
+        fit(make_many('labels').float(), (data, data), 1, balanced=True, **QUIET)
+
+
+def test_average_precision_is_that_of_scikit_learn():
+    from sklearn.metrics import average_precision_score
+
+    z = torch.randn(60, 5, generator=torch.Generator().manual_seed(0)).round(decimals=1)  # with ties
+    y = (torch.rand(60, 5, generator=torch.Generator().manual_seed(1)) < 0.2).long()
+    theirs = [100 * average_precision_score(y[:, c], z[:, c]) for c in range(5)]
+    assert average_precision(z, y).tolist() == pytest.approx(theirs)
+    y[:, 0] = 0
+    assert average_precision(z, y).isnan().tolist() == [True] + [False] * 4
