@@ -251,3 +251,48 @@ def check_smoothing(
 
 
 OPTION_CHECKS = dict(label_smoothing=check_smoothing, positions=check_positions, kind=check_kind)
+
+# %% ../nbs/internals/48_checks.ipynb #b41a9cf2
+def _counted(data, num_classes: int) -> torch.Tensor:
+    "How many training images each class has."
+    if data is None:
+        raise ValueError(
+            "class_weights: 'balanced' counts the classes of the training images; build the task with data="
+        )
+    labels = data.train.labels
+    if len(labels) != len(data.train):
+        raise ValueError(
+            "class_weights: 'balanced' counts labels, and those of the training part are not known before "
+            f'its images are read; give {num_classes} numbers'
+        )
+    if not (labels >= 0).any():
+        raise ValueError("class_weights: 'balanced' counts labels, and no training image has one")
+    return labels[labels >= 0].cpu().bincount(minlength=num_classes)
+
+
+def label_weights(
+    class_weights,  # None, 'balanced', or K numbers above 0
+    num_classes: int,  # K
+    data=None,  # whose training images are counted
+) -> torch.Tensor | None:  # (K,) float32
+    "What a label of each class weighs; None where all weigh the same."
+    if class_weights is None:
+        return None
+    expected = f"class_weights: expected None, 'balanced' or {num_classes} numbers above 0"
+    if isinstance(class_weights, str):
+        if class_weights != 'balanced':
+            raise ValueError(f'{expected}, got {class_weights!r}')
+        counts = _counted(data, num_classes)
+        even = counts.sum() / (counts > 0).sum()
+        return torch.where(counts > 0, even / counts, 1.0).float()
+    if not hasattr(class_weights, '__iter__') or isinstance(class_weights, (dict, set)):
+        raise TypeError(f'{expected}, got {class_weights!r}')
+    values = [check_weight('class_weights', w, zero=False) for w in plain_numbers(class_weights)]
+    if len(values) != num_classes:
+        raise ValueError(f'{expected}, got {len(values)} of them')
+    return torch.tensor(values, dtype=torch.float32)
+
+
+def plain_numbers(values) -> list:
+    "The entries of a list, a tuple, an array or a tensor."
+    return values.tolist() if hasattr(values, 'tolist') else list(values)

@@ -32,6 +32,7 @@ from ofa_learn.parts import (
     official_arrays,
     pixels,
     say_shared,
+    shown_rows,
     teacher_rows,
     united,
 )
@@ -48,11 +49,6 @@ from ofa_learn.reading import (
 )
 
 # %% ../nbs/course/00_data.ipynb #a65eae35
-def _unnumbered() -> torch.Tensor:
-    "No ids; `ImageData` then numbers its images from 0."
-    return torch.empty(0, dtype=torch.int64)
-
-
 @dataclass(frozen=True)
 class ImageData:
     "Images and labels of one part of a data set, as they are: `uint8` pixels, no view, no normalisation."
@@ -61,8 +57,8 @@ class ImageData:
     labels: torch.Tensor  # (N,) int64 class indices; −1 where there is no label
     classes: tuple[str, ...]  # the K classes' names
     name: str = 'arrays'  # where the images come from
-    # (N,) int64, each image's number in the original set
-    ids: torch.Tensor = field(default_factory=_unnumbered, repr=False)
+    # (N,) int64, each image's number in the original set; without them they are numbered from 0
+    ids: torch.Tensor = field(default_factory=partial(torch.empty, 0, dtype=torch.int64), repr=False)
 
     def __post_init__(self):
         if self.ids is None or not len(self.ids):
@@ -599,9 +595,14 @@ def _uniforms(
     return (h >> 8).float() / (1 << 24)
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> torch.Tensor:
-    "The numbers 0 to n-1 shuffled, a pure function of (seed, epoch)."
-    return _uniforms(seed, epoch, torch.arange(n), 1)[:, 0].argsort(stable=True)
+def _shuffled(rows: torch.Tensor, seed: int, epoch: int) -> torch.Tensor:
+    "Some rows in another order, a pure function of (seed, epoch)."
+    return rows[_uniforms(seed, epoch, rows, 1)[:, 0].argsort(stable=True)]
+
+
+def order_of(batches, epoch: int) -> torch.Tensor:
+    "The rows that an epoch shows, in their order; for batches of every kind."
+    return shown_rows(batches, epoch, _shuffled)
 
 # %% ../nbs/course/00_data.ipynb #c59e18e9
 @dataclass(frozen=True)
@@ -676,42 +677,6 @@ def views(
     if augment.turn or augment.zoom:
         x = _turn_zoom(x.float(), u[:, 3:5], augment)
     return _erase(x, u[:, 5:], augment) if augment.erase else x
-
-# %% ../nbs/course/00_data.ipynb #b41a9ced
-def _class_by_class(groups: list[torch.Tensor], n: int, seed: int, epoch: int) -> torch.Tensor:
-    "The rows on the places n·epoch to n·(epoch+1) - 1; place s is one of group s mod K."
-    drawn = [torch.empty(0, dtype=torch.int64)]
-    for k, rows in enumerate(groups):
-        start, stop = ((n * e - k + len(groups) - 1) // len(groups) for e in (epoch, epoch + 1))
-        for turn in range(start // len(rows), -(-stop // len(rows))):
-            before = turn * len(rows)
-            shuffled = rows[_uniforms(seed, turn, rows, 1)[:, 0].argsort(stable=True)]
-            drawn.append(shuffled[max(start - before, 0) : stop - before])
-    return torch.cat(drawn)
-
-
-def balanced_order(
-    labels: torch.Tensor,  # (N,) int64, -1 where an image has none
-    n: int,  # images that an epoch shows
-    seed: int,
-    epoch: int,  # from 0
-) -> torch.Tensor:  # (n,) rows
-    "A shuffled epoch in which the classes come equally often; images without a label keep their share."
-    labels = labels.cpu()
-    without = (labels < 0).nonzero()[:, 0]
-    share = n * len(without) // len(labels)
-    groups = [(labels == c).nonzero()[:, 0] for c in labels.unique() if c >= 0]
-    known = _class_by_class(groups, n - share, seed, epoch) if groups else without[:0]
-    rows = torch.cat([known, _class_by_class([without], share, seed, epoch)]) if share else known
-    return rows[epoch_order(len(rows), seed, epoch)]
-
-
-def order_of(batches, epoch: int) -> torch.Tensor:
-    "The rows that an epoch shows, in their order; for batches of every kind."
-    part = batches.part
-    if not batches.balanced:
-        return epoch_order(len(part), batches.seed, epoch)
-    return balanced_order(part.labels, len(batches) * batches.batch_size, batches.seed, epoch)
 
 # %% ../nbs/course/00_data.ipynb #e45da322
 class Batch(NamedTuple):

@@ -57,6 +57,11 @@ def batch_of(
     y = y[:, 0] if y.ndim == 2 and y.shape[1] == 1 else y
     if not y.is_floating_point():
         y = y.long()
+    elif y.ndim < 2:
+        raise TypeError(
+            f'{name}: expected class indices, got targets of {y.dtype}, one number for each image: that is '
+            'regression, which no method here learns'
+        )
     x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
     if x.is_floating_point():
         return Batch(x if norm in (None, known) else _renormalised(x, name, norm, known), y, index)
@@ -97,6 +102,8 @@ def _labels(dataset) -> torch.Tensor | None:
     if found is None:
         return None
     labels = torch.as_tensor(found)
+    if labels.ndim > 1 and labels.shape[1:] != (1,):
+        return None  # several for each image
     return labels.flatten().long() if not labels.is_floating_point() else None
 
 
@@ -136,7 +143,7 @@ class GivenData:
         "Its batches, see `GivenBatches`."
         return GivenBatches(self, norm, batch_size, **how)
 
-# %% ../nbs/internals/06_given.ipynb #921be0c0
+# %% ../nbs/internals/06_given.ipynb #b41a9ce4
 def _check_balanced(part: GivenData) -> None:
     "A balanced order needs numbers and labels of all images."
     if not part.numbered:
@@ -150,7 +157,7 @@ def _check_balanced(part: GivenData) -> None:
             'give its Dataset an attribute targets, a list of one class for each image'
         )
 
-
+# %% ../nbs/internals/06_given.ipynb #921be0c0
 class GivenBatches:
     "The batches of a part that a user gave; those of a `DataLoader` are as it makes them."
 

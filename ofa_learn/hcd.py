@@ -115,6 +115,7 @@ def orthogonality_loss(
 def sub_cross_entropy(
     sub_logits: torch.Tensor,
     target: torch.Tensor,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """The labels' cross-entropy of all sub-logits (Xu et al., 2025, reconstructed).
 
@@ -123,6 +124,7 @@ def sub_cross_entropy(
     Args:
         sub_logits: (E, n, B, K); any floating dtype.
         target: (B,) int64 classes, or (B, K) probabilities.
+        weights: (K,) of the classes; default None, all the same.
 
     Returns:
         Scalar; float32, or float64 for float64 logits.
@@ -136,10 +138,10 @@ def sub_cross_entropy(
     """
     with torch.autocast(sub_logits.device.type, enabled=False):
         z = wide(sub_logits)
-        if target.ndim == 2:
+        if target.ndim == 2 and weights is None:
             return -over_classes(target.to(z.dtype), z.log_softmax(-1)).mean() * len(z)
-        labels = target.expand(*z.shape[:-1]).flatten()
-        return label_loss(z.flatten(0, -2), labels) * len(z)
+        labels = target.expand(*z.shape[:2], *target.shape)  # (E, n, B) or (E, n, B, K)
+        return label_loss(z.flatten(0, 2), labels.flatten(0, 2), weights) * len(z)
 
 # %% ../nbs/methods/72_hcd.ipynb #fffc62d4
 def mutual_kl(
@@ -252,8 +254,8 @@ class HCD(DistillationTask):
         z = wide(heads)  # (E, n, B, K)
         y = or_teachers(target, teacher.logits)
         return dict(
-            ce=label_loss(student.logits, target),
-            sub_ce=sub_cross_entropy(z, target),
+            ce=self.label_loss(student.logits, target),
+            sub_ce=sub_cross_entropy(z, target, self.label_weights),
             kd=mutual_kl(teacher.logits, student.logits, T, True),
             sub_kd=self.sub_weight * mutual_kl(z, student.logits, T, self.detach).mean(1).sum(),
             orthogonal=self.orthogonal_weight * orthogonality_loss(z, y, self.theta),

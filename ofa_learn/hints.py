@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .arguments import check_positive, check_weight, one_of
-from .losses import label_loss, wide
+from .losses import wide
 from .models import Stage, Taps, as_map, check_stages
 from .tasks import DistillationTask, Teacher, choose, register
 
@@ -215,7 +215,7 @@ class FitNet(_HintTask):
 
     def losses(self, student, heads, teacher, target):
         hints = self.named([fitnet_loss(s, t) for s, t in heads], self.weight)
-        return dict(ce=label_loss(student.logits, target), **hints)
+        return dict(ce=self.label_loss(student.logits, target), **hints)
 
 # %% ../nbs/methods/60_hints.ipynb #37c9035a
 def margin(
@@ -475,7 +475,7 @@ class OFD(_HintTask):
     def losses(self, student, heads, teacher, target):
         n = len(heads)
         hints = self.named([ofd_loss(*h) / 2 ** (n - i - 1) for i, h in enumerate(heads)], self.weight)
-        return dict(ce=label_loss(student.logits, target), **hints)
+        return dict(ce=self.label_loss(student.logits, target), **hints)
 
 # %% ../nbs/methods/60_hints.ipynb #7318422c
 class _ABF(nn.Module):
@@ -619,4 +619,4 @@ class ReviewKD(_HintTask):
 
     def losses(self, student, heads, teacher, target):
         hints = self.named([hcl_loss(s, t) for s, t in heads], self.weight * self.ramp(self.warmup))
-        return dict(ce=label_loss(student.logits, target), **hints)
+        return dict(ce=self.label_loss(student.logits, target), **hints)

@@ -19,7 +19,7 @@ from ofa_learn.arguments import (
     check_weight,
     one_of,
 )
-from .losses import kd_loss, label_loss, or_teachers, over_classes, wide
+from .losses import kd_loss, or_teachers, over_classes, wide
 from .tasks import DistillationTask, choose, register
 
 # %% ../nbs/methods/55_logits.ipynb #7abeb6d0
@@ -27,6 +27,22 @@ _KD_SETTINGS = dict(
     own=dict(temperature=4.0, label_weight=0.1, kd_weight=0.9),
     ofa_paper=dict(temperature=1.0, label_weight=1.0, kd_weight=1.0),
 )
+
+
+def _kd_numbers(hard: bool, setting: str, temperature, **weights) -> dict:
+    "What `kd` multiplies by; raise where something was given that a hard answer has no use for."
+    if not isinstance(hard, bool):
+        raise TypeError(f'hard: expected True or False, got {hard!r}')
+    if not hard:
+        return choose(_KD_SETTINGS, setting, temperature=temperature, **weights)
+    if temperature is not None:
+        raise ValueError(
+            "temperature: the teacher's most likely class is the same at every T; hard=True has none"
+        )
+    if setting != 'own':
+        raise ValueError(f'setting: hard=True has weights of its own, ½ and ½; leave out {setting!r}')
+    halves = dict(label_weight=0.5, kd_weight=0.5)
+    return dict(temperature=1.0) | halves | {k: w for k, w in weights.items() if w is not None}
 
 
 @register('kd')
@@ -42,9 +58,12 @@ class KD(DistillationTask):
         temperature: T > 0 of both softmaxes, with the factor T²; default what the setting says.
         label_weight: w ≥ 0 of the labels' cross-entropy; default what the setting says.
         kd_weight: w ≥ 0 of the divergence from the teacher; default what the setting says.
+        hard: Whether the teacher's most likely class is learned by cross-entropy instead of its softened
+            answer, both weights ½ where they are not given (Touvron et al., 2021, Eq. 3). Default False.
 
     Raises:
-        ValueError: A setting that does not exist, T ≤ 0, a weight below 0, what `DistillationTask` refuses.
+        ValueError: A setting that does not exist, T ≤ 0, a weight below 0, a temperature or a setting beside
+            `hard`, and what `DistillationTask` refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -53,7 +72,7 @@ class KD(DistillationTask):
         ['ce', 'kd', 'loss', 'output']
 
     Source:
-        Hinton et al., 2015.
+        Hinton et al., 2015; `hard` is Touvron et al., 2021, Eq. 3.
     """
 
     paper, status = 'Hinton et al., 2015', 'paper'
@@ -73,20 +92,25 @@ class KD(DistillationTask):
         temperature: float | None = None,
         label_weight: float | None = None,
         kd_weight: float | None = None,
+        hard: bool = False,
         **options,
     ):
-        chosen = choose(
-            _KD_SETTINGS, setting, temperature=temperature, label_weight=label_weight, kd_weight=kd_weight
-        )
+        chosen = _kd_numbers(hard, setting, temperature, label_weight=label_weight, kd_weight=kd_weight)
+        self.hard = hard
         self.temperature = chosen['temperature']
         self.label_weight = chosen['label_weight']
         self.kd_weight = chosen['kd_weight']
         super().__init__(student, teacher, **options)
 
+    def _from_teacher(self, z_s: torch.Tensor, z_t: torch.Tensor) -> torch.Tensor:
+        if self.hard:
+            return F.cross_entropy(wide(z_s), z_t.argmax(1))
+        return kd_loss(z_s, z_t, temperature=self.temperature)
+
     def losses(self, student, heads, teacher, target):
         return dict(
-            ce=self.label_weight * label_loss(student.logits, target),
-            kd=self.kd_weight * kd_loss(student.logits, teacher.logits, temperature=self.temperature),
+            ce=self.label_weight * self.label_loss(student.logits, target),
+            kd=self.kd_weight * self._from_teacher(student.logits, teacher.logits),
         )
 
 # %% ../nbs/methods/55_logits.ipynb #2be60f27
@@ -236,7 +260,7 @@ class DKD(DistillationTask):
         weight = self.ramp(self.chosen['warmup'])
         y = or_teachers(target, teacher.logits)
         return dict(
-            ce=label_loss(student.logits, target),
+            ce=self.label_loss(student.logits, target),
             dkd=weight * dkd_loss(student.logits, teacher.logits, y, **numbers),
         )
 
@@ -367,6 +391,6 @@ class DIST(DistillationTask):
 
     def losses(self, student, heads, teacher, target):
         return dict(
-            ce=label_loss(student.logits, target),
+            ce=self.label_loss(student.logits, target),
             dist=dist_loss(student.logits, teacher.logits, **self.chosen),
         )

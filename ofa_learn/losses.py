@@ -394,11 +394,18 @@ def ofa_loss(
 def label_loss(
     logits: torch.Tensor,  # (B, K)
     target: torch.Tensor,  # (B,) int64 classes, −1 where an image has no label; or (B, K) probabilities
+    weights: torch.Tensor | None = None,  # (K,) of the classes
 ) -> torch.Tensor:  # a scalar
-    "The mean cross-entropy of the images that have a label; 0 where none has."
+    "The mean cross-entropy of the images that have a label, weighted by their classes; 0 where none has."
+    if weights is not None:
+        logits = wide(logits)
+        weights = weights.to(logits.dtype)
+    if target.ndim == 2 and weights is not None:
+        shares = target * weights  # (B, K)
+        return -over_classes(shares, F.log_softmax(logits, -1)).sum() / shares.sum()
     if target.ndim == 2:
         return F.cross_entropy(logits, target)
-    mean = F.cross_entropy(logits, target, ignore_index=-1)  # NaN where there is nothing to take it of
+    mean = F.cross_entropy(logits, target, weights, ignore_index=-1)  # NaN: there is nothing to take it of
     return torch.where((target >= 0).any(), mean, 0.0)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 
 from ofa_learn.reading import (
     Listed,
@@ -192,6 +193,47 @@ def teacher_rows(own: np.ndarray, rest: np.ndarray, labels: np.ndarray, n: int, 
         return draw_part(own, labels, n, seed, 'teach')[0]
     others, _ = draw_part(np.setdiff1d(rest, own), labels, n - len(own), seed, 'teach')
     return np.concatenate([own, others])
+
+# %% ../nbs/internals/04_parts.ipynb #b41a9ce2
+def _class_by_class(groups: list[torch.Tensor], n: int, seed: int, epoch: int, shuffled) -> torch.Tensor:
+    "The rows on the places n·epoch to n·(epoch+1) - 1; place s is one of group s mod K."
+    drawn = []
+    for k, rows in enumerate(groups):
+        start, stop = ((n * e - k + len(groups) - 1) // len(groups) for e in (epoch, epoch + 1))
+        for turn in range(start // len(rows), -(-stop // len(rows))):
+            before = turn * len(rows)
+            drawn.append(shuffled(rows, seed, turn)[max(start - before, 0) : stop - before])
+    return torch.cat(drawn)
+
+
+def balanced_rows(
+    labels: torch.Tensor,  # (N,) int64, -1 where an image has none
+    n: int,  # images that an epoch shows
+    seed: int,
+    epoch: int,  # from 0
+    shuffled: Callable,  # shuffled(rows, seed, epoch) → the same rows in another order
+) -> torch.Tensor:  # (n,) rows
+    "An epoch in which the classes come equally often; images without a label keep their share."
+    labels = labels.cpu()
+    groups = [(labels == c).nonzero()[:, 0] for c in labels.unique() if c >= 0]
+    without = (labels < 0).nonzero()[:, 0]
+    share = n * len(without) // len(labels) if groups else n
+    rows = [_class_by_class(groups, n - share, seed, epoch, shuffled)] if groups else []
+    if len(without):
+        rows.append(_class_by_class([without], share, seed, epoch, shuffled))
+    return shuffled(torch.cat(rows), seed, epoch)
+
+
+def shown_rows(
+    batches,  # of any kind: part, batch_size, seed, balanced, and how many there are
+    epoch: int,  # from 0
+    shuffled: Callable,  # as above
+) -> torch.Tensor:
+    "The rows that an epoch shows, in their order."
+    part = batches.part
+    if not batches.balanced:
+        return shuffled(torch.arange(len(part)), batches.seed, epoch)
+    return balanced_rows(part.labels, len(batches) * batches.batch_size, batches.seed, epoch, shuffled)
 
 # %% ../nbs/internals/04_parts.ipynb #15450b0e
 def say_shared(parts: dict) -> None:

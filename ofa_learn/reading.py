@@ -97,10 +97,11 @@ def check_labels(
             f'labels: expected one class index for each of the {n} images, got shape {y.shape}{rows}'
         )
     if not np.issubdtype(y.dtype, np.integer):
-        words = (
-            '; np.unique(labels, return_inverse=True) gives names and numbers' if y.dtype.kind in 'US' else ''
+        words = dict.fromkeys('US', '; np.unique(labels, return_inverse=True) gives names and numbers')
+        words['f'] = (
+            '; to learn numbers is regression, which no method here does, and classes are whole numbers'
         )
-        raise TypeError(f'labels: expected integers, got {y.dtype}{words}')
+        raise TypeError(f'labels: expected integers, got {y.dtype}{words.get(y.dtype.kind, "")}')
     if n and y.min() < -1:
         raise ValueError(f'labels: class indices start at 0 (−1 is for no label), got {y.min()}')
     seen = np.unique(y[y >= 0])

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from .arguments import check_number, check_positive, check_weight, one_of, whole_from
 from .data import MASK, mix_bits
-from .losses import label_loss, wide
+from .losses import wide
 from .tasks import DistillationTask, choose, register
 from .wrapping import unwrapped
 
@@ -418,7 +418,7 @@ class CC(DistillationTask):
         return _Embeddings(self.student_taps.width, self.teacher_taps.width, self.width)
 
     def losses(self, student, heads, teacher, target):
-        return dict(ce=label_loss(student.logits, target), cc=self.weight * cc_loss(*heads))
+        return dict(ce=self.label_loss(student.logits, target), cc=self.weight * cc_loss(*heads))
 
 # %% ../nbs/methods/65_relations.ipynb #15d42844
 @register('rkd')
@@ -474,7 +474,7 @@ class RKD(DistillationTask):
                 _check_spread(name, x)
             self._unseen = False
         parts = dict(
-            ce=label_loss(student.logits, target),
+            ce=self.label_loss(student.logits, target),
             distance=self.distance_weight * rkd_distance_loss(student.pooled, teacher.pooled),
         )
         if self.angle_weight:
@@ -624,4 +624,4 @@ class CRD(DistillationTask):
         banks = unwrapped(self.trainable_module).heads
         index = self.index.to(heads[0].device)
         nce = banks.contrast(*heads, index, self.negatives, self.temperature, self.bank_momentum)
-        return dict(ce=label_loss(student.logits, target), crd=self.weight * nce)
+        return dict(ce=self.label_loss(student.logits, target), crd=self.weight * nce)

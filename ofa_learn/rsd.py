@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 
 from .arguments import check_positive, check_weight
-from .losses import label_loss, wide
+from .losses import wide
 from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/70_rsd.ipynb #e83be6e6
@@ -171,7 +171,7 @@ class RSD(DistillationTask):
     def losses(self, student, heads, teacher, target):
         self._warned = self._warned or self._warn(*heads.shape)
         return dict(
-            ce=label_loss(student.logits, target),
+            ce=self.label_loss(student.logits, target),
             rsd=self.weight * rsd_loss(heads, teacher.pooled, self.kappa),
         )
 

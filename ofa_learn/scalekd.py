@@ -13,7 +13,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .arguments import check_logits, check_positive, check_temperature, check_weight, one_of
-from .losses import label_loss, over_classes, wide
+from .losses import over_classes, wide
 from .models import Taps, as_map
 from .tasks import DistillationTask, Teacher, choose, register
 
@@ -495,7 +495,7 @@ class ScaleKD(DistillationTask):
         w = self.chosen
         after = as_map(teacher.maps[-1])
         parts = dict(
-            ce=w['label_weight'] * label_loss(student.logits, target),
+            ce=w['label_weight'] * self.label_loss(student.logits, target),
             kd=w['kd_weight'] * soft_ce_loss(student.logits, teacher.logits, w['temperature']),
         )
         for v, (proxy, projected) in heads.items():

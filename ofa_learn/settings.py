@@ -344,6 +344,8 @@ def check_settings(
             _check_number(name, s[name], within)
     if 'precision' in s and s['precision'] not in PRECISIONS:
         raise ValueError(f'precision: expected one of {", ".join(PRECISIONS)}, got {s["precision"]!r}')
+    if not isinstance(s.get('balanced', False), bool):
+        raise TypeError(f'balanced: expected True or False, got {s["balanced"]!r}')
     if 'opt' in s:
         _check_optimizer(s['opt'])
     if 'sched' in s:

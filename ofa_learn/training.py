@@ -52,7 +52,7 @@ from ofa_learn.settings import (
     make_schedule,
     whole_updates,
 )
-from .tasks import DistillationTask, create_task
+from .tasks import DistillationTask, create_task, right_answers
 from .teachers import measurable, same_norm
 from .workers import pick_device, place, summed, take_over
 from .wrapping import unwrapped
@@ -123,8 +123,8 @@ def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
         mine = part.take(torch.arange(rank, len(part), world)) if world > 1 else part
         with evaluating(model):
             for b in mine.batches(norm, 500, device=device).plain():
-                found = logits(b.input).argmax(1)
-                hits += torch.stack([(found == b.target).sum(), (b.target >= 0).sum()])
+                known = (b.target.reshape(len(b.target), -1) >= 0).all(1)
+                hits += torch.stack([right_answers(logits(b.input), b.target).sum(), known.sum()])
     right, known = summed(hits.double().cpu(), device).tolist()
     if not known:
         raise ValueError('part: none of its images has a label')
@@ -242,7 +242,7 @@ class Loop:
         if step == 0:
             check_step(name_of(self.task), out)
         names = [k for k in out if k != 'output']
-        seen = dict(accuracy=(out['output'].detach().argmax(1) == batch.target).float().mean() * 100)
+        seen = dict(accuracy=right_answers(out['output'].detach(), batch.target).float().mean() * 100)
         if self.unlabelled:
             seen['labelled'] = (batch.target >= 0).float().mean()
         if step == 0:
@@ -483,8 +483,6 @@ class _Run:
         check_settings(s | {k: getattr(self, k) for k in ('eval_every', 'patience', 'save_seconds')})
         if not isinstance(s['augment'], Augment):
             raise TypeError(f'augment: expected an Augment, got {type(s["augment"]).__name__}')
-        if not isinstance(s['balanced'], bool):
-            raise TypeError(f'balanced: expected True or False, got {s["balanced"]!r}')
         _check_folder(self.out, self.resume)
         _check_fits(task, d)
         self.device = pick_device(self.device)

@@ -43,6 +43,7 @@ ROOMS = {
         'hcd': 'arguments branches losses tasks',
         'scalekd': 'arguments models losses tasks',
         'combined': 'arguments models checks tasks wrapping',
+        'multilabel': 'hints logits losses relations rsd tasks',
     },
     'running': {
         'identity': '',
