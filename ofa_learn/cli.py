@@ -23,7 +23,7 @@ from typing import Any, get_args
 
 from fastcore.script import anno_parser
 
-from .cli_distill import distill, going_on, leave_out, named_options, not_taken
+from .cli_distill import answers, distill, going_on, leave_out, named_options, not_taken
 
 # %% ../nbs/internals/99_cli.ipynb #27a0cdc1
 def demo(
@@ -474,6 +474,7 @@ COMMANDS: dict[str, Callable] = dict(
     demo=demo,
     teach=teach,
     look=look,
+    answers=answers,
     distill=distill,
     train=train,
     sweep=sweep,

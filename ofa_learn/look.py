@@ -262,9 +262,6 @@ def unmoved() -> Iterator[None]:
         random.setstate(python_state)
 
 # %% ../nbs/course/52_look.ipynb #5200aa05
-_KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # a network → what it was asked about: (percent, of, images)
-
-
 def _kept_score(teacher: KeptTeacher, part) -> tuple[float, float, int] | None:
     "The same of answers that were kept, which are about training images alone."
     labels = part.labels.cpu()
@@ -274,6 +271,9 @@ def _kept_score(teacher: KeptTeacher, part) -> tuple[float, float, int] | None:
     logits: Any = teacher.kept.rows('logits', known)
     right = (logits.argmax(1) == labels[known]).float().mean().item() * 100
     return right, labels[known].bincount().max().item() / len(known) * 100, len(known)
+
+# %% ../nbs/course/52_look.ipynb #5200aa06
+_KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # a network → what it was asked about: (percent, of, images)
 
 
 def _score(task, data, most: int) -> tuple[float, float, int] | None:
@@ -317,6 +317,12 @@ def warn_of_guessing(
             f'the most frequent class alone gives {guessing:.1f} %. {_CAUSES}',
             stacklevel=3,
         )
+
+
+def warn_of_report(report: TeacherReport) -> None:
+    "The same warning, of a teacher that was looked at already."
+    seen = report.accuracy['valid'], report.guessing, report.looked_at['valid']
+    warn_of_guessing(report.name, *seen)
 
 
 def look_before(

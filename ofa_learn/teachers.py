@@ -589,15 +589,18 @@ def check_kept(
                 'each image, in the order of data.train'
             )
         if kept.images and kept.images != part.fingerprint:
-            raise ValueError('teacher: its answers are about other training images than these')
+            raise ValueError(
+                'teacher: its answers are about other training images than these; give the same pictures, '
+                'size and parts as when it was asked'
+            )
         if setting['mixup'] or setting['cutmix']:
             raise ValueError('mixup, cutmix: they mix images, and kept answers are about one image each')
         plain = setting['augment'] == Augment() and getattr(part, 'whole', hasattr(part, 'images'))
         if kept.views == 'same' and not plain:
             raise ValueError(
                 'teacher: its answers are about the images as they are, and the views of this training '
-                'change, which they would not follow. Train without augment; keep answers to every view, with '
-                "TeacherCache; or say that they stand for all views: teacher=dict(logits=…, views='any')"
+                'change, which they would not follow. Train without augment; keep answers to every view '
+                "with TeacherCache; or say that they stand for all views: teacher=dict(logits=…, views='any')"
             )
 
 # %% ../nbs/course/49_teachers.ipynb #49a0002b

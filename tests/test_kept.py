@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+from ofa_learn.cache import keep_answers
+from ofa_learn.cli import main
 from ofa_learn.data import Augment, digits, split
-from ofa_learn.models import make_model
+from ofa_learn.look import look_at
+from ofa_learn.models import make_model, save_model
 from ofa_learn.tasks import Teacher, create_task
 from ofa_learn.training import distill, fit, predict
 
@@ -143,11 +146,40 @@ def test_predict_gives_what_is_kept(school, answers):
 
 
 def test_nobody_looks_at_kept_answers_elsewhere(answers):
-    from ofa_learn.look import look_at
-
     with pytest.raises(ValueError, match='there is nobody to ask'):
         look_at(answers['logits'], DATA)
 
 
 def test_a_network_of_the_same_name_is_still_a_network():
     assert create_task('kd', 'micro_vit', make_model('micro_resnet'), data=DATA).name == 'kd'
+
+
+# -- by commands
+
+
+def test_asked_by_one_command_and_taught_by_another(school, tmp_path, capsys):
+    file, kept, out = (str(tmp_path / name) for name in ('teacher.safetensors', 'answers.npz', 'student'))
+    save_model(school, file, DATA.input_size, DATA.norm)
+    assert main(['answers', file, '--train', '100', '--device', 'cpu', '--out', kept]) == 0
+    said = capsys.readouterr().out
+    assert f'{kept}: logits 100 × 10, pooled 100 × 128' in said
+    words = ['distill', '--student', 'micro_vit', '--data', 'digits', '--train', '100', '--epochs', '1']
+    words += ['--device', 'cpu', '--progress=False', '--out', out, '--teacher', kept]
+    assert main(words) == 0, capsys.readouterr().err
+    assert '% of 100 training images' in capsys.readouterr().err, 'it is looked at where it can be'
+    words[words.index('100')] = '90'
+    words[words.index(out)] = out + '2'
+    assert main(words) == 2 and '100 rows of answers and 90 training images' in capsys.readouterr().err
+    assert main(['answers', kept, '--out', str(tmp_path / 'b.npz')]) == 2
+    assert 'holds answers already' in capsys.readouterr().err
+    assert main(['answers', file, '--out', str(tmp_path / 'b.npy')]) == 2
+    assert 'expected a file ending in .npz' in capsys.readouterr().err
+    assert main(['answers', file, '--out', kept]) == 2, 'nothing is written over'
+
+
+def test_answers_know_their_images(school, tmp_path):
+    path = tmp_path / 'a.npz'
+    keep_answers(Teacher(school), DATA, path)
+    assert torch.allclose(weights(taught(path)), weights(taught(school)), atol=1e-4)
+    with pytest.raises(ValueError, match='about other training images than these'):
+        taught(path, data=split(digits(), train=100, split_seed=5))
