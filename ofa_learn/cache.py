@@ -395,3 +395,26 @@ def cached(task: DistillationTask, cache: TeacherCache) -> DistillationTask:
         )
     task.answers = partial(_recall, task, cache)  # type: ignore[method-assign]  # of this task alone
     return task
+
+# %% ../nbs/running/85_cache.ipynb #8500aa02
+@torch.no_grad()
+def keep_answers(
+    teacher: Teacher,  # who is asked, on the device where it is
+    data: Splits,  # about its training part, as the images are
+    path: str | Path,  # the .npz file to write
+) -> dict[str, tuple[int, int]]:  # the shape of each array that was written
+    "Ask a teacher about every training image once, and keep logits and pooled features in one file."
+    if Path(path).suffix != '.npz':
+        raise ValueError(f'out: expected a file ending in .npz, got {Path(path).name}')
+    needs = ('logits',) if teacher.find_taps(data.input_size) is None else ('logits', 'pooled')
+    fitted = fit_teacher(teacher, *_facts(data), needs, data.classes)
+    device = next(teacher.model.parameters()).device
+    found: dict[str, list] = {n: [] for n in needs}
+    for b in data.train.batches(data.norm, 250, device=device).plain():
+        said = fitted(teacher, b.input, needs)
+        for n in needs:
+            found[n].append(getattr(said, n).float().cpu().numpy())
+    arrays = {n: np.concatenate(rows) for n, rows in found.items()}
+    with whole(path, 'wb') as f:
+        np.savez(f, images=np.array(data.train.fingerprint), **arrays)
+    return {n: a.shape for n, a in arrays.items()}

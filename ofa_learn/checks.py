@@ -6,10 +6,16 @@
 __all__ = []
 
 # %% ../nbs/internals/48_checks.ipynb #c0ad1f52
+import hashlib
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from numbers import Integral
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn as nn
 from timm.utils import ModelEmaV2, ModelEmaV3
@@ -296,3 +302,134 @@ def label_weights(
 def plain_numbers(values) -> list:
     "The entries of a list, a tuple, an array or a tensor."
     return values.tolist() if hasattr(values, 'tolist') else list(values)
+
+# %% ../nbs/internals/48_checks.ipynb #49a00023
+def _told(names) -> list[str] | None:
+    "Class names that say something: not None, and not just 0, 1, 2, …"
+    told = None if names is None else [str(n) for n in names]
+    return None if told is None or told == [str(i) for i in range(len(told))] else told
+
+
+def matched_classes(
+    teachers_names: Sequence[str] | None,  # of its K classes
+    names: Sequence[str] | None,  # of the data's
+    k: int,  # the classes that it answers in
+    num_classes: int,  # the student's
+) -> torch.Tensor | None:  # the teacher's column for each class; None: as they are
+    "Which of a teacher's answers belong to the student's classes; a `ValueError` where they do not fit."
+    own, wanted = _told(teachers_names), _told(names)
+    if own is not None and len(own) != k:
+        raise ValueError(f'classes: the teacher has {k} and {len(own)} names')
+    if own is None or wanted is None:
+        if k != num_classes:
+            raise ValueError(f'teacher: it has {k} classes, the student {num_classes}')
+        return None
+    if own == wanted:
+        return None
+    unknown = [n for n in wanted if n not in own]
+    if unknown:
+        left = [n for n in own if n not in wanted]
+        raise ValueError(
+            f'teacher: its {k} classes lack {len(unknown)} of the {num_classes} of the data: '
+            f'{", ".join(unknown[:5])}; it has, not in the data: {", ".join(left[:5]) or "none"}. Where they '
+            'are the same by other names, say them in its order: Teacher(…, classes=[…])'
+        )
+    twice = {n for n in own if own.count(n) > 1} & set(wanted)
+    if twice:
+        raise ValueError(f'classes: the teacher has {", ".join(sorted(twice))} more than once')
+    return torch.tensor([own.index(n) for n in wanted])
+
+# %% ../nbs/internals/48_checks.ipynb #4800aa02
+def is_answers(teacher) -> bool:
+    "Whether what is given as a teacher is kept answers: an array, a .npy or .npz file, or a dict of them."
+    if isinstance(teacher, (np.ndarray, torch.Tensor, Mapping)):
+        return True
+    return isinstance(teacher, (str, os.PathLike)) and Path(teacher).suffix in ('.npy', '.npz')
+
+
+def _read_array(path) -> Any:
+    "What NumPy finds in a file; a .npy file stays on the disk."
+    try:
+        return np.load(path, mmap_mode='r', allow_pickle=False)
+    except (OSError, ValueError, EOFError) as e:
+        raise ValueError(f'teacher: {path} is no readable file of answers ({e})') from e
+
+
+def _rows_of(name: str, given) -> np.ndarray:
+    "Answers as an array (N, d) of finite floating-point numbers; a `ValueError` says what is wrong."
+    if torch.is_tensor(given):
+        given = (given.float() if given.dtype == torch.bfloat16 else given).detach().cpu().numpy()
+    array = given if isinstance(given, np.ndarray) else _read_array(given)
+    if array.ndim != 2 or array.dtype.kind != 'f' or not array.size:
+        raise ValueError(
+            f'teacher: expected its {name} as floating-point numbers, one row per training image, got '
+            f'{array.dtype} of shape {array.shape}'
+        )
+    for start in range(0, len(array), 4096):
+        bad = np.flatnonzero(~np.isfinite(array[start : start + 4096]).all(1))
+        if len(bad):
+            raise ValueError(f'teacher: its {name} are not finite in row {start + bad[0]}')
+    return array
+
+# %% ../nbs/internals/48_checks.ipynb #4800aa03
+def _parts_of(source) -> dict:
+    "Kept answers by name: logits, pooled, views, images."
+    if isinstance(source, (str, os.PathLike)) and Path(source).suffix == '.npz':
+        source = dict(_read_array(source))
+    parts = dict(source) if isinstance(source, Mapping) else dict(logits=source)
+    odd = [k for k in parts if k not in ('logits', 'pooled', 'views', 'images')]
+    if odd or not {'logits', 'pooled'} & set(parts):
+        raise ValueError(
+            f"teacher: kept answers are 'logits', 'pooled' or both, and perhaps 'views' and 'images', got "
+            f'{", ".join(map(str, parts)) or "nothing"}'
+        )
+    return parts
+
+
+class KeptAnswers(nn.Module):
+    "What a teacher said about each training image, row by row, in the place of a network."
+
+    def __init__(self, source):
+        super().__init__()
+        parts = _parts_of(source)
+        self.views, self.images = str(parts.pop('views', 'same')), str(parts.pop('images', ''))
+        if self.views not in ('same', 'any'):
+            raise ValueError(f"teacher: expected views 'same' or 'any', got {self.views!r}")
+        self._arrays = {k: _rows_of(k, v) for k, v in parts.items()}
+        if len({len(a) for a in self._arrays.values()}) > 1:
+            rows = ', '.join(f'{len(a)} of {k}' for k, a in self._arrays.items())
+            raise ValueError(f'teacher: expected as many rows of each, got {rows}')
+        logits = self._arrays.get('logits')
+        if logits is not None and logits.shape[1] > 1 and _probabilities(logits[:1000]):
+            raise ValueError(
+                'teacher: its rows are probabilities (they sum to 1), and the losses take the softmax of '
+                'logits themselves; give what stood before the softmax, or the log'
+            )
+
+    def __len__(self):
+        return len(next(iter(self._arrays.values())))
+
+    def width(self, name: str) -> int:
+        "Numbers in a row of logits or pooled features; 0 where there are none."
+        return self._arrays[name].shape[1] if name in self._arrays else 0
+
+    @cached_property
+    def digest(self) -> str:
+        "16 hex digits that change when an answer does."
+        total = hashlib.sha256()
+        for name, array in self._arrays.items():
+            total.update(f'{name} {array.dtype} {array.shape};'.encode())
+            for start in range(0, len(array), 4096):
+                total.update(np.ascontiguousarray(array[start : start + 4096]).tobytes())
+        return total.hexdigest()[:16]
+
+    def rows(self, name: str, index: torch.Tensor) -> torch.Tensor | None:
+        "The answers about the images at `index`, float32 on the CPU; None where that was not kept."
+        if name not in self._arrays:
+            return None
+        return torch.from_numpy(np.asarray(self._arrays[name][index.cpu().numpy()], dtype=np.float32))
+
+
+def _probabilities(rows: np.ndarray) -> bool:
+    "Whether all rows are probabilities already."
+    return bool((rows >= 0).all() and (abs(rows.astype(np.float64).sum(1) - 1) < 1e-3).all())

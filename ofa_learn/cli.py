@@ -22,7 +22,15 @@ from typing import Any, get_args
 
 from fastcore.script import anno_parser
 
-from .cli_distill import distill, going_on, leave_out, named_options, not_taken, parse_grid
+from ofa_learn.cli_distill import (
+    answers,
+    distill,
+    going_on,
+    leave_out,
+    named_options,
+    not_taken,
+    parse_grid,
+)
 
 # %% ../nbs/internals/99_cli.ipynb #27a0cdc1
 def demo(
@@ -461,6 +469,7 @@ COMMANDS: dict[str, Callable] = dict(
     demo=demo,
     teach=teach,
     look=look,
+    answers=answers,
     distill=distill,
     train=train,
     sweep=sweep,

@@ -112,8 +112,16 @@ def not_taken(words: list[str]) -> str | None:
 # %% ../nbs/internals/98_cli_distill.ipynb #d15711a3
 def _own_teacher(teacher: str, architecture: str | None, pretrained: bool, size, norm: str | None):
     "The teacher that the options of `distill` describe."
+    from ofa_learn.checks import is_answers
     from ofa_learn.teachers import Teacher
 
+    if is_answers(teacher):
+        given = dict(
+            architecture=architecture, pretrained=pretrained or None, teacher_size=size, teacher_norm=norm
+        )
+        if odd := [k.replace('_', '-') for k, v in given.items() if v is not None]:
+            raise ValueError(f'Kept answers are no network; leave out --{", --".join(odd)}')
+        return teacher
     sides = None
     if norm is not None:
         try:
@@ -131,7 +139,8 @@ def _own_teacher(teacher: str, architecture: str | None, pretrained: bool, size,
 def distill(
     student: str | None = None,  # a timm model
     data: str | None = None,  # a folder of class folders, an .npz file, digits, cifar100, …
-    teacher: str | None = None,  # a file or folder with a network, or with --pretrained a timm model
+    # a file or folder with a network, its kept answers (.npy, .npz), or with --pretrained a timm model
+    teacher: str | None = None,
     method: str = 'ofa',  # a method, or several joined by +
     out: str = 'student',  # the folder to write: student, numbers, a page, and checkpoints while it runs
     architecture: str | None = None,  # the teacher's timm name, where its file holds weights alone
@@ -147,6 +156,7 @@ def distill(
     seed: int = 0,  # initialisation and order
     device: str | None = None,  # cuda, mps or cpu (default: the first there is)
     resume: bool = False,  # go on with a run that was stopped
+    onnx: str | None = None,  # static or dynamic: also write ONNX, float32 and int8, and measure both
     dry_run: bool = False,  # say who would teach whom on what and for how long, and stop
     options: str = '',  # of method and training: "gamma=1.4 lr=1e-3"; each by its name too: --gamma 1.4
 ):
@@ -165,9 +175,47 @@ def distill(
         leave_out('It goes with --teacher-size', distill, teacher_channels=teacher_channels)
     sized = None if teacher_size is None else (teacher_channels, teacher_size, teacher_size)
     known = teacher and _own_teacher(teacher, architecture, pretrained, sized, teacher_norm)
-    how: dict[str, Any] = dict(size=size, train=train, valid=valid, test=test, seed=seed, resume=resume)
+    how: dict[str, Any] = dict(
+        size=size, train=train, valid=valid, test=test, seed=seed, resume=resume, onnx=onnx
+    )
     with going_on(Path(out)):
         more = parse_options(options)
         distill_pictures(
             known, student, data, out, method, epochs, dry_run=dry_run, device=device, **how, **more
         )
+
+# %% ../nbs/internals/98_cli_distill.ipynb #9800aa02
+def answers(
+    teacher: str,  # a file or folder with a network, or with --pretrained a timm model
+    data: str = 'digits',  # a folder of class folders, an .npz file, digits, cifar100, …
+    out: str = 'answers.npz',  # the .npz file to write; distill takes it as --teacher
+    architecture: str | None = None,  # the teacher's timm name, where its file holds weights alone
+    pretrained: bool = False,  # the teacher is a timm model with its published weights
+    teacher_size: int | None = None,  # pixels a side that it was trained on (default: as its file says)
+    teacher_channels: int = 3,  # with --teacher-size
+    teacher_norm: str | None = None,  # means/deviations that it was trained with, such as .5,.5,.5/.2,.2,.2
+    size: str | None = None,  # pixels a side, or HxW, that the student sees (default: the images' own; 32)
+    train: int | None = None,  # training images (default: all but validation and test)
+    valid: int | None = None,  # validation images (default: a quarter, at most 400)
+    test: int | None = None,  # test images (default: a third, at most 500)
+    device: str | None = None,  # cuda, mps or cpu (default: the first there is)
+    overwrite: bool = False,  # replace the file when it is there
+):
+    "Ask a teacher about every training image once, and keep its answers in one file"
+    from ofa_learn.atomic import check_place
+    from ofa_learn.cache import keep_answers
+    from ofa_learn.runs import teaching_data
+    from ofa_learn.teachers import Teacher
+    from ofa_learn.workers import pick_device
+
+    check_place(out, overwrite)
+    if teacher_size is None:
+        leave_out('It goes with --teacher-size', answers, teacher_channels=teacher_channels)
+    sized = None if teacher_size is None else (teacher_channels, teacher_size, teacher_size)
+    asked = _own_teacher(teacher, architecture, pretrained, sized, teacher_norm)
+    if not isinstance(asked, Teacher):
+        raise ValueError(f'teacher: {teacher} holds answers already')
+    parts = teaching_data(data, size, train, valid, test)
+    shapes = keep_answers(asked.to(pick_device(device)), parts, out)
+    kept = ', '.join(f'{n} {rows} × {width}' for n, (rows, width) in shapes.items())
+    print(f'{parts}\n{out}: {kept}; ofa-learn distill takes it as --teacher, with the same --data and --size')

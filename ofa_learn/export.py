@@ -6,13 +6,21 @@
 __all__ = ['export_student', 'export_onnx']
 
 # %% ../nbs/running/88_export.ipynb #8baa75d7
+import copy
 import json
+import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import timm
 import torch
 import torch.nn as nn
@@ -214,3 +222,152 @@ def export_onnx(
             )
         os.replace(building, path)
     return off
+
+# %% ../nbs/running/88_export.ipynb #8800aa02
+INT8 = ('static', 'dynamic')
+
+
+class _Calibration:
+    "Batches of images, as ONNX Runtime asks for them."
+
+    def __init__(self, batches: Iterable[np.ndarray]):
+        self.left = iter(batches)
+
+    def get_next(self) -> dict | None:
+        images = next(self.left, None)
+        return None if images is None else dict(images=images)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    "Within: ONNX Runtime's advice is not printed."
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def quantise(path: Path, out: Path, kind: str, images: Iterable[np.ndarray]) -> None:
+    "An ONNX file with 8-bit integers, from one with float32; `images` fix the ranges of the static kind."
+    from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with _building(out, '.onnx') as building, _building(path, '.ready.onnx') as ready, _quiet():
+        quant_pre_process(str(path), str(ready), skip_symbolic_shape=True)
+        if kind == 'dynamic':
+            quantize_dynamic(str(ready), str(building), weight_type=QuantType.QInt8)
+        else:
+            quantize_static(str(ready), str(building), _Calibration(images), per_channel=True)
+        os.replace(building, out)
+
+# %% ../nbs/running/88_export.ipynb #8800aa03
+@dataclass(frozen=True)
+class OnnxTable:
+    "What a student's files get right and how fast they are, beside PyTorch."
+
+    rows: tuple  # for each program: dict(name, accuracy in percent, megabytes, milliseconds, ratio, file)
+    images: int  # that the accuracy is of
+    threads: int
+    turns: int
+
+    def __str__(self):
+        lines = [f'{"":20} {"accuracy":>9} {"size":>9} {"an image":>10} {"against PyTorch":>16}']
+        for r in self.rows:
+            lines.append(
+                f'{r["name"]:20} {r["accuracy"]:7.1f} % {r["megabytes"]:6.2f} MB {r["milliseconds"]:7.2f} ms '
+                f'{r["ratio"]:15.2f}×'
+            )
+        plural = 's' * (self.threads > 1)
+        how = f'{self.images} test images; one at a time, median of {self.turns} turns, {self.threads} thread'
+        return '\n'.join([*lines, f'{how}{plural}, on this machine, one run'])
+
+
+def _milliseconds(answer: Callable, calls: int = 20) -> float:
+    "The median time of a call."
+    took = []
+    for _ in range(calls):
+        start = time.perf_counter()
+        answer()
+        took.append(time.perf_counter() - start)
+    return statistics.median(took) * 1000
+
+
+def _session(path: Path, threads: int) -> Callable[[np.ndarray], np.ndarray]:
+    "An ONNX file as a function from images to logits, on the CPU."
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
+    return lambda images: session.run(None, dict(images=images))[0]
+
+
+def _accuracy(answer: Callable, batches: list[tuple[np.ndarray, np.ndarray]]) -> float:
+    "Percent of the images with a label that are right."
+    right = sum(int((answer(x).argmax(1) == y).sum()) for x, y in batches)
+    return 100 * right / sum(int((y >= 0).sum()) for _, y in batches)
+
+# %% ../nbs/running/88_export.ipynb #8800aa04
+def check_int8(kind: str) -> None:
+    "A `ValueError` or an `ImportError` where ONNX files of this kind could not be made."
+    if kind not in INT8:
+        raise ValueError(f'int8: expected one of {", ".join(INT8)}, got {kind!r}')
+    _check_onnx()
+
+
+def _arrays(part, norm, most: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    "The images of a part as they are, normalised, and their labels, in batches; perhaps only the first."
+    batches = []
+    for b in part.batches(norm, 100, device='cpu').plain():
+        batches.append((b.input.float().numpy(), b.target.numpy()))
+        if most is not None and 100 * len(batches) >= most:
+            break
+    return batches
+
+
+def _in_pytorch(network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+    "A network as a function from images to logits."
+
+    @torch.no_grad()
+    def answer(images):
+        return network(torch.from_numpy(images)).numpy()
+
+    return answer
+
+# %% ../nbs/running/88_export.ipynb #8800aa05
+def onnx_table(
+    student: nn.Module,  # such as `run.model`
+    folder: str | Path,  # where student.onnx and student.int8.onnx are written
+    data,  # its test part is looked at; training images fix the ranges of static quantisation
+    int8: str = 'static',  # or 'dynamic'
+    turns: int = 5,  # of the clock
+) -> OnnxTable:
+    "Write a student as ONNX, in float32 and int8; accuracy, size and time of each beside PyTorch's."
+    check_int8(int8)
+    folder, threads = Path(folder), torch.get_num_threads()
+    network = copy.deepcopy(student).cpu().float().eval()
+    files = [folder / 'student.onnx', folder / 'student.int8.onnx']
+    export_onnx(network, files[0], data.input_size)
+    quantise(*files, int8, (x for x, _ in _arrays(data.train, data.norm, 300)))
+    answers = [_in_pytorch(network), *(_session(f, threads) for f in files)]
+    names = ['PyTorch float32', 'ONNX float32', f'ONNX int8 {int8}']
+    test = _arrays(data.test, data.norm)
+    one = test[0][0][:1]
+    times = [[_milliseconds(partial(answer, one)) for answer in answers] for _ in range(turns + 1)][1:]
+    bytes_of = [sum(t.numel() * t.element_size() for t in network.state_dict().values())]
+    bytes_of += [f.stat().st_size for f in files]
+    rows: list[dict[str, Any]] = []
+    for i, (name, answer) in enumerate(zip(names, answers)):
+        rows.append(
+            dict(
+                name=name,
+                accuracy=_accuracy(answer, test),
+                megabytes=bytes_of[i] / 1e6,
+                milliseconds=statistics.median(t[i] for t in times),
+                ratio=statistics.median(t[i] / t[0] for t in times),
+                file=files[i - 1].name if i else None,
+            )
+        )
+    return OnnxTable(tuple(rows), len(data.test), threads, turns)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from .data import Augment, ImageData, Splits
-from .teachers import Fitted, Teacher, as_teacher, fit_teacher
+from .teachers import Fitted, KeptTeacher, Teacher, as_teacher, fit_teacher
 
 # %% ../nbs/course/52_look.ipynb #bae79057
 def _some(part, most: int):
@@ -220,6 +220,8 @@ def look_at(
     if every[0] <= 0:
         raise ValueError(f'temperature: expected numbers above 0, got {every[0]:g}')
     teacher = as_teacher(teacher, 'look_at', data.num_classes, data.input_size)
+    if isinstance(teacher, KeptTeacher):
+        raise ValueError('teacher: answers that were kept are about training images; there is nobody to ask')
     device = next(teacher.model.parameters()).device
     facts = (data.input_size, data.norm, data.num_classes)
     with warnings.catch_warnings():
@@ -260,12 +262,27 @@ def unmoved() -> Iterator[None]:
         np.random.set_state(numpy_state)
         random.setstate(python_state)
 
+# %% ../nbs/course/52_look.ipynb #5200aa05
+def _kept_score(teacher: KeptTeacher, part) -> tuple[float, float, int] | None:
+    "The same of answers that were kept, which are about training images alone."
+    labels = part.labels.cpu()
+    known = (labels >= 0).nonzero()[:, 0]
+    if not len(known) or len(labels) != len(teacher.kept):
+        return None  # the training will say what does not fit
+    logits: Any = teacher.kept.rows('logits', known)
+    right = (logits.argmax(1) == labels[known]).float().mean().item() * 100
+    return right, labels[known].bincount().max().item() / len(known) * 100, len(known)
 
+# %% ../nbs/course/52_look.ipynb #5200aa06
 _KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # a network → what it was asked about: (percent, of, images)
 
 
 def _score(task, data, most: int) -> tuple[float, float, int] | None:
     "Percent that a task's teacher has right, percent of the most frequent class, images; None: no labels."
+    if isinstance(task.teacher, KeptTeacher):
+        return _kept_score(task.teacher, data.train)
+    if any(isinstance(m, KeptTeacher) for m in task.teacher.modules()):
+        return None  # several, and one of them cannot be asked
     part = _some(data.valid, most) if getattr(data.valid, 'numbered', True) else data.valid
     batches = part.batches(data.norm, 250, device=task.device).plain()
     logits, labels = _answered(task.teacher, task.fitted, batches)
@@ -280,12 +297,14 @@ def _asked_before(task, data) -> tuple:
     weights = [*task.teacher.model.parameters(), *task.teacher.model.buffers()]
     version = sum(0 if w.is_inference() else w._version for w in weights)
     view = task.teacher.norm, task.teacher.input_size, task.teacher.classes
-    return version, data.valid.fingerprint, str(data.norm), str(view), str(data.classes)
+    part = data.train if isinstance(task.teacher, KeptTeacher) else data.valid
+    return version, part.fingerprint, str(data.norm), str(view), str(data.classes)
 
 # %% ../nbs/course/52_look.ipynb #5200aa03
 _CAUSES = (
-    'Likely causes: its classes are in another order than those of the data, it expects images normalised '
-    'another way (norm=), its weights were not loaded, or it has learned something else'
+    'Likely causes: its classes (or the rows of kept answers) are in another order than those of the '
+    'data, it expects images normalised another way (norm=), its weights were not loaded, or it has learned '
+    'something else'
 )
 
 
@@ -299,6 +318,12 @@ def warn_of_guessing(
             f'the most frequent class alone gives {guessing:.1f} %. {_CAUSES}',
             stacklevel=3,
         )
+
+
+def warn_of_report(report: TeacherReport) -> None:
+    "The same warning, of a teacher that was looked at already."
+    seen = report.accuracy['valid'], report.guessing, report.looked_at['valid']
+    warn_of_guessing(report.name, *seen)
 
 
 def look_before(
@@ -318,8 +343,7 @@ def look_before(
     if known[key] is None:
         return
     right, guessing, images = known[key]
+    where = 'training' if isinstance(task.teacher, KeptTeacher) else 'validation'
     if tell:
-        print(
-            f'teacher: {_named(task.teacher)}, {right:.1f} % of {images} validation images', file=sys.stderr
-        )
-    warn_of_guessing(_named(task.teacher), right, guessing, images)
+        print(f'teacher: {_named(task.teacher)}, {right:.1f} % of {images} {where} images', file=sys.stderr)
+    warn_of_guessing(_named(task.teacher), right, guessing, images, where)

@@ -8,6 +8,7 @@ __all__ = ['distill_pictures']
 # %% ../nbs/running/97_pictures.ipynb #97a00003
 import html
 import json
+import shutil
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,18 +18,18 @@ import torch
 
 from .arguments import divided
 from .atomic import check_place, write_atomically
-from .checkpoints import jsonable
+from .checkpoints import jsonable, newest
 from .data import Augment, ImageData, Splits
 from .evaluation import Evaluation, confusion_figure, evaluate
-from .export import export_student
+from .export import OnnxTable, check_int8, export_student, onnx_table
 from .figures import styled
-from .look import TeacherReport, look_at
+from .look import TeacherReport, look_at, look_before, warn_of_report
 from .models import count_params, save_model
 from .pages import definitions, figure_html, write_page
 from .runs import needs_teacher, seconds_a_step, teaching_data
 from .settings import check_settings
 from .tasks import DistillationTask, check_options, create_task
-from .teachers import Teacher, as_teacher, fixed_size
+from .teachers import KeptTeacher, Teacher, as_teacher, fixed_size
 from .training import Loop, fit, resumable
 from .workers import pick_device
 
@@ -44,7 +45,12 @@ def _looked(task: DistillationTask, data: Splits) -> TeacherReport | None:
     "What a teacher knows of the pictures; None where the method reads none of its answers."
     if 'logits' not in task.needs:
         return None
-    return look_at(task.teacher, data, temperature=_temperature(task))
+    if isinstance(task.teacher, KeptTeacher):
+        look_before(task, data, tell=True)  # there is nobody to ask about other images
+        return None
+    report = look_at(task.teacher, data, temperature=_temperature(task))
+    warn_of_report(report)
+    return report
 
 # %% ../nbs/running/97_pictures.ipynb #97a0000b
 def _updates(data: Splits, batch_size: int, epochs: int) -> int:
@@ -145,25 +151,45 @@ def _default_size(teacher: Teacher | None, source: str) -> tuple[int, int] | Non
     return height, width
 
 
-def _finish(run: PictureRun, data: Splits, about: dict, facts, looked) -> None:
-    "Write what a job leaves: the student twice, the numbers and the page."
+def _finish(run: PictureRun, data: Splits, about: dict, facts, looked, onnx: str | None) -> str:
+    "Write what a job leaves: the student twice or more, the numbers and the page; what to say of it."
     out, student = run.folder, run.model
     found = asdict(run.test)
+    table: OnnxTable | None = None if onnx is None else onnx_table(student, out, data, onnx)
+    if table is not None:
+        about = about | dict(onnx=list(table.rows))
+        told = [f'{r["name"]} {r["accuracy"]:.1f} %, {r["megabytes"]:.2f} MB' for r in table.rows]
+        facts.append(
+            ('Files', '; '.join(f'{t}, {r["milliseconds"]:.2f} ms' for t, r in zip(told, table.rows)))
+        )
     write_atomically(out / 'evaluation.json', json.dumps(jsonable(about | dict(test=found)), indent=1))
     title = f'{about["student"]} by {about["method"]}'
     _write_page(out / 'report.html', title, facts, run.history, run.test, looked)
+    if (out / 'student.safetensors').exists():
+        shutil.rmtree(out / 'hub', ignore_errors=True)  # of the run that went on
     if not (out / 'hub').exists():
         sized = {} if fixed_size(student) is None else dict(img_size=data.input_size[1:])
         export_student(student, out / 'hub', data.input_size, data.norm, data.classes, **sized)
     save_model(student, out / 'student.safetensors', data.input_size, data.norm, data.classes)
+    said = f'{out}/student.safetensors: {run.test}\n{out}/report.html shows it'
+    return said if table is None else f'{said}\n{table}'
 
 # %% ../nbs/running/97_pictures.ipynb #97a00013
-def _check_first(out: Path, resume: bool, settings: dict, method: str, own: dict) -> None:
+def _check_first(
+    out: Path, resume: bool, settings: dict, method: str, own: dict, onnx: str | None = None
+) -> None:
     "Before pictures are read: raise for a finished run, none to go on from, or options out of range."
     check_settings(settings)
     check_options(method, own)
+    if onnx is not None:
+        check_int8(onnx)
     if (out / 'student.safetensors').exists():
-        raise ValueError(f'out: {out} holds a finished run (student.safetensors); choose another folder')
+        done = newest(out / 'last.pt') if resume else None
+        if done is None or settings['epochs'] <= done['epoch']:
+            raise ValueError(
+                f'out: {out} holds a finished run (student.safetensors); choose another folder, or resume it '
+                'with more epochs than it has'
+            )
     if resume and not resumable(out):
         raise ValueError(f'resume: {out} holds nothing to go on from; begin without resume')
     check_place(out / 'evaluation.json')
@@ -204,6 +230,7 @@ def distill_pictures(
     seed: int = 0,
     resume: bool = False,
     dry_run: bool = False,
+    onnx: str | None = None,
     device: str | torch.device | None = None,
     say=print,
     **options,
@@ -211,7 +238,8 @@ def distill_pictures(
     """From pictures and a teacher to an exported student, with a page about it.
 
     Args:
-        teacher: What `Teacher` takes, such as a module or a path; several in a list; None where it has none.
+        teacher: What `Teacher` takes, such as a module or a path; several in a list; answers that were
+            kept, as `distill` takes them; None where it has none.
         student: A timm name.
         source: A folder of pictures, a folder for each class; or anything else that `load_splits` reads.
         out: The folder to write; it may hold a run that was stopped.
@@ -220,8 +248,10 @@ def distill_pictures(
         size: Pixels a side, or (height, width); default the teacher's own for a folder, else the images'.
         train, valid, test: How many images each part has, as `load_splits` takes them.
         seed: Initialisation and order.
-        resume: Go on from the newest checkpoint in `out`.
+        resume: Go on from the newest checkpoint in `out`; of a finished run, with more epochs.
         dry_run: Say what would be done, and train nothing.
+        onnx: Also write the student as ONNX, in float32 and in integers of 8 bits by 'static' or 'dynamic'
+            quantisation, and say accuracy, size and time of each; default None.
         device: Where to train; default CUDA, Apple's MPS or the CPU, in this order.
         say: Who is told.
         options: Of the method, such as gamma=1.4, and of `fit`, such as lr=1e-3 or batch_size=64.
@@ -246,10 +276,12 @@ def distill_pictures(
     """
     out, there, source = Path(out), pick_device(device), str(source)
     of_fit, own = divided(method, options)
-    _check_first(out, resume, of_fit | dict(epochs=epochs, seed=seed), method, own)
+    _check_first(out, resume, of_fit | dict(epochs=epochs, seed=seed), method, own, onnx)
     taught = _opened(teacher, method)
     data = teaching_data(source, _default_size(taught, source) if size is None else size, train, valid, test)
-    if isinstance(data.train, ImageData):  # those that are read while training have views of their own
+    if isinstance(data.train, ImageData) and not isinstance(
+        taught, KeptTeacher
+    ):  # those that are read while training have views of their own
         of_fit.setdefault('augment', Augment(shift=max(data.input_size[1] // 8, 1)))
     torch.manual_seed(seed)
     with warnings.catch_warnings():
@@ -265,6 +297,5 @@ def distill_pictures(
     run = PictureRun(task, history, evaluate(task.student, data.test, data.norm), out)
     facts.append(('Training', f'{epochs} epochs, {history[-1]["seconds"]:.0f} s on {there}, seed {seed}'))
     about = dict(method=method, student=student, epochs=epochs, seed=seed, options=own, data=repr(data))
-    _finish(run, data, about, facts, looked)
-    say(f'{out}/student.safetensors: {run.test}\n{out}/report.html shows it')
+    say(_finish(run, data, about, facts, looked, onnx))
     return run

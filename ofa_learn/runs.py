@@ -26,7 +26,7 @@ from .checkpoints import jsonable
 from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, split
 from .identity import teacher_identity
 from .loaders import load_images
-from .look import look_at
+from .look import look_at, warn_of_report
 from .models import check_model_name, count_params, load_model, make_model, save_model
 from .reading import part_folders, pictures_of
 from .recipes import Recipe, describe, recipe, steps
@@ -380,7 +380,9 @@ def _temperature(r: Recipe, method: str) -> float:
 def _look(teacher: Teacher, data: Splits, temperature: float, augment, say) -> None:
     "What a teacher has to say, told by one of the processes."
     if place()[0] == 0:
-        say(f'the teacher, {look_at(teacher, data, temperature=temperature, augment=augment)}')
+        report = look_at(teacher, data, temperature=temperature, augment=augment)
+        say(f'the teacher, {report}')
+        warn_of_report(report)
 
 # %% ../nbs/running/83_runs.ipynb #8ab650f2
 def _recipe_task(r: Recipe, method: str, teacher, data: Splits | None, seed: int) -> DistillationTask:

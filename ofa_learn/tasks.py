@@ -310,7 +310,8 @@ class DistillationTask(_Labelled):
 
     Args:
         student: A timm name, or an `nn.Module` that gives logits (B, K).
-        teacher: What `Teacher` takes, such as a trained `nn.Module` or a file; None for a method without one.
+        teacher: What `Teacher` takes, such as a trained `nn.Module` or a file; kept answers: an array, a .npy
+            or .npz file, or a dict of logits and pooled, a row per training image; None for a method without.
         input_size: (C, H, W) of the images in pixels; default what `data` says. One of the two must.
         input_norm: (mean, std) by which the images are normalised, a number a channel; default what `data`
             says. A teacher that expects a normalisation of its own needs it.
@@ -409,7 +410,7 @@ class DistillationTask(_Labelled):
 
     def answers(self, input: torch.Tensor) -> Answers:
         "What the teacher says about a batch, or nothing where the method has no teacher."
-        return self.fitted(self.teacher, input, self.needs) if self.needs else Answers()
+        return self.fitted(self.teacher, input, self.needs, self.index) if self.needs else Answers()
 
     def forward(
         self,

@@ -17,8 +17,8 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .checks import WRAPPERS, check_norm
-from .data import Norm
+from .checks import WRAPPERS, KeptAnswers, check_norm, is_answers, matched_classes
+from .data import Augment, Norm
 from .given import between
 from .models import Taps, find_taps, make_model, tapped_forward
 from .weights import fill, filled_model, model_at, state_at
@@ -307,7 +307,7 @@ class Ensemble(Teacher):
 
     def __init__(self, teachers: Sequence, shares: Sequence[float] | None = None, features: int = 0):
         nn.Module.__init__(self)
-        members = [t if isinstance(t, Teacher) else Teacher(t) for t in teachers]
+        members = [as_teacher(t, 'Ensemble', None, None) for t in teachers]
         shares = [1.0] * len(members) if shares is None else [float(w) for w in shares]
         if len(members) < 2:
             raise ValueError(f'teachers: expected at least two, got {len(members)}')
@@ -425,42 +425,6 @@ def _view(teacher: Teacher, input_size, input_norm) -> nn.Module:
     device = next((p.device for p in teacher.model.parameters()), torch.device('cpu'))
     return nn.Sequential(*steps).to(device) if steps else nn.Identity()
 
-# %% ../nbs/course/49_teachers.ipynb #49a00023
-def _told(names) -> list[str] | None:
-    "Class names that say something: not None, and not just 0, 1, 2, …"
-    told = None if names is None else [str(n) for n in names]
-    return None if told is None or told == [str(i) for i in range(len(told))] else told
-
-
-def matched_classes(
-    teachers_names: Sequence[str] | None,  # of its K classes
-    names: Sequence[str] | None,  # of the data's
-    k: int,  # the classes that it answers in
-    num_classes: int,  # the student's
-) -> torch.Tensor | None:  # the teacher's column for each class; None: as they are
-    "Which of a teacher's answers belong to the student's classes; a `ValueError` where they do not fit."
-    own, wanted = _told(teachers_names), _told(names)
-    if own is not None and len(own) != k:
-        raise ValueError(f'classes: the teacher has {k} and {len(own)} names')
-    if own is None or wanted is None:
-        if k != num_classes:
-            raise ValueError(f'teacher: it has {k} classes, the student {num_classes}')
-        return None
-    if own == wanted:
-        return None
-    unknown = [n for n in wanted if n not in own]
-    if unknown:
-        left = [n for n in own if n not in wanted]
-        raise ValueError(
-            f'teacher: its {k} classes lack {len(unknown)} of the {num_classes} of the data: '
-            f'{", ".join(unknown[:5])}; it has, not in the data: {", ".join(left[:5]) or "none"}. Where they '
-            'are the same by other names, say them in its order: Teacher(…, classes=[…])'
-        )
-    twice = {n for n in own if own.count(n) > 1} & set(wanted)
-    if twice:
-        raise ValueError(f'classes: the teacher has {", ".join(sorted(twice))} more than once')
-    return torch.tensor([own.index(n) for n in wanted])
-
 # %% ../nbs/course/49_teachers.ipynb #49a00026
 class Fitted(nn.Module):
     "How a teacher is asked about the student's images: what it is shown, and which of its answers count."
@@ -472,7 +436,7 @@ class Fitted(nn.Module):
         self.view = nn.Identity() if view is None else view
         self.register_buffer('columns', columns, persistent=False)
 
-    def forward(self, teacher: Teacher, input: torch.Tensor, needs) -> Answers:
+    def forward(self, teacher: Teacher, input: torch.Tensor, needs, index=None) -> Answers:
         answers = teacher(self.view(input), needs)
         if self.columns is None or answers.logits is None:
             return answers
@@ -488,10 +452,11 @@ class FittedEnsemble(Fitted):
         super().__init__()
         self.members = nn.ModuleList(members)
 
-    def forward(self, teacher, input: torch.Tensor, needs) -> Answers:
+    def forward(self, teacher, input: torch.Tensor, needs, index=None) -> Answers:
         told = []
         for i, (member, fitted) in enumerate(zip(teacher.model, self.members)):
-            told.append(fitted(member, input, needs if i == teacher.features else ('logits',)))
+            asked = needs if i == teacher.features else ('logits',)
+            told.append(fitted(member, input, asked, index))
         logits = sum(w * a.logits for w, a in zip(teacher.shares, told))
         return told[teacher.features]._replace(logits=logits)
 
@@ -535,6 +500,8 @@ def fit_teacher(
     "How this teacher is asked about these images; a `ValueError` where teacher, student and method differ."
     if teacher is None:
         return Fitted()
+    if isinstance(teacher, KeptTeacher):
+        return FittedRows(teacher, num_classes, needs)
     if isinstance(teacher, Ensemble) and 'logits' in needs:
         facts = (input_size, input_norm, num_classes)
         asked = [tuple(needs) if i == teacher.features else ('logits',) for i in range(len(teacher.shares))]
@@ -560,6 +527,82 @@ def fit_teacher(
     columns = matched_classes(teacher.classes, names, out.shape[1], num_classes)
     return Fitted(view, None if columns is None else columns.to(out.device))
 
+# %% ../nbs/course/49_teachers.ipynb #49a00031
+class KeptTeacher(Teacher):
+    "Answers that were kept, as a teacher."
+
+    def __init__(self, source):
+        nn.Module.__init__(self)
+        self.model = self.kept = KeptAnswers(source)
+        self.norm = self.classes = self.input_size = None
+        self.eval()
+
+    @property
+    def mixture(self) -> dict:
+        "What its answers depend on: all of them."
+        return dict(answers=self.kept.digest, views=self.kept.views)
+
+    def find_taps(self, input_size) -> Taps | None:
+        width = self.kept.width('pooled')
+        return Taps('tokens', (), 0, False, width, self.kept.width('logits'), input_size) if width else None
+
+    def forward(self, x: torch.Tensor, needs=('logits',)) -> Answers:
+        raise ValueError('teacher: kept answers are about training images, by number; it sees no others')
+
+
+class FittedRows(Fitted):
+    "How kept answers are asked: by the images' numbers."
+
+    def __init__(self, teacher: KeptTeacher, num_classes: int, needs):
+        super().__init__()
+        missing = [n for n in needs if not teacher.kept.width(n)]
+        if missing:
+            raise ValueError(
+                f'teacher: {", ".join(missing)} are needed, and its kept answers do not hold them'
+            )
+        if 'logits' in needs and teacher.kept.width('logits') != num_classes:
+            raise ValueError(
+                f'teacher: it has {teacher.kept.width("logits")} classes, the student {num_classes}'
+            )
+
+    def forward(self, teacher, input: torch.Tensor, needs, index=None) -> Answers:
+        if index is None:
+            raise ValueError(
+                "index: kept answers are found by the images' numbers; call task(input, target, "
+                'index=batch.index). The images of a DataLoader have none: give its dataset'
+            )
+        found = {n: teacher.kept.rows(n, index) for n in needs}
+        return Answers(**{n: rows.to(input) for n, rows in found.items()})
+
+# %% ../nbs/course/49_teachers.ipynb #49a00032
+def check_kept(
+    teacher: Teacher | None,  # of a task
+    part,  # the images that will be trained on
+    setting: dict,  # of `fit`: augment, mixup, cutmix
+) -> None:
+    "A `ValueError` where kept answers are not about the views of these images, row by row."
+    members: Any = teacher.model if isinstance(teacher, Ensemble) else [teacher]
+    for kept in (m.kept for m in members if isinstance(m, KeptTeacher)):
+        if len(kept) != len(part):
+            raise ValueError(
+                f'teacher: {len(kept)} rows of answers and {len(part)} training images; expected one for '
+                'each image, in the order of data.train'
+            )
+        if kept.images and kept.images != part.fingerprint:
+            raise ValueError(
+                'teacher: its answers are about other training images than these; give the same pictures, '
+                'size and parts as when it was asked'
+            )
+        if setting['mixup'] or setting['cutmix']:
+            raise ValueError('mixup, cutmix: they mix images, and kept answers are about one image each')
+        plain = setting['augment'] == Augment() and getattr(part, 'whole', hasattr(part, 'images'))
+        if kept.views == 'same' and not plain:
+            raise ValueError(
+                'teacher: its answers are about the images as they are, and the views of this training '
+                'change, which they would not follow. Train without augment; keep answers to every view '
+                "with TeacherCache; or say that they stand for all views: teacher=dict(logits=…, views='any')"
+            )
+
 # %% ../nbs/course/49_teachers.ipynb #49a0002b
 def as_teacher(
     teacher,  # a `Teacher`, a module, a path or a name
@@ -567,11 +610,13 @@ def as_teacher(
     num_classes: int | None,  # K, for a name
     input_size: tuple[int, int, int] | None,  # (C, H, W), for a name
 ) -> Teacher:
-    "A `Teacher` as it is, one around a module, a path or a name, and an `Ensemble` of several."
+    "A `Teacher` as it is; one around a module, a path, a name or kept answers; an `Ensemble` of several."
     if teacher is None:
         raise ValueError(f'teacher: {method} needs one')
     if isinstance(teacher, Teacher):
         return teacher
+    if is_answers(teacher):
+        return KeptTeacher(teacher)
     if isinstance(teacher, (list, tuple)):
         return Ensemble(teacher)
     if isinstance(teacher, str) and as_path(teacher) is None:

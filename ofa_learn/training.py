@@ -53,7 +53,7 @@ from ofa_learn.settings import (
     whole_updates,
 )
 from .tasks import DistillationTask, create_task, right_answers
-from .teachers import measurable, same_norm
+from .teachers import check_kept, measurable, same_norm
 from .workers import pick_device, place, summed, take_over
 from .wrapping import unwrapped
 
@@ -485,6 +485,7 @@ class _Run:
             raise TypeError(f'augment: expected an Augment, got {type(s["augment"]).__name__}')
         _check_folder(self.out, self.resume)
         _check_fits(task, d)
+        check_kept(task.teacher, d.train, s)
         self.device = pick_device(self.device)
         self.rank, self.world = place()
         task.to(self.device)
@@ -735,7 +736,8 @@ def distill(
     Args:
         method: A name of `ofa-learn methods`, or of a method of your own; several are joined by +.
         student: A timm name, or a module.
-        teacher: A `Teacher`, a trained module, or a file of `save_model`; None for methods without one.
+        teacher: A `Teacher`, a trained module, or a file of `save_model`; or its answers, a row per training
+            image: an array, a .npy or .npz file, a dict of logits and pooled; None for methods without one.
         data: What it learns, is looked at by and is tested on, such as `split(digits())`, or parts of your
             own as `fit` takes them, with 'test' or without.
         epochs: Passes over the training images.

@@ -1,6 +1,7 @@
 """Exported students answer as before: in timm's layout, with other families, and in ONNX Runtime."""
 
 import json
+import logging
 import multiprocessing
 
 import pytest
@@ -9,9 +10,12 @@ import torch
 import torch.nn as nn
 
 from ofa_learn.atomic import locked
-from ofa_learn.export import export_onnx, export_student
+from ofa_learn.data import digits, split
+from ofa_learn.export import export_onnx, export_student, onnx_table
 from ofa_learn.models import load_model, make_model, save_model
+from ofa_learn.pictures import distill_pictures
 from ofa_learn.tasks import Teacher, create_task
+from ofa_learn.training import accuracy, distill
 
 ONE = dict(input_size=(1, 8, 8), num_classes=10)
 
@@ -142,3 +146,42 @@ def test_onnx_answers_as_pytorch(tmp_path):
     with pytest.raises(ValueError, match='differ by'):
         export_onnx(small, tmp_path / 't.onnx', (1, 8, 8), tolerance=-1.0)
     assert [p.name for p in tmp_path.iterdir()] == ['s.onnx']
+
+
+def needs_onnx():
+    pytest.importorskip('onnxruntime', reason='needs ofa-learn[onnx]')
+    pytest.importorskip('onnxscript', reason='needs ofa-learn[onnx]')
+
+
+@pytest.mark.parametrize('name, kind', [('micro_resnet', 'static'), ('micro_vit', 'dynamic')])
+def test_the_table_has_what_the_files_get_right(name, kind, tmp_path):
+    needs_onnx()
+    import onnxruntime
+
+    data = split(digits(), train=100, test=200)
+    net = distill('labels', name, None, data, 6, device='cpu', progress=False).model
+    table = onnx_table(net, tmp_path, data, kind, turns=2)
+    assert [r['name'] for r in table.rows] == ['PyTorch float32', 'ONNX float32', f'ONNX int8 {kind}']
+    torch_row, float_row, int_row = table.rows
+    assert torch_row['accuracy'] == pytest.approx(accuracy(net, data.test, data.norm))
+    assert float_row['accuracy'] == pytest.approx(torch_row['accuracy'], abs=0.5)
+    assert abs(int_row['accuracy'] - torch_row['accuracy']) < 5
+    assert torch_row['ratio'] == 1 and all(r['milliseconds'] > 0 for r in table.rows)
+    assert int_row['megabytes'] < 0.6 * float_row['megabytes'], 'that is what the integers are for'
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['student.int8.onnx', 'student.onnx']
+    session = onnxruntime.InferenceSession(
+        str(tmp_path / int_row['file']), providers=['CPUExecutionProvider']
+    )
+    logits = session.run(None, dict(images=data.norm(data.test.images).numpy()))[0]
+    right = (torch.from_numpy(logits).argmax(1) == data.test.labels).float().mean().item() * 100
+    assert right == pytest.approx(int_row['accuracy'], abs=1.1)
+    said = str(table)
+    assert 'against PyTorch' in said and '200 test images' in said and '1 thread,' in said
+    assert logging.root.manager.disable == 0
+
+
+def test_an_unknown_kind_of_integers_is_refused_before_anything_trains(tmp_path):
+    needs_onnx()
+    with pytest.raises(ValueError, match="int8: expected one of static, dynamic, got 'int4'"):
+        distill_pictures(None, 'micro_vit', 'digits', tmp_path / 'o', 'labels', onnx='int4')
+    assert not (tmp_path / 'o').exists()

@@ -8,6 +8,7 @@ import timm
 import torch
 from PIL import Image
 
+from ofa_learn.checkpoints import load_student
 from ofa_learn.cli import main
 from ofa_learn.data import digits
 from ofa_learn.evaluation import calibration_error, confusion_of, evaluate
@@ -225,3 +226,42 @@ def test_an_evaluation_leaves_out_what_has_no_label():
     part.labels[:] = -1
     with pytest.raises(ValueError, match='none of its images has a label'):
         evaluate(net, part, data.norm)
+
+
+def test_a_finished_run_goes_on_for_more_epochs_and_measures_its_files(tmp_path):
+    said = []
+    how = dict(method='labels', train=60, test=60, device='cpu', progress=False, say=said.append)
+    how |= dict(sched='constant', warmup_epochs=0, size=None)
+    distill_pictures(None, 'micro_resnet', 'digits', tmp_path / 'a', epochs=1, **how)
+    with pytest.raises(ValueError, match='holds a finished run.*more epochs than it has'):
+        distill_pictures(None, 'micro_resnet', 'digits', tmp_path / 'a', epochs=1, resume=True, **how)
+    again = distill_pictures(None, 'micro_resnet', 'digits', tmp_path / 'a', epochs=3, resume=True, **how)
+    whole = distill_pictures(None, 'micro_resnet', 'digits', tmp_path / 'b', epochs=3, **how)
+    files = [load_model(tmp_path / name / 'student.safetensors')[0] for name in 'ab']
+    files += [timm.create_model(f'local-dir:{tmp_path}/a/hub', pretrained=True), load_student(tmp_path / 'a')]
+    x = torch.randn(3, 1, 8, 8)
+    assert again.test == whole.test and all(torch.equal(f.eval()(x), whole.model.eval()(x)) for f in files)
+
+
+def test_the_command_measures_onnx_files(tmp_path, capsys):
+    pytest.importorskip('onnxruntime', reason='needs ofa-learn[onnx]')
+    pytest.importorskip('onnxscript', reason='needs ofa-learn[onnx]')
+    out = tmp_path / 'student'
+    words = [
+        'distill',
+        '--student',
+        'micro_resnet',
+        '--data',
+        'digits',
+        '--method',
+        'labels',
+        '--epochs',
+        '1',
+    ]
+    words += ['--train', '60', '--test', '60', '--device', 'cpu', '--progress=False', '--patience', '1']
+    assert main([*words, '--out', str(out), '--onnx', 'static']) == 0, capsys.readouterr().err
+    assert 'ONNX int8 static' in capsys.readouterr().out
+    rows = json.loads((out / 'evaluation.json').read_text())['onnx']
+    assert [r['file'] for r in rows] == [None, 'student.onnx', 'student.int8.onnx']
+    assert all((out / r['file']).exists() for r in rows[1:])
+    assert 'ONNX float32' in (out / 'report.html').read_text()
