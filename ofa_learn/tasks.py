@@ -403,7 +403,7 @@ class Labels(DistillationTask):
 
     Args:
         student, input_size, input_norm, data, num_classes: As in `DistillationTask`.
-        label_smoothing, positions, kind, device: As in `DistillationTask`.
+        label_smoothing, class_weights, positions, kind, device: As in `DistillationTask`.
         teacher: Taken and not looked at.
 
     Example:
@@ -635,7 +635,8 @@ def create_task(
         student: A timm name, or an `nn.Module` that gives logits (B, K).
         teacher: What `Teacher` takes, such as a trained `nn.Module` or a file; None for a method without one.
         options: The method's own, see `help(OFA)` and its like, and those of `DistillationTask`: `data`, or
-            `input_size`, `input_norm` and `num_classes`; `label_smoothing`, `positions`, `kind`, `device`.
+            `input_size`, `input_norm` and `num_classes`; `label_smoothing`, `class_weights`, `positions`,
+            `kind`, `device`.
             Joined methods take `weights=(1, .5)` and their own options in `parts={'ofa': {…}}`.
 
     Returns:
