@@ -159,12 +159,11 @@ class Combined(DistillationTask):
     def losses(self, student, heads, teacher, target):
         joined = unwrapped(self.trainable_module).heads
         inside = any(p.holds_labels for p in self.parts.values())
-        self._weighed = True  # each method looks for itself
         out = {}
         for i, (n, p) in enumerate(self.parts.items()):
             p.epoch, p.index = self.epoch, self.index
             own = p.losses(joined.own(n, student), heads.get(n), teacher, p.targets(target))
-            p.check_weighed()
+            self._weighed = p.check_weighed()
             for k, v in own.items():
                 if k != 'ce' or (i == 0 and not inside):
                     out[f'{n}_{k}'] = self.weights[n] * v
