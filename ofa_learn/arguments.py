@@ -128,13 +128,13 @@ def check_logits(
     if student_logits.numel() == 0:
         raise ValueError(f'student_logits: an empty batch, shape {tuple(student_logits.shape)}')
 
-# %% ../nbs/internals/03_arguments.ipynb #82d9049f
+# %% ../nbs/internals/03_arguments.ipynb #b41a9d02
 def _kind(target: torch.Tensor) -> str:
     "Its type, and what numbers would mean."
     regression = ', one number for each image: that is regression, which no method here learns'
     return f'{target.dtype}{regression if target.is_floating_point() else ""}'
 
-
+# %% ../nbs/internals/03_arguments.ipynb #82d9049f
 def check_target(
     target: torch.Tensor,  # (B,) int64 class indices, or (B, K) floating probabilities
     shape: Sequence[int],  # (B, K)
@@ -146,7 +146,7 @@ def check_target(
         raise TypeError(f'target: expected a tensor, got {type(target).__name__}')
     if b == 0:
         raise ValueError('target: expected at least one image, got an empty batch')
-    if target.ndim == 1:
+    if target.ndim == 1 or (target.is_floating_point() and tuple(target.shape) == (b, 1)):
         if target.dtype != torch.int64:
             raise TypeError(f'target: expected class indices of type int64, got {_kind(target)}')
         if len(target) != b:
@@ -156,8 +156,6 @@ def check_target(
                 f'target: expected classes 0 to {k - 1}, got {int(target.min())} to {int(target.max())}'
             )
         return
-    if target.is_floating_point() and tuple(target.shape) == (b, 1):
-        raise TypeError(f'target: expected class indices of type int64, got {_kind(target)}')
     if tuple(target.shape) != (b, k):
         raise ValueError(
             f'target: expected ({b},) class indices or ({b}, {k}) probabilities, '

@@ -276,6 +276,11 @@ def _counted(data, num_classes: int) -> torch.Tensor:
     return labels[labels >= 0].cpu().bincount(minlength=num_classes)
 
 
+def _entries(values) -> list:
+    "The entries of a list, a tuple, an array or a tensor."
+    return values.tolist() if hasattr(values, 'tolist') else list(values)
+
+# %% ../nbs/internals/48_checks.ipynb #b41a9d03
 def label_weights(
     class_weights,  # None, 'balanced', or K numbers above 0
     num_classes: int,  # K
@@ -293,15 +298,10 @@ def label_weights(
         return torch.where(counts > 0, even / counts, 1.0).float()
     if not hasattr(class_weights, '__iter__') or isinstance(class_weights, (dict, set)):
         raise TypeError(f'{expected}, got {class_weights!r}')
-    values = [check_weight('class_weights', w, zero=False) for w in plain_numbers(class_weights)]
+    values = [check_weight('class_weights', w, zero=False) for w in _entries(class_weights)]
     if len(values) != num_classes:
         raise ValueError(f'{expected}, got {len(values)} of them')
     return torch.tensor(values, dtype=torch.float32)
-
-
-def plain_numbers(values) -> list:
-    "The entries of a list, a tuple, an array or a tensor."
-    return values.tolist() if hasattr(values, 'tolist') else list(values)
 
 # %% ../nbs/internals/48_checks.ipynb #49a00023
 def _told(names) -> list[str] | None:

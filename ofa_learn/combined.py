@@ -172,13 +172,12 @@ class Combined(DistillationTask):
     def losses(self, student, heads, teacher, target):
         joined = unwrapped(self.trainable_module).heads
         inside = any(p.holds_labels for p in self.members.values())
-        self._weighed = True  # each method looks for itself
         out = {}
         for i, (n, p) in enumerate(self.members.items()):
             p.epoch, p.index = self.epoch, self.index
             own = p.losses(joined.own(n, student), heads.get(n), teacher, p.targets(target))
             check_named(n, own)
-            p.check_weighed()
+            self._weighed = p.check_weighed()
             for k, v in own.items():
                 if k != 'ce' or (i == 0 and not inside):
                     out[f'{n}_{k}'] = self.weights[n] * v

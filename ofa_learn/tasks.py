@@ -228,7 +228,7 @@ def _check_first_batch(task: 'DistillationTask', input: torch.Tensor, target: to
         check_trainable(task.student)  # it may have been made a teacher since
     task._first = False
 
-
+# %% ../nbs/course/50_tasks.ipynb #b41a9d01
 def _joined(task: 'DistillationTask', student: nn.Module, heads: nn.Module | None) -> _Trainable:
     "Student and heads in one module, on the student's device and in its precision."
     like = next(p for p in student.parameters() if p.requires_grad)
@@ -293,13 +293,14 @@ class _Labelled(WrappedTask):
         self._weighed = True
         return label_loss(logits, target, self.label_weights)
 
-    def check_weighed(self) -> None:
-        "Raise where there are weights and the losses have not asked for them."
+    def check_weighed(self) -> bool:
+        "True; raise where there are weights and the losses have not asked for them."
         if self.label_weights is not None and not self._weighed:
             raise ValueError(
                 f'class_weights: {self.name} would not use them; its losses must take the cross-entropy with '
                 'the labels from self.label_loss(logits, target)'
             )
+        return True
 
 # %% ../nbs/course/50_tasks.ipynb #408f48b9
 class DistillationTask(_Labelled):
@@ -437,7 +438,7 @@ class Labels(DistillationTask):
 
     Args:
         student, input_size, input_norm, data, num_classes: As in `DistillationTask`.
-        label_smoothing, positions, kind, device: As in `DistillationTask`.
+        label_smoothing, class_weights, positions, kind, device: As in `DistillationTask`.
         teacher: Taken and not looked at.
 
     Example:
@@ -694,7 +695,8 @@ def create_task(
         student: A timm name, or an `nn.Module` that gives logits (B, K).
         teacher: What `Teacher` takes, such as a trained `nn.Module` or a file; None for a method without one.
         options: The method's own, see `help(OFA)` and its like, and those of `DistillationTask`: `data`, or
-            `input_size`, `input_norm` and `num_classes`; `label_smoothing`, `positions`, `kind`, `device`.
+            `input_size`, `input_norm` and `num_classes`; `label_smoothing`, `class_weights`, `positions`,
+            `kind`, `device`.
             Joined methods take `weights=(1, .5)` and their own options in `parts={'ofa': {…}}`.
 
     Returns:

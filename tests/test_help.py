@@ -32,6 +32,7 @@ ENTRY_POINTS = {
     'hcd': 'orthogonality_loss sub_cross_entropy mutual_kl HCD',
     'scalekd': 'dfm_loss soft_ce_loss ScaleKD',
     'combined': 'Combined',
+    'multilabel': 'multilabel_task',
     'hints': 'fitnet_loss FitNet ofd_loss OFD hcl_loss ReviewKD',
     'records': 'results',
     'export': 'export_student export_onnx',
