@@ -414,7 +414,7 @@ def keep_answers(
         said = fitted(teacher, b.input, needs)
         for n in needs:
             found[n].append(getattr(said, n).float().cpu().numpy())
-    arrays = {n: np.concatenate(rows) for n, rows in found.items()}
+    arrays: dict[str, Any] = {n: np.concatenate(rows) for n, rows in found.items()}
     with whole(path, 'wb') as f:
-        np.savez(f, images=np.array(data.train.fingerprint), **arrays)
+        np.savez(f, **arrays, images=np.array(data.train.fingerprint))
     return {n: a.shape for n, a in arrays.items()}

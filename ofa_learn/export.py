@@ -350,7 +350,7 @@ def onnx_table(
     network = copy.deepcopy(student).cpu().float().eval()
     files = [folder / 'student.onnx', folder / 'student.int8.onnx']
     export_onnx(network, files[0], data.input_size)
-    quantise(*files, int8, (x for x, _ in _arrays(data.train, data.norm, 300)))
+    quantise(files[0], files[1], int8, (x for x, _ in _arrays(data.train, data.norm, 300)))
     answers = [_in_pytorch(network), *(_session(f, threads) for f in files)]
     names = ['PyTorch float32', 'ONNX float32', f'ONNX int8 {int8}']
     test = _arrays(data.test, data.norm)

@@ -285,6 +285,35 @@ def _in_dtype(answers: Answers, dtype: torch.dtype) -> Answers:
         None if maps is None else [m.to(dtype) for m in maps],
     )
 
+# %% ../nbs/course/49_teachers.ipynb #49a00031
+class KeptTeacher(Teacher):
+    "Answers that were kept, as a teacher."
+
+    def __init__(self, source):
+        nn.Module.__init__(self)
+        self.model = self.kept = KeptAnswers(source)
+        self.norm = self.classes = self.input_size = None
+        self.eval()
+
+    @property
+    def mixture(self) -> dict:
+        "What its answers depend on: all of them."
+        return dict(answers=self.kept.digest, views=self.kept.views)
+
+    def find_taps(self, input_size) -> Taps | None:
+        width = self.kept.width('pooled')
+        return Taps('tokens', (), 0, False, width, self.kept.width('logits'), input_size) if width else None
+
+    def forward(self, x: torch.Tensor, needs=('logits',)) -> Answers:
+        raise ValueError('teacher: kept answers are about training images, by number; it sees no others')
+
+
+def _member(teacher) -> Teacher:
+    "What is given as one of several teachers, as a `Teacher`."
+    if isinstance(teacher, Teacher):
+        return teacher
+    return KeptTeacher(teacher) if is_answers(teacher) else Teacher(teacher)
+
 # %% ../nbs/course/49_teachers.ipynb #49a0001b
 class Ensemble(Teacher):
     """Several teachers that answer as one: logits averaged, features of one of them.
@@ -307,7 +336,7 @@ class Ensemble(Teacher):
 
     def __init__(self, teachers: Sequence, shares: Sequence[float] | None = None, features: int = 0):
         nn.Module.__init__(self)
-        members = [as_teacher(t, 'Ensemble', None, None) for t in teachers]
+        members = [_member(t) for t in teachers]
         shares = [1.0] * len(members) if shares is None else [float(w) for w in shares]
         if len(members) < 2:
             raise ValueError(f'teachers: expected at least two, got {len(members)}')
@@ -460,6 +489,31 @@ class FittedEnsemble(Fitted):
         logits = sum(w * a.logits for w, a in zip(teacher.shares, told))
         return told[teacher.features]._replace(logits=logits)
 
+# %% ../nbs/course/49_teachers.ipynb #49a00033
+class FittedRows(Fitted):
+    "How kept answers are asked: by the images' numbers."
+
+    def __init__(self, teacher: KeptTeacher, num_classes: int, needs):
+        super().__init__()
+        missing = [n for n in needs if not teacher.kept.width(n)]
+        if missing:
+            raise ValueError(
+                f'teacher: {", ".join(missing)} are needed, and its kept answers do not hold them'
+            )
+        if 'logits' in needs and teacher.kept.width('logits') != num_classes:
+            raise ValueError(
+                f'teacher: it has {teacher.kept.width("logits")} classes, the student {num_classes}'
+            )
+
+    def forward(self, teacher, input: torch.Tensor, needs, index=None) -> Answers:
+        if index is None:
+            raise ValueError(
+                "index: kept answers are found by the images' numbers; call task(input, target, "
+                'index=batch.index). The images of a DataLoader have none: give its dataset'
+            )
+        found = {n: teacher.kept.rows(n, index) for n in needs}
+        return Answers(**{n: rows.to(input) for n, rows in found.items()})
+
 # %% ../nbs/course/49_teachers.ipynb #49a00027
 def _noise(teacher: Teacher, size) -> torch.Tensor:
     "Two images of noise on the teacher's device, always the same."
@@ -527,53 +581,6 @@ def fit_teacher(
     columns = matched_classes(teacher.classes, names, out.shape[1], num_classes)
     return Fitted(view, None if columns is None else columns.to(out.device))
 
-# %% ../nbs/course/49_teachers.ipynb #49a00031
-class KeptTeacher(Teacher):
-    "Answers that were kept, as a teacher."
-
-    def __init__(self, source):
-        nn.Module.__init__(self)
-        self.model = self.kept = KeptAnswers(source)
-        self.norm = self.classes = self.input_size = None
-        self.eval()
-
-    @property
-    def mixture(self) -> dict:
-        "What its answers depend on: all of them."
-        return dict(answers=self.kept.digest, views=self.kept.views)
-
-    def find_taps(self, input_size) -> Taps | None:
-        width = self.kept.width('pooled')
-        return Taps('tokens', (), 0, False, width, self.kept.width('logits'), input_size) if width else None
-
-    def forward(self, x: torch.Tensor, needs=('logits',)) -> Answers:
-        raise ValueError('teacher: kept answers are about training images, by number; it sees no others')
-
-
-class FittedRows(Fitted):
-    "How kept answers are asked: by the images' numbers."
-
-    def __init__(self, teacher: KeptTeacher, num_classes: int, needs):
-        super().__init__()
-        missing = [n for n in needs if not teacher.kept.width(n)]
-        if missing:
-            raise ValueError(
-                f'teacher: {", ".join(missing)} are needed, and its kept answers do not hold them'
-            )
-        if 'logits' in needs and teacher.kept.width('logits') != num_classes:
-            raise ValueError(
-                f'teacher: it has {teacher.kept.width("logits")} classes, the student {num_classes}'
-            )
-
-    def forward(self, teacher, input: torch.Tensor, needs, index=None) -> Answers:
-        if index is None:
-            raise ValueError(
-                "index: kept answers are found by the images' numbers; call task(input, target, "
-                'index=batch.index). The images of a DataLoader have none: give its dataset'
-            )
-        found = {n: teacher.kept.rows(n, index) for n in needs}
-        return Answers(**{n: rows.to(input) for n, rows in found.items()})
-
 # %% ../nbs/course/49_teachers.ipynb #49a00032
 def check_kept(
     teacher: Teacher | None,  # of a task
@@ -613,15 +620,11 @@ def as_teacher(
     "A `Teacher` as it is; one around a module, a path, a name or kept answers; an `Ensemble` of several."
     if teacher is None:
         raise ValueError(f'teacher: {method} needs one')
-    if isinstance(teacher, Teacher):
-        return teacher
-    if is_answers(teacher):
-        return KeptTeacher(teacher)
     if isinstance(teacher, (list, tuple)):
         return Ensemble(teacher)
-    if isinstance(teacher, str) and as_path(teacher) is None:
+    if isinstance(teacher, str) and as_path(teacher) is None and not is_answers(teacher):
         return Teacher(teacher, num_classes, input_size)
-    return Teacher(teacher)
+    return _member(teacher)
 
 
 def measurable(
