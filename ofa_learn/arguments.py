@@ -270,6 +270,14 @@ _ALSO_CALLED = dict(
 )  # a name that people use elsewhere: ours
 
 
+def also_called(
+    word: str,  # what somebody wrote
+    before: str = '',  # put before ours
+) -> list[str]:  # at most one
+    "Our name for what people call otherwise elsewhere."
+    return [before + _ALSO_CALLED[word]] if word in _ALSO_CALLED else []
+
+
 def odd_option(
     given: Iterable[str],  # the names that came
     has: Sequence[str],  # those that are taken

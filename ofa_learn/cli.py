@@ -501,6 +501,10 @@ def _unknown(word: str, name: str) -> str:
     typed = word.partition('=')[0].replace('_', '-')
     options = ['--' + p.replace('_', '-') for p in inspect.signature(COMMANDS[name]).parameters]
     near = difflib.get_close_matches(typed, options, 1, 0.5)
+    if name == 'distill':  # which takes those of methods and of training, too
+        from ofa_learn.arguments import also_called
+
+        near = also_called(typed.removeprefix('--'), '--') or near
     if name == 'sweep' and not difflib.get_close_matches(typed, near, 1, 0.8):
         from ofa_learn.arguments import option_takers
 

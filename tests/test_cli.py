@@ -406,3 +406,37 @@ def test_every_option_says_what_it_is(name):
 
 def test_a_wrong_type_is_named():
     assert "argument --epochs: invalid int value: 'x'" in refused('demo', '--epochs', 'x')
+
+
+@pytest.mark.parametrize(
+    'words, said',
+    [
+        (['--batch', '4'], 'no option --batch; did you mean --batch_size?'),
+        (['--T', '4'], 'no option --T; did you mean --temperature?'),
+        (['--gamma', '2'], "'labels' has no option 'gamma'; 'gamma' is an option of dist and ofa"),
+        (['--ema'], 'ema: expected a number from 0 and below 1, or None, got True'),
+        (['--ema', '1.5'], 'ema: expected a number'),
+        (['--sched', 'plateau'], 'sched: plateau is not offered'),
+        (['--label_smoothing', '1'], 'label_smoothing: expected'),
+    ],
+)
+def test_what_distill_refuses_before_it_reads_pictures(words, said):
+    assert said in refused(
+        'distill', '--student', 'micro_vit', '--data', 'nowhere', '--method', 'labels', *words
+    )
+    assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    'words, said',
+    [
+        (['teach', 'micro_vit', '--data', 'nowhere.npz', '--lr', '-1'], 'lr: expected'),
+        (['teach', 'micro_vit', '--data', 'nowhere.npz', '--batch', '1'], 'batch_size: expected'),
+        (['look', 'x.safetensors', '--temperature', '0'], 'temperature: expected a finite number above 0'),
+        (['sweep', '--methods', 'ofa', '--grid', 'gamma=1,.5'], 'grid: ofa: gamma: expected'),
+        (['sweep', '--methods', 'ofa,dist', '--grid', 'gamma=1,2'], "by 'ofa.gamma' or 'dist.gamma'"),
+    ],
+)
+def test_ranges_are_looked_at_before_anything_is_read_or_taught(words, said):
+    assert said in refused(*words)
+    assert not list(Path().iterdir())
