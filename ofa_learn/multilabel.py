@@ -23,7 +23,7 @@ from .tasks import DeepSupervision, DistillationTask, Labels, method_class
 # %% ../nbs/methods/78_multilabel.ipynb #b41b0008
 def check_many(
     target: torch.Tensor,  # what came
-    shape: tuple[int, int],  # (B, K)
+    shape: tuple[int, ...],  # (B, K)
 ) -> None:
     "Raise unless it is (B, K) integers or truth values, 0 or 1 for each class."
     expected = f'target: expected {shape} integers, 1 for each class that an image shows and 0 for the others'

@@ -277,6 +277,8 @@ def right_answers(
 class _Labelled(WrappedTask):
     "How a task reads its labels: smoothed, and weighted by their classes."
 
+    num_classes: int  # K
+    label_weights: torch.Tensor | None  # (K,)
     _weighed = False  # whether its losses have asked for `label_loss`
 
     def read_labels(self, label_smoothing: float, class_weights, data) -> None:
