@@ -44,6 +44,7 @@ from ofa_learn.records import (
 )
 from .runs import pair_models
 from .sweeps import recording_path
+from .tasks import Teacher
 from .training import accuracy, distill
 from .widgets import SOURCE, Explorer, beside
 
@@ -652,7 +653,11 @@ _DEEP: dict[str, tuple[str, dict, str | list[str]]] = dict(
     mlp=('micro_mixer', dict(num_blocks=8), 'blocks.*'),
 )
 _ALONE = ('untrained', 'labels', 'deep_supervision')
-_TAUGHT: dict[str, dict] = dict(kd=dict(setting='own'), ofa=dict(gamma=1.4, form='paper'))  # and its options
+_TAUGHT: dict[str, dict] = dict(  # and its options
+    kd=dict(temperature=4.0),
+    ofa=dict(gamma=1.4, form='paper', temperature=4.0),
+    fitnet=dict(),
+)
 _CKA_COMMAND = 'python -c "from ofa_learn.explorers import record_cka; record_cka(\'cka.json\')"'
 
 
@@ -669,8 +674,10 @@ def _trained(method: str, family: str, data: Splits, epochs: int, teacher=None, 
 
 
 def _compared(teacher: nn.Module, model: nn.Module, data: Splits, its_family: str, family: str) -> dict:
-    "A student's accuracy, and its CKA with a teacher."
-    s = cka(teacher, model, data, _DEEP[its_family][2], _DEEP[family][2], batch_size=400, progress=False)
+    "A student's accuracy, and its CKA with a teacher; each sees the images in its own normalisation."
+    seen = data.for_teacher()
+    layers = dict(layers=_DEEP[its_family][2], layers_b=_DEEP[family][2])
+    s = cka(teacher, model, seen, data_b=data, batch_size=200, progress=False, **layers)
     matrix = [[round(v, 3) for v in line] for line in s.matrix.tolist()]
     return dict(
         test_accuracy=round(accuracy(model, data.test, data.norm), 2),
@@ -682,30 +689,34 @@ def _compared(teacher: nn.Module, model: nn.Module, data: Splits, its_family: st
 # %% ../nbs/widgets/91_explorers.ipynb #ec1fe660
 def record_cka(
     path: str | Path,  # the file to write
-    epochs: int = 24,  # of every training
-    train: int = 300,  # training images
+    epochs: int = 150,  # of every student
+    teaching: int = 20,  # epochs of every teacher
+    train: int = 60,  # a student's images
+    teach: int = 1097,  # a teacher's
     families=tuple(_DEEP),  # which take part
 ) -> Path:
-    "Train teachers and students of all families; keep every pair's CKA. It takes minutes on a laptop."
-    data = split(digits(), train=train)
-
-    teachers = {family: _trained('labels', family, data, epochs, seed=0) for family in families}
+    "Train teachers and students of all families; keep every pair's CKA. It takes a quarter of an hour."
+    data = split(digits(), train=train, valid=200, teach=teach)
+    seen = data.for_teacher()
+    trained = {family: _trained('labels', family, seen, teaching, seed=0) for family in families}
+    teachers = {family: Teacher(model, norm=seen.norm) for family, model in trained.items()}
     found = []
     for student in families:
         alone = {method: _trained(method, student, data, epochs) for method in _ALONE}
         for teacher in families:
             taught = {m: _trained(m, student, data, epochs, teachers[teacher]) for m in _TAUGHT}
             for method, model in (alone | taught).items():
-                compared = _compared(teachers[teacher], model, data, teacher, student)
+                compared = _compared(trained[teacher], model, data, teacher, student)
                 found.append(dict(teacher=teacher, student=student, method=method) | compared)
-    sizes = dict(train=train, valid=len(data.valid), test=len(data.test))
+    sizes = dict(train=train, valid=len(data.valid), test=len(data.test), teach=teach)
     about = dict(
         kind='cka',
-        version=1,
+        version=2,
         data=dict(name=data.train.name, fingerprint=data.train.fingerprint, **sizes),
         estimator='unbiased',
         epochs=epochs,
-        teachers={f: round(accuracy(model, data.test, data.norm), 2) for f, model in teachers.items()},
+        teaching=teaching,
+        teachers={f: round(accuracy(model, seen.test, seen.norm), 2) for f, model in trained.items()},
         versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__),
     )
     lines = ',\n'.join(json.dumps(run, separators=(',', ':')) for run in found)
@@ -721,8 +732,8 @@ def load_cka(path: str | Path | None = None) -> dict:
         found = json.loads(path.read_bytes())
     except ValueError as e:
         raise ValueError(f'{path}: not JSON ({e}); `{_CKA_COMMAND}` makes it anew') from e
-    if not isinstance(found, dict) or (found.get('kind'), found.get('version')) != ('cka', 1):
-        raise ValueError(f'{path}: no CKA recording of version 1; `{_CKA_COMMAND}` makes one')
+    if not isinstance(found, dict) or (found.get('kind'), found.get('version')) != ('cka', 2):
+        raise ValueError(f'{path}: no CKA recording of version 2; `{_CKA_COMMAND}` makes one')
     return found | dict(runs={(r['teacher'], r['student'], r['method']): r for r in found['runs']})
 
 
@@ -731,8 +742,8 @@ def _cka_measured(found: dict) -> str:
     d = found['data']
     teachers = ', '.join(f'{_FAMILY[f]} {a:.1f} %' for f, a in found['teachers'].items())
     return (
-        f"Measured: one training of each network, {found['epochs']} epochs "
-        f"on {d['train']} images of {d['name']}, eight blocks deep; "
+        f"Measured: one training of each network, eight blocks deep: {found['epochs']} epochs "
+        f"on {d['train']} images of {d['name']}, teachers {found['teaching']} on {d['teach']:,}; "
         f"{found['estimator']} CKA on {d['valid']} validation images. "
         f'Teachers on test: {teachers}. One run each, at a laptop’s scale: a look, not a result.'
     )
@@ -798,7 +809,7 @@ class CKAExplorer(OverRecords):
         found: what `load_cka` gives; default the package's recording.
         teacher: its family, 'cnn', 'vit' or 'mlp'.
         student: its family.
-        method: how the student on the right was trained: 'deep_supervision', 'kd' or 'ofa'.
+        method: how the student on the right was trained: 'deep_supervision', 'kd', 'ofa' or 'fitnet'.
         before: the student on the left: 'untrained' or 'labels'.
     Raises:
         ValueError: a recording that cannot be read, or a family or method that it lacks.
@@ -832,7 +843,7 @@ class CKAExplorer(OverRecords):
         teachers = {t for t, _, _ in self.found['runs']}
         families = {f: name for f, name in _FAMILY.items() if f in teachers}
         starts = {m: method_label(m) for m in ('untrained', 'labels')}
-        ends = {m: method_label(m) for m in ('deep_supervision', 'kd', 'ofa')}
+        ends = {m: method_label(m) for m in ('deep_supervision', *_TAUGHT)}
         super().__init__(
             _cka_measured(self.found),
             command,

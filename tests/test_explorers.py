@@ -390,7 +390,7 @@ def test_figures_follow_the_controls():
         (lambda: TeacherLab(made_up_lab(), pair='cnn-mlp'), 'pair: expected one of cnn-vit, vit-cnn'),
         (lambda: TeacherLab(made_up_lab(), method='ofa'), 'method: expected one of labels, kd, rsd'),
         (lambda: TeacherLab(made_up_lab(), temperature=2.0), 'temperature T: expected one of 1.0, 4.0'),
-        (lambda: BranchExplorer([r for r in made_up_gamma() if r['method'] == 'kd']), 'plan recorded:exits'),
+        (lambda: BranchExplorer([r for r in made_up_gamma() if r['method'] == 'kd']), 'plan recorded:lab_exits'),
         (lambda: BranchExplorer(made_up_exits(), exits=[0]), 'got 0'),
         (lambda: CKAExplorer(made_up_cka(), teacher='mlp'), 'teacher: expected one of cnn, vit'),
         (lambda: CKAExplorer(made_up_cka(), method='labels'), 'student after: expected one of'),
@@ -415,7 +415,7 @@ def test_shipped_recordings_open():
     old = AccuracyCurves('methods')  # one temperature, every epoch
     assert 'temperature' not in old.controls and old.epoch.values == list(range(1, 41))
     assert AccuracyCurves('lab').temperature.values == [1.0, 4.0]
-    assert 'recorded:exits' in BranchExplorer().hint.value and 'record_cka' in CKAExplorer().hint.value
+    assert 'recorded:lab_exits' in BranchExplorer().hint.value and 'record_cka' in CKAExplorer().hint.value
     lab = TeacherLab()
     assert lab.labels.values == [30, 60, 120, 300, 1097] and lab.images.values[-1] == 1097
     assert lab.pair.values == ['cnn-vit', 'vit-cnn'] and lab.temperature.values == [1.0, 4.0]
