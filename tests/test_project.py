@@ -46,7 +46,7 @@ ROOMS = {
     },
     'running': {
         'identity': '',
-        'settings': '',
+        'settings': 'arguments data',
         'checkpoints': 'atomic',
         'workers': 'atomic checkpoints wrapping',
         'loaders': 'data parts reading',
