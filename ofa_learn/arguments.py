@@ -303,6 +303,32 @@ def odd_option(
     whose = '' if near[0] in has else f', an option of {elsewhere[near[0]]}'
     return f'no option {odd!r}; did you mean {near[0]!r}{whose}?'
 
+# %% ../nbs/internals/03_arguments.ipynb #90f843eb
+_SOFTENED = {'kd', 'dkd', 'dist', 'ofa', 'hcd', 'scalekd'}  # CRD's temperature is that of a contrast
+_ONE_MEANING = dict(
+    temperature=_SOFTENED,
+    label_weight={'kd', 'ofa', 'scalekd'},
+    kd_weight={'kd', 'ofa', 'scalekd'},
+    exit_weight={'deep_supervision', 'ofa'},
+    warmup={'dkd', 'reviewkd'},
+    width={'cc', 'crd'},
+    stages={'deep_supervision', 'fitnet', 'hcd', 'ofa', 'ofd', 'reviewkd'},
+    setting={'cc', 'crd', 'dist', 'dkd', 'fitnet', 'kd', 'ofd', 'reviewkd', 'rkd', 'scalekd'},
+)  # an option: the methods that mean the same by it
+
+
+def check_one_meaning(
+    name: str,  # an option of a grid, given without a method
+    methods: list[str],  # those of the plan that have it
+) -> None:
+    "A `ValueError` where methods of a plan mean different things by a word: whose would it be?"
+    if len(methods) < 2 or set(methods) <= _ONE_MEANING.get(name, set()):
+        return
+    ways = ' or '.join(repr(f'{m}.{name}') for m in methods)
+    raise ValueError(
+        f'grid: {listed(methods)} mean different things by {name!r}; say whose is meant, by {ways}'
+    )
+
 # %% ../nbs/internals/03_arguments.ipynb #3f0c7a58
 F = TypeVar('F', bound=Callable)
 

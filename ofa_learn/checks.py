@@ -178,7 +178,7 @@ def check_named(
     if torch.is_grad_enabled() and not any(v.requires_grad for v in parts.values()):
         raise ValueError(f'{method}: no part depends on anything that is trained; was something detached?')
 
-
+# %% ../nbs/internals/48_checks.ipynb #75a9ff05
 def unread(
     task,  # whose method reads
     answers,  # of the teacher, as the method got them; None while heads are built

@@ -64,7 +64,7 @@ def _literal(text: str) -> Any:
     except SyntaxError as e:
         raise ValueError(text) from e
 
-
+# %% ../nbs/internals/98_cli_distill.ipynb #67c288e7
 def parse_options(text: str) -> dict[str, Any]:
     "'gamma=1.4 opt=adamw' → {'gamma': 1.4, 'opt': 'adamw'}."
     out: dict[str, Any] = {}

@@ -626,12 +626,12 @@ class BranchExplorer(OverRecords):
 
     def __init__(
         self,
-        records: str | list[dict] = 'exits',
+        records: str | list[dict] = 'lab_exits',
         pair: str | None = None,
         exits: Sequence[int] = (1, 2, 3, 4),
     ):
         self.records, command = source_of(records)
-        ofa = _ofa_runs(self.records, 'exits')
+        ofa = _ofa_runs(self.records, 'lab_exits')
         stages = {c: f'stage {c}' for c in (1, 2, 3, 4)}
         super().__init__(
             measured(self.records),

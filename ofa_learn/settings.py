@@ -12,7 +12,7 @@ import inspect
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -23,6 +23,9 @@ import torch.nn as nn
 from timm.data.mixup import Mixup
 from timm.optim import create_optimizer_v2, list_optimizers
 from timm.scheduler import create_scheduler_v2
+
+from .arguments import odd_option, whole_from
+from .data import Augment, load_splits
 
 # %% ../nbs/running/77_settings.ipynb #076191d5
 @dataclass(frozen=True)
@@ -351,3 +354,44 @@ def check_settings(
     if 'sched' in s:
         usual = inspect.signature(learning_rates).parameters.values()
         _check_schedule({p.name: p.default for p in usual if p.name != 'updates'} | s)
+
+# %% ../nbs/running/77_settings.ipynb #2523cf90
+def as_seeds(given) -> tuple:
+    "How many seeds, or which, as those that they are."
+    if isinstance(given, bool) or not (isinstance(given, int) or hasattr(given, '__iter__')):
+        raise ValueError(f'seeds: expected how many, or a list of them, got {given!r}')
+    return tuple(range(given)) if isinstance(given, int) else tuple(given)
+
+
+def as_augment(given) -> Augment:
+    "What a view may change, in a plan that comes from a file as a dict."
+    if isinstance(given, Augment):
+        return given
+    if not isinstance(given, dict):
+        raise ValueError(f'augment: expected an Augment, or its fields in a dict, got {given!r}')
+    if odd := odd_option(given, [f.name for f in fields(Augment)], dict):
+        raise ValueError(f'augment: {odd}')
+    return Augment(**given)
+
+
+def check_tables(plan) -> None:
+    "What is a dict is one, and what names the parts is taken by `load_splits`."
+    for name in ('grid', 'data_options', 'parts', 'teachers', 'teaching'):
+        value = getattr(plan, name)
+        if not isinstance(value, dict):
+            raise ValueError(f'{name}: expected a dict, got {value!r}')
+    sizes = [n for n in inspect.signature(load_splits).parameters if n not in ('source', 'root', 'kwargs')]
+    if odd := odd_option(plan.parts, sizes, dict):
+        raise ValueError(f'parts: {odd}')
+
+# %% ../nbs/running/77_settings.ipynb #f9c8c3f0
+def check_plan_settings(plan, usual: dict) -> None:
+    "Raise where seeds, or what teachers are trained with, make no sense; `usual` are the defaults of `fit`."
+    check_settings(dict(view_seed=plan.view_seed, eval_every=plan.eval_every))
+    whole_from(0)('split_seed', plan.split_seed)
+    for seed in plan.seeds:
+        whole_from(0)('seeds', seed)
+    try:
+        check_settings(usual | plan.teaching)
+    except ValueError as e:
+        raise ValueError(f'teaching: {e}') from e

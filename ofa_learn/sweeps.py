@@ -28,10 +28,10 @@ from ofa_learn.arguments import (
     answering,
     check_apart,
     check_choice,
+    check_one_meaning,
     listed,
     odd_option,
     option_takers,
-    whole_from,
 )
 from .atomic import Taken, locked, read_sealed, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached
@@ -41,41 +41,12 @@ from .identity import surroundings, weights_hash
 from .models import count_params
 from .records import check_record, finished, finished_of, record_path, save_record
 from .runs import measured, pair_models, published, teach, training_folder
-from .settings import check_settings
+from .settings import as_augment, as_seeds, check_plan_settings, check_settings, check_tables
 from .tasks import DistillationTask, Teacher, all_methods, check_options, create_task, method_class
 from .training import accuracy, check_fit, fit, resumable
 from .workers import each, in_turn, one_thread, pick_device
 
 # %% ../nbs/running/86_sweeps.ipynb #9e7b30d9
-def _seeds(given) -> tuple:
-    "How many seeds, or which, as those that they are."
-    if isinstance(given, bool) or not (isinstance(given, int) or hasattr(given, '__iter__')):
-        raise ValueError(f'seeds: expected how many, or a list of them, got {given!r}')
-    return tuple(range(given)) if isinstance(given, int) else tuple(given)
-
-
-def _augment(given) -> Augment:
-    "What a view may change, in a plan that comes from a file as a dict."
-    if isinstance(given, Augment):
-        return given
-    if not isinstance(given, dict):
-        raise ValueError(f'augment: expected an Augment, or its fields in a dict, got {given!r}')
-    if odd := odd_option(given, [f.name for f in fields(Augment)], dict):
-        raise ValueError(f'augment: {odd}')
-    return Augment(**given)
-
-
-def _check_tables(plan: 'Sweep') -> None:
-    "What is a dict is one, and what names the parts is taken by `load_splits`."
-    for name in ('grid', 'data_options', 'parts', 'teachers', 'teaching'):
-        value = getattr(plan, name)
-        if not isinstance(value, dict):
-            raise ValueError(f'{name}: expected a dict, got {value!r}')
-    sizes = [n for n in inspect.signature(load_splits).parameters if n not in ('source', 'root', 'kwargs')]
-    if odd := odd_option(plan.parts, sizes, dict):
-        raise ValueError(f'parts: {odd}')
-
-
 @answering(lambda: _takers())
 @dataclass(frozen=True)
 class Sweep:
@@ -101,9 +72,9 @@ class Sweep:
         for name in ('pairs', 'methods', 'imports'):
             value = getattr(self, name)
             object.__setattr__(self, name, (value,) if isinstance(value, str) else tuple(value))
-        object.__setattr__(self, 'augment', _augment(self.augment))
-        object.__setattr__(self, 'seeds', _seeds(self.seeds))
-        _check_tables(self)
+        object.__setattr__(self, 'augment', as_augment(self.augment))
+        object.__setattr__(self, 'seeds', as_seeds(self.seeds))
+        check_tables(self)
         if not self.seeds or not self.pairs or not self.methods:
             raise ValueError('plan: expected at least one pair, one method and one seed')
         for m in self.imports:
@@ -178,32 +149,6 @@ def _takers() -> dict[str, str]:
     return in_grids | in_plans | dict.fromkeys(('out', 'jobs', 'device', 'progress'), 'sweep')
 
 
-_SOFTENED = {'kd', 'dkd', 'dist', 'ofa', 'hcd', 'scalekd'}  # CRD's temperature is that of a contrast
-_ONE_MEANING = dict(
-    temperature=_SOFTENED,
-    label_weight={'kd', 'ofa', 'scalekd'},
-    kd_weight={'kd', 'ofa', 'scalekd'},
-    exit_weight={'deep_supervision', 'ofa'},
-    warmup={'dkd', 'reviewkd'},
-    width={'cc', 'crd'},
-    stages={'deep_supervision', 'fitnet', 'hcd', 'ofa', 'ofd', 'reviewkd'},
-    setting={'cc', 'crd', 'dist', 'dkd', 'fitnet', 'kd', 'ofd', 'reviewkd', 'rkd', 'scalekd'},
-)  # an option: the methods that mean the same by it
-
-
-def _check_one_meaning(
-    name: str,  # an option of a grid, given without a method
-    methods: list[str],  # those of the plan that have it
-) -> None:
-    "A `ValueError` where methods of a plan mean different things by a word: whose would it be?"
-    if len(methods) < 2 or name in _base() or set(methods) <= _ONE_MEANING.get(name, set()):
-        return
-    ways = ' or '.join(repr(f'{m}.{name}') for m in methods)
-    raise ValueError(
-        f'grid: {listed(methods)} mean different things by {name!r}; say whose is meant, by {ways}'
-    )
-
-
 def _check_grid(plan: Sweep) -> None:
     "Every option of the grid is one of `fit` or of a method of the plan, and says of which where two differ."
     known = {p: _own(p) for m in plan.methods for p in m.split('+')} | {
@@ -218,8 +163,8 @@ def _check_grid(plan: Sweep) -> None:
         has = known[scope] if dot else {n for o in (_fit_options(), *known.values()) for n in o}
         if odd := odd_option([option], sorted(has), _takers):
             raise ValueError(f'grid: {scope or listed(["fit", *plan.methods])}: {odd}')
-        if not dot:
-            _check_one_meaning(name, [m for m in known if '+' not in m and name in known[m]])
+        if not dot and name not in _base():
+            check_one_meaning(name, [m for m in known if '+' not in m and name in known[m]])
         if values in ([], ()):
             raise ValueError(f'grid: {name} has no values')
         try:
@@ -253,14 +198,7 @@ def _choices(plan: Sweep, method: str) -> list[dict]:
 def _check_ranges(plan: Sweep) -> None:
     "Every choice of a plan is one that its method and `fit` take, as far as no network is needed to know."
     usual = _fit_options()
-    check_settings(dict(view_seed=plan.view_seed, eval_every=plan.eval_every))
-    whole_from(0)('split_seed', plan.split_seed)
-    for seed in plan.seeds:
-        whole_from(0)('seeds', seed)
-    try:
-        check_settings(usual | plan.teaching)
-    except ValueError as e:
-        raise ValueError(f'teaching: {e}') from e
+    check_plan_settings(plan, usual)
     for method in plan.methods:
         for chosen in _choices(plan, method):
             try:

@@ -374,7 +374,7 @@ class DistillationTask(_Labelled):
     ):
         super().__init__(verbose=False)
         check_needs(self.needs, Answers._fields)
-        check_given(type(self), self.given)
+        check_given(type(self), vars(self)['given'])
         size, self.input_norm, classes = image_facts(data, input_size, input_norm, num_classes)
         self.input_size = size
         student = as_student(student, classes, size)

@@ -60,7 +60,8 @@ def check_given(
         left_out = options.get(name) is None and usual.get(name) is None
         if name in options and not left_out:
             check(name, options[name])
-    method.check_together(options)
+    if hasattr(method, 'check_together'):  # where options, each fine alone, may not go together
+        method.check_together(options)
 
 # %% ../nbs/internals/49_wrapping.ipynb #0e48daf8
 def _classifier_parameters(student: Any) -> set[int]:
@@ -101,20 +102,19 @@ def _copy_carried(own: nn.Module, average: nn.Module) -> None:
         for name in getattr(a, 'carried', ()):
             getattr(b, name).copy_(getattr(a, name))
 
-# %% ../nbs/internals/49_wrapping.ipynb #75a09117
+# %% ../nbs/internals/49_wrapping.ipynb #4532c42a
 def place() -> tuple[int, int]:
     "This process's number and how many there are: (0, 1) without torchrun."
     several = dist.is_available() and dist.is_initialized()
     return (dist.get_rank(), dist.get_world_size()) if several else (0, 1)
 
-
+# %% ../nbs/internals/49_wrapping.ipynb #75a09117
 def _all_buffers(task: Any) -> dict:
     "The buffers of every process's copy of a task, where each has its own; all processes call it."
-    _, many = place()
-    if not task.own_buffers or many == 1:
+    if not task.own_buffers or place()[1] == 1:
         return {}
     own = {name: buffer.cpu() for name, buffer in unwrapped(task.trainable_module).named_buffers()}
-    kept: list[Any] = [None] * many
+    kept: list[Any] = [None] * place()[1]
     dist.all_gather_object(kept, own)
     return dict(buffers=kept)
 
@@ -155,16 +155,11 @@ class WrappedTask(TrainingTask):
     checks: dict[str, Any] = {}  # an option: its check(name, value), which raises where it is out of range
     trainable_module: Any  # the student and its heads, perhaps in wrappers
     teacher: Any  # frozen; None where there is none
-    given: dict[str, Any]  # the options that it was built with, by name
 
     def __new__(cls, *args, **options):
         task = super().__new__(cls)
         task.given = _options_of(cls, args, options)  # read by `ofa_learn.identity`
         return task
-
-    @classmethod
-    def check_together(cls, options: dict) -> None:
-        "Raise where options, each fine alone, do not go together; `options` are all of them by name."
 
     @property
     def student(self) -> Any:

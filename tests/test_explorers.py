@@ -390,7 +390,10 @@ def test_figures_follow_the_controls():
         (lambda: TeacherLab(made_up_lab(), pair='cnn-mlp'), 'pair: expected one of cnn-vit, vit-cnn'),
         (lambda: TeacherLab(made_up_lab(), method='ofa'), 'method: expected one of labels, kd, rsd'),
         (lambda: TeacherLab(made_up_lab(), temperature=2.0), 'temperature T: expected one of 1.0, 4.0'),
-        (lambda: BranchExplorer([r for r in made_up_gamma() if r['method'] == 'kd']), 'plan recorded:lab_exits'),
+        (
+            lambda: BranchExplorer([r for r in made_up_gamma() if r['method'] == 'kd']),
+            'plan recorded:lab_exits',
+        ),
         (lambda: BranchExplorer(made_up_exits(), exits=[0]), 'got 0'),
         (lambda: CKAExplorer(made_up_cka(), teacher='mlp'), 'teacher: expected one of cnn, vit'),
         (lambda: CKAExplorer(made_up_cka(), method='labels'), 'student after: expected one of'),

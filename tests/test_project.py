@@ -47,7 +47,7 @@ ROOMS = {
     },
     'running': {
         'identity': '',
-        'settings': '',
+        'settings': 'arguments data',
         'checkpoints': 'atomic identity models settings wrapping',
         'workers': 'atomic checkpoints wrapping',
         'loaders': 'data parts reading',
