@@ -355,7 +355,7 @@ def answering_methods(init: F) -> F:
 
     return call  # type: ignore[return-value]
 
-
+# %% ../nbs/internals/03_arguments.ipynb #b9f5426e
 def answering(
     takers: Callable[[], dict[str, str]] = lambda: option_takers('create_task for '),  # see `odd_option`
 ) -> Callable[[F], F]:
@@ -378,7 +378,7 @@ def answering(
 
     return decorate
 
-
+# %% ../nbs/internals/03_arguments.ipynb #798b2d43
 def before_options(
     settings: Callable,  # whose parameters come in by `**options`, those that need not be given
 ) -> Callable[[F], F]:

@@ -202,7 +202,7 @@ def unread(
         return None
     return f'{name_of(task)}: it read something that it had not asked for: {"; or ".join(missing)}'
 
-
+# %% ../nbs/internals/48_checks.ipynb #67789026
 def check_step(
     method: str,  # whose `forward` gave it
     out,  # what it gave

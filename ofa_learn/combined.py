@@ -148,8 +148,7 @@ class Combined(DistillationTask):
         parts = _check_parts(names, parts, options)
         self.name = '+'.join(names)
         self.weights = _check_weights(names, weights)
-        facts = ('data', 'input_size', 'input_norm', 'num_classes')
-        size, _, classes = image_facts(*(options.get(k) for k in facts))
+        size, _, classes = image_facts(*map(options.get, ('data', 'input_size', 'input_norm', 'num_classes')))
         student = as_student(student, classes, size)
         if teacher is not None and any(method_class(n).needs for n in names):
             check_trainable(student, teacher)

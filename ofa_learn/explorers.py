@@ -675,9 +675,16 @@ def _trained(method: str, family: str, data: Splits, epochs: int, teacher=None, 
 
 def _compared(teacher: nn.Module, model: nn.Module, data: Splits, its_family: str, family: str) -> dict:
     "A student's accuracy, and its CKA with a teacher; each sees the images in its own normalisation."
-    seen = data.for_teacher()
-    layers = dict(layers=_DEEP[its_family][2], layers_b=_DEEP[family][2])
-    s = cka(teacher, model, seen, data_b=data, batch_size=200, progress=False, **layers)
+    s = cka(
+        teacher,
+        model,
+        data.for_teacher(),
+        _DEEP[its_family][2],
+        _DEEP[family][2],
+        data_b=data,
+        batch_size=200,
+        progress=False,
+    )
     matrix = [[round(v, 3) for v in line] for line in s.matrix.tolist()]
     return dict(
         test_accuracy=round(accuracy(model, data.test, data.norm), 2),
@@ -699,12 +706,14 @@ def record_cka(
     data = split(digits(), train=train, valid=200, teach=teach)
     seen = data.for_teacher()
     trained = {family: _trained('labels', family, seen, teaching, seed=0) for family in families}
-    teachers = {family: Teacher(model, norm=seen.norm) for family, model in trained.items()}
     found = []
     for student in families:
         alone = {method: _trained(method, student, data, epochs) for method in _ALONE}
         for teacher in families:
-            taught = {m: _trained(m, student, data, epochs, teachers[teacher]) for m in _TAUGHT}
+            taught = {
+                m: _trained(m, student, data, epochs, Teacher(trained[teacher], norm=seen.norm))
+                for m in _TAUGHT
+            }
             for method, model in (alone | taught).items():
                 compared = _compared(trained[teacher], model, data, teacher, student)
                 found.append(dict(teacher=teacher, student=student, method=method) | compared)

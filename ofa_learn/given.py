@@ -73,7 +73,7 @@ def batch_of(
         )
     return Batch(norm(x), y, index)
 
-
+# %% ../nbs/internals/06_given.ipynb #85154a86
 def between(source, target) -> tuple[torch.Tensor, torch.Tensor]:
     "The factor and the summand, a channel each, that turn pixels of one (mean, std) into those of another."
     mean, std = (torch.tensor(v) for v in source)

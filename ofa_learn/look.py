@@ -172,6 +172,17 @@ def _named(teacher: Teacher) -> str:
 _AS_THEY_ARE = Augment()
 
 
+def _fitted(teacher, data: Splits) -> tuple[Teacher, Fitted]:
+    "A teacher to be asked, and how images and classes are fitted to it."
+    teacher = as_teacher(teacher, 'look_at', data.num_classes, data.input_size)
+    if isinstance(teacher, KeptTeacher):
+        raise ValueError('teacher: answers that were kept are about training images; there is nobody to ask')
+    facts = (data.input_size, data.norm, data.num_classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that it is shown another size is said when it teaches
+        return teacher, fit_teacher(teacher, *facts, ('logits',), data.classes)
+
+# %% ../nbs/course/52_look.ipynb #92008dbb
 def look_at(
     teacher,
     data: Splits,
@@ -219,14 +230,8 @@ def look_at(
     every = sorted({float(T) for T in (temperature, *temperatures)})
     if every[0] <= 0:
         raise ValueError(f'temperature: expected numbers above 0, got {every[0]:g}')
-    teacher = as_teacher(teacher, 'look_at', data.num_classes, data.input_size)
-    if isinstance(teacher, KeptTeacher):
-        raise ValueError('teacher: answers that were kept are about training images; there is nobody to ask')
+    teacher, fitted = _fitted(teacher, data)
     device = next(teacher.model.parameters()).device
-    facts = (data.input_size, data.norm, data.num_classes)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # that it is shown another size is said when it teaches
-        fitted = fit_teacher(teacher, *facts, ('logits',), data.classes)
     parts = {n: _some(getattr(data, n), most) for n in ('train', 'valid', 'test')}
     seen: dict[str, Any] = {}
     for name, part in parts.items():

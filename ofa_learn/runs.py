@@ -6,12 +6,14 @@
 __all__ = ['teach', 'seconds_a_step', 'Trained', 'dry_run', 'run_recipe']
 
 # %% ../nbs/running/83_runs.ipynb #5e3c1bbd
+import hashlib
 import json
 import shutil
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -673,3 +675,21 @@ def run_recipe(
         write_atomically(out / 'run.json', json.dumps(jsonable(result), indent=1))
         save_model(task.student, out / 'student.safetensors', data.input_size, data.norm, data.classes)
     return Trained(task, history, test, out)
+
+# %% ../nbs/running/83_runs.ipynb #557c2848
+def stamp_of(source: str, root: str) -> str:
+    "What changes when the files of a data set do: names, sizes and times of what `source` or `root` holds."
+    found = hashlib.sha256()
+    within = Path(source).rglob('*') if Path(source).is_dir() else [Path(source), *Path(root).glob('*')]
+    for file in sorted(within):
+        if file.exists():
+            a = file.stat()
+            found.update(f'{file} {a.st_size} {a.st_mtime_ns} {a.st_ctime_ns} {a.st_ino};'.encode())
+    return found.hexdigest()
+
+
+@lru_cache(2)
+def data_of(text: str, stamp: str) -> Splits:
+    "The data of a plan, kept for the next run of this process as long as its files stay as they are."
+    source, options, parts, seed = json.loads(text)
+    return load_splits(source, split_seed=seed, **options, **parts)

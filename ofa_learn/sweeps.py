@@ -36,11 +36,11 @@ from ofa_learn.arguments import (
 from .atomic import Taken, locked, read_sealed, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached
 from .checkpoints import jsonable, stoppable
-from .data import Augment, Norm, Splits, load_splits
+from .data import Augment, Norm, Splits
 from .identity import surroundings, weights_hash
 from .models import count_params
 from .records import check_record, finished, finished_of, record_path, save_record
-from .runs import measured, pair_models, published, teach, training_folder
+from .runs import data_of, measured, pair_models, published, stamp_of, teach, training_folder
 from .settings import as_augment, as_seeds, check_plan_settings, check_settings, check_tables
 from .tasks import DistillationTask, Teacher, all_methods, check_options, create_task, method_class
 from .training import accuracy, check_fit, fit, resumable
@@ -89,7 +89,7 @@ class Sweep:
 
     def load(self) -> Splits:
         how = json.dumps([self.data, self.data_options, self.parts, self.split_seed])
-        return _load(how, _stamp(self.data, self.data_options.get('root', 'data')))
+        return data_of(how, stamp_of(self.data, self.data_options.get('root', 'data')))
 
 # %% ../nbs/running/86_sweeps.ipynb #f182f9fa
 # arguments of tasks, and of `fit`, that no grid sets
@@ -206,24 +206,6 @@ def _check_ranges(plan: Sweep) -> None:
                 check_settings(usual | {k: chosen[k] for k in usual if k in chosen})
             except (TypeError, ValueError) as e:
                 raise ValueError(f'grid: {method}: {e}') from e
-
-# %% ../nbs/running/86_sweeps.ipynb #8aa26da4
-def _stamp(source: str, root: str) -> str:
-    "What changes when the files of a data set do: names, sizes and times of what `source` or `root` holds."
-    found = hashlib.sha256()
-    within = Path(source).rglob('*') if Path(source).is_dir() else [Path(source), *Path(root).glob('*')]
-    for file in sorted(within):
-        if file.exists():
-            a = file.stat()
-            found.update(f'{file} {a.st_size} {a.st_mtime_ns} {a.st_ctime_ns} {a.st_ino};'.encode())
-    return found.hexdigest()
-
-
-@lru_cache(2)
-def _load(text: str, stamp: str) -> Splits:
-    "The data of a plan, kept for the next run of this process as long as its files stay as they are."
-    source, options, parts, seed = json.loads(text)
-    return load_splits(source, split_seed=seed, **options, **parts)
 
 # %% ../nbs/running/86_sweeps.ipynb #2df838c4
 def recording_path(name: str) -> Path:

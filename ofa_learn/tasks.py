@@ -254,6 +254,12 @@ def _telling(task: 'DistillationTask', answers: Answers | None):
         raise TypeError(said) from e
 
 
+def _check_declared(task: 'DistillationTask') -> None:
+    "Raise unless a method asks for what a teacher has, and its options are in range."
+    check_needs(task.needs, Answers._fields)
+    check_given(type(task), vars(task)['given'])
+
+
 def _smoothed(target: torch.Tensor, eps: float, num_classes: int) -> torch.Tensor:
     "Labels or probabilities → probabilities (B, K), a share `eps` of each spread evenly; as they are for 0."
     if not eps:
@@ -279,12 +285,18 @@ class _Labelled(WrappedTask):
 
     num_classes: int  # K
     label_weights: torch.Tensor | None  # (K,)
+    holds_labels = False  # whether a part of another name than `ce` holds the labels' cross-entropy
     _weighed = False  # whether its losses have asked for `label_loss`
+    _first = True  # whether the next batch is the first
 
     def read_labels(self, label_smoothing: float, class_weights, data) -> None:
         self.label_smoothing = label_smoothing
         weights = label_weights(class_weights, self.num_classes, data)
         self.register_buffer('label_weights', weights, persistent=False)
+
+    def targets(self, target: torch.Tensor) -> torch.Tensor:
+        "The labels as the losses want them: smoothed to probabilities where `label_smoothing` says so."
+        return _smoothed(target, self.label_smoothing, self.num_classes)
 
     def check_labels(self, target, images: int) -> None:
         "Raise unless it is a class or probabilities for each image; values are read where it costs nothing."
@@ -350,11 +362,9 @@ class DistillationTask(_Labelled):
     needs: tuple = ('logits',)  # of the teacher; () trains without one
     taps_needed = False  # whether the student is run tapped, which gives its pooled and its stage features
     stages: Any = None  # which stages; None is all, () pooled features only
-    holds_labels = False  # whether a part of another name than `ce` holds the labels' cross-entropy
     epoch = 0  # the training loop sets it; see `ramp`
     index: torch.Tensor | None = None  # the samples' numbers, of the batch that is looked at
     checks: dict[str, Any] = OPTION_CHECKS  # a method's own options have theirs in a dict of its own
-    _first = True  # whether the next batch is the first
 
     @answering_methods
     def __init__(
@@ -373,8 +383,7 @@ class DistillationTask(_Labelled):
         device: str | torch.device | None = None,
     ):
         super().__init__(verbose=False)
-        check_needs(self.needs, Answers._fields)
-        check_given(type(self), vars(self)['given'])
+        _check_declared(self)
         size, self.input_norm, classes = image_facts(data, input_size, input_norm, num_classes)
         self.input_size = size
         student = as_student(student, classes, size)
@@ -385,8 +394,7 @@ class DistillationTask(_Labelled):
         self.student_taps = find_taps(student, size, positions, kind) if self.taps_needed else None
         self.fitted = _fitted(self, getattr(data, 'classes', None))
         with _telling(self, None):
-            heads = self.build_heads()
-        self.trainable_module = _joined(self, student, heads)
+            self.trainable_module = _joined(self, student, self.build_heads())
         if device is not None:
             self.to(torch.device(device))
 
@@ -406,10 +414,6 @@ class DistillationTask(_Labelled):
     def ramp(self, epochs: int) -> float:
         "A weight that rises in equal steps to 1 over the first `epochs` epochs, for a loss that warms up."
         return min((self.epoch + 1) / epochs, 1.0) if epochs > 0 else 1.0
-
-    def targets(self, target: torch.Tensor) -> torch.Tensor:
-        "The labels as the losses want them: smoothed to probabilities where `label_smoothing` says so."
-        return _smoothed(target, self.label_smoothing, self.num_classes)
 
     def answers(self, input: torch.Tensor) -> Answers:
         "What the teacher says about a batch, or nothing where the method has no teacher."
