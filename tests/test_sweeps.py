@@ -367,7 +367,7 @@ def test_the_command(whole, tmp_path, capsys):
         pytest.raises(ValueError, match='1 of 1 runs failed; .*failed says why'),
     ):
         sweep_command(**options | dict(grid='epochs=1 lr=1e30 opt=sgd warmup_epochs=0'))
-    with pytest.raises(ValueError, match='cnn-vit_kd_0_.*: epochs: expected'):
+    with pytest.raises(ValueError, match='grid: kd: epochs: expected'):
         sweep_command(**options | dict(grid='epochs=0'))
     from fastcore.script import anno_parser
 
