@@ -152,4 +152,4 @@ def test_command_line(tmp_path, capsys):
         main(['bench', 'loss', '--images', '3']) == 2
         and 'images: the benchmark loss has no such option' in capsys.readouterr().err
     )
-    assert main(['bench', 'speed']) == 2 and 'sweep, gpu' in capsys.readouterr().err
+    assert main(['bench', 'speed']) == 2 and 'sweep, muon, gpu' in capsys.readouterr().err
