@@ -152,6 +152,7 @@ def distill(
     train: int | None = None,  # training images (default: all but validation and test)
     valid: int | None = None,  # validation images (default: a quarter, at most 400)
     test: int | None = None,  # test images (default: a third, at most 500)
+    labels_missing: str | None = None,  # the class folder whose pictures have no label, such as unknown
     epochs: int = 40,  # passes over the training images
     seed: int = 0,  # initialisation and order
     device: str | None = None,  # cuda, mps or cpu (default: the first there is)
@@ -176,7 +177,14 @@ def distill(
     sized = None if teacher_size is None else (teacher_channels, teacher_size, teacher_size)
     known = teacher and _own_teacher(teacher, architecture, pretrained, sized, teacher_norm)
     how: dict[str, Any] = dict(
-        size=size, train=train, valid=valid, test=test, seed=seed, resume=resume, onnx=onnx
+        size=size,
+        train=train,
+        valid=valid,
+        test=test,
+        labels_missing=labels_missing,
+        seed=seed,
+        resume=resume,
+        onnx=onnx,
     )
     with going_on(Path(out)):
         more = parse_options(options)

@@ -10,7 +10,7 @@ import html
 import json
 import shutil
 import warnings
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +214,24 @@ def _would(task: DistillationTask, data: Splits, batch_size: int, epochs: int, d
         'nothing was trained'
     )
 
+# %% ../nbs/running/97_pictures.ipynb #5ff0d466
+def _unlabelled(data: Splits, name: str | None) -> Splits:
+    "The data with the pictures of a class as pictures without a label, in the training part alone."
+    if name is None:
+        return data
+    if name not in data.classes:
+        raise ValueError(
+            f'labels_missing: the data have no class {name!r}; expected one of {", ".join(data.classes)}'
+        )
+    k = data.classes.index(name)
+
+    def told(part):
+        labels = torch.where(part.labels == k, -1, part.labels - (part.labels > k).long())
+        return replace(part, labels=labels, classes=(*data.classes[:k], *data.classes[k + 1 :]))
+
+    valid, test = (part.take((part.labels != k).nonzero()[:, 0]) for part in (data.valid, data.test))
+    return replace(data, train=told(data.train), valid=told(valid), test=told(test))
+
 # %% ../nbs/running/97_pictures.ipynb #97a00014
 def distill_pictures(
     teacher: Any,
@@ -227,6 +245,7 @@ def distill_pictures(
     train: int | None = None,
     valid: int | None = None,
     test: int | None = None,
+    labels_missing: str | None = None,
     seed: int = 0,
     resume: bool = False,
     dry_run: bool = False,
@@ -247,6 +266,8 @@ def distill_pictures(
         epochs: Passes over the training images.
         size: Pixels a side, or (height, width); default the teacher's own for a folder, else the images'.
         train, valid, test: How many images each part has, as `load_splits` takes them.
+        labels_missing: The class folder whose pictures have no label, such as 'unknown'; what they show, only
+            the teacher says. Default None.
         seed: Initialisation and order.
         resume: Go on from the newest checkpoint in `out`; of a finished run, with more epochs.
         dry_run: Say what would be done, and train nothing.
@@ -278,7 +299,8 @@ def distill_pictures(
     of_fit, own = divided(method, options)
     _check_first(out, resume, of_fit | dict(epochs=epochs, seed=seed), method, own, onnx)
     taught = _opened(teacher, method)
-    data = teaching_data(source, _default_size(taught, source) if size is None else size, train, valid, test)
+    size = _default_size(taught, source) if size is None else size
+    data = _unlabelled(teaching_data(source, size, train, valid, test), labels_missing)
     if isinstance(data.train, ImageData) and not isinstance(
         taught, KeptTeacher
     ):  # those that are read while training have views of their own

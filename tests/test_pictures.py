@@ -1,6 +1,7 @@
 """From pictures and anyone's network to a student, by one call and by one command."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from ofa_learn.checkpoints import load_student
 from ofa_learn.cli import main
 from ofa_learn.data import digits
 from ofa_learn.evaluation import calibration_error, confusion_of, evaluate
+from ofa_learn.loaders import load_images
 from ofa_learn.models import load_model, make_model
-from ofa_learn.pictures import _temperature, distill_pictures
+from ofa_learn.pictures import _temperature, _unlabelled, distill_pictures
 from ofa_learn.runs import teaching_data
 from ofa_learn.tasks import create_task
 from ofa_learn.teachers import Teacher
@@ -68,6 +70,46 @@ def teacher_words(checkpoint):
         '--teacher-norm',
         norm,
     ]
+
+
+@pytest.fixture(scope='module')
+def half_named(pictures):
+    "The same folder, the pictures of every second class in one folder that says nothing."
+    home = pictures.parent / 'half named'
+    shutil.copytree(pictures, home)
+    for digit in range(1, 10, 2):
+        (home / 'unknown').mkdir(exist_ok=True)
+        for file in sorted((home / f'digit {digit}').iterdir())[::2]:
+            file.rename(home / 'unknown' / file.name)
+    return home
+
+
+def test_pictures_without_a_label_are_the_teachers_alone(half_named, tmp_path, capsys):
+    whole = teaching_data(str(half_named), 16, None, 40, 40)
+    k = whole.classes.index('unknown')
+    data = _unlabelled(whole, 'unknown')
+    assert data.classes == tuple(f'digit {i}' for i in range(10))
+    assert (data.train.labels == -1).sum() == (whole.train.labels == k).sum() > 0
+    for name in ('train', 'valid', 'test'):
+        part, before = getattr(data, name), getattr(whole, name)
+        named = [whole.classes[y] for y in before.labels.tolist() if y != k]
+        assert [data.classes[y] for y in part.labels.tolist() if y >= 0] == named
+    assert len(data.train) == len(whole.train) and (data.test.labels >= 0).all()
+    with pytest.raises(ValueError, match="labels_missing: the data have no class 'nobody'; expected one of"):
+        _unlabelled(whole, 'nobody')
+
+    words = ['distill', '--student', 'micro_vit', '--data', str(half_named), '--out', str(tmp_path / 'o')]
+    words += ['--size', '16', '--labels-missing', 'unknown', '--method', 'labels', '--epochs', '1']
+    assert main([*words, '--device', 'cpu', '--progress=False']) == 0, capsys.readouterr().err
+    _, known = load_model(tmp_path / 'o' / 'student.safetensors')
+    assert list(known['classes']) == list(data.classes)
+
+
+def test_pictures_without_a_label_that_are_read_while_training(half_named):
+    whole = load_images(half_named, size=16, valid=40, test=40, workers=0)
+    data = _unlabelled(whole, 'unknown')
+    batch = next(iter(data.train.batches(data.norm, len(data.train)).epoch(0)))
+    assert (batch.target == -1).sum() == (whole.train.labels == whole.classes.index('unknown')).sum() > 0
 
 
 def test_the_command_end_to_end(pictures, checkpoint, tmp_path, capsys):
