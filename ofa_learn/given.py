@@ -187,7 +187,7 @@ class GivenBatches:
         if balanced:
             _check_balanced(part)
         own = None if self.numbered else part.source.batch_size
-        if own not in (None, batch_size) and batch_size not in (50, 500):  # those that nobody asked for
+        if own not in (None, batch_size) and batch_size not in (50, 250, 500):  # those that nobody asked for
             raise ValueError(
                 f'batch_size: the DataLoader makes batches of {own}; leave it out, got {batch_size}'
             )

@@ -278,6 +278,16 @@ def _kept_score(teacher: KeptTeacher, part) -> tuple[float, float, int] | None:
     right = (logits.argmax(1) == labels[known]).float().mean().item() * 100
     return right, labels[known].bincount().max().item() / len(known) * 100, len(known)
 
+# %% ../nbs/course/52_look.ipynb #09140ab7
+def _until(most: int, batches) -> Iterator:
+    "The first batches, until they have so many images; a `DataLoader` may have very many."
+    seen = 0
+    for batch in batches:
+        yield batch
+        seen += len(batch.target)
+        if seen >= most:
+            return
+
 # %% ../nbs/course/52_look.ipynb #5200aa06
 _KNOWN: WeakKeyDictionary = WeakKeyDictionary()  # a network → what it was asked about: (percent, of, images)
 
@@ -290,7 +300,7 @@ def _score(task, data, most: int) -> tuple[float, float, int] | None:
         return None  # several, and one of them cannot be asked
     part = _some(data.valid, most) if getattr(data.valid, 'numbered', True) else data.valid
     batches = part.batches(data.norm, 250, device=task.device).plain()
-    logits, labels = _answered(task.teacher, task.fitted, batches)
+    logits, labels = _answered(task.teacher, task.fitted, _until(most, batches))
     if not len(labels):
         return None
     right = (logits.argmax(1) == labels).float().mean().item() * 100
