@@ -222,9 +222,7 @@ def mixed_up(network):
 def test_a_teacher_that_only_guesses_is_warned_of(school):
     _, said = told(lambda: distill('kd', 'micro_vit', mixed_up(school), DATA, 1, **HOW))
     assert len(said) == 1 and 'no better than guessing' in said[0]
-    assert all(
-        cause in said[0] for cause in ('are in another order', 'norm=', 'weights were not loaded')
-    )
+    assert all(cause in said[0] for cause in ('are in another order', 'norm=', 'weights were not loaded'))
     assert not told(lambda: distill('kd', 'micro_vit', school, DATA, 1, **HOW))[1]
 
 
