@@ -46,15 +46,6 @@ def check_number(
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f'{name}: expected a number, got {value!r}')
 
-
-def check_temperature(
-    temperature: float,  # T > 0
-) -> None:
-    "Raise unless the temperature is a finite number above 0."
-    check_number('temperature', temperature)
-    if not 0 < temperature < math.inf:
-        raise ValueError(f'temperature: expected a finite number above 0, got {temperature}')
-
 # %% ../nbs/internals/03_arguments.ipynb #517bd9ef
 def check_weight(
     name: str,  # the argument, for the message
@@ -91,11 +82,11 @@ def one_of(
 def whole_from(
     low: int,  # the smallest
 ) -> Callable[[str, Any], None]:
-    "A check of an option that is a whole number."
+    "A check of an argument that is a whole number."
 
     def check(name: str, value) -> None:
         if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
-            raise ValueError(f'{name}: expected a whole number of at least {low}, got {value!r}')
+            raise ValueError(f'{name}: expected an integer from {low}, got {value!r}')
 
     return check
 
@@ -129,10 +120,12 @@ def check_logits(
         raise ValueError(f'student_logits: an empty batch, shape {tuple(student_logits.shape)}')
 
 # %% ../nbs/internals/03_arguments.ipynb #b41a9d02
+NO_REGRESSION = ', one number for each image: that is regression, which no method here learns'
+
+
 def _kind(target: torch.Tensor) -> str:
     "Its type, and what numbers would mean."
-    regression = ', one number for each image: that is regression, which no method here learns'
-    return f'{target.dtype}{regression if target.is_floating_point() else ""}'
+    return f'{target.dtype}{NO_REGRESSION if target.is_floating_point() else ""}'
 
 # %% ../nbs/internals/03_arguments.ipynb #82d9049f
 def check_target(

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .arguments import whole_from
 from .atomic import whole, write_atomically
 from .checkpoints import differences, jsonable
 from .data import Augment, Batches, ImageData, Splits
@@ -305,8 +306,7 @@ class TeacherCache(_Asked):
 
     def build(self, epochs: int, progress: bool = True) -> 'TeacherCache':
         "Ask about every epoch up to `epochs` whose file is missing or not whole; returns the cache."
-        if not isinstance(epochs, int) or epochs < 1:
-            raise ValueError(f'epochs: expected an integer from 1, got {epochs!r}')
+        whole_from(1)('epochs', epochs)
         found = {e: self.trouble(e) for e in range(self.stored(epochs - 1) + 1)}
         todo = [e for e, wrong in found.items() if wrong]
         for e in todo:

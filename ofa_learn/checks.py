@@ -22,7 +22,7 @@ from timm.utils import ModelEmaV2, ModelEmaV3
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
-from .arguments import check_choice, check_weight, name_of
+from .arguments import check_choice, check_weight, name_of, whole_from
 from .models import blank_image, evaluating, make_model
 
 # %% ../nbs/internals/48_checks.ipynb #5e0a71c4
@@ -68,9 +68,8 @@ def image_facts(
         raise ValueError(f'input_size: expected (C, H, W), whole numbers above 0, got {input_size!r}')
     if input_norm is not None:
         check_norm('input_norm', input_norm, size[0])
-    is_number = isinstance(num_classes, Integral) and not isinstance(num_classes, bool)
-    if num_classes is not None and not (is_number and num_classes > 1):
-        raise ValueError(f'num_classes: expected a whole number of at least 2, got {num_classes!r}')
+    if num_classes is not None:
+        whole_from(2)('num_classes', num_classes)
     return tuple(map(int, size)), input_norm, num_classes
 
 # %% ../nbs/internals/48_checks.ipynb #91f5c3d7

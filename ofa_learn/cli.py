@@ -259,7 +259,7 @@ def _cka_facts(pairs, seen, pretrained: bool) -> list[tuple[str, str]]:
 
 # %% ../nbs/internals/99_cli.ipynb #405fab8c
 def bench(
-    name: str,  # what to measure: cka, loss, methods, step, loading, sweep, gpu
+    name: str,  # what to measure: cka, loss, methods, step, loading, sweep, muon, folder, gpu
     rounds: int | None = None,  # turns that each program takes (default: the benchmark's own)
     images: int | None = None,  # images: a batch for cka, all for loading
     quick: bool = False,  # a tiny size, to see it run
@@ -270,7 +270,7 @@ def bench(
     import torch
 
     from ofa_learn.atomic import check_place, write_atomically
-    from ofa_learn.bench_training import bench as run  # which knows those of training too
+    from ofa_learn.bench_folder import bench as run  # which knows all benchmarks
 
     given = {k: v for k, v in dict(rounds=rounds, images=images).items() if v is not None}
     for k, v in (given | dict(threads=threads)).items():

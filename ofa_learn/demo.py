@@ -22,7 +22,7 @@ import timm
 import torch
 
 from . import __version__
-from .arguments import check_gamma
+from .arguments import check_gamma, whole_from
 from .atomic import check_place, locked, sealed, unsealed, write_atomically
 from .checkpoints import Stopped, differences, jsonable, stoppable
 from .data import Augment, Splits, digits, split
@@ -63,11 +63,11 @@ class Plan:
     train: int = 60  # images that the student is shown, with their labels
     teach: int = 1097  # images that the teacher learns from, the student's among them
     valid: int = 200  # images that curves are drawn on
-    epochs: int = 300  # of every row that sees the student's images only
+    epochs: int = 150  # of every row that sees the student's images only
     seeds: int = 3  # runs of each row
     gamma: float = 1.4  # of OFA
-    opt: str = 'adamw'  # any of timm's optimizers, for every row
-    lr: float = 4e-3  # peak learning rate of every row
+    opt: str = 'muon'  # any of timm's optimizers, for every row
+    lr: float = 8e-3  # peak learning rate of every row
     batch_size: int = 50  # images a step
     split_seed: int = 0  # which images are in which part
     view_seed: int = 0  # what the views look like
@@ -77,10 +77,8 @@ class Plan:
     def __post_init__(self):
         if self.pair not in PAIRS:
             raise ValueError(f'pair: expected one of {", ".join(PAIRS)}, got {self.pair!r}')
-        for name in ('train', 'teach', 'valid', 'epochs', 'seeds', 'batch_size'):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f'{name}: expected an integer from 1, got {value!r}')
+        for name in ('train', 'teach', 'valid', 'seeds'):
+            whole_from(1)(name, getattr(self, name))
         check_gamma(self.gamma)
         settings = ('epochs', 'opt', 'lr', 'batch_size', 'view_seed')
         check_settings({name: getattr(self, name) for name in settings})

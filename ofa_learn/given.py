@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset, default_collate
 
+from .arguments import NO_REGRESSION
 from .data import Augment, Batch, Norm, Splits, order_of
 from .reading import named_parts, say
 
@@ -58,10 +59,7 @@ def batch_of(
     if not y.is_floating_point():
         y = y.long()
     elif y.ndim < 2:
-        raise TypeError(
-            f'{name}: expected class indices, got targets of {y.dtype}, one number for each image: that is '
-            'regression, which no method here learns'
-        )
+        raise TypeError(f'{name}: expected class indices, got targets of {y.dtype}{NO_REGRESSION}')
     x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
     if x.is_floating_point():
         return Batch(x if norm in (None, known) else _renormalised(x, name, norm, known), y, index)

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .arguments import check_number, check_positive, check_temperature, check_weight, whole_from
+from .arguments import check_number, check_positive, check_weight, whole_from
 from .branches import ExitBranches
 from .losses import label_loss, or_teachers, over_classes, wide
 from .tasks import DistillationTask, register
@@ -168,7 +168,7 @@ def mutual_kl(
         >>> mutual_kl(torch.randn(2, 3, 4, 10), torch.randn(4, 10)).shape
         torch.Size([2, 3])
     """
-    check_temperature(temperature)
+    check_positive('temperature', temperature)
     if student_logits.ndim != 2 or target_logits.shape[-2:] != student_logits.shape:
         of = f'student_logits {tuple(student_logits.shape)}, target_logits {tuple(target_logits.shape)}'
         raise ValueError(f'target_logits: expected (…, B, K) for student_logits (B, K), got {of}')

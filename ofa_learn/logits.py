@@ -11,14 +11,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from ofa_learn.arguments import (
-    check_logits,
-    check_positive,
-    check_target,
-    check_temperature,
-    check_weight,
-    one_of,
-)
+from .arguments import check_logits, check_positive, check_target, check_weight, one_of
 from .losses import kd_loss, or_teachers, over_classes, wide
 from .tasks import DistillationTask, choose, register
 
@@ -135,7 +128,7 @@ def dkd_parts(
     "The two parts of KL(p^t ‖ p^s): about the true class, and among the others (Zhao et al., 2022, Eq. 7)."
     check_logits(student_logits, teacher_logits)
     check_target(target, teacher_logits.shape)
-    check_temperature(temperature)
+    check_positive('temperature', temperature)
     if teacher_logits.shape[1] < 3:
         raise ValueError(
             'student_logits: DKD needs at least 3 classes; '
@@ -321,7 +314,7 @@ def dist_loss(
         Huang et al., 2022.
     """
     check_logits(student_logits, teacher_logits)
-    check_temperature(temperature)
+    check_positive('temperature', temperature)
     check_weight('beta', beta)
     check_weight('gamma', gamma)
     if len(teacher_logits) < 2:

@@ -17,8 +17,9 @@ from ofa_learn.arguments import (
     check_choice,
     check_gamma,
     check_logits,
+    check_positive,
     check_target,
-    check_temperature,
+    whole_from,
 )
 
 # %% ../nbs/course/40_losses.ipynb #9eb61d65
@@ -85,7 +86,7 @@ def kd_loss(
         Hinton et al., 2015, Sec. 2.
     """
     check_logits(student_logits, teacher_logits)
-    check_temperature(temperature)
+    check_positive('temperature', temperature)
     check_choice('reduction', reduction, _REDUCTIONS)
     with torch.autocast(student_logits.device.type, enabled=False):
         log_t = F.log_softmax(_scaled(teacher_logits.detach(), temperature, student_logits), -1)  # (B, K)
@@ -184,11 +185,10 @@ def decompose(
     """
     check_logits(student_logits, teacher_logits)
     check_target(target, teacher_logits.shape)
-    check_temperature(temperature)
+    check_positive('temperature', temperature)
     if student_logits.ndim != 2 or target.ndim != 1:
         raise ValueError('decompose: expected student_logits (B, K) and class indices (B,)')
-    if not isinstance(n, int) or n < 1:
-        raise ValueError(f'n: expected a whole number of at least 1, got {n!r}')
+    whole_from(1)('n', n)
     (gamma,) = check_gamma(gamma)
     p = F.softmax(_scaled(teacher_logits.detach(), temperature, student_logits), -1)
     log_s = F.log_softmax(_scaled(student_logits, temperature, student_logits), -1)
@@ -376,7 +376,7 @@ def ofa_loss(
         Hao et al., 2023, Eq. 6.
     """
     check_logits(student_logits, teacher_logits)
-    check_temperature(temperature)
+    check_positive('temperature', temperature)
     check_choice('reduction', reduction, _REDUCTIONS)
     gammas = check_gamma(gamma, len(student_logits) if student_logits.ndim == 3 else None)
     with torch.autocast(student_logits.device.type, enabled=False):

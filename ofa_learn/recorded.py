@@ -19,7 +19,7 @@ from .records import check_record, load_records
 from .sweeps import Sweep, load_plan, planned_runs, recording_path
 
 # %% ../nbs/running/87_recorded.ipynb #91ae3168
-_LAST = ('loss', 'train_accuracy', 'parts')  # kept of the last epoch
+_LAST = ('loss', 'train_accuracy')  # kept of the last epoch
 
 
 def rounded(value, digits: int = 4):

@@ -12,7 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .arguments import check_logits, check_positive, check_temperature, check_weight, one_of
+from .arguments import check_logits, check_positive, check_weight, one_of
 from .losses import over_classes, wide
 from .models import Taps, as_map
 from .tasks import DistillationTask, Teacher, choose, register
@@ -393,7 +393,7 @@ def soft_ce_loss(
         Fan et al., 2024.
     """
     check_logits(student, teacher)
-    check_temperature(temperature)
+    check_positive('temperature', temperature)
     with torch.autocast(student.device.type, enabled=False):
         p, q = (wide(z, student) / temperature for z in (teacher.detach(), student))
         return -(temperature**2) * over_classes(p.softmax(-1), q.log_softmax(-1)).mean(-1)

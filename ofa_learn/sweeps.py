@@ -32,6 +32,7 @@ from ofa_learn.arguments import (
     listed,
     odd_option,
     option_takers,
+    whole_from,
 )
 from .atomic import Taken, locked, read_sealed, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached
@@ -624,8 +625,7 @@ def sweep(
         >>> [(r['method'], r['seed'], r['epochs']) for r in records]
         [('labels', 0, 1), ('labels', 1, 1)]
     """
-    if not isinstance(jobs, int) or jobs < 0:
-        raise ValueError(f'jobs: expected an integer from 0, got {jobs!r}')
+    whole_from(0)('jobs', jobs)
     advice = f'stopped; {out} keeps every finished run, and the same call goes on with the others'
     with stoppable(at_once=True, advice=advice):
         chosen = picked(plan, only)

@@ -30,7 +30,7 @@ from ofa_learn.records import (
 # As many recordings as there are numbers of labels, and teachers that have seen less.
 _LAB = (
     *(f'lab_labels_{n}' for n in (30, 60, 120, 300, 1097)),
-    *(f'lab_teacher_{n}' for n in (60,)),
+    *(f'lab_teacher_{n}' for n in (60, 300)),
 )
 
 

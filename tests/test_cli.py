@@ -198,6 +198,14 @@ def test_what_teach_refuses(words, said):
     assert not list(Path().iterdir())
 
 
+def test_help_names_every_benchmark():
+    from ofa_learn.bench_folder import BENCHMARKS
+
+    _, out, _ = call('bench', '--help')
+    named = ' '.join(out.split()).split('what to measure: ')[1].split(' options:')[0]
+    assert sorted(named.split(', ')) == sorted(BENCHMARKS)
+
+
 @pytest.mark.parametrize('command', ['teach', 'demo', 'train', 'cka', 'bench', 'sweep'])
 @pytest.mark.parametrize('place', ['file/in/it', '/proc/nowhere/a', 'x' * 300 + '/a'])
 def test_a_place_that_cannot_be_written_is_known_before_the_work(command, place, monkeypatch):
@@ -213,7 +221,7 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(command, place,
         'ofa_learn.bench.bench',
     ):
         monkeypatch.setattr(name, work)
-    monkeypatch.setattr('ofa_learn.bench_training.bench', work)
+    monkeypatch.setattr('ofa_learn.bench_folder.bench', work)
     words = dict(teach=['micro_vit', *CPU], train=['--method', 'labels', *CPU], cka=['micro_vit', *CPU])
     words |= dict(bench=['loss'], demo=[], sweep=[])
     end = dict(teach='.safetensors', demo='.html', cka='.html', bench='.json').get(command, '')

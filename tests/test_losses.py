@@ -732,7 +732,7 @@ def test_bad_input(changes, error, says):
         (lambda: decompose(STACK, Z, Y), ValueError, r'student_logits \(B, K\)'),
         (lambda: decompose(Z, Z, EVEN), ValueError, 'class indices'),
         (lambda: decompose(Z, Z, Y, gamma=[1.0, 2.0]), ValueError, 'gamma: expected a number'),
-        (lambda: decompose(Z, Z, Y, gamma=1.5, n=0), ValueError, 'n: expected a whole number'),
+        (lambda: decompose(Z, Z, Y, gamma=1.5, n=0), ValueError, 'n: expected an integer from 1'),
     ],
 )
 def test_bad_input_elsewhere(call, error, says):

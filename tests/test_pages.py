@@ -119,7 +119,7 @@ def test_recordings_that_the_map_names_are_there():
     from ofa_learn.recorded import recorded, recordings
 
     named = {r for e in MAP['entries'] for r in e.get('recorded', [])}
-    assert named <= {'lab_gamma', 'lab_exits', 'methods', 'scale', 'clip'}
+    assert named <= {'lab_gamma', 'lab_exits', 'methods', 'scale', 'lab_clip'}
     for name in named & set(recordings()):
         assert recorded(name)
 

@@ -94,6 +94,7 @@ ROOMS = {
         'bench': '*',
         'breadth': 'tasks models',
         'bench_training': '*',
+        'bench_folder': '*',
         'cli_distill': '*',
         'cli': '*',
         '__main__': '*',
