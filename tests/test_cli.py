@@ -201,9 +201,8 @@ def test_what_teach_refuses(words, said):
 def test_help_names_every_benchmark():
     from ofa_learn.bench_folder import BENCHMARKS
 
-    _, out, _ = call('bench', '--help')
-    named = ' '.join(out.split()).split('what to measure: ')[1].split(' options:')[0]
-    assert sorted(named.split(', ')) == sorted(BENCHMARKS)
+    said = docments(cli.bench)['name']
+    assert sorted(said.removeprefix('what to measure: ').split(', ')) == sorted(BENCHMARKS)
 
 
 @pytest.mark.parametrize('command', ['teach', 'demo', 'train', 'cka', 'bench', 'sweep'])
