@@ -7,12 +7,10 @@ __all__ = []
 
 # %% ../nbs/internals/98_bench_folder.ipynb #98b00003
 import inspect
-import json
 import os
 import subprocess
 import sys
 import tempfile
-import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,36 +23,41 @@ from .bench import BENCHMARKS, machine, ratio, ratio_text
 from .bench_training import bench, jpeg_folder
 
 # %% ../nbs/internals/98_bench_folder.ipynb #98b00006
-def by_hand(root: str, teacher_file: str, out: str, epochs: int) -> None:
-    "Distil by a loop of one's own, and save the student and its accuracies."
-    import json
-    from pathlib import Path
-
-    import timm
+def accuracy_of(student, batches) -> float:
+    "Percent of a loader's pictures that a student gets right."
     import torch
-    import torch.nn.functional as F
+
+    student.eval()
+    with torch.inference_mode():
+        right = sum((student(x).argmax(1) == y).sum().item() for x, y in batches)
+    return 100 * right / len(batches.dataset)
+
+
+def hand_loaders(root: str) -> list:
+    "Training, validation and test batches of a split folder."
     from torch.utils.data import DataLoader
     from torchvision import datasets
     from torchvision import transforms as t
 
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
     end = [t.ToTensor(), t.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))]
     looks = [t.Resize(64, t.InterpolationMode.BICUBIC), t.CenterCrop(64)]
     views = [*looks, t.RandomCrop(64, 4), t.RandomHorizontalFlip()]
+    how: dict = dict(num_workers=2, persistent_workers=True)
+    train = datasets.ImageFolder(f'{root}/train', t.Compose(views + end))
+    others = [datasets.ImageFolder(f'{root}/{part}', t.Compose(looks + end)) for part in ('valid', 'test')]
+    shuffled = DataLoader(train, 50, shuffle=True, drop_last=True, **how)
+    return [shuffled, *(DataLoader(part, 50, **how) for part in others)]
 
-    def loader(part: str, shown: list, train: bool = False) -> DataLoader:
-        data = datasets.ImageFolder(f'{root}/{part}', t.Compose(shown + end))
-        return DataLoader(data, 50, shuffle=train, drop_last=train, num_workers=2, persistent_workers=True)
+# %% ../nbs/internals/98_bench_folder.ipynb #8a338d62
+def by_hand(root: str, teacher_file: str, out: str, epochs: int) -> None:
+    "Distil by a loop of one's own, and save the student and its accuracies."
+    import timm
+    import torch
+    import torch.nn.functional as F
 
-    def accuracy(batches: DataLoader) -> float:
-        student.eval()
-        with torch.inference_mode():
-            return (
-                100 * sum((student(x).argmax(1) == y).sum().item() for x, y in batches) / len(batches.dataset)
-            )
-
-    train, valid, test = loader('train', views, True), loader('valid', looks), loader('test', looks)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    train, valid, test = hand_loaders(root)
     teacher = timm.create_model('resnet18', num_classes=10).eval()
     teacher.load_state_dict(torch.load(teacher_file))
     student = timm.create_model('resnet10t', num_classes=10)
@@ -72,46 +75,38 @@ def by_hand(root: str, teacher_file: str, out: str, epochs: int) -> None:
             loss.backward()
             optimizer.step()
             schedule.step()
-        valid_accuracy = accuracy(valid)
-    torch.save(student.state_dict(), f'{out}/student.pth')
-    found = dict(valid_accuracy=valid_accuracy, test_accuracy=accuracy(test))
-    Path(f'{out}/found.json').write_text(json.dumps(found))
+        accuracy_of(student, valid)
+    torch.save((student.state_dict(), accuracy_of(student, test)), f'{out}/student.pth')
 
 # %% ../nbs/internals/98_bench_folder.ipynb #98b00008
+def timm_loaders(root: str) -> list:
+    "Training, validation and test batches of a split folder, by timm's readers and transforms."
+    import torch
+    from timm.data import create_dataset, create_loader
+
+    how: dict = dict(input_size=(3, 64, 64), batch_size=50, use_prefetcher=False, num_workers=2)
+    how |= dict(interpolation='bicubic', persistent_workers=True, device=torch.device('cpu'))
+    views: dict = dict(is_training=True, scale=(0.8, 1.0), hflip=0.5, color_jitter=0.0)
+    train = create_loader(create_dataset('', root=f'{root}/train', is_training=True), **how, **views)
+    others = [create_dataset('', root=f'{root}/{part}') for part in ('valid', 'test')]
+    return [train, *(create_loader(part, crop_pct=1.0, **how) for part in others)]
+
+# %% ../nbs/internals/98_bench_folder.ipynb #04025db7
 def by_timm(root: str, teacher_file: str, out: str, epochs: int) -> None:
     "Distil by timm's data, task, optimizer and schedule, and save the student and its accuracies."
-    import json
-    from pathlib import Path
-
     import torch
     from timm import create_model
-    from timm.data import create_dataset, create_loader
     from timm.optim import create_optimizer_v2
     from timm.scheduler import create_scheduler_v2
     from timm.task import LogitDistillationTask
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    how = dict(input_size=(3, 64, 64), batch_size=50, use_prefetcher=False, num_workers=2)
-
-    def loader(part: str, train: bool = False):
-        data = create_dataset('', root=f'{root}/{part}', is_training=train)
-        views = dict(scale=(0.8, 1.0), hflip=0.5, color_jitter=0.0) if train else dict(crop_pct=1.0)
-        looks = dict(interpolation='bicubic', persistent_workers=True, device=torch.device('cpu'))
-        return create_loader(data, is_training=train, **how, **looks, **views)
-
-    def accuracy(batches) -> float:
-        student.eval()
-        with torch.inference_mode():
-            return (
-                100 * sum((student(x).argmax(1) == y).sum().item() for x, y in batches) / len(batches.dataset)
-            )
-
-    train, valid, test = loader('train', True), loader('valid'), loader('test')
+    train, valid, test = timm_loaders(root)
     teacher = create_model('resnet18', num_classes=10)
     teacher.load_state_dict(torch.load(teacher_file))
     student = create_model('resnet10t', num_classes=10)
-    weights = dict(distill_loss_weight=0.9, task_loss_weight=0.1, temperature=4.0)
+    weights: dict = dict(distill_loss_weight=0.9, task_loss_weight=0.1, temperature=4.0)
     task = LogitDistillationTask(student, teacher, torch.nn.CrossEntropyLoss(), **weights, verbose=False)
     optimizer = create_optimizer_v2(student, 'adamw', lr=1e-3, weight_decay=0.05)
     schedule, _ = create_scheduler_v2(optimizer, 'cosine', epochs, updates_per_epoch=len(train))
@@ -122,16 +117,15 @@ def by_timm(root: str, teacher_file: str, out: str, epochs: int) -> None:
             task(x, y)['loss'].backward()
             optimizer.step()
         schedule.step(epoch + 1)
-        valid_accuracy = accuracy(valid)
-    torch.save(student.state_dict(), f'{out}/student.pth')
-    found = dict(valid_accuracy=valid_accuracy, test_accuracy=accuracy(test))
-    Path(f'{out}/found.json').write_text(json.dumps(found))
+        accuracy_of(student, valid)
+    torch.save((student.state_dict(), accuracy_of(student, test)), f'{out}/student.pth')
 
 # %% ../nbs/internals/98_bench_folder.ipynb #98b0000a
-def program(loop: Callable, *arguments) -> list[str]:
-    "The command that runs a function as a program of its own."
+def program(loaders: Callable, loop: Callable, *arguments) -> list[str]:
+    "The command that runs a loop and what it calls as a program of its own."
     call = f'{loop.__name__}({", ".join(map(repr, arguments))})'
-    source = f'{textwrap.dedent(inspect.getsource(loop))}\n\nif __name__ == "__main__":\n    {call}\n'
+    parts = [inspect.getsource(f) for f in (accuracy_of, loaders, loop)]
+    source = '\n\n'.join([*parts, f'if __name__ == "__main__":\n    {call}\n'])
     file = write_atomically(Path(arguments[2]) / f'{loop.__name__}.py', source)
     return [sys.executable, str(file)]
 
@@ -183,11 +177,11 @@ def _programs(home: Path, images: int, epochs: int) -> dict[str, Callable[[int],
 
     return dict(
         ours=lambda r: by_command(root, file, place('ours', r), epochs),
-        hand=lambda r: program(by_hand, root, file, place('hand', r), epochs),
-        timm=lambda r: program(by_timm, root, file, place('timm', r), epochs),
+        hand=lambda r: program(hand_loaders, by_hand, root, file, place('hand', r), epochs),
+        timm=lambda r: program(timm_loaders, by_timm, root, file, place('timm', r), epochs),
     )
 
-
+# %% ../nbs/internals/98_bench_folder.ipynb #2acf090f
 def bench_folder(
     rounds: int = 3,  # times that each program takes its turn
     quick: bool = False,  # 60 pictures, one epoch, one round

@@ -47,6 +47,19 @@ def check_norm(
             'of 0 to 255; divide by 255'
         )
 
+# %% ../nbs/internals/48_checks.ipynb #8e783fa1
+def check_finite(network: nn.Module) -> nn.Module:
+    "The network; a `ValueError` where weights, or what batch norm keeps, are NaN or infinite."
+    kept = [(k, b) for k, b in network.named_buffers() if 'running_' in k]
+    values = [*network.named_parameters(), *kept]
+    odd = [k for k, v in values if v.is_floating_point() and not v.is_meta and not v.isfinite().all()]
+    if odd:
+        raise ValueError(
+            f'model: {len(odd)} of its {len(values)} weights hold NaN or infinite numbers, such as {odd[0]}; '
+            'take a checkpoint from before its training failed'
+        )
+    return network
+
 # %% ../nbs/internals/48_checks.ipynb #3a7be90d
 def image_facts(
     data=None,  # a data set, such as `split` gives

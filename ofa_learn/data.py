@@ -237,6 +237,7 @@ def load_data(source: Any = 'digits', **kwargs) -> ImageData:
         return from_npz(_as_it_is(source, kwargs))
     raise ValueError(
         f"source: expected 'digits', an existing .npz file or a folder of class folders, got {str(source)!r}"
+        '; unpack an archive, download an address, write out ~'
     )
 
 

@@ -251,6 +251,15 @@ def holm(
         out[i] = reached
     return out
 
+# %% ../nbs/running/84_records.ipynb #bcc1396b
+_CAME_LATER = dict(class_weights=None, balanced=False, hard=False)  # each at what changes nothing
+
+
+def setting_of(record: dict) -> dict:
+    "A run's settings to compare by, without options that are younger than some records and change nothing."
+    there = record['setting'].items()
+    return {k: v for k, v in there if k not in _CAME_LATER or v != _CAME_LATER[k]}
+
 # %% ../nbs/running/84_records.ipynb #05d70bc9
 _SEEDS = ('seed', 'split_seed', 'view_seed')
 
@@ -262,7 +271,7 @@ def _key(r: dict) -> tuple:
 
 def _setting(r: dict) -> tuple:
     "What all runs of a group share."
-    setting = {k: v for k, v in r['setting'].items() if k not in _SEEDS}
+    setting = {k: v for k, v in setting_of(r).items() if k not in _SEEDS}
     return setting, r['epochs'], r['data'].get('fingerprint')
 
 

@@ -22,6 +22,7 @@ from ofa_learn.records import (
     interval,
     plus_minus,
     results,
+    setting_of,
     spread_text,
     verdict_text,
 )
@@ -42,10 +43,10 @@ def _images_seen(record: dict) -> int | None:
 
 def _without_copies(records: list[dict]) -> list[dict]:
     "The records with each run without a teacher once: recordings that differ in their teacher repeat it."
-    shared = ('pair', 'method', 'setting', 'seed', 'split_seed', 'view_seed', 'epochs', 'data')
+    shared = ('pair', 'method', 'seed', 'split_seed', 'view_seed', 'epochs', 'data')
     seen, out = set(), []
     for r in records:
-        key = json.dumps([r[k] for k in shared], sort_keys=True)
+        key = json.dumps([setting_of(r), *(r[k] for k in shared)], sort_keys=True)
         if r['teacher'] is not None or key not in seen:
             out.append(r)
         if r['teacher'] is None:

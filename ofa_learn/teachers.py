@@ -17,7 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .checks import WRAPPERS, KeptAnswers, check_norm, is_answers, matched_classes
+from .checks import WRAPPERS, KeptAnswers, check_finite, check_norm, is_answers, matched_classes
 from .data import Augment, Norm
 from .given import between
 from .models import Taps, find_taps, make_model, tapped_forward
@@ -224,7 +224,7 @@ class Teacher(nn.Module):
         super().__init__()
         opened = _opened(model, num_classes, input_size, pretrained, allow_untrained, weights, weights_key)
         network, about = opened
-        self.model = network.requires_grad_(False)
+        self.model = check_finite(network).requires_grad_(False)
         self.norm = _norm_of(network, norm, about, pretrained, input_size)
         self.classes = classes if classes is not None else about.get('classes')
         self.input_size = input_size or about.get('input_size') or fixed_size(network)

@@ -33,6 +33,14 @@ def plain_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         state = {k.removeprefix(prefix): v for k, v in state.items()}
     return state
 
+
+def unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    "The weights without the word before every name, such as `model.` of a class that holds the network."
+    first = next(iter(state), '').partition('.')[0] + '.'
+    if not all(k.startswith(first) for k in state):
+        return dict(state)
+    return {k.removeprefix(first): v for k, v in state.items()}
+
 # %% ../nbs/internals/47_weights.ipynb #47a0000a
 def _is_state(found) -> bool:
     "Whether it is a dictionary of tensors, as `state_dict()` gives it."
@@ -60,7 +68,7 @@ def state_in(
             f'{path}: it holds {len(entries)} sets of weights; say which is meant, such as '
             f'weights_key={next(iter(entries))!r} (there {_listed(entries)})'
         )
-    kind = f'a dictionary with {_listed(found)}' if isinstance(found, Mapping) else type(found).__name__
+    kind = f'a dictionary (there {_listed(found)})' if isinstance(found, Mapping) else type(found).__name__
     raise ValueError(f'{path}: expected weights, tensors by name, and it holds {kind}')
 
 
@@ -156,6 +164,8 @@ def fill(
 ) -> nn.Module:
     "The model with these weights, in eval mode; a `ValueError` unless they are its own, one for one."
     own = model.state_dict()
+    if not any(k in own for k in state):
+        state = unwrapped(state)
     counters = {k for k in own if k.endswith('num_batches_tracked')}  # old files lack them, nobody reads them
     missing = [k for k in own if k not in state and k not in counters]
     extra = [k for k in state if k not in own]
@@ -207,6 +217,8 @@ def filled_model(
     check_model_name(name)
     where = 'weights' if isinstance(weights, Mapping) else weights
     state = state_at(weights, key)
+    if _classes_in(state, name) is None:
+        state = unwrapped(state)
     k = _classes_in(state, name) if num_classes is None else num_classes
     if k is None:
         raise ValueError(f'num_classes: {where} has no classifier to read it from; say how many {name} has')

@@ -507,3 +507,13 @@ def test_a_changed_record_is_no_record(tmp_path):
         load_record(path)
     path.write_text(json.dumps(run()))  # from before there were checksums, or by hand
     assert load_record(path) == run()
+
+
+def test_a_record_older_than_an_option_is_compared_with_one_of_today():
+    "The option is missing there; at the value that changes nothing it is the same experiment."
+    old = [run('labels', seed=s) for s in (0, 1)]
+    young = [r | dict(setting=r['setting'] | dict(class_weights=None, balanced=False)) for r in old[1:]]
+    assert results(old[:1] + young, 'labels')[0]['n'] == 2
+    weighed = [r | dict(setting=r['setting'] | dict(balanced=True)) for r in old[1:]]
+    with pytest.raises(ValueError, match='differ in setting'):
+        results(old[:1] + weighed, 'labels')

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from ofa_learn.export import export_student
 from ofa_learn.models import make_model, save_model
-from ofa_learn.weights import fill, filled_model, model_at, plain_names, state_in
+from ofa_learn.teachers import Teacher
+from ofa_learn.weights import fill, filled_model, model_at, plain_names, state_at, state_in
 
 SIZE = (3, 16, 16)
 X = torch.randn(2, *SIZE, generator=torch.Generator().manual_seed(0))
@@ -169,3 +170,28 @@ def test_no_weights_at_all(found):
 def test_a_state_may_hold_parameters():
     layer = nn.Linear(2, 3)
     assert set(state_in(dict(layer.named_parameters()), 'x')) == {'weight', 'bias'}
+
+
+def test_names_of_a_class_that_held_the_network(vit):
+    "A training program's own class puts its attribute before every name; whatever it is called, it goes."
+    for word in ('model.', 'net.'):
+        state = {word + k: v for k, v in vit.state_dict().items()}
+        again = filled_model('micro_vit', state, input_size=SIZE)
+        assert all(torch.equal(v, again.state_dict()[k]) for k, v in vit.state_dict().items())
+
+
+@pytest.mark.parametrize('broken', ['weight', 'buffer'])
+def test_a_teacher_with_nan_is_refused(broken):
+    model = make_model('micro_resnet', 10, (1, 8, 8))
+    names = {'weight': dict(model.named_parameters()), 'buffer': dict(model.named_buffers())}[broken]
+    name = next(k for k, v in names.items() if v.is_floating_point())
+    with torch.no_grad():
+        names[name].view(-1)[0] = float('nan')
+    with pytest.raises(ValueError, match=f'hold NaN or infinite numbers, such as {name}; take a checkpoint'):
+        Teacher(model, allow_untrained=True)
+
+
+def test_an_optimizer_is_no_network(tmp_path):
+    torch.save(dict(state={}, param_groups=[]), tmp_path / 'optimizer.pt')
+    with pytest.raises(ValueError, match=r'it holds a dictionary \(there are state, param_groups\)'):
+        state_at(tmp_path / 'optimizer.pt')
