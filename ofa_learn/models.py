@@ -255,6 +255,9 @@ def _usual_names(state: dict, model=None) -> dict:
     return {ours(k): v for k, v in state.items()}
 
 
+checkpoint_filter_fn = _usual_names  # by this name timm's modules, too, translate the files of others
+
+
 @register_model
 def cifar_resnet56(pretrained=False, **kwargs):
     """ResNet-56 for 32-pixel images (He et al., 2016, Sec. 4.2), with shortcuts by 1×1 convolution.

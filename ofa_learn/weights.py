@@ -9,6 +9,7 @@ __all__ = []
 import argparse
 import json
 import pickle
+import sys
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -156,6 +157,32 @@ def hub_facts(
         kwargs=config.get('model_args') or {},
     )
 
+# %% ../nbs/internals/47_weights.ipynb #b5b285ee
+def _numbers(state: Mapping[str, torch.Tensor]) -> int:
+    return sum(v.numel() for v in state.values())
+
+
+def _by_its_module(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    "The weights as the model's module translates files of others, or as they came."
+    translate = getattr(sys.modules[type(model).__module__], 'checkpoint_filter_fn', None)
+    if translate is None:
+        return dict(state)
+    try:
+        found = translate(dict(state), model)
+    except (KeyError, IndexError, AttributeError, RuntimeError):  # of another program still
+        return dict(state)
+    return found if _numbers(found) == _numbers(state) else dict(state)
+
+
+def translated(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+    "The weights under the model's names, where a wrapper or another program named them; else as they came."
+    own = {k for k in model.state_dict() if not k.endswith('num_batches_tracked')}
+    bare = unwrapped(state)
+    for found in (dict(state), bare, _by_its_module(bare, model)):
+        if own <= found.keys():
+            return found
+    return dict(state)
+
 # %% ../nbs/internals/47_weights.ipynb #47a00011
 def fill(
     model: nn.Module,  # to be filled, in place
@@ -164,8 +191,7 @@ def fill(
 ) -> nn.Module:
     "The model with these weights, in eval mode; a `ValueError` unless they are its own, one for one."
     own = model.state_dict()
-    if not any(k in own for k in state):
-        state = unwrapped(state)
+    state = translated(state, model)
     counters = {k for k in own if k.endswith('num_batches_tracked')}  # old files lack them, nobody reads them
     missing = [k for k in own if k not in state and k not in counters]
     extra = [k for k in state if k not in own]
@@ -216,9 +242,9 @@ def filled_model(
     "A timm model with the weights of a file, every one of them."
     check_model_name(name)
     where = 'weights' if isinstance(weights, Mapping) else weights
-    state = state_at(weights, key)
-    if _classes_in(state, name) is None:
-        state = unwrapped(state)
+    with torch.device('meta'):  # for the names alone
+        skeleton = timm.create_model(name, num_classes=2)
+    state = translated(state_at(weights, key), skeleton)
     k = _classes_in(state, name) if num_classes is None else num_classes
     if k is None:
         raise ValueError(f'num_classes: {where} has no classifier to read it from; say how many {name} has')

@@ -5,6 +5,7 @@ import json
 import re
 
 import pytest
+import timm
 import torch
 import torch.nn as nn
 from safetensors.torch import save_file
@@ -195,3 +196,28 @@ def test_an_optimizer_is_no_network(tmp_path):
     torch.save(dict(state={}, param_groups=[]), tmp_path / 'optimizer.pt')
     with pytest.raises(ValueError, match=r'it holds a dictionary \(there are state, param_groups\)'):
         state_at(tmp_path / 'optimizer.pt')
+
+
+def test_names_of_the_program_that_trained_it():
+    "A ResNet-56 under the usual names of a ResNet, as its authors' file has them; K is read off the file."
+    model = make_model('cifar_resnet56', 12, (3, 32, 32))
+
+    def usual(name):
+        name = (
+            name.replace('stem.0.', 'conv1.').replace('stem.1.', 'bn1.').replace('.shortcut.', '.downsample.')
+        )
+        return re.sub(r'^stages\.(\d)', lambda found: f'layer{int(found[1]) + 1}', name)
+
+    theirs = {usual(k): v for k, v in model.state_dict().items()}
+    assert len(theirs.keys() - model.state_dict().keys()) > 300
+    again = filled_model('cifar_resnet56', theirs, input_size=(3, 32, 32))
+    assert all(torch.equal(v, again.state_dict()[k]) for k, v in model.state_dict().items())
+
+
+def test_a_file_that_would_be_resampled_is_not_taken():
+    "timm's own function for ViTs stretches positions to another grid; that is no longer the file's network."
+    small = timm.create_model('vit_tiny_patch16_224', num_classes=2, img_size=32, depth=1).state_dict()
+    theirs = {f'visual.{k}': v for k, v in small.items()} | {'text.weight': torch.zeros(1)}
+    model = timm.create_model('vit_tiny_patch16_224', num_classes=2, img_size=64, depth=1)
+    with pytest.raises(ValueError, match='its weights are not those of VisionTransformer'):
+        fill(model, theirs, 'theirs')
