@@ -34,6 +34,7 @@ SLOW_TESTS = {
     # trainings
     *('test_the_same_student', 'test_a_balanced_run_is_resumed_to_the_bit'),
     *('test_every_method_trains_on_a_balanced_order', 'test_a_short_training_lowers_the_loss'),
+    'test_the_loss_falls',
     'test_equal_weights_change_nothing_and_labels_may_be_sure_probabilities',
     # processes of their own
     *('test_killed_while_writing', 'test_a_full_disk_is_called_so_and_costs_nothing'),
@@ -44,7 +45,7 @@ SLOW_TESTS = {
     *('test_onnx_answers_as_pytorch', 'test_the_student_is_exported_plain_and_the_heads_compile'),
     *('test_compiled_and_distributed_export_the_plain_student', 'test_combined_compiled_and_restored'),
     *('test_distributed_and_compiled', 'test_compiles_without_a_break'),
-    'test_the_table_has_what_the_files_get_right',
+    *('test_the_table_has_what_the_files_get_right', 'test_the_command_measures_onnx_files'),
     # every method, or many models
     *('test_methods_command', 'test_a_teacher_carries_without_any_label', 'test_student', 'test_teacher'),
     'test_larger_models',
