@@ -10,7 +10,7 @@ lab: .venv/ready  ## open JupyterLab at the guided tours, beginning with the fir
 	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/walkthroughs/10_slide_gamma.ipynb
 test: .venv/ready  ## every notebook, every test; ends with "N passed, N failed"
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder
-quick: .venv/ready  ## the tests without browsers, trainings and notebooks: two and a half minutes
+quick: .venv/ready  ## the tests without browsers, trainings and notebooks, for a first look
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not browser and not processes"
 docs: .venv/ready  ## the docs site, in _docs: by Quarto where it is installed, otherwise a preview
 	$(BIN)/python tools/docs.py

@@ -17,19 +17,25 @@ sys.path[:0] = [str(ROOT / 'tools'), LIGHT]
 # Two processes (`make test`) finish together when what takes longest begins first and single notebooks,
 # which take less than a minute each, come last.
 LONGEST_FIRST = (
-    *('site', 'test_lab', 'test_training', 'test_sweeps', 'test_workers', 'test_walkthroughs', 'test_cli'),
-    *('test_methods', 'test_bench', 'test_demo', 'test_explorers', 'test_package', 'test_style', 'test_cka'),
+    *('site', 'test_lab', 'test_training', 'test_sweeps', 'test_walkthroughs', 'test_cli', 'test_methods'),
+    *('test_bench', 'test_demo', 'test_explorers', 'test_package', 'test_style', 'test_cka'),
 )
 SITE = ('test_docs', 'test_site')
 IN_A_BROWSER = {'browser', 'built', 'page', 'visit'}
 
 # What `make quick` leaves out: files whose tests train, start processes or build something, and these tests.
 SLOW = {
-    *('test_bench', 'test_cka', 'test_cli', 'test_demo', 'test_explorers', 'test_live', 'test_package'),
-    *('test_recorded', 'test_report', 'test_runs', 'test_sweeps', 'test_training', 'test_workers', *SITE),
+    *('test_after', 'test_bench', 'test_cka', 'test_cli', 'test_demo', 'test_explorers', 'test_given'),
+    *('test_kept', 'test_live', 'test_package', 'test_recorded', 'test_report', 'test_runs', 'test_sweeps'),
+    *('test_training', 'test_workers', *SITE),
 }
 SLOW_TESTS = {
     *('test_runs', 'test_checks', 'test_the_types_fit', 'test_every_method_learns'),
+    # trainings
+    *('test_the_same_student', 'test_a_balanced_run_is_resumed_to_the_bit'),
+    *('test_every_method_trains_on_a_balanced_order', 'test_a_short_training_lowers_the_loss'),
+    'test_the_loss_falls',
+    'test_equal_weights_change_nothing_and_labels_may_be_sure_probabilities',
     # processes of their own
     *('test_killed_while_writing', 'test_a_full_disk_is_called_so_and_costs_nothing'),
     *('test_killed_while_building', 'test_a_notebook_that_fails_is_seen', 'test_models_are_in_timm'),
@@ -39,8 +45,10 @@ SLOW_TESTS = {
     *('test_onnx_answers_as_pytorch', 'test_the_student_is_exported_plain_and_the_heads_compile'),
     *('test_compiled_and_distributed_export_the_plain_student', 'test_combined_compiled_and_restored'),
     *('test_distributed_and_compiled', 'test_compiles_without_a_break'),
+    *('test_the_table_has_what_the_files_get_right', 'test_the_command_measures_onnx_files'),
     # every method, or many models
     *('test_methods_command', 'test_a_teacher_carries_without_any_label', 'test_student', 'test_teacher'),
+    'test_larger_models',
 }
 
 

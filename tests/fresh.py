@@ -1,4 +1,7 @@
-"""Calls in a fresh process that need not wait for PyTorch: it is forked from one that has imported it."""
+"""Calls in a fresh process that need not wait for PyTorch: it is forked from one that has imported it.
+
+So are the processes that such a call spawns itself.
+"""
 
 import multiprocessing
 import os
@@ -11,6 +14,7 @@ import threading
 import traceback
 import warnings
 from contextlib import suppress
+from multiprocessing import reduction
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -31,11 +35,66 @@ def _context():
 
 
 CONTEXT = _context()
+FORKS = CONTEXT.get_start_method() == 'forkserver'
 
 
-def _settle(folder, method):
+class _Worker(CONTEXT.Process):
+    "A fork of the server that is its parent's as a spawned process is: streams, environment, group."
+
+    def __getstate__(self):
+        streams = [reduction.DupFd(number) for number in (1, 2)]
+        return vars(self) | dict(_place=(streams, dict(os.environ), os.getpgrp()))
+
+    def run(self):
+        streams, env, group = self._place
+        for number, stream in enumerate(streams, 1):
+            os.dup2(stream.detach(), number)
+        os.environ.update(env)
+        os.setpgid(0, group)
+        super().run()
+
+
+class _Workers(type(CONTEXT)):
+    Process = _Worker
+
+
+WORKERS = _Workers() if FORKS else CONTEXT
+
+
+def _server() -> dict:
+    "What another process needs in order to ask the server for forks."
+    if not FORKS:
+        return {}
+    from multiprocessing import forkserver
+
+    forkserver.ensure_running()
+    known = vars(forkserver._forkserver)
+    return {k: known[k] for k in ('_forkserver_address', '_forkserver_authkey') if k in known}
+
+
+def _use(server: dict):
+    "In a new process: what it spawns is forked by the server, too. Python would start another server."
+    if not server:
+        return
+    from multiprocessing import forkserver
+
+    any_context = multiprocessing.get_context
+
+    def it_runs():
+        "There is none to be started."
+
+    def get_context(method=None):
+        return WORKERS if method == 'spawn' else any_context(method)
+
+    vars(forkserver._forkserver).update(server)
+    forkserver._forkserver.ensure_running = it_runs
+    multiprocessing.get_context = get_context
+
+
+def _settle(folder, method, server):
     "In a new process: what makes it like one that begins from nothing, but for what is imported."
     multiprocessing.set_start_method(method, force=True)  # of its own processes, as in any other program
+    _use(server)
     os.environ.update(QUIET)
     os.chdir(folder)
     import torch
@@ -43,12 +102,12 @@ def _settle(folder, method):
     torch.set_num_threads(1)
 
 
-def _call(function, args, folder, log, pipe, method):
+def _call(function, args, folder, log, pipe, *settings):
     "In the new process: what `function` returns goes through the pipe, all that is printed into the log."
     with open(log, 'w') as file:
         for number in (1, 2):
             os.dup2(file.fileno(), number)
-    _settle(folder, method)
+    _settle(folder, *settings)
     try:
         pipe.send([function(*args)])
     except BaseException:
@@ -62,7 +121,7 @@ def call(function, *args, folder: Path, timeout: float = 900):
     found = []
     with tempfile.TemporaryDirectory() as temporary:
         log = Path(temporary) / 'said'
-        how = (str(folder), str(log), theirs, multiprocessing.get_start_method())
+        how = (str(folder), str(log), theirs, multiprocessing.get_start_method(), _server())
         process = CONTEXT.Process(target=_call, args=(function, args, *how))
         process.start()
         theirs.close()
@@ -116,10 +175,10 @@ def program(path: Path, *args, processes: int = 0, timeout: float = 240) -> str:
 # ------------------------------------------------------------------ processes that a test talks to
 
 
-def _begin(function, args, streams, folder, method, env):
-    "In a new process of a `Started`: a session of its own, the streams as pipes."
-    if hasattr(os, 'setsid'):
-        os.setsid()
+def _begin(function, args, streams, env, *settings):
+    "In a new process of a `Started`: a group of its own, the streams as pipes."
+    if hasattr(os, 'setpgid'):
+        os.setpgid(0, 0)
     for number, stream in enumerate(streams):
         os.dup2(stream.fileno(), number)
     how = dict(closefd=False, encoding=env.get('PYTHONIOENCODING', 'utf-8'))
@@ -128,7 +187,7 @@ def _begin(function, args, streams, folder, method, env):
     sys.stderr = open(2, 'w', 1, errors='backslashreplace', **how)  # noqa: SIM115
     multiprocessing.process._parent_process = None  # its parent is a test, of which it knows nothing
     os.environ.update(env)
-    _settle(folder, method)
+    _settle(*settings)
     function(*args)
 
 
@@ -142,7 +201,7 @@ class Started:
         streams = [CONTEXT.Pipe(duplex=False) for _ in range(3)]
         inside = [streams[0][0], streams[1][1], streams[2][1]]
         outside = [streams[0][1], streams[1][0], streams[2][0]]
-        how = (inside, str(folder), multiprocessing.get_start_method(), env)
+        how = (inside, env, str(folder), multiprocessing.get_start_method(), _server())
         self._process = CONTEXT.Process(target=_begin, args=(function, args, *how))
         self._process.start()
         for end in inside:
@@ -213,4 +272,4 @@ def finished(function, *args, folder: Path, timeout: float = 300, **env):
 
 def warm_processes():
     "In the place of `multiprocessing` where a module starts a process that begins from nothing."
-    return SimpleNamespace(get_context=lambda kind: CONTEXT)
+    return SimpleNamespace(get_context=lambda kind: WORKERS)

@@ -1,6 +1,7 @@
 """What tests ask about processes that they started."""
 
 import time
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -12,10 +13,14 @@ def until(condition, seconds=120):
         time.sleep(0.05)
 
 
-def children(pid):
-    "The processes that `pid` started, where the system says so."
-    found = Path(f'/proc/{pid}/task/{pid}/children')
-    return [int(c) for c in found.read_text().split()] if found.exists() else []
+def others_of_group(pid):
+    "The processes that `pid`, the first of a group, has started into it, where the system says so."
+    found = []
+    for stat in Path('/proc').glob('[0-9]*/stat'):
+        with suppress(OSError):  # it has ended
+            group = int(stat.read_text().rsplit(')', 1)[1].split()[2])
+            found += [int(stat.parent.name)] if group == pid else []
+    return [number for number in found if number != pid]
 
 
 def alive(pid):

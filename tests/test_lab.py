@@ -505,7 +505,7 @@ STOPWATCH = '''() => {
 }'''
 
 
-MOVES = int(os.environ.get('OFA_LEARN_MOVES', 8))  # 50 for numbers that are told to others
+MOVES = int(os.environ.get('OFA_LEARN_MOVES', 4))  # 50 for numbers that are told to others
 
 
 def latency(page, name, control, moves=MOVES):

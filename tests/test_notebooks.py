@@ -56,8 +56,12 @@ def name(path: Path) -> str:
 WITH_CHECKS = [p for p in BOOKS if p.parent.name == 'walkthroughs' and 'Exercises(' in p.read_text('utf-8')]
 
 
-# The longest, which are the widgets', begin first.
-@pytest.mark.parametrize('path', [p for p in reversed(BOOKS) if p not in WITH_CHECKS], ids=name)
+# These begin first, so that two processes which share the notebooks end together.
+LONGEST = ('78_multilabel', '20_cka', '79_workers', '80_training')
+TO_RUN = sorted((p for p in reversed(BOOKS) if p not in WITH_CHECKS), key=lambda p: p.stem not in LONGEST)
+
+
+@pytest.mark.parametrize('path', TO_RUN, ids=name)
 def test_runs(path):
     call(run, path, folder=path.parent)
 

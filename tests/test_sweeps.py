@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fresh import Started, as_main, command
-from processes import children, gone
+from fresh import Started, as_main, command, warm_processes
+from processes import gone, others_of_group
 
-from ofa_learn import sweeps
+from ofa_learn import sweeps, workers
 from ofa_learn.atomic import locked
 from ofa_learn.checkpoints import Stopped
 from ofa_learn.cli import sweep as sweep_command
@@ -195,16 +195,16 @@ def test_killed_at_any_moment(whole, tmp_path):
             end = time.time() + 30
             while (
                 Path('/proc/self/task').exists()
-                and len(children(process.pid)) < 2
+                and len(others_of_group(process.pid)) < 2
                 and process.poll() is None
                 and time.time() < end
             ):
                 time.sleep(0.05)
         time.sleep(moments.append(random.uniform(0, 1.5)) or moments[-1])
-        workers = children(process.pid)
+        started = others_of_group(process.pid)
         process.send_signal(signal.SIGKILL)
         process.wait()
-        gone(workers, 120)  # one that is still importing on a busy machine sees it when it has
+        gone(started, 120)  # one that is still importing on a busy machine sees it when it has
         with warnings.catch_warnings():
             warnings.simplefilter('error')  # what is there is whole
             there = {
@@ -254,7 +254,8 @@ def own_methods(tmp_path, monkeypatch):
     sys.modules.pop('sweep_methods', None)
 
 
-def test_failing_and_dying_runs_are_named(own_methods, tmp_path):
+def test_failing_and_dying_runs_are_named(own_methods, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, 'get_context', warm_processes().get_context)
     plan = Sweep(
         methods=('fails', 'dies', 'labels'), seeds=1, imports=own_methods, grid=dict(epochs=1), **SMALL
     )
@@ -682,7 +683,7 @@ def test_ctrl_c_in_a_terminal(tmp_path, phase, number):
     end = time.time() + 240
     while len(list((tmp_path / 'o' / phase).glob('.*.lock'))) < 2 and time.time() < end:
         time.sleep(0.05)
-    workers = children(process.pid)
+    started = others_of_group(process.pid)
     os.killpg(process.pid, number)
     said, errors = process.communicate(timeout=120)
     assert process.returncode == 130, errors
@@ -690,7 +691,7 @@ def test_ctrl_c_in_a_terminal(tmp_path, phase, number):
         f"ofa-learn sweep: stopped; {tmp_path / 'o'} keeps every finished run, and the same command goes on"
     )
     assert 'Traceback' not in errors and 'failed' not in errors + said
-    gone(workers)
+    gone(started)
     assert not list((tmp_path / 'o').glob('failed/*'))
 
 

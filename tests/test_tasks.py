@@ -3,7 +3,6 @@
 import copy
 import importlib
 import pickle
-import subprocess
 import sys
 import warnings
 
@@ -12,6 +11,7 @@ import pytest
 import timm
 import torch
 import torch.nn as nn
+from fresh import program
 
 from ofa_learn.data import Augment, Batches, digits, from_arrays, split
 from ofa_learn.models import find_taps, make_model, save_model
@@ -447,7 +447,7 @@ def test_a_built_in_name_is_taken(methods, name):
 
 
 @pytest.mark.slow
-def test_a_built_in_name_is_taken_before_anyone_has_used_it():
+def test_a_built_in_name_is_taken_before_anyone_has_used_it(tmp_path):
     code = """
 from ofa_learn.tasks import METHODS, Labels, create_task, register
 assert 'rsd' not in METHODS
@@ -456,8 +456,8 @@ try:
 except ValueError as e:
     print(e)
 """
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert "'rsd' is that of ofa_learn.rsd.RSD already" in done.stdout, done.stderr
+    (tmp_path / 'takes.py').write_text(code)
+    assert "'rsd' is that of ofa_learn.rsd.RSD already" in program(tmp_path / 'takes.py')
 
 
 def test_a_name_of_your_own_is_put_again_and_not_taken_over(methods):
