@@ -49,6 +49,43 @@ def test_a_cell_with_text_and_a_figure_becomes_two():
     assert docsite.raw('<p>\n\n\n</p>') == '```{=html}\n<p>\n</p>\n```'
 
 
+def test_options_for_the_renderer_stay_and_others_are_refused():
+    cell = dict(TINY, source='#| export\n#| code-fold: true\n#| fig-alt: two bars\nfig', outputs=[])
+    assert docsite.settle(cell)[0].source == '#| code-fold: true\nfig'
+    with pytest.raises(ValueError, match='code-folded: expected one of echo, code-fold'):
+        docsite.settle(dict(cell, source='#| code-folded: true\nfig'))
+
+
+def test_what_is_to_be_predicted_is_folded():
+    code, result = docsite.settle(dict(TINY, metadata=dict(jupyter=dict(outputs_hidden=True))))
+    assert code.outputs == []
+    parts = result.source.split('\n\n')
+    assert '<details class="result">' in parts[0] and '<pre>0.5&#10;</pre>' in parts[1]
+    assert 'data-page="plot"' in parts[2] and '</details>' in parts[3]
+
+
+def test_a_computed_table_stands_as_a_written_one():
+    table = dict(output_type='display_data', data={'text/markdown': '| a |\n|---|\n| 1 |'})
+    code, written = docsite.settle(dict(TINY, outputs=[table]))
+    assert code.outputs == [] and written.source == '| a |\n|---|\n| 1 |'
+
+
+def test_a_picture_that_is_a_paragraph_keeps_its_words():
+    made = docsite.pictured('Text.\n\n![a "slider"](images/x.png)\n')
+    assert '<img src="images/x.png" alt="a &quot;slider&quot;">' in made and 'Text.' in made
+
+
+def test_a_search_finds_each_formula_once():
+    page = (
+        '<math display="inline"><semantics><msup><mi>p</mi><mi>t</mi></msup>'
+        '<annotation encoding="application/x-tex">p^t</annotation></semantics></math> and <math>'
+        '<semantics><mi>γ</mi><annotation encoding="application/x-tex">γ</annotation></semantics></math>'
+    )
+    found = [dict(href='a.html#top', text='With ptp^t and γγ.'), dict(href='b.html', text='γγ')]
+    cleaned = docsite.without_tex(found, {'a.html': page})
+    assert [entry['text'] for entry in cleaned] == ['With pt and γ.', 'γγ']
+
+
 def test_front_matter():
     "The list item with a colon is there on purpose: nbdev reads such items as settings of the page."
     facts, rest = docsite.front_matter(
