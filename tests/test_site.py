@@ -238,6 +238,8 @@ def test_quartos_own_markup_is_readable_and_fits_a_phone(visit, address, axe, sc
     written = dict(
         PAGE='#161616' if scheme == 'dark' else '#ffffff',
         TEXT='#ececec' if scheme == 'dark' else '#1a1a1a',
+        CODE='#f0b48a' if scheme == 'dark' else '#7d12ba',
+        LINK='#7cc4ec' if scheme == 'dark' else '#005a8f',
         STYLES=f'{address}_static/styles.css',
         SHADE=scheme,
         WIDE_MATH='<mi>p</mi><mo>+</mo>' * 60,

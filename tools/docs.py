@@ -348,6 +348,15 @@ def preview(parts: list[dict]) -> None:
         sys.exit(re.sub(r'\x1b\[[\d;]*m', '', said.getvalue()))
 
 
+NO_LITE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>The tour in the browser</title></head><body><main>
+<h1>The tour in the browser</h1>
+<p>This copy of the docs was built without the notebooks that run in a browser:
+<code>make lite</code> adds them, and <code>make lab</code> opens the same tour in JupyterLab.</p>
+</main></body></html>
+"""
+
+
 def main() -> None:
     by_quarto = shutil.which('quarto') and '--preview' not in sys.argv
     parts = stage()
@@ -355,6 +364,9 @@ def main() -> None:
         quarto()
     else:
         preview(parts)
+    start = DOCS / 'lite' / 'start.html'  # tools/lite.py writes the real one
+    start.parent.mkdir()
+    start.write_text(NO_LITE, encoding='utf-8')
     pages = len(list(DOCS.rglob('*.html')))
     renderer = 'Quarto' if by_quarto else 'Sphinx: a preview; install Quarto for the real site'
     print(f'{pages} pages in {DOCS.name}, by {renderer}')

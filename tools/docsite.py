@@ -199,6 +199,35 @@ def homes(
     return {name: at.pop() for name, at in found.items() if len(at) == 1}
 
 
+HOME_PICTURE, TOUR = 'images/gamma_explorer.png', 'walkthroughs/10_slide_gamma.ipynb'
+BUTTON = (
+    '<p class="start"><a href="lite/start.html">Run the tour in this browser, with nothing installed</a></p>'
+)
+
+
+def first_widget(
+    cells: list[dict],  # of a notebook, with its outputs
+) -> str:  # HTML
+    "The page version of a notebook's first widget."
+    outputs = [o for cell in cells for o in cell.get('outputs') or []]
+    kept = [o['data'][PAGE_VERSION] for o in outputs if PAGE_VERSION in o.get('data', {})]
+    if not kept:
+        raise ValueError('expected a widget with a stored page version, got none: `make prepare` stores it')
+    return version_of(joined(kept[0]))
+
+
+def at_home(
+    source: str,  # markdown of the first page
+    top: Path,  # the notebooks' folder
+) -> str:
+    "The first page with the γ explorer itself in place of its picture, and a button to the tour that runs."
+    if f']({HOME_PICTURE})' not in source:
+        return source
+    tour = json.loads((top / TOUR).read_text(encoding='utf-8'))
+    alive = raw(first_widget(tour['cells']) + '\n' + BUTTON)
+    return re.sub(rf'^!\[[^\]]+\]\({re.escape(HOME_PICTURE)}\)$', lambda m: alive, source, flags=re.M)
+
+
 PICTURE = re.compile(r'^!\[([^\]]+)\]\(([^)\s]+)\)$', re.M)
 
 
@@ -292,6 +321,9 @@ class Page:
         top = next(p for p in path.parents if (p / '_quarto.yml').exists())
         name = path.relative_to(top).as_posix()
         try:
+            if name == 'index.ipynb':
+                for cell in self.nb.cells:
+                    cell['source'] = at_home(joined(cell['source']), top)
             self.nb.cells = page(self.nb.cells, name, homes(top))
         except ValueError as e:
             raise ValueError(f'{name}: {e}') from e

@@ -1,7 +1,7 @@
 """A site in which the γ tour and the explorers run with nothing installed: JupyterLite, in _docs/lite.
 
-The reader's browser runs Python itself (Pyodide). All of it is served by the site: the runtime out of npm's
-package `pyodide`, wheels of what the widgets need, which are pure Python, and a wheel of this package. Nothing
+The reader's browser runs Python itself (Pyodide). All of it is served by the site: its runtime out of npm's
+package `pyodide`, wheels of what the widgets need (pure Python), and a wheel of this package. Nothing
 is asked of any other address while the site is read; building it asks npm and a Python package index.
 
 usage: python tools/lite.py [--out FOLDER]        (default: _docs/lite; needs the extra `lite`, npm, Node.js)
@@ -30,9 +30,20 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 TOUR = ROOT / 'nbs' / 'walkthroughs' / '10_slide_gamma.ipynb'
 PAGE_VERSION = 'application/vnd.ofa-learn.page+html'
-NEEDED = ('plotly', 'ipywidgets', 'anywidget', 'fastcore')  # what the widgets import, beside the standard library
-OF_THE_KERNEL = ('micropip', 'ipython', 'comm', 'jedi', 'pyodide-http')
-ABSENT = ('torch', 'torchvision', 'timm', 'numpy', 'scipy', 'sklearn', 'PIL', 'tqdm', 'safetensors')
+NEEDED = ('plotly', 'ipywidgets', 'anywidget')  # what the widgets import, beside the standard library
+OF_THE_KERNEL = ('micropip', 'ipython', 'comm', 'jedi')
+ABSENT = (
+    'torch',
+    'torchvision',
+    'timm',
+    'numpy',
+    'scipy',
+    'sklearn',
+    'PIL',
+    'tqdm',
+    'safetensors',
+    'fastcore',
+)
 
 
 # ------------------------------------------------------------------ the notebooks
@@ -53,6 +64,19 @@ def notebook(cells: list[dict]) -> dict:
     return dict(cells=cells, metadata=dict(kernelspec=kernel), nbformat=4, nbformat_minor=5)
 
 
+def digits_in(state) -> list[dict]:
+    "The images with a label and a teacher's answer that stand anywhere in a widget's stored state."
+    if (
+        isinstance(state, list)
+        and state
+        and isinstance(state[0], dict)
+        and {'image', 'label'} <= set(state[0])
+    ):
+        return state
+    inside = state.values() if isinstance(state, dict) else state if isinstance(state, list) else ()
+    return next(filter(None, map(digits_in, inside)), [])
+
+
 def stored_cards(
     cells: list[dict],  # of the tour, with its outputs
 ) -> list[dict]:  # image, label, logits each, as the widgets take them
@@ -61,14 +85,14 @@ def stored_cards(
         for output in cell.get('outputs') or []:
             page = ''.join(output.get('data', {}).get(PAGE_VERSION, ''))
             for state in re.findall(r'<script type="application/json">(.*?)</script>', page, re.S):
-                if digits := json.loads(state).get('digits'):
+                if digits := digits_in(json.loads(state)):
                     return [card(d) for d in digits]
     raise ValueError(f'{TOUR.name}: expected a stored page version with digits, got none: run `make prepare`')
 
 
 def card(digit: dict) -> dict:
-    "A digit with logits whose softmax is what the teacher said."
-    logits = [round(math.log(max(p, 1e-12)), 5) for p in digit['probs']]
+    "A digit with the teacher's logits, or with logits whose softmax is what it said."
+    logits = digit.get('logits') or [round(math.log(max(p, 1e-12)), 5) for p in digit['probs']]
     return dict(image=digit['image'], label=digit['label'], logits=logits)
 
 
@@ -97,9 +121,9 @@ def target_weight(p, gamma):
     return (1 + p) ** gamma
 '''
 HERE = '''
-> You are reading this in your browser, with nothing installed: Python runs in the page. Run the cells from top to
-bottom (menu Run, Run All Cells). The teacher below was trained beforehand, because PyTorch does not run here;
-everything else is the tour as it is in the project. What you write stays in this browser.
+> You are reading this in your browser, with nothing installed: Python runs in the page. Run the cells
+from top to bottom (menu Run, Run All Cells). The teacher below was trained beforehand, because PyTorch
+does not run here; everything else is the tour as it is in the project. What you write stays in this browser.
 '''
 
 
@@ -121,7 +145,9 @@ def tour(
     out.insert(1, text(HERE))
     for cell in out:
         if cell['cell_type'] == 'code' and (names := needs_torch(cell['source'])):
-            raise ValueError(f'{TOUR.name}: a cell imports {", ".join(names)}, which does not run in a browser')
+            raise ValueError(
+                f'{TOUR.name}: a cell imports {", ".join(names)}, which does not run in a browser'
+            )
     return out
 
 
@@ -154,7 +180,7 @@ EXPLORERS = [
 ''',
     'from ofa_learn.explorers import AccuracyCurves, BranchExplorer, CKAExplorer\n'
     'from ofa_learn.teacher_lab import TeacherLab',
-    '## What γ and the temperature did to accuracy\n\nEight values of γ, two temperatures, both forms, four pairs.',
+    '## What γ and T did to accuracy\n\nEight values of γ, two temperatures, both forms, four pairs.',
     'AccuracyCurves()',
     '## What an exit knows, and what it costs\n\nThe student’s stages, from the first to the last.',
     'BranchExplorer()',
@@ -193,7 +219,9 @@ def run(*command, **more) -> str:
 def runtime(folder: Path, version: str) -> dict:
     "Unpack Pyodide out of npm's package; returns its lock file."
     if not shutil.which('npm'):
-        sys.exit('npm: expected on the PATH, the Python runtime of the page comes out of its package `pyodide`')
+        sys.exit(
+            'npm: expected on the PATH, the Python runtime of the page comes out of its package `pyodide`'
+        )
     with tempfile.TemporaryDirectory() as place:
         run('npm', 'pack', f'pyodide@{version}', '--silent', cwd=place)
         with tarfile.open(next(Path(place).glob('*.tgz'))) as packed:
@@ -207,7 +235,7 @@ def runtime(folder: Path, version: str) -> dict:
 
 
 def fetch_wheels(folder: Path, lock: dict) -> None:
-    "Pure-Python wheels of all that is needed, in the versions that the runtime was tested with where it has them."
+    "Pure-Python wheels of all that is needed, in the runtime's own versions where it has any."
     with tempfile.TemporaryDirectory() as place:
         pins = Path(place) / 'pins.txt'
         known = [p for p in lock['packages'].values() if p['file_name'].endswith('none-any.whl')]
@@ -277,45 +305,28 @@ def settings() -> dict:
     return {'jupyter-lite-schema-version': 0, 'jupyter-config-data': data}
 
 
-START = '''<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>Slide γ in the browser</title>
-<style>body { font: 1.1rem/1.5 system-ui, sans-serif; max-width: 40rem; margin: 3rem auto; padding: 0 1rem;
-color-scheme: light dark } a { display: block; font-weight: 600; margin: .6rem 0 } #wrong { font-weight: 600 }</style>
-</head><body><main>
-<h1>Slide γ in the browser</h1>
-<p>Nothing is installed and nothing leaves this browser: Python itself runs in the page (SIZE MB are loaded once,
-all of them from this site; no other address is asked).</p>
-<p id="wrong" role="alert"></p>
-<nav id="ways"><a href="notebooks/index.html?path=10_slide_gamma.ipynb">The tour: slide γ</a>
-<a href="notebooks/index.html?path=explorers.ipynb">The explorers over recorded runs</a></nav>
-<p>In the notebook choose <b>Run, Run All Cells</b>; the first start takes some seconds.</p>
-</main><script>
-const say = (words) => {
-  document.getElementById('wrong').textContent = words;
-  document.getElementById('ways').hidden = true;
-};
-if (typeof WebAssembly !== 'object') {
-  say('This browser has no WebAssembly, which runs Python here: open the page in a current Firefox, Chrome, ' +
-      'Edge or Safari, or read the tour without running it in the docs.');
-} else if (location.protocol === 'file:') {
-  say('A page that was opened from a disk may not start Python: serve the folder, ' +
-      'for example by "python -m http.server", and open that address.');
-} else {
-  const needed = NEEDED_FILES;
-  Promise.all(needed.map((name) => fetch(name, {method: 'HEAD'}).then((r) => r.ok || Promise.reject(name), () =>
-    Promise.reject(name)))).catch((name) => say(
-      `${new URL(name, location.href)} could not be loaded: allow this address, or build the site again by "make lite".`));
-}
-</script></body></html>
-'''
+def megabytes(folder: Path) -> str:
+    return f'{sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / 1e6:.0f}'
 
 
 def start_page(folder: Path, files: list[str]) -> None:
     "The page where a reader begins; it says in one sentence what is missing."
-    size = sum(p.stat().st_size for p in (folder / 'static' / 'pyodide').rglob('*') if p.is_file())
-    page = START.replace('SIZE', f'{size / 1e6:.0f}').replace('NEEDED_FILES', json.dumps(files))
+    page = (ROOT / 'tools' / 'lite_start.html').read_text(encoding='utf-8')
+    page = page.replace('SIZE', megabytes(folder / 'static' / 'pyodide')).replace(
+        'NEEDED_FILES', json.dumps(files)
+    )
     (folder / 'start.html').write_text(page, encoding='utf-8')
+
+
+FRONT_ENDS = {'@jupyter-widgets/jupyterlab-manager', 'anywidget', '@jupyterlite/pyodide-kernel-extension'}
+
+
+def check_front_ends(out: Path) -> None:
+    "Without its front end a widget is a line of text, so a site that lacks one is not finished."
+    found = json.loads((out / 'jupyter-lite.json').read_text(encoding='utf-8'))
+    extensions = {e['name'] for e in found['jupyter-config-data'].get('federated_extensions', [])}
+    if missing := sorted(FRONT_ENDS - extensions):
+        sys.exit(f'{", ".join(missing)}: no front end in {out}, install jupyterlab_widgets and anywidget')
 
 
 def build(out: Path) -> None:
@@ -339,10 +350,11 @@ def build(out: Path) -> None:
             *('--contents', lite / 'files', '--no-sourcemaps', '--apps', 'notebooks', '--apps', 'lab'),
             cwd=lite,
         )
+    check_front_ends(out)
     own = next(w['file_name'] for w in wheels if w['name'] == 'ofa-learn')
     needed = ['pyodide.mjs', 'pyodide.asm.wasm', 'python_stdlib.zip', own]
     start_page(out, [f'static/pyodide/{name}' for name in needed])
-    print(f'{len(wheels)} wheels, {sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) / 1e6:.0f} MB in {out}')
+    print(f'{len(wheels)} wheels, {megabytes(out)} MB in {out}')
 
 
 # ------------------------------------------------------------------ opened in a browser
@@ -362,10 +374,14 @@ def opened(folder: Path, picture: Path | None = None) -> dict:  # seconds, reque
     address, abroad = f'http://127.0.0.1:{server.server_port}/', []
     with browser_page() as page:
         page.set_default_timeout(300_000)
-        page.on('request', lambda r: abroad.append(r.url) if not r.url.startswith((address, 'data:', 'blob:')) else None)
+        page.on(
+            'request',
+            lambda r: abroad.append(r.url) if not r.url.startswith((address, 'data:', 'blob:')) else None,
+        )
         begun = time.perf_counter()
         page.goto(f'{address}start.html')
         page.get_by_text('The tour: slide γ').click()
+        page.locator('.jp-Notebook-ExecutionIndicator[data-status=idle]').wait_for()
         page.get_by_role('menuitem', name='Run').click()
         page.get_by_text('Run All Cells', exact=True).click()
         slider = page.locator('.jp-OutputArea input[type=range]').first
