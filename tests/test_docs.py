@@ -34,6 +34,9 @@ BOOKS = notebooks(ROOT / 'nbs')
 
 
 def is_import(node):
+    "An import, or imports that only a type checker does."
+    if isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+        return all(map(is_import, node.body)) and not node.orelse
     return isinstance(node, (ast.Import, ast.ImportFrom))
 
 
