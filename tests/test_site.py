@@ -35,9 +35,16 @@ ACCESS = [  # a page of every kind; what they have in common is looked at in bot
     ('widgets/97_teacher_lab.html', DESKTOP, 'light'),  # lists and a slider over recorded runs
 ]
 WAIT = 120_000  # ms; a busy machine takes its time over plotly
-LOOK = '''() => {
+LOOK = '''async () => {
+    const frame = () => new Promise(done => requestAnimationFrame(done))
     const versions = [...document.querySelectorAll('figure.ofa-page')]
+    if (versions.length) { await frame(); await frame() }  // narrow.js sets titles in lines
     const images = [...document.images]
+    const cut = title => {
+        const plot = title.closest('.plot').getBoundingClientRect(), box = title.getBoundingClientRect()
+        return box.width && (box.left < plot.left - 1 || box.right > plot.right + 1)
+            && !title.closest('details:not([open])')
+    }
     const text = e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join('')
     const markdown = /\\|\\s*:?(-{3}|—)|\\]\\([\\w.\\/-]+\\)/
     const scrolls = e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible'
@@ -54,6 +61,7 @@ LOOK = '''() => {
             .filter(e => markdown.test(text(e))).length,
         bad: document.querySelectorAll('merror, .error, .problematic').length,
         wide: Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth),
+        cut: [...document.querySelectorAll('.plot :is(.gtitle, .xtitle)')].filter(cut).length,
         unreachable: [...document.querySelectorAll('main :is(pre, table, div.math)')].filter(scrolls).length,
     }
 }'''
@@ -146,7 +154,7 @@ def visit(browser, address):
 
 
 def is_whole(look):
-    if any(look[fault] for fault in ('silent', 'unseen', 'bad', 'raw', 'wide', 'unreachable')):
+    if any(look[fault] for fault in ('silent', 'unseen', 'bad', 'raw', 'wide', 'cut', 'unreachable')):
         return False
     return look['versions'] == look['drawn'] and look['headings'] == 1 and bool(look['title'])
 

@@ -31,6 +31,7 @@ LEADS = {
     'Paper and more': 'The papers mapped to the package, words and symbols, traps, results.',
     'Reference': 'Every public function and class, by module, and the way to the lesson that explains it.',
 }
+SCRIPTS = ('reach.js', 'narrow.js')  # on every page
 LOOK = dict(
     html_title='ofa-learn',
     html_context=dict(default_mode='auto'),
@@ -38,7 +39,7 @@ LOOK = dict(
     html_favicon=str(NBS / 'favicon.svg'),
     html_theme='pydata_sphinx_theme',
     html_css_files=['styles.css'],
-    html_js_files=[('reach.js', dict(defer='defer'))],
+    html_js_files=[(name, dict(defer='defer')) for name in SCRIPTS],
     html_show_sourcelink=False,
     html_copy_source=False,
     html_show_sphinx=False,
@@ -174,8 +175,9 @@ def stage() -> list[dict]:
         write('contributing.qmd', document('CONTRIBUTING.md', 'Contributing', lead))
         more = ['contributing.qmd']
     parts.append(dict(title='Changelog', page='changelog.qmd', sections=[('', more)]))
-    script_in_page = dict(text=f'<script>\n{(NBS / "reach.js").read_text(encoding="utf-8")}</script>')
-    made = {'website': menus(parts), 'format': {'html': {'include-after-body': [script_in_page]}}}
+    scripts = [(NBS / name).read_text(encoding='utf-8') for name in SCRIPTS]
+    in_page = [dict(text=f'<script>\n{text}</script>') for text in scripts]
+    made = {'website': menus(parts), 'format': {'html': {'include-after-body': in_page}}}
     write('sidebar.yml', json.dumps(made, ensure_ascii=False, indent=1))
     shutil.copytree(NBS / 'images', PROC / 'images', dirs_exist_ok=True)
     write('assets/plotly.min.js', get_plotlyjs())
@@ -332,7 +334,7 @@ def preview(parts: list[dict]) -> None:
         nb_ipywidgets_js={},
         myst_all_links_external=True,
         myst_enable_extensions=['dollarmath'],
-        html_static_path=[str(NBS / n) for n in ('styles.css', 'favicon.svg', 'reach.js')],
+        html_static_path=[str(NBS / n) for n in ('styles.css', 'favicon.svg', *SCRIPTS)],
         suppress_warnings=['myst.header', 'mystnb.unknown_mime_type'],
         myst_dmath_double_inline=True,
     )
