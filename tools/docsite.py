@@ -224,7 +224,7 @@ def at_home(
     if f']({HOME_PICTURE})' not in source:
         return source
     tour = json.loads((top / TOUR).read_text(encoding='utf-8'))
-    alive = raw(first_widget(tour['cells']) + '\n' + BUTTON)
+    alive = raw(BUTTON + '\n' + first_widget(tour['cells']))
     return re.sub(rf'^!\[[^\]]+\]\({re.escape(HOME_PICTURE)}\)$', lambda m: alive, source, flags=re.M)
 
 

@@ -387,10 +387,14 @@ def opened(folder: Path, picture: Path | None = None) -> dict:  # seconds, reque
         slider = page.locator('.jp-OutputArea input[type=range]').first
         slider.wait_for()
         shown = time.perf_counter() - begun
-        before = slider.input_value()
+        title = page.locator('.jp-OutputArea .gtitle').first
+        title.wait_for()
+        before = title.text_content()
         slider.focus()
         page.keyboard.press('ArrowRight')
-        page.wait_for_function('([node, old]) => node.value !== old', arg=[slider.element_handle(), before])
+        page.wait_for_function(
+            '([node, old]) => node.textContent !== old', arg=[title.element_handle(), before]
+        )
         moved = time.perf_counter() - begun
         if picture:
             page.screenshot(path=picture)
