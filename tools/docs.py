@@ -351,7 +351,8 @@ def preview(parts: list[dict]) -> None:
 
 
 NO_LITE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>The tour in the browser</title></head><body><main>
+<html lang="en"><head><meta charset="utf-8"><title>The tour in the browser</title>
+<link rel="icon" href="data:,"></head><body><main>
 <h1>The tour in the browser</h1>
 <p>This copy of the docs was built without the notebooks that run in a browser:
 <code>make lite</code> adds them, and <code>make lab</code> opens the same tour in JupyterLab.</p>
