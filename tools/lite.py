@@ -32,6 +32,7 @@ TOUR = ROOT / 'nbs' / 'walkthroughs' / '10_slide_gamma.ipynb'
 PAGE_VERSION = 'application/vnd.ofa-learn.page+html'
 NEEDED = ('plotly', 'ipywidgets', 'anywidget')  # what the widgets import, beside the standard library
 OF_THE_KERNEL = ('micropip', 'ipython', 'comm', 'jedi')
+NO_USE = ('widgetsnbextension', 'jupyterlab-widgets', 'pexpect', 'ptyprocess')  # front ends, and processes
 ABSENT = (
     'torch',
     'torchvision',
@@ -340,6 +341,9 @@ def build(out: Path) -> None:
         served = lite / 'static' / 'pyodide'
         lock = runtime(served, PYODIDE_VERSION)
         fetch_wheels(served, lock)
+        for name in NO_USE:
+            for path in served.glob(f'{name.replace("-", "_")}-*.whl'):
+                path.unlink()
         wheels = [described(p) for p in sorted(served.glob('*.whl'))]
         (served / 'pyodide-lock.json').write_text(json.dumps(locked(lock, wheels)), encoding='utf-8')
         contents(lite / 'files')
