@@ -1,6 +1,7 @@
 """Notebooks as pages: the pure functions of tools/docsite.py, on cells of a few lines."""
 
 import ast
+import json
 
 import docsite
 import pytest
@@ -73,6 +74,18 @@ def test_a_computed_table_stands_as_a_written_one():
 def test_a_picture_that_is_a_paragraph_keeps_its_words():
     made = docsite.pictured('Text.\n\n![a "slider"](images/x.png)\n')
     assert '<img src="images/x.png" alt="a &quot;slider&quot;">' in made and 'Text.' in made
+
+
+def test_the_first_page_has_the_explorer_and_a_button(tmp_path):
+    (tmp_path / 'walkthroughs').mkdir()
+    widget = dict(outputs=[dict(output_type='display_data', data={PAGE_VERSION: '<figure>alive</figure>'})])
+    (tmp_path / docsite.TOUR).write_text(json.dumps(dict(cells=[widget])))
+    source = f'A.\n\n![words]({docsite.HOME_PICTURE})\n\n`CONTRIBUTING.md` has the rest.'
+    made = docsite.at_home(source, tmp_path)
+    assert '<figure>alive</figure>' in made and 'href="lite/start.html"' in made and 'images/' not in made
+    assert '[`CONTRIBUTING.md`](contributing.qmd)' in made
+    with pytest.raises(ValueError, match='expected a widget with a stored page version, got none'):
+        docsite.first_widget([dict(outputs=[])])
 
 
 def test_a_search_finds_each_formula_once():

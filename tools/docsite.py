@@ -220,7 +220,11 @@ def at_home(
     source: str,  # markdown of the first page
     top: Path,  # the notebooks' folder
 ) -> str:
-    "The first page with the γ explorer itself in place of its picture, and a button to the tour that runs."
+    """The first page with links to pages of the docs, and the γ explorer itself in place of its picture.
+
+    Above the explorer stands a button to the tour that runs in a browser.
+    """
+    source = source.replace('`CONTRIBUTING.md`', '[`CONTRIBUTING.md`](contributing.qmd)')
     if f']({HOME_PICTURE})' not in source:
         return source
     tour = json.loads((top / TOUR).read_text(encoding='utf-8'))
