@@ -247,6 +247,7 @@ def fetch_wheels(folder: Path, lock: dict) -> None:
             *('--only-binary=:all:', '--platform', 'any', '--implementation', 'py', '--abi', 'none'),
             *('--python-version', python, *NEEDED, *OF_THE_KERNEL),
         )
+    shutil.rmtree(ROOT / 'build', ignore_errors=True)  # what a wheel was made of before would be in it again
     run(sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--wheel-dir', folder, ROOT)
 
 
