@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 NB ?=
 
-.PHONY: demo lab test quick docs readme prepare clean
+.PHONY: demo lab test quick docs lite readme prepare clean
 demo: .venv/ready  ## the main job: a CNN teaches a ViT to read real digits
 	$(BIN)/ofa-learn demo --out demo.html
 lab: .venv/ready  ## open JupyterLab at the guided tours, beginning with the first; the lessons are in the folder above
@@ -14,6 +14,9 @@ quick: .venv/ready  ## the tests without browsers, trainings and notebooks, for 
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder -m "not slow and not browser and not processes"
 docs: .venv/ready  ## the docs site, in _docs: by Quarto where it is installed, otherwise a preview
 	$(BIN)/python tools/docs.py
+lite: .venv/ready  ## after docs: the tour and the explorers as notebooks that run in a browser, in _docs/lite (npm, 57 MB)
+	$(BIN)/python -m pip install --quiet -e '.[lite]'
+	$(BIN)/python tools/lite.py
 readme: .venv/ready  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 prepare: .venv/ready  ## run every lesson, or NB="nbs/course/40_losses.ipynb …": outputs, pictures, modules, README

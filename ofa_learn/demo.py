@@ -360,7 +360,8 @@ def _write_report(
     student = next(l for r, l in done if r['method'] == 'ofa_t1' and r['seed'] == 0)
     cards = _digit_cards(data, at, teacher_logits)
     loss = _loss_cards(data, at, teacher_logits, student, plan.gamma)
-    title = f'One teacher, {len(_rows(plan))} ways to learn: {plan.pair.replace("-", " → ").upper()}'
+    pair = plan.pair.replace('-', ' → ').upper().replace('VIT', 'ViT')
+    title = f'One teacher, {len(_rows(plan))} ways to learn: {pair}'
     if about[0].startswith('QUICK'):
         title = f'QUICK RUN, too short to conclude from. {title}'
     records = [r for r, _ in done]

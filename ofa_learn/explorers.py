@@ -12,6 +12,7 @@ import platform
 import statistics
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.metadata import version as version_of
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
@@ -19,22 +20,26 @@ from typing import Any
 import anywidget
 import ipywidgets as W
 import plotly.graph_objects as go
-import timm
-import torch
-import torch.nn as nn
 import traitlets as tr
 
-from .branches import exit_costs
-from .cka import cka
-from .data import Augment, Splits, digits, split
-from .figures import PALETTE, cka_heatmap, curves, escaped, method_label, method_style, styled
-from .models import blank_image, count_flops, count_params, find_taps, make_model
+from ofa_learn.figures import (
+    FAMILIES,
+    PALETTE,
+    cka_heatmap,
+    curves,
+    escaped,
+    method_label,
+    method_style,
+    pair_name,
+    styled,
+)
 from .pages import accuracy_frames, embed_json, static_text, validation_curve, verdict_words
 from .recorded import measured, regenerate, source_of
 from ofa_learn.records import (
     at_setting,
     difference_text,
     plus_minus,
+    recording_path,
     results,
     several_values,
     spread_text,
@@ -42,20 +47,7 @@ from ofa_learn.records import (
     table_text,
     write_atomically,
 )
-from .runs import pair_models
-from .sweeps import recording_path
-from .tasks import Teacher
-from .training import accuracy, distill
 from .widgets import SOURCE, Explorer, beside
-
-# %% ../nbs/widgets/91_explorers.ipynb #697a31c5
-_FAMILY = dict(cnn='CNN', vit='ViT', mlp='MLP')
-
-
-def pair_name(pair: str) -> str:
-    "'cnn-vit' → 'CNN teaches ViT'."
-    teacher, student = pair.split('-')
-    return f'{_FAMILY.get(teacher, teacher)} teaches {_FAMILY.get(student, student)}'
 
 # %% ../nbs/widgets/91_explorers.ipynb #aef86cfa
 class Choice(anywidget.AnyWidget):
@@ -454,19 +446,29 @@ class AccuracyCurves(OverRecords):
         return [_curves_figure(s), _gamma_figure(s)]
 
 # %% ../nbs/widgets/91_explorers.ipynb #2c43c70a
-@lru_cache(16)
-def _branch_costs(
+def _count_costs(
     pair: str,  # such as 'cnn-vit'
     shape: tuple[int, int, int] = (1, 8, 8),  # (C, H, W) of the images
     classes: int = 10,  # K
 ) -> dict:  # student: params, flops; exits: stage, params, flops each
     "Parameters and floating-point operations an image of a student and of each exit that OFA gives it."
+    from ofa_learn.branches import exit_costs
+    from ofa_learn.models import blank_image, count_flops, count_params, find_taps, make_model
+    from ofa_learn.runs import pair_models
+
     teacher, student = (make_model(name, classes, shape).eval() for name in pair_models(pair))
     costs = exit_costs(find_taps(student, shape), classes, find_taps(teacher, shape).width)
     return dict(
         student=dict(params=count_params(student), flops=count_flops(student, blank_image(student, shape))),
         exits=costs,
     )
+
+
+@lru_cache(16)
+def _branch_costs(pair: str) -> dict:
+    "What `_count_costs` counts for digits; the families' pairs are counted already, in `static/costs.json`."
+    counted = json.loads(static_text('costs.json'))
+    return counted[pair] if pair in counted else _count_costs(pair)
 
 
 def _chosen_exits(record: dict) -> tuple[int, ...]:
@@ -661,8 +663,21 @@ _TAUGHT: dict[str, dict] = dict(  # and its options
 _CKA_COMMAND = 'python -c "from ofa_learn.explorers import record_cka; record_cka(\'cka.json\')"'
 
 
-def _trained(method: str, family: str, data: Splits, epochs: int, teacher=None, seed: int = 1) -> nn.Module:
+def _trained(
+    method: str,
+    family: str,
+    data,  # `Splits`
+    epochs: int,
+    teacher=None,  # a `Teacher`, where the method has one
+    seed: int = 1,
+):  # a network
     "A network of a family after training, or before it where the method is 'untrained'."
+    import torch
+
+    from ofa_learn.data import Augment
+    from ofa_learn.models import make_model
+    from ofa_learn.training import distill
+
     name, size, _ = _DEEP[family]
     torch.manual_seed(seed)
     model = make_model(name, 10, data.input_size, **size)
@@ -673,8 +688,17 @@ def _trained(method: str, family: str, data: Splits, epochs: int, teacher=None, 
     return distill(method, model, teacher, data, epochs, seed=seed, **options, **how).model
 
 
-def _compared(teacher: nn.Module, model: nn.Module, data: Splits, its_family: str, family: str) -> dict:
+def _compared(
+    teacher,  # a network
+    model,  # another
+    data,  # `Splits`
+    its_family: str,  # the teacher's
+    family: str,  # the student's
+) -> dict:
     "A student's accuracy, and its CKA with a teacher; each sees the images in its own normalisation."
+    from ofa_learn.cka import cka
+    from ofa_learn.training import accuracy
+
     s = cka(
         teacher,
         model,
@@ -703,6 +727,10 @@ def record_cka(
     families=tuple(_DEEP),  # which take part
 ) -> Path:
     "Train teachers and students of all families; keep every pair's CKA. It takes a quarter of an hour."
+    from ofa_learn.data import digits, split
+    from ofa_learn.tasks import Teacher
+    from ofa_learn.training import accuracy
+
     data = split(digits(), train=train, valid=200, teach=teach)
     seen = data.for_teacher()
     trained = {family: _trained('labels', family, seen, teaching, seed=0) for family in families}
@@ -726,7 +754,7 @@ def record_cka(
         epochs=epochs,
         teaching=teaching,
         teachers={f: round(accuracy(model, seen.test, seen.norm), 2) for f, model in trained.items()},
-        versions=dict(python=platform.python_version(), torch=torch.__version__, timm=timm.__version__),
+        versions=dict(python=platform.python_version(), torch=version_of('torch'), timm=version_of('timm')),
     )
     lines = ',\n'.join(json.dumps(run, separators=(',', ':')) for run in found)
     return write_atomically(path, f'{json.dumps(about)[:-1]},\n"runs":[\n{lines}\n]}}\n')
@@ -749,7 +777,7 @@ def load_cka(path: str | Path | None = None) -> dict:
 def _cka_measured(found: dict) -> str:
     "On what the matrices were measured, in a sentence."
     d = found['data']
-    teachers = ', '.join(f'{_FAMILY[f]} {a:.1f} %' for f, a in found['teachers'].items())
+    teachers = ', '.join(f'{FAMILIES[f]} {a:.1f} %' for f, a in found['teachers'].items())
     return (
         f"Measured: one training of each network, eight blocks deep: {found['epochs']} epochs "
         f"on {d['train']} images of {d['name']}, teachers {found['teaching']} on {d['teach']:,}; "
@@ -781,7 +809,7 @@ def _cka_words(s: dict) -> str:
     mean = {r['method']: r['mean'] for r in s['rows']}
     before, after = mean[s['start']], mean[s['method']]
     return (
-        f"{_FAMILY[s['teacher']]} teacher and {_FAMILY[s['student']]} student, "
+        f"{FAMILIES[s['teacher']]} teacher and {FAMILIES[s['student']]} student, "
         'mean over all pairs of layers: '
         f"{before:.3f} {method_label(s['start'])}, {after:.3f} after {method_label(s['method'])} "
         f"({after - before:+.3f}); labels alone {mean['labels']:.3f}."
@@ -802,7 +830,7 @@ def _cka_figure(s: dict, when: str) -> go.Figure:
     "The heat map 'before' or 'after'."
     run = s[when]
     said = method_label(s['start'] if when == 'before' else s['method'])
-    teacher, student = _FAMILY[s['teacher']], _FAMILY[s['student']]
+    teacher, student = FAMILIES[s['teacher']], FAMILIES[s['student']]
     rows = [f'{teacher} {layer}' for layer in run['rows']]
     columns = [f'{student} {layer}' for layer in run['columns']]
     axes = (f'layer of the {student} student', f'layer of the {teacher} teacher')
@@ -850,7 +878,7 @@ class CKAExplorer(OverRecords):
         self.found = load_cka() if found is None else found
         command = _CKA_COMMAND if found is None else ''
         teachers = {t for t, _, _ in self.found['runs']}
-        families = {f: name for f, name in _FAMILY.items() if f in teachers}
+        families = {f: name for f, name in FAMILIES.items() if f in teachers}
         starts = {m: method_label(m) for m in ('untrained', 'labels')}
         ends = {m: method_label(m) for m in ('deep_supervision', *_TAUGHT)}
         super().__init__(

@@ -8,11 +8,14 @@ __all__ = ['METHOD_STYLES', 'METHOD_COLOURS', 'method_style', 'styled', 'digit_s
 
 # %% ../nbs/widgets/05_figures.ipynb #f7c8500b
 import html
+import math
+import statistics
 
-import numpy as np
 import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
+
+from .plain import as_lists, form_weights, shape_of
 
 # %% ../nbs/widgets/05_figures.ipynb #99993a9e
 _OKABE_ITO = dict(
@@ -72,6 +75,15 @@ def method_label(method: str) -> str:
     "What a method is called on a page."
     return method_style(method)[0]
 
+
+FAMILIES = dict(cnn='CNN', vit='ViT', mlp='MLP')
+
+
+def pair_name(pair: str) -> str:
+    "'cnn-vit' → 'CNN teaches ViT'."
+    teacher, student = pair.split('-')
+    return f'{FAMILIES.get(teacher, teacher)} teaches {FAMILIES.get(student, student)}'
+
 # %% ../nbs/widgets/05_figures.ipynb #7ac804f9
 _axis = dict(
     showgrid=True,
@@ -126,21 +138,23 @@ def digit_strip(
     caption: str = 'Read each digit before its label. Point at a pixel for its grey value.',
 ) -> go.Figure:
     "Images in a grid, dark on white, each under its label."
-    images = np.asarray(images)
-    if images.ndim != 3 or len(images) != len(labels) or not len(images):
+    images = as_lists(images)
+    shape = shape_of(images)
+    if len(shape) != 3 or len(images) != len(labels) or not len(images):
         raise ValueError(
-            f'images: expected (N, H, W) with a label each, got {images.shape} and {len(labels)} labels'
+            f'images: expected (N, H, W) with a label each, got {shape} and {len(labels)} labels'
         )
-    n, h, w = images.shape
+    n, h, w = shape
     columns = min(columns, n)
     rows = -(-n // columns)
     tall = int(h + h / 2)  # with room for a label
     wide = int(w + w / 4)  # with room between images
-    canvas = np.full((rows * tall, columns * wide), None, dtype=object)
+    canvas: list[list] = [[None] * (columns * wide) for _ in range(rows * tall)]
     fig = go.Figure()
     for i, (image, label) in enumerate(zip(images, labels)):
         r, c = divmod(i, columns)
-        canvas[(r + 1) * tall - h : (r + 1) * tall, c * wide : c * wide + w] = image
+        for line, grey in zip(canvas[(r + 1) * tall - h :], image):
+            line[c * wide : c * wide + w] = grey
         fig.add_annotation(
             x=c * wide + (w - 1) / 2,
             y=(r + 1) * tall - h - 1,
@@ -149,7 +163,7 @@ def digit_strip(
             yanchor='bottom',
         )
     fig.add_heatmap(
-        z=canvas.tolist(),
+        z=canvas,
         zmin=0,
         zmax=255,
         colorscale=[[0, '#f4f4f4'], [1, '#000000']],
@@ -182,8 +196,8 @@ def curves(
             raise ValueError(f'series: the runs of {method!r} have different epochs')
         label, colour, dash = method_style(method)
         x = list(runs[0][0])
-        ys = np.array([y for _, y in runs], float)  # (seeds, epochs)
-        low, high = ys.min(0).tolist(), ys.max(0).tolist()
+        at_epochs = list(zip(*([float(v) for v in y] for _, y in runs), strict=True))  # (epochs, seeds)
+        low, high = [min(v) for v in at_epochs], [max(v) for v in at_epochs]
         hover = (
             f'<b>{escaped(label)}</b><br>epoch %{{x}}: mean %{{y:.1f}} %<br>{len(runs)} seeds, '
             'from %{customdata[0]:.1f} to %{customdata[1]:.1f} %<extra></extra>'
@@ -202,7 +216,7 @@ def curves(
         )
         fig.add_scatter(
             x=x,
-            y=ys.mean(0).round(4).tolist(),
+            y=[round(statistics.fmean(v), 4) for v in at_epochs],
             name=escaped(label),
             legendgroup=method,
             line=dict(color=colour, dash=dash, width=2.5),
@@ -266,7 +280,7 @@ _BARS = (
     ('weight, released', METHOD_COLOURS['ofa_released']),
 )
 
-
+# %% ../nbs/widgets/05_figures.ipynb #5580467c
 def class_bars(
     probs: list[float],  # (K,) the teacher's probabilities of one image
     label: int,  # its true class
@@ -274,22 +288,16 @@ def class_bars(
     classes=None,  # the K classes' names; their numbers when left out
 ) -> go.Figure:
     "The teacher's probabilities and each class's weight in both forms; the true class stands on the left."
-    p = np.asarray(probs, float)
-    if p.ndim != 1 or not 0 <= label < len(p):
-        raise ValueError(f'label: expected a class from 0 to {p.size - 1}, got {label}')
-    if not gamma >= 1:
-        raise ValueError(f'gamma: expected at least 1, got {gamma}')
+    p = [float(v) for v in as_lists(probs)]
+    weights = form_weights(p, label, gamma)
     names = [escaped(c) for c in (range(len(p)) if classes is None else classes)]
     wrong = [c for c in range(len(p)) if c != label]
-    paper = np.where(np.arange(len(p)) == label, (1 + p) ** gamma, p)
-    released = p**gamma
-    released[label] = (1 + p[label]) ** gamma - 1
     fig = go.Figure()
     for at, axis in (([label], ''), (wrong, '2')):
-        for (name, colour), values in zip(_BARS, (p, paper, released)):
+        for (name, colour), values in zip(_BARS, (p, weights['paper'], weights['released'])):
             fig.add_bar(
                 x=[names[c] for c in at],
-                y=values[at].tolist(),
+                y=[values[c] for c in at],
                 name=name,
                 legendgroup=name,
                 showlegend=axis == '',
@@ -306,7 +314,7 @@ def class_bars(
         'Compare grey and orange on the right: '
         'what is missing is the dark knowledge that the released form takes away.',
     )
-    top = max(0.05, 1.1 * max(p[wrong], default=0))  # tiny weights stay tiny to the eye
+    top = max(0.05, 1.1 * max((p[c] for c in wrong), default=0))  # tiny weights stay tiny to the eye
     return fig.update_layout(
         xaxis=dict(domain=[0, 0.2], title_text='true class', type='category'),
         xaxis2=dict(domain=[0.34, 1], title_text='wrong classes', type='category'),
@@ -379,7 +387,7 @@ def paired_dots(
         _, colour, _ = method_style(m)
         runs = [r for r in rows if r['method'] == m]
         fig.add_scatter(
-            x=[float(np.mean([r['accuracy'] for r in runs]))],
+            x=[statistics.fmean(r['accuracy'] for r in runs)],
             y=[label[m]],
             mode='markers',
             hovertemplate='mean %{x:.2f} %<extra></extra>',
@@ -404,10 +412,12 @@ _CKA_SCALE = [[0, '#ffffff'], [0.25, '#d5e6f3'], [0.5, '#8fbfdf'], [0.75, '#2f7f
 
 def _cka_trace(matrix, rows, columns, showscale=True) -> go.Heatmap:
     "One heat map with hover; layers as categories in their order."
-    m = np.asarray(matrix, float)
-    if m.shape != (len(rows), len(columns)):
-        raise ValueError(f'matrix: expected ({len(rows)}, {len(columns)}) for these layers, got {m.shape}')
-    z = [[None if np.isnan(v) else round(float(v), 4) for v in line] for line in m]
+    lines = as_lists(matrix)
+    if shape_of(lines) != (len(rows), len(columns)):
+        raise ValueError(
+            f'matrix: expected ({len(rows)}, {len(columns)}) for these layers, got {shape_of(lines)}'
+        )
+    z = [[None if math.isnan(v) else round(float(v), 4) for v in line] for line in lines]
     return go.Heatmap(
         z=z,
         x=[escaped(c) for c in columns],
@@ -488,7 +498,7 @@ def cka_profile(
             dash = ('solid', 'dash', 'dot', 'dashdot')[i % 4]
         fig.add_scatter(
             x=x,
-            y=[None if np.isnan(v) else round(v, 4) for v in y],
+            y=[None if math.isnan(v) else round(v, 4) for v in y],
             name=escaped(label),
             mode='lines+markers',
             line=dict(color=colour, dash=dash, width=2.5),

@@ -30,6 +30,7 @@ from ofa_learn.figures import (
     paired_dots,
     target_weighting,
 )
+from .plain import form_weights
 from .records import interval_text, results, table_cells, table_html, table_legend, write_atomically
 
 # %% ../nbs/widgets/92_pages.ipynb #9e2b7922
@@ -39,25 +40,12 @@ def gamma_numbers(
     gamma: float,  # γ ≥ 1
 ) -> dict:  # paper, released: (K,) weights; target_…: of the true class; dark_…: of all others, for each form
     "The weight of every class in both forms (Hao et al., 2023, Eq. 6, and the released code)."
-    if not 0 <= label < len(probs):
-        raise ValueError(f'label: expected a class from 0 to {len(probs) - 1}, got {label}')
-    if not gamma >= 1:
-        raise ValueError(f'gamma: expected at least 1, got {gamma}')
-    paper = [(1 + p) ** gamma if c == label else p for c, p in enumerate(probs)]
-    released = [(1 + p) ** gamma - 1 if c == label else p**gamma for c, p in enumerate(probs)]
-
-    def dark(weights):
-        "What all classes but the true one weigh together."
-        return sum(v for c, v in enumerate(weights) if c != label)
-
-    return dict(
-        paper=paper,
-        released=released,
-        target_paper=paper[label],
-        target_released=released[label],
-        dark_paper=dark(paper),
-        dark_released=dark(released),
-    )
+    forms = form_weights(probs, label, gamma)
+    target = {f'target_{form}': weights[label] for form, weights in forms.items()}
+    dark = {
+        f'dark_{form}': sum(v for c, v in enumerate(weights) if c != label) for form, weights in forms.items()
+    }
+    return forms | target | dark
 
 
 def _gamma_sentence(n: dict) -> str:

@@ -12,11 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .atomic import sealed, unsealed, write_atomically
-from .records import check_record, load_records
-from .sweeps import Sweep, load_plan, planned_runs, recording_path
+from .records import check_record, load_records, recording_path
+
+if TYPE_CHECKING:
+    from ofa_learn.sweeps import Sweep
 
 # %% ../nbs/running/87_recorded.ipynb #91ae3168
 _LAST = ('loss', 'train_accuracy')  # kept of the last epoch
@@ -105,12 +107,12 @@ def unfolded(found: dict, run: dict) -> dict:
     return found['shared'] | found['groups'][run['group']] | without(run, {'group': 0})
 
 # %% ../nbs/running/87_recorded.ipynb #99549d45
-def _seeds(plan: Sweep) -> tuple:
+def _seeds(plan: 'Sweep') -> tuple:
     "Which seeds a plan has."
     return tuple(range(plan.seeds)) if isinstance(plan.seeds, int) else plan.seeds
 
 
-def _grid_values(plan: Sweep, record: dict) -> list[tuple[str, Any, Sequence]]:
+def _grid_values(plan: 'Sweep', record: dict) -> list[tuple[str, Any, Sequence]]:
     "Options of the grid that a run has: name, the run's value, the plan's."
     grid = json.loads(json.dumps(plan.grid))
     setting = record['setting']
@@ -126,7 +128,7 @@ def _grid_values(plan: Sweep, record: dict) -> list[tuple[str, Any, Sequence]]:
 
 
 def place(
-    plan: Sweep,  # what was to be run
+    plan: 'Sweep',  # what was to be run
     record: dict,  # what was run
 ) -> tuple:  # position of its pair, method, options and seed
     "Where a run stands in a plan; a `ValueError` where it does not."
@@ -159,9 +161,11 @@ def _line(value) -> str:
 def pack(
     folder: str | Path,  # where `sweep` kept its runs
     path: str | Path,  # the file to write
-    plan: Sweep | str | Path,  # what the sweep did, or the file with it
+    plan: 'Sweep | str | Path',  # what the sweep did, or the file with it
 ) -> Path:  # the file
     "All records of a sweep as one small file with the plan that makes them again."
+    from ofa_learn.sweeps import Sweep, load_plan, planned_runs
+
     plan = plan if isinstance(plan, Sweep) else load_plan(plan)
     kept = Path(folder) / 'runs'
     records = load_records(kept) if kept.is_dir() else []

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .atomic import sealed, unsealed, write_atomically
+from .plain import t_below, t_quantile
 
 # %% ../nbs/running/84_records.ipynb #ea7e3031
 _SCHEMA = 1
@@ -133,6 +134,11 @@ def load_records(folder: str | Path) -> list[dict]:
     return out
 
 # %% ../nbs/running/84_records.ipynb #913270be
+def recording_path(name: str) -> Path:
+    "Where a recording of the package lies."
+    return Path(__file__).parent / 'static' / 'recorded' / f'{name}.json'
+
+
 def record_path(out: str | Path, name: str) -> Path:
     "Where a sweep keeps the record of a run."
     return Path(out) / 'runs' / f'{name}.json'
@@ -175,16 +181,6 @@ def _error(differences: list[float]) -> float | None:
     return spread / math.sqrt(len(differences))
 
 # %% ../nbs/running/84_records.ipynb #84a1c0d2
-def t_quantile(
-    share: float,  # probability, between 0 and 1
-    freedom: int,  # degrees of freedom, from 1
-) -> float:  # in standard errors
-    "What Student's t stays below with a given probability."
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, share))
-
-
 def interval(
     differences: list[float],  # one a pair of runs, in points
     level: float = 0.95,  # how often such an interval holds the true difference
@@ -228,15 +224,13 @@ def p_value(
     It is below .05 where the 95 % interval does not hold 0. Differences that are all equal count as equal
     signs, no more: with n of them 2/2ⁿ.
     """
-    from scipy.special import stdtr
-
     error = _error(differences)
     if error is None:
         return None
     mean = abs(statistics.fmean(differences))
     if error == 0:
         return 2.0 ** (1 - len(differences)) if mean >= _EQUAL else 1.0
-    return float(2 * stdtr(len(differences) - 1, -mean / error))
+    return 2 * t_below(len(differences) - 1, -mean / error)
 
 # %% ../nbs/running/84_records.ipynb #84a1c0d6
 def holm(

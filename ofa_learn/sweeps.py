@@ -23,7 +23,6 @@ import torch
 from timm.models import get_pretrained_cfg
 from tqdm.auto import tqdm
 
-import ofa_learn
 from ofa_learn.arguments import (
     answering,
     check_apart,
@@ -40,7 +39,7 @@ from .checkpoints import jsonable, stoppable
 from .data import Augment, Norm, Splits
 from .identity import surroundings, weights_hash
 from .models import count_params
-from .records import check_record, finished, finished_of, record_path, save_record
+from .records import check_record, finished, finished_of, record_path, recording_path, save_record
 from .runs import data_of, measured, pair_models, published, stamp_of, teach, training_folder
 from .settings import as_augment, as_seeds, check_plan_settings, check_settings, check_tables
 from .tasks import DistillationTask, Teacher, all_methods, check_options, create_task, method_class
@@ -207,10 +206,6 @@ def _check_ranges(plan: Sweep) -> None:
                 check_settings(usual | {k: chosen[k] for k in usual if k in chosen})
             except (TypeError, ValueError) as e:
                 raise ValueError(f'grid: {method}: {e}') from e
-
-# %% ../nbs/running/86_sweeps.ipynb #2df838c4
-def recording_path(name: str) -> Path:
-    return Path(ofa_learn.__file__).parent / 'static' / 'recorded' / f'{name}.json'
 
 # %% ../nbs/running/86_sweeps.ipynb #0910655a
 def save_plan(plan: Sweep, path: str | Path) -> Path:

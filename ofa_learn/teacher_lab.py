@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
-from .explorers import Choice, OverRecords, pair_choice, pair_name, temperature_choice
-from .figures import curves, escaped, method_label, method_style, styled
+from .explorers import Choice, OverRecords, pair_choice, temperature_choice
+from .figures import curves, escaped, method_label, method_style, pair_name, styled
 from .pages import accuracy_frames, validation_curve, verdict_words
 from .recorded import measured, source_of
 from ofa_learn.records import (

@@ -10,15 +10,11 @@ import html
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
-import torch
-import torch.nn as nn
-import torch.nn.functional as F
 from plotly.offline import get_plotlyjs
 
-from .data import ImageData, Norm
 from ofa_learn.figures import (
     METHOD_COLOURS,
     PALETTE,
@@ -29,7 +25,6 @@ from ofa_learn.figures import (
     styled,
     target_weighting,
 )
-from .losses import binomial, class_weights, dark_mass, decompose
 from ofa_learn.pages import (
     PAGE_VERSION,
     check_digit,
@@ -39,8 +34,14 @@ from ofa_learn.pages import (
     static_text,
     write_page,
 )
+from .plain import as_lists, costs, form_weights, softmax
 from .records import table_html, table_text
-from .training import predict
+
+if TYPE_CHECKING:
+    import torch
+    import torch.nn as nn
+
+    from ofa_learn.data import ImageData, Norm
 
 # %% ../nbs/widgets/90_widgets.ipynb #7f91f66d
 try:
@@ -55,10 +56,12 @@ except ImportError as e:
 
 # %% ../nbs/widgets/90_widgets.ipynb #9dc8c6dd
 def _spread(
-    sure: torch.Tensor,  # (N,) the teacher's probability of each image's true class
+    sure: 'torch.Tensor',  # (N,) the teacher's probability of each image's true class
     n: int = 8,  # how many
 ) -> list[int]:  # their numbers
     "Images from the surest to the most wrong, as evenly spaced in the teacher's probability as they come."
+    import torch
+
     if not 1 <= n <= len(sure):
         raise ValueError(f'n: expected 1 to {len(sure)}, the number of images, got {n}')
     left = sure.double().clone()
@@ -71,12 +74,16 @@ def _spread(
 
 
 def teacher_cards(
-    teacher: nn.Module,  # trained; gives logits
-    part: ImageData,  # where the images come from
-    norm: Norm,  # how the teacher expects them normalised
+    teacher: 'nn.Module',  # trained; gives logits
+    part: 'ImageData',  # where the images come from
+    norm: 'Norm',  # how the teacher expects them normalised
     n: int = 8,  # how many
 ) -> list[dict]:  # a card each: image (rows of 0–255, 255 is ink), label, logits ((K,), the teacher's)
     "Images from the one that the teacher is surest of to its worst mistake, each with its logits."
+    import torch.nn.functional as F
+
+    from ofa_learn.training import predict
+
     logits = predict(teacher, part, norm).double().cpu()
     sure = logits.softmax(-1).gather(1, part.labels.cpu()[:, None])[:, 0]
     at = _spread(sure, n)
@@ -101,7 +108,7 @@ def probs_of(
     temperature: float = 1.0,  # T > 0
 ) -> list[float]:  # (K,)
     "The teacher's probabilities softmax(z/T) of one card."
-    return (torch.tensor(card['logits'], dtype=torch.float64) / temperature).softmax(-1).tolist()
+    return softmax(card['logits'], temperature)
 
 
 def _check_cards(
@@ -125,24 +132,29 @@ def _check_cards(
 _LOSSES = dict(kd='KD (γ = 1)', paper='OFA, paper’s form', released='OFA, released form')
 
 
+def _check_setting(gamma: float, temperature: float) -> None:
+    if not 1 <= gamma < math.inf:
+        raise ValueError(f'gamma: expected finite numbers of at least 1, got {gamma}')
+    if not 0 < temperature < math.inf:
+        raise ValueError(f'temperature: expected a finite number above 0, got {temperature}')
+
+
 def gamma_state(
     card: dict,  # one image's label and teacher's logits
     gamma: float,  # γ ≥ 1
     temperature: float = 1.0,  # T > 0
 ) -> dict:  # probs (K,), p; for kd, paper, released: weights (K,), and target, dark, share by form
     "Every class's weight in KD and in OFA's forms (Hao et al., 2023, Eqs. 5, 6, and the released code)."
-    label = card['label']
-    p = torch.tensor([probs_of(card, temperature)], dtype=torch.float64)
-    y = torch.tensor([label])
-    forms = dict(kd=(1.0, 'paper'), paper=(gamma, 'paper'), released=(gamma, 'released'))
-    weights = {k: class_weights(p, y, *form)[0].tolist() for k, form in forms.items()}
-    dark = {k: dark_mass(p, y, *form).item() for k, form in forms.items()}
+    _check_setting(gamma, temperature)
+    label, probs = card['label'], probs_of(card, temperature)
+    weights = dict(kd=form_weights(probs, label, 1.0)['paper']) | form_weights(probs, label, gamma)
+    dark = {k: math.fsum(v for c, v in enumerate(w) if c != label) for k, w in weights.items()}
     return dict(
         gamma=gamma,
         temperature=temperature,
         label=label,
-        probs=p[0].tolist(),
-        p=p[0, label].item(),
+        probs=probs,
+        p=probs[label],
         dark=dark,
         **weights,
         target={k: w[label] for k, w in weights.items()},
@@ -174,6 +186,15 @@ def _gamma_rows(
 _TERMS = 4  # of the series, shown apart
 
 
+def _series(p: float, gamma: float) -> list[float]:
+    "The first terms C(γ, k) pᵏ of (1 + p)^γ − 1; an integer γ ends the series."
+    out, term = [], 1.0
+    for k in range(1, _TERMS + 1):
+        term *= p * (gamma - k + 1) / k
+        out.append(term)
+    return out
+
+
 def anatomy_state(
     student_logits: list[float],  # (K,)
     card: dict,  # one image's label and teacher's logits
@@ -181,31 +202,36 @@ def anatomy_state(
     temperature: float = 1.0,  # T > 0
 ) -> dict:  # p, ce, dark, kd (Eq. 5), ofa (6), ofa2 (8), weights and rest of the series (7), gradients (K,)
     "One image's loss by Eqs. 5 to 8, and its gradient in the student's logits (Hao et al., 2023)."
+    _check_setting(gamma, temperature)
+    if len(student_logits) != len(card['logits']):
+        raise ValueError(f'student_logits: expected {len(card["logits"])}, got {len(student_logits)}')
     label = card['label']
-    y = torch.tensor([label])
-    z_s, z_t = (torch.tensor([z], dtype=torch.float64) for z in (student_logits, card['logits']))
-    p_s, p_t = ((z / temperature).softmax(-1) for z in (z_s, z_t))
-    parts, two = (decompose(z_s, z_t, y, gamma=g, temperature=temperature, n=_TERMS) for g in (gamma, 2.0))
-    p = p_t[0, label].item()
-    n = min(_TERMS, int(gamma)) if gamma == int(gamma) else _TERMS  # an integer γ ends the series
-    weights = [c * p**k for k, c in enumerate(binomial(gamma, n), 1)] + [0.0] * (_TERMS - n)
+    p_s, p_t = (softmax(z, temperature) for z in (student_logits, card['logits']))
+    cost = costs(student_logits, temperature)
+    p, ce = p_t[label], cost[label]
+    dark = math.fsum(q * v for c, (q, v) in enumerate(zip(p_t, cost)) if c != label)
+    weights = _series(p, gamma)
 
-    def gradient(g):
-        w = class_weights(p_t, y, g)
-        return ((w.sum() * p_s - w) / temperature)[0].tolist()
+    def gradient(g: float) -> list[float]:
+        w = form_weights(p_t, label, g)['paper']
+        whole = math.fsum(w)
+        return [(whole * q - v) / temperature for q, v in zip(p_s, w)]
 
-    numbers = dict(ce=parts.cross_entropy, dark=parts.non_target, kd=parts.kd, ofa=parts.ofa, ofa2=two.ofa)
     return dict(
         gamma=gamma,
         temperature=temperature,
         label=label,
         p=p,
-        **{k: v.item() for k, v in numbers.items()},
+        ce=ce,
+        dark=dark,
+        kd=(1 + p) * ce + dark,
+        ofa=(1 + p) ** gamma * ce + dark,
+        ofa2=(1 + p) ** 2 * ce + dark,
         weights=weights,
         rest=(1 + p) ** gamma - 1 - sum(weights),
         target=(1 + p) ** gamma,
         gradient=dict(kd=gradient(1.0), paper=gradient(gamma)),
-        p_s=p_s[0].tolist(),
+        p_s=p_s,
     )
 
 # %% ../nbs/widgets/90_widgets.ipynb #eb38e11c
@@ -608,7 +634,7 @@ def _checked_student(student_logits, cards: int, classes: int) -> list[list[floa
         raise ValueError(f'cards: expected at least 3 classes, got {classes}')
     if student_logits is None:
         return [[0.0] * classes for _ in range(cards)]
-    logits = torch.as_tensor(student_logits).double().tolist()
+    logits = [[float(v) for v in z] for z in as_lists(student_logits)]
     if [len(z) for z in logits] != [classes] * cards:
         raise ValueError(f'student_logits: expected ({cards}, {classes}), a row for each card')
     if not all(math.isfinite(v) for z in logits for v in z):

@@ -1,6 +1,7 @@
 """Notebooks as pages: the pure functions of tools/docsite.py, on cells of a few lines."""
 
 import ast
+import json
 
 import docsite
 import pytest
@@ -47,6 +48,55 @@ def test_a_cell_with_text_and_a_figure_becomes_two():
     assert (code.source, code.outputs) == ('fig', [dict(output_type='stream', text='0.5\n')])
     assert (figure.cell_type, figure.source[:10]) == ('markdown', '```{=html}')
     assert docsite.raw('<p>\n\n\n</p>') == '```{=html}\n<p>\n</p>\n```'
+
+
+def test_options_for_the_renderer_stay_and_others_are_refused():
+    cell = dict(TINY, source='#| export\n#| code-fold: true\n#| fig-alt: two bars\nfig', outputs=[])
+    assert docsite.settle(cell)[0].source == '#| code-fold: true\nfig'
+    with pytest.raises(ValueError, match='code-folded: expected one of echo, code-fold'):
+        docsite.settle(dict(cell, source='#| code-folded: true\nfig'))
+
+
+def test_what_is_to_be_predicted_is_folded():
+    code, result = docsite.settle(dict(TINY, metadata=dict(jupyter=dict(outputs_hidden=True))))
+    assert code.outputs == []
+    parts = result.source.split('\n\n')
+    assert '<details class="result">' in parts[0] and '<pre>0.5&#10;</pre>' in parts[1]
+    assert 'data-page="plot"' in parts[2] and '</details>' in parts[3]
+
+
+def test_a_computed_table_stands_as_a_written_one():
+    table = dict(output_type='display_data', data={'text/markdown': '| a |\n|---|\n| 1 |'})
+    code, written = docsite.settle(dict(TINY, outputs=[table]))
+    assert code.outputs == [] and written.source == '| a |\n|---|\n| 1 |'
+
+
+def test_a_picture_that_is_a_paragraph_keeps_its_words():
+    made = docsite.pictured('Text.\n\n![a "slider"](images/x.png)\n')
+    assert '<img src="images/x.png" alt="a &quot;slider&quot;">' in made and 'Text.' in made
+
+
+def test_the_first_page_has_the_explorer_and_a_button(tmp_path):
+    (tmp_path / 'walkthroughs').mkdir()
+    widget = dict(outputs=[dict(output_type='display_data', data={PAGE_VERSION: '<figure>alive</figure>'})])
+    (tmp_path / docsite.TOUR).write_text(json.dumps(dict(cells=[widget])))
+    source = f'A.\n\n![words]({docsite.HOME_PICTURE})\n\n`CONTRIBUTING.md` has the rest.'
+    made = docsite.at_home(source, tmp_path)
+    assert '<figure>alive</figure>' in made and 'href="lite/start.html"' in made and 'images/' not in made
+    assert '[`CONTRIBUTING.md`](contributing.qmd)' in made
+    with pytest.raises(ValueError, match='expected a widget with a stored page version, got none'):
+        docsite.first_widget([dict(outputs=[])])
+
+
+def test_a_search_finds_each_formula_once():
+    page = (
+        '<math display="inline"><semantics><msup><mi>p</mi><mi>t</mi></msup>'
+        '<annotation encoding="application/x-tex">p^t</annotation></semantics></math> and <math>'
+        '<semantics><mi>γ</mi><annotation encoding="application/x-tex">γ</annotation></semantics></math>'
+    )
+    found = [dict(href='a.html#top', text='With ptp^t and γγ.'), dict(href='b.html', text='γγ')]
+    cleaned = docsite.without_tex(found, {'a.html': page})
+    assert [entry['text'] for entry in cleaned] == ['With pt and γ.', 'γγ']
 
 
 def test_front_matter():

@@ -56,7 +56,7 @@ ROOMS = {
             'arguments atomic checkpoints data identity loaders look models reading recipes settings tasks '
             'training workers'
         ),
-        'records': 'atomic figures',
+        'records': 'atomic figures plain',
         'cache': 'atomic checkpoints data identity tasks teachers',
         'sweeps': (
             'arguments atomic cache checkpoints data identity tasks models records runs settings training '
@@ -71,12 +71,12 @@ ROOMS = {
         ),
     },
     'widgets': {
-        'figures': '',
-        'widgets': 'figures records losses data models cka branches training pages',
+        'figures': 'plain',
+        'widgets': 'figures plain records losses data models cka branches training pages',
         'explorers': (
             'figures records recorded widgets pages cka branches models data tasks training runs sweeps'
         ),
-        'pages': 'figures records',
+        'pages': 'figures plain records',
         'live': 'arguments figures records widgets pages training tasks data checkpoints models',
         'teacher_lab': 'explorers figures pages recorded records',
     },
@@ -85,6 +85,7 @@ ROOMS = {
         'atomic': '',
         'arguments': '',
         'parts': 'reading',
+        'plain': '',
         'given': 'data reading',
         'watching': 'models',
         'weights': 'models',

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ofa_learn.plain import _t_below, _t_quantile
 from ofa_learn.records import (
     check_record,
     difference_text,
@@ -278,6 +279,16 @@ def test_limits_in_closed_form():
         assert t_quantile(share, 1) == pytest.approx(math.tan(math.pi * (share - 0.5)), abs=1e-6)
         two = (2 * share - 1) / math.sqrt(2 * share * (1 - share))
         assert t_quantile(share, 2) == pytest.approx(two, abs=1e-6)
+
+
+def test_limits_without_scipy_are_the_same():
+    special = pytest.importorskip('scipy.special')
+    for freedom in (1, 2, 3, 4, 7, 30):
+        for t in (-50.0, -3.0, -0.1, 0.0, 0.3, 2.0):
+            assert _t_below(freedom, t) == pytest.approx(special.stdtr(freedom, t), abs=1e-14)
+        for share in (0.025, 0.5, 0.6, 0.975):
+            want = special.stdtrit(freedom, share)
+            assert _t_quantile(freedom, share) == pytest.approx(want, rel=1e-12, abs=1e-12)
 
 
 def test_intervals_and_p_values_are_those_of_scipy():

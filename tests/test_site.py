@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from copies import ROOT
 from pictures import CHROMIUM_ARGS, chromium
 
 DESKTOP, PHONE = dict(width=1280, height=900), dict(width=390, height=844)
@@ -34,11 +35,20 @@ ACCESS = [  # a page of every kind; what they have in common is looked at in bot
     ('widgets/97_teacher_lab.html', DESKTOP, 'light'),  # lists and a slider over recorded runs
 ]
 WAIT = 120_000  # ms; a busy machine takes its time over plotly
-LOOK = '''() => {
+LOOK = '''async () => {
+    const frame = () => new Promise(done => requestAnimationFrame(done))
     const versions = [...document.querySelectorAll('figure.ofa-page')]
+    if (versions.length) { await frame(); await frame() }  // narrow.js sets titles in lines
     const images = [...document.images]
+    const cut = title => {
+        const plot = title.closest('.plot').getBoundingClientRect(), box = title.getBoundingClientRect()
+        return box.width && (box.left < plot.left - 1 || box.right > plot.right + 1)
+            && !title.closest('details:not([open])')
+    }
     const text = e => [...e.childNodes].filter(n => n.nodeType === 3).map(n => n.data).join('')
     const markdown = /\\|\\s*:?(-{3}|—)|\\]\\([\\w.\\/-]+\\)/
+    const scrolls = e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible'
+        && e.tabIndex < 0 && !e.querySelector('a, button, input')
     const drawn = '.plot .main-svg .plot-container, .plot .main-svg .subplot'
     return {
         headings: document.querySelectorAll('h1').length,
@@ -50,6 +60,9 @@ LOOK = '''() => {
         raw: [...document.querySelectorAll('main p, main li, main td')]
             .filter(e => markdown.test(text(e))).length,
         bad: document.querySelectorAll('merror, .error, .problematic').length,
+        wide: Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth),
+        cut: [...document.querySelectorAll('.plot :is(.gtitle, .xtitle)')].filter(cut).length,
+        unreachable: [...document.querySelectorAll('main :is(pre, table, div.math)')].filter(scrolls).length,
     }
 }'''
 AXE = '''async () => {
@@ -141,18 +154,19 @@ def visit(browser, address):
 
 
 def is_whole(look):
-    if any(look[fault] for fault in ('silent', 'unseen', 'bad', 'raw')):
+    if any(look[fault] for fault in ('silent', 'unseen', 'bad', 'raw', 'wide', 'cut', 'unreachable')):
         return False
     return look['versions'] == look['drawn'] and look['headings'] == 1 and bool(look['title'])
 
 
 def test_every_page_opens_whole(built, visit):
+    "On a phone, where what is too wide shows."
     docs = built / '_docs'
     paths = sorted(p.relative_to(docs) for p in docs.rglob('*.html') if '_static' not in p.parts)
     wrong, versions = {}, 0
     for path in paths:
         visit.wrong.clear()
-        look = visit(path.as_posix()).evaluate(LOOK)
+        look = visit(path.as_posix(), PHONE).evaluate(LOOK)
         if visit.wrong or not is_whole(look):
             wrong[path.as_posix()] = (look, visit.wrong[:])
         versions += look['versions']
@@ -217,11 +231,41 @@ def test_night_is_dark(visit):
     assert dark < 150 < 600 < light
 
 
-def test_axe_finds_nothing_serious(visit):
+@pytest.fixture(scope='module')
+def axe():
     spec = find_spec('axe_playwright_python')
     if not spec:
         pytest.skip('axe-playwright-python is not installed')
-    axe = (Path(spec.origin).parent / 'axe.min.js').read_text(encoding='utf-8')
+    return (Path(spec.origin).parent / 'axe.min.js').read_text(encoding='utf-8')
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_quartos_own_markup_is_readable_and_fits_a_phone(visit, address, axe, scheme):
+    page = visit('index.html', PHONE, scheme)
+    nbs = ROOT / 'nbs'
+    written = dict(
+        PAGE='#161616' if scheme == 'dark' else '#ffffff',
+        TEXT='#ececec' if scheme == 'dark' else '#1a1a1a',
+        CODE='#f0b48a' if scheme == 'dark' else '#7d12ba',
+        LINK='#7cc4ec' if scheme == 'dark' else '#005a8f',
+        STYLES=f'{address}_static/styles.css',
+        SHADE=scheme,
+        WIDE_MATH='<mi>p</mi><mo>+</mo>' * 60,
+        REACH=(nbs / 'reach.js').read_text(encoding='utf-8'),
+    )
+    text = (ROOT / 'tests' / 'quarto.html').read_text(encoding='utf-8')  # made as Quarto makes pages
+    for word, value in written.items():
+        text = text.replace(word, value)
+    page.set_content(text.replace('WIDE', 'a_name_of_a_thing_that_goes_on_and_on'))
+    look = page.evaluate(LOOK)
+    assert not (look['wide'] or look['unreachable'])
+    page.evaluate(axe)
+    assert page.evaluate(AXE) == []
+    words = '[...document.querySelectorAll("td, td a, td p")].map(e => e.getClientRects().length)'
+    assert set(page.evaluate(words)) == {1}  # nothing in a table breaks inside a word
+
+
+def test_axe_finds_nothing_serious(visit, axe):
     found = {}
     for name, size, scheme in ACCESS:
         page = visit(name, size, scheme)

@@ -4,6 +4,7 @@ import importlib
 import json
 import math
 import re
+import subprocess
 import sys
 
 import plotly.graph_objects as go
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from ofa_learn.data import digits, split
 from ofa_learn.exercises import check_guess
+from ofa_learn.explorers import AccuracyCurves, BranchExplorer, CKAExplorer
 from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
@@ -427,3 +429,27 @@ def test_rows_are_the_numbers(cards):
     head, kd, paper, released = _gamma_rows(gamma_state(cards[2], 2.0), list('0123456789'))
     assert len(head) == len(kd) == 5 and 'class, 2' in head[1]
     assert paper[-1] == kd[-1] == '100 %' and float(released[-1].split()[0]) < 100
+
+
+WITHOUT_TORCH = '''
+import subprocess
+import sys
+for name in ('torch', 'timm', 'numpy', 'scipy', 'sklearn', 'PIL', 'tqdm', 'safetensors'):
+    sys.modules[name] = None
+from ofa_learn.explorers import AccuracyCurves, BranchExplorer, CKAExplorer
+from ofa_learn.teacher_lab import TeacherLab
+from ofa_learn.widgets import GammaExplorer, LossAnatomy
+card = dict(image=[[0, 255], [255, 0]], label=1, logits=[0.0, 2.0, 1.0])
+for widget in (GammaExplorer([card]), LossAnatomy([card]), AccuracyCurves(), BranchExplorer(), CKAExplorer()):
+    print(widget.text())
+TeacherLab().page_version
+'''
+
+
+def test_widgets_open_where_there_is_no_torch():
+    "In a browser there are plotly, ipywidgets and anywidget; the numbers are the same as with all the rest."
+    done = subprocess.run([sys.executable, '-c', WITHOUT_TORCH], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    one = dict(image=[[0, 255], [255, 0]], label=1, logits=[0.0, 2.0, 1.0])
+    widgets = GammaExplorer([one]), LossAnatomy([one]), AccuracyCurves(), BranchExplorer(), CKAExplorer()
+    assert done.stdout == ''.join(f'{w.text()}\n' for w in widgets)

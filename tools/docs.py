@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from docsite import fenced, front_matter, homes, navigation, reference
+from docsite import KEPT, directives, fenced, front_matter, homes, navigation, reference, without_tex
 
 ROOT = Path(__file__).resolve().parent.parent
 PROC, DOCS, NBS = ROOT / '_proc', ROOT / '_docs', ROOT / 'nbs'
@@ -31,6 +31,7 @@ LEADS = {
     'Paper and more': 'The papers mapped to the package, words and symbols, traps, results.',
     'Reference': 'Every public function and class, by module, and the way to the lesson that explains it.',
 }
+SCRIPTS = ('reach.js', 'narrow.js')  # on every page
 LOOK = dict(
     html_title='ofa-learn',
     html_context=dict(default_mode='auto'),
@@ -38,6 +39,7 @@ LOOK = dict(
     html_favicon=str(NBS / 'favicon.svg'),
     html_theme='pydata_sphinx_theme',
     html_css_files=['styles.css'],
+    html_js_files=[(name, dict(defer='defer')) for name in SCRIPTS],
     html_show_sourcelink=False,
     html_copy_source=False,
     html_show_sphinx=False,
@@ -173,7 +175,10 @@ def stage() -> list[dict]:
         write('contributing.qmd', document('CONTRIBUTING.md', 'Contributing', lead))
         more = ['contributing.qmd']
     parts.append(dict(title='Changelog', page='changelog.qmd', sections=[('', more)]))
-    write('sidebar.yml', json.dumps(dict(website=menus(parts)), ensure_ascii=False, indent=1))
+    scripts = [(NBS / name).read_text(encoding='utf-8') for name in SCRIPTS]
+    in_page = [dict(text=f'<script>\n{text}</script>') for text in scripts]
+    made = {'website': menus(parts), 'format': {'html': {'include-after-body': in_page}}}
+    write('sidebar.yml', json.dumps(made, ensure_ascii=False, indent=1))
     shutil.copytree(NBS / 'images', PROC / 'images', dirs_exist_ok=True)
     write('assets/plotly.min.js', get_plotlyjs())
     write('assets/pages.js', script())
@@ -183,6 +188,9 @@ def stage() -> list[dict]:
 def write(name: str, text: str) -> None:
     (PROC / name).parent.mkdir(parents=True, exist_ok=True)
     (PROC / name).write_text(text, encoding='utf-8')
+
+
+SIDE = {'style': 'docked', 'collapse-level': 1}
 
 
 def menus(parts: list[dict]) -> dict:
@@ -198,15 +206,15 @@ def menus(parts: list[dict]) -> dict:
             out += [dict(section=title, contents=links)] if title else links
         return out
 
-    def entry(part):
-        listed = inside(part)
-        if listed:
-            return dict(section=part['title'], href=part['page'], contents=listed)
-        return dict(text=part['title'], href=part['page'])
+    def side(part):
+        "A sidebar of its own: one for all would mark the first part as current on every page."
+        name = part['page'].partition('.')[0].replace('/', '-')
+        first = dict(href=part['page'], text=part['title'])
+        return dict(id=name, title=part['title'], **SIDE, contents=[first, *inside(part)])
 
     return dict(
         navbar=dict(left=[dict(href=p['page'], text=p['title']) for p in parts]),
-        sidebar=dict(contents=['index.ipynb', *map(entry, parts)]),
+        sidebar=[side(p) for p in parts],
     )
 
 
@@ -217,6 +225,11 @@ def quarto() -> None:
     subprocess.run(['quarto', 'render', PROC, '--no-cache'], check=True)
     shutil.rmtree(DOCS, ignore_errors=True)
     shutil.move(PROC / DOCS.name, DOCS)
+    index = DOCS / 'search.json'
+    if index.exists():
+        pages = {p.relative_to(DOCS).as_posix(): p.read_text(encoding='utf-8') for p in DOCS.rglob('*.html')}
+        found = without_tex(json.loads(index.read_text(encoding='utf-8')), pages)
+        index.write_text(json.dumps(found, ensure_ascii=False), encoding='utf-8')
 
 
 # ------------------------------------------------------------------ Sphinx: the preview
@@ -275,16 +288,26 @@ def toctrees(name: str, parts: list[dict]) -> str:
     return ''.join(toctree([*map(entry, pages)], title) for title, pages in sections if pages)
 
 
+def code_for_myst(cell: dict) -> dict:
+    "A code cell whose options for Quarto are MyST's tags."
+    options, source = directives(cell), ''.join(cell['source'])
+    tags = []
+    if options.get('echo') == 'false':
+        tags = ['remove-input']
+    elif options.get('code-fold') == 'true':
+        tags = ['hide-input']
+    lines = re.sub(rf'^#\|\s*(?:{"|".join(KEPT)}):.*\n?', '', source, flags=re.M)
+    return dict(cell, source=lines, metadata=dict(cell.get('metadata') or {}, tags=tags))
+
+
 def notebook_for_myst(text: str, trees: str) -> str:
     "A notebook of _proc as MyST reads it, with its part of the tree at the end."
     nb = json.loads(text)
     for c in nb['cells']:
-        if c['cell_type'] != 'code':
+        if c['cell_type'] == 'code':
+            c |= code_for_myst(c)
+        else:
             c |= dict(cell_type='markdown', source=myst(''.join(c['source'])))
-        for o in c.get('outputs', ()):
-            data = o.get('data', {})
-            if 'text/markdown' in data:
-                data['text/markdown'] = myst(''.join(data['text/markdown']))
     if trees:
         nb['cells'].append(dict(cell_type='markdown', id='toctree', metadata={}, source=trees))
     return json.dumps(nb)
@@ -302,7 +325,6 @@ def preview(parts: list[dict]) -> None:
         to = source / (name if is_notebook else name.replace('.qmd', '.md'))
         to.parent.mkdir(parents=True, exist_ok=True)
         to.write_text(notebook_for_myst(text, trees) if is_notebook else myst(text) + trees, encoding='utf-8')
-    shutil.copytree(PROC / 'images', source / 'images')
     shutil.rmtree(DOCS, ignore_errors=True)
     look = LOOK | dict(
         extensions=['myst_nb', 'pydata_sphinx_theme', __name__],
@@ -312,7 +334,7 @@ def preview(parts: list[dict]) -> None:
         nb_ipywidgets_js={},
         myst_all_links_external=True,
         myst_enable_extensions=['dollarmath'],
-        html_static_path=[str(NBS / n) for n in ('styles.css', 'favicon.svg')],
+        html_static_path=[str(NBS / n) for n in ('styles.css', 'favicon.svg', *SCRIPTS)],
         suppress_warnings=['myst.header', 'mystnb.unknown_mime_type'],
         myst_dmath_double_inline=True,
     )
@@ -320,11 +342,22 @@ def preview(parts: list[dict]) -> None:
     said = io.StringIO()
     app = Sphinx(source, None, DOCS, doctrees, 'html', confoverrides=look, status=None, warning=said)
     app.build()
-    shutil.copytree(PROC / 'assets', DOCS / 'assets')
+    for folder in ('assets', 'images'):
+        shutil.copytree(PROC / folder, DOCS / folder)
     for folder in (source, doctrees, DOCS.parent / 'jupyter_execute'):
         shutil.rmtree(folder, ignore_errors=True)
     if app.statuscode or said.getvalue():
         sys.exit(re.sub(r'\x1b\[[\d;]*m', '', said.getvalue()))
+
+
+NO_LITE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>The tour in the browser</title>
+<link rel="icon" href="data:,"></head><body><main>
+<h1>The tour in the browser</h1>
+<p>This copy of the docs was built without the notebooks that run in a browser:
+<code>make lite</code> adds them, and <code>make lab</code> opens the same tour in JupyterLab.</p>
+</main></body></html>
+"""
 
 
 def main() -> None:
@@ -334,6 +367,9 @@ def main() -> None:
         quarto()
     else:
         preview(parts)
+    start = DOCS / 'lite' / 'start.html'  # tools/lite.py writes the real one
+    start.parent.mkdir()
+    start.write_text(NO_LITE, encoding='utf-8')
     pages = len(list(DOCS.rglob('*.html')))
     renderer = 'Quarto' if by_quarto else 'Sphinx: a preview; install Quarto for the real site'
     print(f'{pages} pages in {DOCS.name}, by {renderer}')

@@ -99,20 +99,58 @@ def raw(markup: str) -> str:
     return '```{=html}\n' + re.sub(r'\n\s*\n', '\n', markup.strip()) + '\n```'
 
 
+KEPT = ('echo', 'code-fold', 'code-summary')  # options that tell the renderer how to show a cell
+USED = ('default_exp', 'export', 'exporti', 'hide', 'eval', 'fig-alt')  # those that nbdev and this file read
+
+
+def shown_source(cell: dict) -> str:
+    "A code cell's source on a page: without directives, but for the options that the renderer reads."
+    options = directives(cell)
+    if unknown := sorted(set(options) - {*KEPT, *USED}):
+        raise ValueError(f'#| {unknown[0]}: expected one of {", ".join((*KEPT, *USED))}')
+    lines = [line for line in joined(cell['source']).split('\n') if not line.startswith('#|')]
+    kept = [f'#| {name}: {options[name]}' for name in KEPT if name in options]
+    return '\n'.join([*kept, '\n'.join(lines).strip('\n')])
+
+
+def plain(output: dict) -> str:
+    "The text of an output."
+    return joined(output.get('text') or output.get('data', {}).get('text/plain', ''))
+
+
+def folded(blocks: list[str]) -> str:
+    "Results that a reader is to predict first, as one block of markdown."
+    return '\n\n'.join(
+        [raw('<details class="result"><summary>The result</summary>'), *blocks, raw('</details>')]
+    )
+
+
 def settle(cell: dict) -> list[AttrDict]:
-    "A cell as a page shows it: without directives, text as its outputs, then one markdown cell per picture."
+    """A cell as a page shows it: text as its outputs, then a markdown cell per picture or computed table.
+
+    What the notebook keeps hidden until the reader has predicted it is folded.
+    """
     if cell['cell_type'] != 'code':
         return [cell]
     alt = directives(cell).get('fig-alt')
+    predicted = (cell.get('metadata') or {}).get('jupyter', {}).get('outputs_hidden')
     stay, follow = [], []
     for output in cell.get('outputs') or []:
-        markup = as_html(output.get('data', {}), alt)
-        if markup is None:
-            stay.append(output)
+        data = output.get('data', {})
+        markup = as_html(data, alt)
+        if markup is not None:
+            follow.append(raw(markup))
+        elif 'text/markdown' in data:  # then a computed table looks like a written one
+            follow.append(joined(data['text/markdown']))
+        elif predicted:
+            text = html.escape(plain(output)).replace('\n', '&#10;')  # `raw` would take its empty lines
+            follow.append(raw(f'<pre>{text}</pre>'))
         else:
-            follow.append(markdown(raw(markup), f'{cell.get("id", "")}-{len(follow)}'))
-    source = '\n'.join(line for line in joined(cell['source']).split('\n') if not line.startswith('#|'))
-    return [AttrDict(dict(cell, source=source.strip('\n'), outputs=stay)), *follow]
+            stay.append(output)
+    if predicted and follow:
+        follow = [folded(follow)]
+    cells = [markdown(text, f'{cell.get("id", "")}-{i}') for i, text in enumerate(follow)]
+    return [AttrDict(dict(cell, source=shown_source(cell), outputs=stay)), *cells]
 
 
 def front_matter(
@@ -159,6 +197,53 @@ def homes(
             for definition in definitions(cell):
                 found.setdefault(definition.name, set()).add((home, module_of(cells)))
     return {name: at.pop() for name, at in found.items() if len(at) == 1}
+
+
+HOME_PICTURE, TOUR = 'images/gamma_explorer.png', 'walkthroughs/10_slide_gamma.ipynb'
+BUTTON = (
+    '<p class="start"><a href="lite/start.html">Run the tour in this browser, with nothing installed</a></p>'
+)
+
+
+def first_widget(
+    cells: list[dict],  # of a notebook, with its outputs
+) -> str:  # HTML
+    "The page version of a notebook's first widget."
+    outputs = [o for cell in cells for o in cell.get('outputs') or []]
+    kept = [o['data'][PAGE_VERSION] for o in outputs if PAGE_VERSION in o.get('data', {})]
+    if not kept:
+        raise ValueError('expected a widget with a stored page version, got none: `make prepare` stores it')
+    return version_of(joined(kept[0]))
+
+
+def at_home(
+    source: str,  # markdown of the first page
+    top: Path,  # the notebooks' folder
+) -> str:
+    """The first page with links to pages of the docs, and the γ explorer itself in place of its picture.
+
+    Above the explorer stands a button to the tour that runs in a browser.
+    """
+    source = source.replace('`CONTRIBUTING.md`', '[`CONTRIBUTING.md`](contributing.qmd)')
+    if f']({HOME_PICTURE})' not in source:
+        return source
+    tour = json.loads((top / TOUR).read_text(encoding='utf-8'))
+    alive = raw(BUTTON + '\n' + first_widget(tour['cells']))
+    return re.sub(rf'^!\[[^\]]+\]\({re.escape(HOME_PICTURE)}\)$', lambda m: alive, source, flags=re.M)
+
+
+PICTURE = re.compile(r'^!\[([^\]]+)\]\(([^)\s]+)\)$', re.M)
+
+
+def pictured(
+    source: str,  # markdown
+) -> str:
+    "Markdown in which a picture that is a paragraph keeps its words: Quarto would make them a caption only."
+
+    def image(m):
+        return raw(f'<p class="shot"><img src="{m[2]}" alt="{html.escape(m[1])}"></p>')
+
+    return PICTURE.sub(image, source)
 
 
 FENCED = re.compile(r'(^(?:```|~~~).*?^(?:```|~~~)[ \t]*$)', re.M | re.S)
@@ -215,7 +300,7 @@ def page(
             top = dict(cell_type='raw', id='front-matter', metadata=AttrDict(), source=fenced(facts))
             out.append(AttrDict(top))
         if source.strip():
-            out.append(markdown(linked(source, path, where), cell.get('id', '')))
+            out.append(markdown(pictured(linked(source, path, where)), cell.get('id', '')))
     if any('class="ofa-page"' in c['source'] for c in out if c['cell_type'] == 'markdown'):
         out.append(markdown(raw(scripts(path)), 'scripts'))
     return out
@@ -240,6 +325,9 @@ class Page:
         top = next(p for p in path.parents if (p / '_quarto.yml').exists())
         name = path.relative_to(top).as_posix()
         try:
+            if name == 'index.ipynb':
+                for cell in self.nb.cells:
+                    cell['source'] = at_home(joined(cell['source']), top)
             self.nb.cells = page(self.nb.cells, name, homes(top))
         except ValueError as e:
             raise ValueError(f'{name}: {e}') from e
@@ -411,6 +499,32 @@ def unshown(cells: list[dict]) -> list[str]:
             elif o['output_type'] != 'stream' and (not kinds & shown or kinds - shown):
                 out.append(f'cell {i}: {", ".join(sorted(kinds - shown)) or "nothing"}')
     return out
+
+
+FORMULA = re.compile(
+    r'<math[^>]*>((?:(?!</math>).)*?)<annotation encoding="application/x-tex">(.*?)</annotation>', re.S
+)
+
+
+def as_searched(markup: str) -> str:
+    "The text of a piece of HTML as a pattern, whatever white space a search keeps of it."
+    words = html.unescape(re.sub(r'<[^>]+>', '', markup)).split()
+    return r'\s*'.join(map(re.escape, words))
+
+
+def without_tex(
+    found: list[dict],  # what a site's search looks through: href and text each
+    pages: dict[str, str],  # {path from the site's top: its HTML}
+) -> list[dict]:
+    "The same without the TeX that pandoc keeps inside each formula: excerpts would hold formulas twice."
+
+    def cleaned(entry):
+        text = entry['text']
+        for drawn, tex in set(FORMULA.findall(pages.get(entry['href'].partition('#')[0], ''))):
+            text = re.sub(f'({as_searched(drawn)})\\s*{as_searched(tex)}', r'\1', text)
+        return dict(entry, text=text)
+
+    return [cleaned(entry) for entry in found]
 
 
 class Links(HTMLParser):
