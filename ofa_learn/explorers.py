@@ -19,21 +19,30 @@ from typing import Any
 
 import anywidget
 import ipywidgets as W
-import plotly.graph_objects as go
 import traitlets as tr
 
 from ofa_learn.figures import (
     FAMILIES,
     PALETTE,
+    Sketch,
     cka_heatmap,
     curves,
+    drawn,
     escaped,
     method_label,
     method_style,
     pair_name,
+    sketch,
     styled,
 )
-from .pages import accuracy_frames, embed_json, static_text, validation_curve, verdict_words
+from ofa_learn.pages import (
+    accuracy_frames,
+    embed_json,
+    plain_figure,
+    static_text,
+    validation_curve,
+    verdict_words,
+)
 from .recorded import measured, regenerate, source_of
 from ofa_learn.records import (
     at_setting,
@@ -47,7 +56,7 @@ from ofa_learn.records import (
     table_text,
     write_atomically,
 )
-from .widgets import SOURCE, Explorer, beside
+from .widgets import SOURCE, Explorer, folded, in_rows
 
 # %% ../nbs/widgets/91_explorers.ipynb #aef86cfa
 class Choice(anywidget.AnyWidget):
@@ -110,11 +119,10 @@ class OverRecords(Explorer):
         for name, control in controls.items():
             setattr(self, name, control)
             control.observe(self.redraw, 'value')
-        hint = f'<b>Try:</b> {html.escape(self.caption + self.more)}'
-        self.hint = W.HTML(self.paragraph(hint) + self.paragraph(self.said()))
+        self.hint = W.HTML(folded(self.caption + self.more) + self.paragraph(self.said()))
         self.words = W.HTML()
         self.show()
-        self.children = [self.hint, *controls.values(), beside(*((f, 400) for f in self.figures)), self.words]
+        self.children = [in_rows([*controls.values()]), self.drawn, self.words, self.hint]
 
     def said(self) -> str:
         "On what the numbers stand, and the command that makes them again, as HTML."
@@ -168,7 +176,7 @@ def _choices_version(
     held = {name: v for name, v in w.values().items() if name in w.fixed}
     for values in product(*(c.options() for c in moving.values())):
         s = w.state(**held, **dict(zip(moving, values)))
-        figures = [json.loads(f.to_json()) for f in w.draw(s)]
+        figures = [plain_figure(f) for f in w.draw(s)]
         key = ','.join(c.key(v) for c, v in zip(moving.values(), values))
         states[key] = dict(
             figures=[[[kept(t) for t in f['data']], kept(f['layout'])] for f in figures],
@@ -265,12 +273,14 @@ _CURVES_CAPTION = (
 )
 
 
-def _curves_figure(s: dict) -> go.Figure:
+@drawn
+def _curves_figure(s: dict) -> Sketch:
     "Validation accuracy while training, the chosen epoch marked."
-    fig = curves(
-        s['series'], f'While training, {_setting_text(s)}', 'validation accuracy (%)', _CURVES_CAPTION
+    fig = sketch(
+        curves, s['series'], f'While training, {_setting_text(s)}', 'validation accuracy (%)', _CURVES_CAPTION
     )
-    fig.add_scatter(
+    fig.add(
+        'scatter',
         x=[s['epoch']] * 2,
         y=s['frames']['valid'],
         mode='lines',
@@ -282,13 +292,15 @@ def _curves_figure(s: dict) -> go.Figure:
     return fig.update_yaxes(range=s['frames']['valid'])
 
 
-def _gamma_figure(s: dict) -> go.Figure:
+@drawn
+def _gamma_figure(s: dict) -> Sketch:
     "Final test accuracy over γ with its spread, beside methods without γ (after Hao et al., 2023, Fig. 3)."
-    fig = go.Figure()
+    fig = Sketch()
     span = [0.9, max(s['over'], default=4) + 0.1]
     for m, v in s['levels'].items():
         name, own, dash = method_style(m)
-        fig.add_scatter(
+        fig.add(
+            'scatter',
             x=span,
             y=[statistics.fmean(v)] * 2,
             mode='lines',
@@ -298,7 +310,8 @@ def _gamma_figure(s: dict) -> go.Figure:
         )
     label, colour, _ = method_style('ofa_' + s['form'])
     over = {g: v for g, v in s['over'].items() if v}
-    fig.add_scatter(
+    fig.add(
+        'scatter',
         x=[g for g, v in over.items() for _ in v],
         y=[a for v in over.values() for a in v],
         mode='markers',
@@ -308,7 +321,8 @@ def _gamma_figure(s: dict) -> go.Figure:
         hovertemplate='γ = %{x}: one run, %{y:.1f} %<extra></extra>',
     )
     spread = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in over.values()]
-    fig.add_scatter(
+    fig.add(
+        'scatter',
         x=list(over),
         y=[statistics.fmean(v) for v in over.values()],
         error_y=dict(type='data', array=spread, width=4, thickness=1.5),
@@ -321,7 +335,8 @@ def _gamma_figure(s: dict) -> go.Figure:
     )
     here = over.get(s['gamma'])
     x, y = ([s['gamma']], [statistics.fmean(here)]) if here else ([], [])
-    fig.add_scatter(
+    fig.add(
+        'scatter',
         x=x,
         y=y,
         mode='markers',
@@ -443,7 +458,7 @@ class AccuracyCurves(OverRecords):
         return _curve_state(self.records, **values)
 
     def draw(self, s):
-        return [_curves_figure(s), _gamma_figure(s)]
+        return [sketch(figure, s).update_layout(height=400) for figure in (_curves_figure, _gamma_figure)]
 
 # %% ../nbs/widgets/91_explorers.ipynb #2c43c70a
 def _count_costs(
@@ -536,7 +551,8 @@ def _branch_table(s: dict) -> list[list[str]]:
     ]
 
 # %% ../nbs/widgets/91_explorers.ipynb #239dde8b
-def _cost_figure(s: dict) -> go.Figure:
+@drawn
+def _cost_figure(s: dict) -> Sketch:
     "Parameters and operations of each exit in percent of the student's."
     own, exits = s['costs']['student'], s['costs']['exits']
     shade = [1.0 if c['stage'] in s['exits'] else 0.2 for c in exits]
@@ -544,9 +560,10 @@ def _cost_figure(s: dict) -> go.Figure:
         ('params', 'parameters', PALETTE['blue']),
         ('flops', 'operations an image', PALETTE['orange']),
     )
-    fig = go.Figure()
+    fig = Sketch()
     for key, name, colour in bars:
-        fig.add_bar(
+        fig.add(
+            'bar',
             x=[f"exit {c['stage']}" for c in exits],
             y=[100 * c[key] / own[key] for c in exits],
             name=name,
@@ -564,11 +581,13 @@ def _cost_figure(s: dict) -> go.Figure:
     return fig.update_xaxes(type='category')
 
 
-def _exits_figure(s: dict) -> go.Figure:
+@drawn
+def _exits_figure(s: dict) -> Sketch:
     "Test accuracy of every recorded choice of exits (after Hao et al., 2023, Table 3)."
     names = [_exits_name(e) for e in s['over']]
-    fig = go.Figure()
-    fig.add_scatter(
+    fig = Sketch()
+    fig.add(
+        'scatter',
         x=[a for v in s['over'].values() for a in v],
         y=[_exits_name(e) for e, v in s['over'].items() for _ in v],
         mode='markers',
@@ -576,7 +595,8 @@ def _exits_figure(s: dict) -> go.Figure:
         marker=dict(size=6, color=PALETTE['grey']),
         hovertemplate='exits %{y}: one run, %{x:.1f} %<extra></extra>',
     )
-    fig.add_scatter(
+    fig.add(
+        'scatter',
         x=[statistics.fmean(v) for v in s['over'].values()],
         y=names,
         mode='markers',
@@ -586,7 +606,8 @@ def _exits_figure(s: dict) -> go.Figure:
         hovertemplate='exits %{y}: %{customdata}<extra></extra>',
     )
     mean, row = ([statistics.fmean(s['here'])], [_exits_name(s['exits'])]) if s['here'] else ([], [])
-    fig.add_scatter(
+    fig.add(
+        'scatter',
         x=mean,
         y=row,
         mode='markers',
@@ -595,7 +616,8 @@ def _exits_figure(s: dict) -> go.Figure:
         marker=dict(symbol='circle-open', size=18, color=PALETTE['vermilion'], line_width=3),
     )
     styled(fig, 'What exits give', 'test accuracy (%)', 'exits', 'Every dot is a run.', 430)
-    return fig.update_yaxes(type='category', categoryorder='array', categoryarray=names[::-1])
+    order = dict(type='category', categoryorder='array', categoryarray=names[::-1])
+    return fig.update_yaxes(**order, dtick=1, tickfont_size=11)  # every choice is named
 
 # %% ../nbs/widgets/91_explorers.ipynb #f4fdc98d
 class BranchExplorer(OverRecords):
@@ -646,7 +668,7 @@ class BranchExplorer(OverRecords):
         return _branch_state(self.records, **values)
 
     def draw(self, s):
-        return [_cost_figure(s), _exits_figure(s)]
+        return [sketch(figure, s).update_layout(height=400) for figure in (_cost_figure, _exits_figure)]
 
 # %% ../nbs/widgets/91_explorers.ipynb #36d73284
 _DEEP: dict[str, tuple[str, dict, str | list[str]]] = dict(
@@ -826,7 +848,8 @@ def _cka_table(s: dict) -> list[list[str]]:
     return table
 
 
-def _cka_figure(s: dict, when: str) -> go.Figure:
+@drawn
+def _cka_figure(s: dict, when: str) -> Sketch:
     "The heat map 'before' or 'after'."
     run = s[when]
     said = method_label(s['start'] if when == 'before' else s['method'])
@@ -834,7 +857,7 @@ def _cka_figure(s: dict, when: str) -> go.Figure:
     rows = [f'{teacher} {layer}' for layer in run['rows']]
     columns = [f'{student} {layer}' for layer in run['columns']]
     axes = (f'layer of the {student} student', f'layer of the {teacher} teacher')
-    return cka_heatmap(run['matrix'], rows, columns, f'{when.capitalize()}: {said}', *axes)
+    return sketch(cka_heatmap, run['matrix'], rows, columns, f'{when.capitalize()}: {said}', *axes)
 
 # %% ../nbs/widgets/91_explorers.ipynb #e9a1ec6b
 class CKAExplorer(OverRecords):
@@ -894,4 +917,4 @@ class CKAExplorer(OverRecords):
         return _cka_state(self.found, **values)
 
     def draw(self, s):
-        return [_cka_figure(s, when).update_layout(height=430) for when in ('before', 'after')]
+        return [sketch(_cka_figure, s, when).update_layout(height=430) for when in ('before', 'after')]

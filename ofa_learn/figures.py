@@ -8,8 +8,13 @@ __all__ = ['METHOD_STYLES', 'METHOD_COLOURS', 'method_style', 'styled', 'digit_s
 
 # %% ../nbs/widgets/05_figures.ipynb #f7c8500b
 import html
+import inspect
+import json
 import math
 import statistics
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import plotly.graph_objects as go
 import plotly.io as pio
@@ -116,15 +121,92 @@ def escaped(text) -> str:
     "Text that plotly shows as it is: no markup, no placeholders."
     return html.escape(str(text), quote=False).replace('%{', '%&#123;')
 
+# %% ../nbs/widgets/05_figures.ipynb #5c90e1e1
+def _long(settings: dict) -> dict:
+    "plotly's short names in full: line_width=2 is line=dict(width=2)."
+    out: dict = {}
+    for name, value in settings.items():
+        first, _, rest = name.partition('_')
+        if rest and first not in ('error', 'plot', 'paper'):  # error_y and plot_bgcolor are names as they are
+            name, value = first, {rest: value}
+        if isinstance(value, dict) and name != 'meta':
+            value = _long(value)
+        out[name] = _merged(out.get(name), value)
+    return out
+
+
+def _merged(old, new):
+    "What is known with what is new; dicts entry by entry."
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {k: _merged(old.get(k), v) for k, v in new.items()}
+
+
+class Sketch:
+    "A figure as plain lists and dicts: `data` and `layout`, as plotly.js takes them."
+
+    def __init__(self, *data: dict):
+        self.data = list(data)
+        self.layout: dict = dict(template='ofa')
+
+    def add(self, kind: str, **trace) -> 'Sketch':
+        self.data.append(dict(type=kind) | _long(trace))
+        return self
+
+    def update_layout(self, **settings) -> 'Sketch':
+        self.layout = _merged(self.layout, _long(settings))
+        return self
+
+    def _axes(self, letter: str, settings: dict) -> 'Sketch':
+        there = {k for k in self.layout if k.startswith(f'{letter}axis')} | {f'{letter}axis'}
+        return self.update_layout(**dict.fromkeys(sorted(there), settings))
+
+    def update_xaxes(self, **settings) -> 'Sketch':
+        return self._axes('x', settings)
+
+    def update_yaxes(self, **settings) -> 'Sketch':
+        return self._axes('y', settings)
+
+    def plain(self) -> dict:
+        "Data and layout as JSON has them, with the course's look in full."
+        layout = self.layout | dict(template=_LOOK)
+        return json.loads(json.dumps(dict(data=self.data, layout=layout), allow_nan=False))
+
+    def figure(self) -> go.Figure:
+        "The same as plotly's figure, everything checked."
+        return go.Figure(self.data, self.layout)
+
+# %% ../nbs/widgets/05_figures.ipynb #5c90e1e2
+_LOOK = _TEMPLATE.to_plotly_json()
+P = ParamSpec('P')
+Drawing = TypeVar('Drawing', go.Figure, Sketch)
+
+
+def drawn(build: Callable[P, Sketch]) -> Callable[P, go.Figure]:
+    "A function that gives a plotly figure, from one that gives a `Sketch`."
+
+    @wraps(build)
+    def figure(*args: P.args, **kwargs: P.kwargs) -> go.Figure:
+        return build(*args, **kwargs).figure()
+
+    shown: Any = figure
+    shown.__signature__ = inspect.signature(build).replace(return_annotation=go.Figure)
+    return figure
+
+
+def sketch(function: Callable, *args, **kwargs) -> Sketch:
+    "What a `drawn` function sketches."
+    return inspect.unwrap(function)(*args, **kwargs)
+
 # %% ../nbs/widgets/05_figures.ipynb #5c90e1d3
 def styled(
-    fig: go.Figure,  # changed in place
+    fig: Drawing,  # changed in place
     title: str,  # what is shown
     x: str,  # title of the x axis, with its unit
     y: str,  # title of the y axis, with its unit
     caption: str = '',  # an instruction to the reader
     height: int = 400,  # pixels
-) -> go.Figure:
+) -> Drawing:
     "The course's look on a figure, its titles, and its caption in `layout.meta['caption']`."
     fig.update_layout(template='ofa', title_text=escaped(title), height=height, meta=dict(caption=caption))
     return fig.update_xaxes(title_text=x).update_yaxes(title_text=y)
@@ -177,6 +259,7 @@ def digit_strip(
     return fig.update_yaxes(visible=False, autorange='reversed', scaleanchor='x')
 
 # %% ../nbs/widgets/05_figures.ipynb #be3a1de9
+@drawn
 def curves(
     series: dict[str, list[tuple[list, list]]],  # for each method one (epochs, accuracies in percent) a seed
     title: str = 'Accuracy while training',  # what is shown, on which part
@@ -186,9 +269,9 @@ def curves(
         'Click a name to hide a method, twice to see it alone. '
         'Where two bands overlap, seeds differ as much as methods do.'
     ),
-) -> go.Figure:
+) -> Sketch:
     "Mean accuracy over epochs for each method, in a band from the lowest to the highest seed."
-    fig = go.Figure()
+    fig = Sketch()
     for method, runs in series.items():
         if not runs:
             raise ValueError(f'series: {method!r} has no runs')
@@ -202,7 +285,8 @@ def curves(
             f'<b>{escaped(label)}</b><br>epoch %{{x}}: mean %{{y:.1f}} %<br>{len(runs)} seeds, '
             'from %{customdata[0]:.1f} to %{customdata[1]:.1f} %<extra></extra>'
         )
-        fig.add_scatter(
+        fig.add(
+            'scatter',
             x=x + x[::-1],
             y=high + low[::-1],
             fill='toself',
@@ -214,7 +298,8 @@ def curves(
             showlegend=False,
             legendgroup=method,
         )
-        fig.add_scatter(
+        fig.add(
+            'scatter',
             x=x,
             y=[round(statistics.fmean(v), 4) for v in at_epochs],
             name=escaped(label),
@@ -230,10 +315,11 @@ def curves(
 _P_GRID = [i / 50 for i in range(51)]
 
 
+@drawn
 def target_weighting(
     gamma: float,  # γ ≥ 1
     p: float | None = None,  # the teacher's probability of one image's true class, to be marked
-) -> go.Figure:
+) -> Sketch:
     "The true class's weight over the teacher's confidence, in both forms (Hao et al., 2023, Eqs. 5 and 6)."
     if not gamma >= 1:
         raise ValueError(f'gamma: expected at least 1, got {gamma}')
@@ -244,9 +330,10 @@ def target_weighting(
         ('paper: (1 + p)^γ', 'ofa_paper', 'solid', [(1 + q) ** gamma for q in _P_GRID]),
         ('released: (1 + p)^γ − 1', 'ofa_released', 'dash', [(1 + q) ** gamma - 1 for q in _P_GRID]),
     )
-    fig = go.Figure()
+    fig = Sketch()
     for name, method, dash, weights in lines:
-        fig.add_scatter(
+        fig.add(
+            'scatter',
             x=_P_GRID,
             y=weights,
             name=name,
@@ -255,7 +342,8 @@ def target_weighting(
             hovertemplate='p = %{x:.2f}: weight %{y:.3f}<extra>' + name + '</extra>',
         )
     if p is not None:
-        fig.add_scatter(
+        fig.add(
+            'scatter',
             x=[p, p],
             y=[(1 + p) ** gamma, (1 + p) ** gamma - 1],
             mode='markers',
@@ -281,21 +369,23 @@ _BARS = (
 )
 
 # %% ../nbs/widgets/05_figures.ipynb #5580467c
+@drawn
 def class_bars(
     probs: list[float],  # (K,) the teacher's probabilities of one image
     label: int,  # its true class
     gamma: float,  # γ ≥ 1
     classes=None,  # the K classes' names; their numbers when left out
-) -> go.Figure:
+) -> Sketch:
     "The teacher's probabilities and each class's weight in both forms; the true class stands on the left."
     p = [float(v) for v in as_lists(probs)]
     weights = form_weights(p, label, gamma)
     names = [escaped(c) for c in (range(len(p)) if classes is None else classes)]
     wrong = [c for c in range(len(p)) if c != label]
-    fig = go.Figure()
+    fig = Sketch()
     for at, axis in (([label], ''), (wrong, '2')):
         for (name, colour), values in zip(_BARS, (p, weights['paper'], weights['released'])):
-            fig.add_bar(
+            fig.add(
+                'bar',
                 x=[names[c] for c in at],
                 y=[values[c] for c in at],
                 name=name,
@@ -315,10 +405,12 @@ def class_bars(
         'what is missing is the dark knowledge that the released form takes away.',
     )
     top = max(0.05, 1.1 * max((p[c] for c in wrong), default=0))  # tiny weights stay tiny to the eye
+    # In steps, so that bars are seen to move.
+    reach = 2.0 ** math.ceil(math.log2(max(weights['paper'][label], 2)))
     return fig.update_layout(
         xaxis=dict(domain=[0, 0.2], title_text='true class', type='category'),
         xaxis2=dict(domain=[0.34, 1], title_text='wrong classes', type='category'),
-        yaxis_title_text='probability or weight',
+        yaxis=dict(title_text='probability or weight', range=[0, 1.05 * reach]),
         yaxis2=dict(anchor='x2', range=[0, top]),
     )
 
@@ -326,19 +418,21 @@ def class_bars(
 _PART_COLOURS = [PALETTE[c] for c in ('sky', 'blue', 'yellow', 'vermilion', 'green', 'purple', 'orange')]
 
 
+@drawn
 def loss_parts(
     parts: list[dict[str, float]],  # one dict of named parts an image
     names: list[str],  # the images' names
     title: str = 'The loss of each image, taken apart',
     caption: str = 'Point at a block for its size. Click a name to take a part out, and see what is left.',
-) -> go.Figure:
+) -> Sketch:
     "Stacked bars, one an image, one colour a part."
     if len(parts) != len(names):
         raise ValueError(f'names: expected {len(parts)}, one for each image, got {len(names)}')
     names = [escaped(n) for n in names]
-    fig = go.Figure()
+    fig = Sketch()
     for i, part in enumerate(dict.fromkeys(k for d in parts for k in d)):
-        fig.add_bar(
+        fig.add(
+            'bar',
             x=names,
             y=[d.get(part, 0) for d in parts],
             name=escaped(part),
@@ -410,7 +504,7 @@ def paired_dots(
 _CKA_SCALE = [[0, '#ffffff'], [0.25, '#d5e6f3'], [0.5, '#8fbfdf'], [0.75, '#2f7fb8'], [1, '#08306b']]
 
 
-def _cka_trace(matrix, rows, columns, showscale=True) -> go.Heatmap:
+def _cka_trace(matrix, rows, columns, showscale=True) -> dict:
     "One heat map with hover; layers as categories in their order."
     lines = as_lists(matrix)
     if shape_of(lines) != (len(rows), len(columns)):
@@ -418,7 +512,8 @@ def _cka_trace(matrix, rows, columns, showscale=True) -> go.Heatmap:
             f'matrix: expected ({len(rows)}, {len(columns)}) for these layers, got {shape_of(lines)}'
         )
     z = [[None if math.isnan(v) else round(float(v), 4) for v in line] for line in lines]
-    return go.Heatmap(
+    return dict(
+        type='heatmap',
         z=z,
         x=[escaped(c) for c in columns],
         y=[escaped(r) for r in rows],
@@ -434,6 +529,7 @@ def _cka_trace(matrix, rows, columns, showscale=True) -> go.Heatmap:
     )
 
 
+@drawn
 def cka_heatmap(
     matrix,  # (L1, L2) similarities; NaN where undefined
     rows: list[str],  # the first network's layers
@@ -445,9 +541,9 @@ def cka_heatmap(
         'Point at a field for its two layers. '
         'Follow a row: which layers of the other network see what this one sees?'
     ),
-) -> go.Figure:
+) -> Sketch:
     "A heat map of layer similarities with the starts of both networks in the lower left."
-    fig = styled(go.Figure(_cka_trace(matrix, rows, columns)), title, x, y, caption, 480)
+    fig = styled(Sketch(_cka_trace(matrix, rows, columns)), title, x, y, caption, 480)
     fig.update_layout(plot_bgcolor='#9a9a9a')
     return fig.update_xaxes(showgrid=False, type='category').update_yaxes(showgrid=False, type='category')
 

@@ -18,6 +18,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from ofa_learn.figures import (
+    Sketch,
     cka_heatmap,
     cka_panels,
     cka_profile,
@@ -28,9 +29,10 @@ from ofa_learn.figures import (
     loss_parts,
     method_label,
     paired_dots,
+    sketch,
     target_weighting,
 )
-from .plain import form_weights
+from .plain import form_weights, softmax
 from .records import interval_text, results, table_cells, table_html, table_legend, write_atomically
 
 # %% ../nbs/widgets/92_pages.ipynb #9e2b7922
@@ -67,21 +69,26 @@ def embed_json(state) -> str:
     return json.dumps(state, ensure_ascii=False, allow_nan=False).replace('<', '\\u003c')
 
 
+def plain_figure(fig: go.Figure | Sketch) -> dict:
+    "Data and layout of a figure as JSON has them."
+    return fig.plain() if isinstance(fig, Sketch) else json.loads(fig.to_json())
+
+
 def figure_html(
-    fig: go.Figure,
+    fig: go.Figure | Sketch,
     caption: str | None = None,  # an instruction to the reader; the figure's own when left out
 ) -> str:  # a <figure> that pages.js draws
     "A figure and its caption as an HTML fragment."
     if caption is None:
-        caption = (fig.layout.meta or {}).get('caption', '')
-    state = embed_json(json.loads(fig.to_json()))
+        caption = (fig.layout['meta'] or {}).get('caption', '')
+    state = embed_json(plain_figure(fig))
     return (
         '<figure class="ofa-page" data-page="plot">'
         f'<script type="application/json">{state}</script>'
         f'<figcaption>{html.escape(caption)}</figcaption></figure>'
     )
 
-# %% ../nbs/widgets/92_pages.ipynb #815d097a
+# %% ../nbs/widgets/92_pages.ipynb #815d0970
 def _are_grey_rows(image) -> bool:
     "Rows of one length with whole numbers from 0 to 255."
     if not image or len({len(row) for row in image}) != 1:
@@ -103,7 +110,30 @@ def check_digit(d: dict, i: int, classes: int) -> None:
     if not 0 <= d['label'] < classes:
         raise ValueError(f"digits.{i}.label: expected a class from 0 to {classes - 1}, got {d['label']}")
 
+# %% ../nbs/widgets/92_pages.ipynb #815d0971
+def lab_cards() -> list[dict]:
+    "Eight digits with the logits of a teacher that has seen 300: recorded, for a widget without an argument."
+    return json.loads(static_text('cards.json'))
 
+
+def check_cards(
+    cards: list[dict],  # image, label, logits each
+    classes: list[str] | None = None,  # the K classes' names; their numbers when left out
+) -> list[str]:  # the names
+    "The classes' names; a `ValueError` that names what is wrong with a card."
+    if not cards:
+        raise ValueError('cards: expected at least one image, got none')
+    for i, c in enumerate(cards):
+        if missing := ', '.join(sorted({'image', 'label', 'logits'} - set(c))):
+            raise ValueError(f'cards.{i}: expected image, label and logits, {missing} missing')
+        if not all(map(math.isfinite, c['logits'])):
+            raise ValueError(f'cards.{i}.logits: expected finite numbers, got {c["logits"]}')
+    names = [str(c) for c in (range(len(cards[0]['logits'])) if classes is None else classes)]
+    for i, c in enumerate(cards):
+        check_digit(dict(c, probs=softmax(c['logits'])), i, len(names))
+    return names
+
+# %% ../nbs/widgets/92_pages.ipynb #815d097a
 _GAMMA_CAPTION = (
     'Slide γ (the arrow keys work) and pick images, '
     'from those the teacher gets wrong to those it is sure of. '
@@ -125,12 +155,13 @@ def gamma_version(
     for i, d in enumerate(digits):
         check_digit(d, i, len(classes))
     label, probs = digits[0]['label'], digits[0]['probs']
-    first = [target_weighting(gamma, probs[label]), class_bars(probs, label, gamma, classes)]
+    drawn = sketch(target_weighting, gamma, probs[label]), sketch(class_bars, probs, label, gamma, classes)
+    first = [figure.update_layout(height=340) for figure in drawn]
     state = dict(
         gamma=gamma,
         classes=classes,
         names=[escaped(c) for c in classes],
-        figures=[json.loads(f.to_json()) for f in first],
+        figures=[plain_figure(f) for f in first],
         digits=[{k: d[k] for k in ('image', 'label', 'probs')} for d in digits],
     )
     said = _gamma_sentence(gamma_numbers(probs, label, gamma))
@@ -141,12 +172,51 @@ def gamma_version(
         f'<figcaption>{_GAMMA_CAPTION}</figcaption></figure>'
     )
 
+# %% ../nbs/widgets/92_pages.ipynb #508967b1
+GAMMAS = [round(1 + i / 10, 1) for i in range(31)]
+
+
+def _what_moves(figure: Sketch) -> dict:
+    "What a step changes in a figure: its title, its range, and each trace's values and texts."
+    traces = [{k: list(t[k]) for k in ('y', 'text') if k in t} for t in figure.data]
+    layout = figure.layout
+    return dict(title=layout['title']['text'], range=layout['yaxis']['range'], traces=traces)
+
+
+def steps_version(
+    figures: list[list[Sketch]],  # for each γ of `GAMMAS` its figures
+    texts: list[str],  # for each γ what to say
+    gamma: float,  # where the slider starts
+    caption: str,  # an instruction to the reader
+) -> str:  # a <figure> that pages.js brings to life
+    "A γ slider over precomputed figures, without a kernel."
+    if not len(figures) == len(texts) == len(GAMMAS):
+        raise ValueError(
+            f'figures: expected {len(GAMMAS)}, one for each γ, and as many texts, '
+            f'got {len(figures)} and {len(texts)}'
+        )
+    start = min(range(len(GAMMAS)), key=lambda i: abs(GAMMAS[i] - gamma))
+    state = dict(
+        gamma=GAMMAS[start],
+        figures=[f.plain() for f in figures[start]],
+        steps=[dict(text=t, figures=[_what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
+    )
+    return (
+        '<figure class="ofa-page" data-page="steps">'
+        f'<script type="application/json">{embed_json(state)}</script>'
+        f'<p class="numbers" style="white-space: pre-line" role="status">{html.escape(texts[start])}</p>'
+        f'<figcaption>{html.escape(caption)}</figcaption></figure>'
+    )
+
 # %% ../nbs/widgets/92_pages.ipynb #3bb25b23
 def static_text(
     *names: str,  # files of the folder `ofa_learn/static`
 ) -> str:
     "The package's scripts and style sheets as text, one after the other."
     return '\n'.join((files('ofa_learn') / 'static' / n).read_text(encoding='utf-8') for n in names)
+
+
+PAGE_SCRIPTS = ('shared.js', 'figure.js', 'views.js', 'pages.js')
 
 
 def _page(title: str, body: str, scripts: str = '') -> str:
@@ -163,7 +233,7 @@ def _page(title: str, body: str, scripts: str = '') -> str:
 def write_page(path: str | Path, title: str, body: str) -> Path:
     "Write a page whose figures come to life: plotly.js and the code that moves them stand in the file."
     # One scope: no name of ours reaches the page.
-    own = f'(function () {{\n{static_text("shared.js", "pages.js")}\n}})();'
+    own = f'(function () {{\n{static_text(*PAGE_SCRIPTS)}\n}})();'
     scripts = f'<script>{get_plotlyjs()}</script><script>{own}</script>'
     return write_atomically(path, _page(title, body, scripts))
 

@@ -45,6 +45,15 @@ def costs(
     return [log_sum - (z - top) / temperature for z in logits]
 
 
+def percent(p: float) -> str:
+    "A probability in percent; no 100 % for .9996, no 0 % for .0004."
+    if 0 < p < 0.005:
+        return '<1 %'
+    if 0.995 < p < 1:
+        return '>99 %'
+    return f'{100 * p:.0f} %'
+
+
 def form_weights(
     probs: list[float],  # (K,) the teacher's probabilities of one image
     label: int,  # its true class

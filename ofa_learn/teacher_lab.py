@@ -10,10 +10,18 @@ import json
 import statistics
 from collections.abc import Sequence
 
-import plotly.graph_objects as go
-
 from .explorers import Choice, OverRecords, pair_choice, temperature_choice
-from .figures import curves, escaped, method_label, method_style, pair_name, styled
+from ofa_learn.figures import (
+    Sketch,
+    curves,
+    drawn,
+    escaped,
+    method_label,
+    method_style,
+    pair_name,
+    sketch,
+    styled,
+)
 from .pages import accuracy_frames, validation_curve, verdict_words
 from .recorded import measured, source_of
 from ofa_learn.records import (
@@ -175,20 +183,21 @@ def _lab_table(s: dict) -> list[list[str]]:
 _STEP = 0.13  # between two methods, where two numbers of labels are 1 apart
 
 
-def _note(fig: go.Figure, text: str) -> go.Figure:
+def _note(fig: Sketch, text: str) -> Sketch:
     "Words in a figure, on white in the lower right corner, broken after each sentence."
     box = dict(bgcolor='#ffffff', bordercolor='#767676', borderpad=4, showarrow=False)
     lines = escaped(text).replace('. ', '.<br>').replace(' and a teacher', '<br>and a teacher')
     corner = dict(xref='paper', yref='paper', x=0.98, y=0.03, xanchor='right', yanchor='bottom')
-    return fig.add_annotation(text=lines, **box, **corner)
+    return fig.update_layout(annotations=[dict(text=lines) | box | corner])
 
 
-def _add_method(fig: go.Figure, s: dict, method: str, x: dict[int, float]) -> None:
+def _add_method(fig: Sketch, s: dict, method: str, x: dict[int, float]) -> None:
     "The runs of a method as small dots, their means with intervals; x by number of labels."
     _, colour, dash = method_style(method)
     name, over = escaped(_lab_name(s, method)), s['over'][method]
     means = {n: statistics.fmean(v) for n, v in over.items()}
-    fig.add_scatter(
+    fig.add(
+        'scatter',
         x=[x[n] for n, v in over.items() for _ in v],
         y=[a for v in over.values() for a in v],
         mode='markers',
@@ -200,7 +209,8 @@ def _add_method(fig: go.Figure, s: dict, method: str, x: dict[int, float]) -> No
         hovertemplate=f'{name}, %{{customdata}} labels: one run, %{{y:.1f}} %<extra></extra>',
     )
     reach = [_ends(v)[1] - means[n] for n, v in over.items()]
-    fig.add_scatter(
+    fig.add(
+        'scatter',
         x=[x[n] for n in over],
         y=list(means.values()),
         error_y=dict(type='data', array=reach, width=4, thickness=1.5),
@@ -214,15 +224,17 @@ def _add_method(fig: go.Figure, s: dict, method: str, x: dict[int, float]) -> No
     )
 
 # %% ../nbs/widgets/97_teacher_lab.ipynb #20dc6aed
-def _labels_figure(s: dict) -> go.Figure:
+@drawn
+def _labels_figure(s: dict) -> Sketch:
     "Test accuracy of every method over the number of labels, for one teacher and one T."
-    fig = go.Figure()
+    fig = Sketch()
     middle = (len(s['over']) - 1) / 2
     at = {m: {n: i + _STEP * (k - middle) for i, n in enumerate(s['at'])} for k, m in enumerate(s['over'])}
     for m in s['over']:
         _add_method(fig, s, m, at[m])
     here = s['over'].get(s['method'], {}).get(s['labels'])
-    fig.add_scatter(
+    fig.add(
+        'scatter',
         x=[at[s['method']][s['labels']]] if here else [],
         y=[statistics.fmean(here)] if here else [],
         mode='markers',
@@ -232,7 +244,7 @@ def _labels_figure(s: dict) -> go.Figure:
     )
     column = s['at'].index(s['labels'])
     edges = dict(type='rect', x0=column - 0.5, x1=column + 0.5, y0=0, y1=1, yref='paper')
-    fig.update_layout(shapes=[edges | dict(fillcolor='#ececec', layer='below', line_width=0)])
+    fig.update_layout(shapes=[edges | dict(fillcolor='#ececec', layer='below', line=dict(width=0))])
     title = f'Final test accuracy, {pair_name(s["pair"])}, teacher of {s["images"]} images'
     styled(
         fig,
@@ -257,10 +269,12 @@ _LAB_CAPTION = (
 )
 
 
-def _training_figure(s: dict) -> go.Figure:
+@drawn
+def _training_figure(s: dict) -> Sketch:
     "Validation accuracy over epochs of the chosen method, beside labels alone."
     title = f'While training with {s["labels"]} labels: {_lab_name(s, s["method"])}'
-    fig = curves(s['series'], title, 'validation accuracy (%)', _LAB_CAPTION).update_layout(height=480)
+    fig = sketch(curves, s['series'], title, 'validation accuracy (%)', _LAB_CAPTION)
+    fig.update_layout(height=480)
     if s['method'] not in s['series']:
         _note(fig, _missing(s, s['method']))
     return fig.update_yaxes(range=s['frames']['valid'])
@@ -366,4 +380,4 @@ class TeacherLab(OverRecords):
         return _lab_state(self.records, **values)
 
     def draw(self, s):
-        return [_labels_figure(s), _training_figure(s)]
+        return [sketch(figure, s).update_layout(height=420) for figure in (_labels_figure, _training_figure)]

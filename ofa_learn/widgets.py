@@ -7,8 +7,8 @@ __all__ = ['teacher_cards', 'probs_of', 'gamma_state', 'anatomy_state', 'GammaEx
 
 # %% ../nbs/widgets/90_widgets.ipynb #9559dc59
 import html
-import json
 import math
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,23 +18,29 @@ from plotly.offline import get_plotlyjs
 from ofa_learn.figures import (
     METHOD_COLOURS,
     PALETTE,
+    Sketch,
     class_bars,
     digit_strip,
+    drawn,
     escaped,
     loss_parts,
+    sketch,
     styled,
     target_weighting,
 )
 from ofa_learn.pages import (
+    GAMMAS,
     PAGE_VERSION,
-    check_digit,
-    embed_json,
+    check_cards,
     figure_html,
     gamma_version,
+    lab_cards,
+    plain_figure,
     static_text,
+    steps_version,
     write_page,
 )
-from .plain import as_lists, costs, form_weights, softmax
+from .plain import as_lists, costs, form_weights, percent, softmax
 from .records import table_html, table_text
 
 if TYPE_CHECKING:
@@ -94,39 +100,12 @@ def teacher_cards(
     return [dict(image=i, label=int(part.labels[k]), logits=logits[k].tolist()) for i, k in zip(images, at)]
 
 # %% ../nbs/widgets/90_widgets.ipynb #3f4057b8
-def _percent(p: float) -> str:
-    "A probability in percent; no 100 % for .9996, no 0 % for .0004."
-    if 0 < p < 0.005:
-        return '<1 %'
-    if 0.995 < p < 1:
-        return '>99 %'
-    return f'{100 * p:.0f} %'
-
-
 def probs_of(
     card: dict,  # with logits (K,)
     temperature: float = 1.0,  # T > 0
 ) -> list[float]:  # (K,)
     "The teacher's probabilities softmax(z/T) of one card."
     return softmax(card['logits'], temperature)
-
-
-def _check_cards(
-    cards: list[dict],  # image, label, logits each
-    classes: list[str] | None = None,  # the K classes' names; their numbers when left out
-) -> list[str]:  # the names
-    "The classes' names; a `ValueError` that names what is wrong with a card."
-    if not cards:
-        raise ValueError('cards: expected at least one image, got none')
-    for i, c in enumerate(cards):
-        if missing := ', '.join(sorted({'image', 'label', 'logits'} - set(c))):
-            raise ValueError(f'cards.{i}: expected image, label and logits, {missing} missing')
-        if not all(map(math.isfinite, c['logits'])):
-            raise ValueError(f'cards.{i}.logits: expected finite numbers, got {c["logits"]}')
-    names = [str(c) for c in (range(len(cards[0]['logits'])) if classes is None else classes)]
-    for i, c in enumerate(cards):
-        check_digit(dict(c, probs=probs_of(c)), i, len(names))
-    return names
 
 # %% ../nbs/widgets/90_widgets.ipynb #77eb2596
 _LOSSES = dict(kd='KD (γ = 1)', paper='OFA, paper’s form', released='OFA, released form')
@@ -294,18 +273,21 @@ def _stacks(
     }
 
 
-def _anatomy_figure(s: dict) -> go.Figure:
+@drawn
+def _anatomy_figure(s: dict) -> Sketch:
     "Eqs. 5 to 8 as stacked bars with their totals."
     bars = _stacks(s)
     totals = [sum(b.values()) for b in bars.values()]
-    fig = loss_parts(
+    fig = sketch(
+        loss_parts,
         list(bars.values()),
         list(bars),
         f'One image’s loss at γ = {s["gamma"]:g}',
         'Slide γ to 2: the last three bars become equal. At 1.4 one term hangs below zero.',
     )
-    fig.data[-1].marker.color = PALETTE['grey']
-    fig.add_scatter(
+    fig.data[-1]['marker']['color'] = PALETTE['grey']
+    fig.add(
+        'scatter',
         x=list(bars),
         y=totals,
         text=[f'{t:.3f}' for t in totals],
@@ -322,16 +304,18 @@ def _anatomy_figure(s: dict) -> go.Figure:
     return fig.update_xaxes(title_text='equation').update_yaxes(range=[low, top])
 
 # %% ../nbs/widgets/90_widgets.ipynb #327d1d58
-def _gradient_figure(s: dict, classes: list[str]) -> go.Figure:
+@drawn
+def _gradient_figure(s: dict, classes: list[str]) -> Sketch:
     "The gradient of KD and of OFA with respect to each of the student's logits."
     names = [escaped(c) + (' (true)' if i == s['label'] else '') for i, c in enumerate(classes)]
     lines = (
         ('kd', 'KD (γ = 1)', METHOD_COLOURS['kd']),
         ('paper', 'OFA, paper’s form', METHOD_COLOURS['ofa_paper']),
     )
-    fig = go.Figure()
+    fig = Sketch()
     for k, name, colour in lines:
-        fig.add_bar(
+        fig.add(
+            'bar',
             x=names,
             y=s['gradient'][k],
             name=name,
@@ -405,22 +389,32 @@ class _Engine(W.Widget):
 class _Plot(anywidget.AnyWidget):
     "A figure as wide as there is room, that others can replace; `data` and `layout` are of the one shown."
 
-    _esm = static_text('shared.js', 'plot.js')
+    _esm = static_text('shared.js', 'figure.js', 'views.js', 'plot.js')
     traces: Any = tr.List().tag(sync=True)  # its data as JSON
     look: Any = tr.Dict().tag(sync=True)  # its layout as JSON
     engine = tr.Instance(_Engine).tag(sync=True, **W.widget_serialization)
+    view = tr.Unicode('').tag(sync=True)  # of views.js: the page computes what moves; '': the kernel does
+    hands: Any = tr.Dict().tag(sync=True, **W.widget_serialization)  # the controls that the view follows
+    given: Any = tr.Dict().tag(sync=True)  # what else it has to know
 
-    def __init__(self, figure: go.Figure):
-        super().__init__(engine=_Engine.get())
+    def __init__(self, figure: go.Figure | Sketch, **view):
+        super().__init__(engine=_Engine.get(), **view)
         self.show(figure)
 
-    def show(self, figure: go.Figure) -> None:
+    def show(self, figure: go.Figure | Sketch) -> None:
         "Draw a figure in the place of the one before, in one message; what is the same is not sent."
-        self.figure = figure
-        new = json.loads(figure.to_json())
+        self.shown = figure
+        if self.view and self.traces:
+            return  # the page has moved already
+        new = plain_figure(figure)
         with self.hold_sync():
             self.traces = new['data']
             self.look = new['layout'] | dict(autotypenumbers='strict')
+
+    @property
+    def figure(self) -> go.Figure:
+        "The figure as plotly knows it."
+        return self.shown.figure() if isinstance(self.shown, Sketch) else self.shown
 
     @property
     def data(self):
@@ -433,20 +427,32 @@ class _Plot(anywidget.AnyWidget):
     @property
     def stored(self) -> dict:
         "The figure as a notebook stores it."
-        return {'application/vnd.plotly.v1+json': dict(data=self.traces, layout=self.look)}
+        return {'application/vnd.plotly.v1+json': plain_figure(self.shown)}
 
 # %% ../nbs/widgets/90_widgets.ipynb #ddb84a95
-def live(figure: go.Figure) -> _Plot:
-    "A figure that can follow others and takes the width that it gets."
-    return _Plot(figure)
+def live(figure: go.Figure | Sketch, **view) -> _Plot:
+    "A figure that can follow others, or a view of views.js, and takes the width that it gets."
+    return _Plot(figure, **view)
 
 
 def follow(
     shown: _Plot,  # changed in place
-    new: go.Figure,  # what it shows from now on
+    new: go.Figure | Sketch,  # what it shows from now on
 ) -> None:
     "Let a shown figure show another; the reader's zoom and hidden traces stay."
     shown.show(new)
+
+
+def in_rows(controls: list[W.DOMWidget]) -> W.HBox:
+    "Controls in rows, as many in each as there is room for."
+    for control in controls:
+        control.layout = dict(flex='1 1 280px')
+    return W.HBox(controls, layout=dict(flex_flow='row wrap', grid_gap='0 1.5rem', overflow='hidden'))
+
+
+def folded(caption: str) -> str:
+    "What to try, as HTML that folds."
+    return f'<details class="ofa-try"><summary>Try</summary>{html.escape(caption)}</details>'
 
 
 def beside(*parts: tuple[W.Widget, int]) -> W.HBox:
@@ -462,18 +468,18 @@ class Explorer(W.VBox):
 
     def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0):
         super().__init__()
-        self.cards = cards
-        self.classes = _check_cards(cards, classes)
+        self.cards = cards = lab_cards() if cards is None else cards
+        self.classes = check_cards(cards, classes)
         self.gamma = Slider(description='γ', min=1, max=4, step=0.1, value=gamma)
         self.temperature = Slider(description='temperature T', min=1, max=8, step=0.5, value=temperature)
-        names = [f"{self.classes[c['label']]}: {_percent(probs_of(c)[c['label']])}" for c in cards]
+        names = [f"{self.classes[c['label']]}: {percent(probs_of(c)[c['label']])}" for c in cards]
         self.digit = _Strip(
             description='A digit, its true class, and how sure the teacher is of that class',
             images=[c['image'] for c in cards],
             names=names,
         )
         self.words = W.HTML()
-        self.hint = W.HTML(self.paragraph(f'<b>Try:</b> {html.escape(self.caption)}'))
+        self.hint = W.HTML(folded(self.caption))
         for control in (self.gamma, self.temperature, self.digit):
             control.observe(self.redraw, 'value')
 
@@ -488,9 +494,15 @@ class Explorer(W.VBox):
     def show(self):
         "Make the figures, the first time."
         self.numbers = self.state()
-        self.figures = [live(f) for f in self.draw(self.numbers)]
+        drawn = zip_longest(self.draw(self.numbers), self.views(), fillvalue={})
+        self.figures = [live(figure, **view) for figure, view in drawn]
         self.fig = self.figures[0]
+        self.drawn = beside(*((figure, 400) for figure in self.figures))
         self.words.value = self.html()
+
+    def views(self) -> list[dict]:
+        "How the first figures move on the page by themselves; the kernel sends what changes in the others."
+        return []
 
     def redraw(self, change=None):
         "Everything anew from the controls' values."
@@ -517,7 +529,7 @@ class GammaExplorer(Explorer):
     The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
 
     Args:
-        cards: images with a label and a teacher's logits each, from `teacher_cards`.
+        cards: images with a label and a teacher's logits each, from `teacher_cards`; default recorded ones.
         classes: the names of the K classes; default their numbers.
         gamma: γ at the start, from 1 to 4.
         temperature: T at the start, from 1 to 8.
@@ -542,7 +554,7 @@ class GammaExplorer(Explorer):
 
     def __init__(
         self,
-        cards: list[dict],
+        cards: list[dict] | None = None,
         classes: list[str] | None = None,
         gamma: float = 1.4,
         temperature: float = 1.0,
@@ -550,17 +562,23 @@ class GammaExplorer(Explorer):
         super().__init__(cards, classes, gamma, temperature)
         self.show()
         self.bars = self.figures[1]
-        drawn = beside(*((figure, 430) for figure in self.figures))
-        self.children = [self.hint, self.gamma, self.temperature, self.digit, drawn, self.words]
+        controls = [in_rows([self.gamma, self.temperature]), self.digit]
+        self.children = [*controls, self.drawn, self.hint, self.words]
 
     def state(self):
         return gamma_state(self.card, self.gamma.value, self.temperature.value)
 
+    def views(self):
+        hands = dict(gamma=self.gamma, temperature=self.temperature, digit=self.digit)
+        cards = [{k: c[k] for k in ('label', 'logits')} for c in self.cards]
+        given = dict(cards=cards, names=[escaped(c) for c in self.classes])
+        return [dict(view=name, hands=hands, given=given) for name in ('weighting', 'classes')]
+
     def draw(self, s):
         # In jumps, as in the page version: 4, 8 or 16, and a little room.
         top = 1.05 * next(power for power in (4, 8, 16) if 2 ** s['gamma'] <= power)
-        weighting = target_weighting(s['gamma'], s['p']).update_yaxes(range=[-0.02 * top, top])
-        bars = class_bars(s['probs'], s['label'], s['gamma'], self.classes)
+        weighting = sketch(target_weighting, s['gamma'], s['p']).update_yaxes(range=[-0.02 * top, top])
+        bars = sketch(class_bars, s['probs'], s['label'], s['gamma'], self.classes)
         return [figure.update_layout(height=300) for figure in (weighting, bars)]
 
     def html(self):
@@ -584,41 +602,6 @@ class GammaExplorer(Explorer):
         return self._write(path, 'Slide γ', self.page_version())
 
 # %% ../nbs/widgets/90_widgets.ipynb #212db54c
-_GAMMAS = [round(1 + i / 10, 1) for i in range(31)]
-
-
-def _what_moves(figure: go.Figure) -> dict:
-    "What a step changes in a figure: its title, its range, and each trace's values and texts."
-    traces = [{k: list(t[k]) for k in ('y', 'text') if t[k] is not None} for t in figure.data]
-    return dict(title=figure.layout.title.text, range=list(figure.layout.yaxis.range), traces=traces)
-
-
-def _steps_version(
-    figures: list[list[go.Figure]],  # for each γ of `_GAMMAS` its figures
-    texts: list[str],  # for each γ what to say
-    gamma: float,  # where the slider starts
-    caption: str,  # an instruction to the reader
-) -> str:  # a <figure> that pages.js brings to life
-    "A γ slider over precomputed figures, without a kernel."
-    if not len(figures) == len(texts) == len(_GAMMAS):
-        raise ValueError(
-            f'figures: expected {len(_GAMMAS)}, one for each γ, and as many texts, '
-            f'got {len(figures)} and {len(texts)}'
-        )
-    start = min(range(len(_GAMMAS)), key=lambda i: abs(_GAMMAS[i] - gamma))
-    state = dict(
-        gamma=_GAMMAS[start],
-        figures=[json.loads(f.to_json()) for f in figures[start]],
-        steps=[dict(text=t, figures=[_what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
-    )
-    return (
-        '<figure class="ofa-page" data-page="steps">'
-        f'<script type="application/json">{embed_json(state)}</script>'
-        f'<p class="numbers" style="white-space: pre-line" role="status">{html.escape(texts[start])}</p>'
-        f'<figcaption>{html.escape(caption)}</figcaption></figure>'
-    )
-
-
 def _three_classes(
     card: dict,  # label and the teacher's logits (K,), K ≥ 3
 ) -> list[int]:  # the true class, then the teacher's two favourites among the wrong ones
@@ -654,7 +637,7 @@ class LossAnatomy(Explorer):
     The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
 
     Args:
-        cards: images with a label and a teacher's logits each, from `teacher_cards`.
+        cards: images with a label and a teacher's logits each, from `teacher_cards`; default recorded ones.
         classes: the names of the K classes, at least 3; default their numbers.
         gamma: γ at the start, from 1 to 4.
         temperature: T at the start, from 1 to 8.
@@ -678,22 +661,22 @@ class LossAnatomy(Explorer):
 
     def __init__(
         self,
-        cards: list[dict],
+        cards: list[dict] | None = None,
         classes: list[str] | None = None,
         gamma: float = 2.0,
         temperature: float = 1.0,
         student_logits=None,
     ):
         super().__init__(cards, classes, gamma, temperature)
-        self.student = _checked_student(student_logits, len(cards), len(self.classes))
+        self.student = _checked_student(student_logits, len(self.cards), len(self.classes))
         self.z = _logit_sliders(self.student)
         self.load()
         for slider in self.z:
             slider.observe(self.moved, 'value')
         self.show()
         self.gradient = self.figures[1]
-        controls = [self.gamma, self.temperature, self.digit, *self.z]
-        self.children = [self.hint, *controls, beside((self.fig, 400), (self.words, 280)), self.gradient]
+        controls = [in_rows([self.gamma, self.temperature]), self.digit, in_rows(self.z)]
+        self.children = [*controls, self.drawn, self.hint, self.words]
 
     @property
     def logits(self) -> list[float]:
@@ -725,8 +708,8 @@ class LossAnatomy(Explorer):
         return anatomy_state(self.logits, self.card, self.gamma.value, self.temperature.value)
 
     def draw(self, s):
-        bars, gradient = _anatomy_figure(s), _gradient_figure(s, self.classes)
-        return [bars.update_layout(height=400), gradient.update_layout(height=320)]
+        bars, gradient = sketch(_anatomy_figure, s), sketch(_gradient_figure, s, self.classes)
+        return [figure.update_layout(height=340) for figure in (bars, gradient)]
 
     def text(self):
         return _formulas_text(self.numbers)
@@ -765,8 +748,8 @@ def _anatomy_version(w: LossAnatomy) -> str:
     strip = digit_strip([w.card['image']], [name], title='The image', caption=known)
     student = ', '.join(f'{w.classes[c]}: {v:g}' for c, v in enumerate(w.logits))
     note = f'<p>The student’s logits: {html.escape(student)}. On this page only γ moves.</p>'
-    states = [anatomy_state(w.logits, w.card, gamma, T) for gamma in _GAMMAS]
-    slider = _steps_version(
+    states = [anatomy_state(w.logits, w.card, gamma, T) for gamma in GAMMAS]
+    slider = steps_version(
         [w.draw(s) for s in states],
         [_formulas_text(s) for s in states],
         w.gamma.value,

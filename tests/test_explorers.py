@@ -300,6 +300,19 @@ def test_cka_numbers_are_the_matrices():
 # Controls
 
 
+def plotlys(value):
+    "A value as plotly has it: numbers alike, whatever stands for them."
+    return json.loads(json.dumps(value))
+
+
+@pytest.mark.parametrize('widget', [AccuracyCurves, BranchExplorer, CKAExplorer, TeacherLab])
+def test_a_sketch_is_the_figure(widget):
+    "What is built without plotly is what plotly makes of it, to the last entry."
+    w = widget()
+    for drawn in w.draw(w.numbers):
+        assert plotlys(drawn.plain()) == json.loads(drawn.figure().to_json())
+
+
 def test_a_choice_has_nothing_in_between():
     c = Choice('stops', 'γ', {1.0: '1', 1.4: '1.4'}, 1)
     assert isinstance(c.value, float)

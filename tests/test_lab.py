@@ -6,6 +6,7 @@ Run all, move γ and the rest by keyboard, and compare what is plotted with the 
 import json
 import math
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -21,7 +22,7 @@ import pytest
 import torch
 from browsers import need_browser, one_browser, watch
 
-from ofa_learn.explorers import _curve_state, pair_name
+from ofa_learn.explorers import AccuracyCurves, _curve_state, pair_name
 from ofa_learn.losses import class_weights, ofa_loss
 from ofa_learn.pages import gamma_numbers
 from ofa_learn.recorded import recorded
@@ -418,7 +419,7 @@ def test_exits_and_layers_by_keyboard(lab, new_page):
     assert reaches(page, lambda: 'MLP' in ask(page, 'maps.words_of(maps.numbers)'), True)
     want = ask(page, 'maps.words_of(maps.numbers)')
     assert reaches(page, of_maps.inner_text, want)
-    kernel = ask(page, '[[list(map(float, r)) for r in f.data[0].z] for f in maps.draw(maps.numbers)]')
+    kernel = ask(page, "[[list(map(float, r)) for r in f.data[0]['z']] for f in maps.draw(maps.numbers)]")
 
     def sizes(maps):
         return [[len(row) for row in rows] for rows in maps]
@@ -490,17 +491,18 @@ STOPWATCH = '''() => {
     const control = document.activeElement;
     const widget = control.closest('figure.ofa-page, .widget-vbox');
     const plots = [...widget.querySelectorAll('.js-plotly-plot')];
-    const drawn = (plot) => JSON.stringify(plot._fullData.map((trace) => Array.from(trace.y)));
-    const seen = (plot) => plot._fullLayout.title.text + drawn(plot);
+    const strokes = '.gtitle, .cartesianlayer path, .cartesianlayer image, .cartesianlayer text';
+    const look = (node) => ['d', 'transform', 'href', 'style'].map((k) => node.getAttribute(k)).join();
+    const seen = (plot) => [...plot.querySelectorAll(strokes)].map((n) => look(n) + n.textContent).join();
     window.took = [];
     control.addEventListener('keydown', () => {
         const start = performance.now();
         const before = plots.map(seen);
-        const look = () => {
+        const wait = () => {
             if (plots.every((plot, i) => seen(plot) !== before[i])) took.push(performance.now() - start);
-            else setTimeout(look, 1);
+            else setTimeout(wait, 1);
         };
-        setTimeout(look, 0);
+        setTimeout(wait, 0);
     }, {capture: true});
 }'''
 
@@ -541,6 +543,64 @@ def test_latency_of_the_pages(new_page, tmp_path):
         page.wait_for_selector('.ofa-page input[type=range]')
         latency(page, f'page of {type(widget).__name__}, γ', page.get_by_label('γ', exact=True))
         page.close()
+
+
+COUNTED = '''() => {
+    const react = Plotly.react;
+    window.asked = 0;
+    Plotly.react = (...figure) => (asked++, react(...figure));
+}'''
+# One step of the slider, and what stands in the figures at once; plotly has not been asked by then.
+STEP = '''(label) => {
+    const sliders = [...document.querySelectorAll('input[type=range]')];
+    const slider = sliders.find((one) => one.labels[0].textContent === label);
+    slider.stepUp();
+    slider.dispatchEvent(new Event('input'));
+}'''
+STROKES = '''() => {
+    const strokes = [...document.querySelectorAll('.gtitle, .plot .trace path, .plot .trace text')];
+    const places = (node) => ['d', 'x', 'y', 'transform'].map((k) => node.getAttribute(k) ?? '').join(' ');
+    return strokes.map((node) => [node.textContent, places(node)]);
+}'''
+NUMBER = re.compile(r'-?\d+\.?\d*')
+
+
+def places(stroke):
+    "The points of a path or a text, in pixels."
+    numbers = list(map(float, NUMBER.findall(stroke)))
+    return list(zip(numbers[::2], numbers[1::2]))
+
+
+def near(painted, drawn):
+    "Whether every point that plotly draws was painted there; of a line it may leave out points between."
+    there = places(painted)
+    return all(any(math.dist(p, q) < 1 for q in there) for p in places(drawn))
+
+
+LOWEST = '''() => Math.max(...[...document.querySelectorAll('.ofa-page .plot, .ofa-page .controls')]
+    .map((part) => part.getBoundingClientRect().bottom))'''
+
+
+@pytest.mark.parametrize('widget, gamma', [(GammaExplorer, 1.4), (LossAnatomy, 2.4), (AccuracyCurves, 1.4)])
+def test_what_is_painted_is_what_plotly_draws(new_page, tmp_path, widget, gamma):
+    "And controls and figures of a page are on one screen."
+    page = new_page()
+    page.set_viewport_size(dict(width=1280, height=800))
+    trouble = watch(page, kinds=('error',))
+    page.goto(widget(gamma=gamma).to_html(tmp_path / 'page.html').as_uri())
+    page.wait_for_selector('.js-plotly-plot .gtitle')
+    page.wait_for_timeout(1000)
+    assert page.evaluate(LOWEST) <= 800
+    page.evaluate(COUNTED)
+    painted, asked = page.evaluate(f'() => {{ ({STEP})("γ"); return [({STROKES})(), asked]; }}')
+    assert asked == 0
+    page.wait_for_function('asked === 2', timeout=WAIT)  # the hand rests, and plotly draws both
+    drawn = page.evaluate(STROKES)
+    assert page.evaluate('document.documentElement.scrollWidth') <= 1280
+    page.close()
+    assert [words for words, _ in painted] == [words for words, _ in drawn]
+    assert all(near(a, b) for (_, a), (_, b) in zip(painted, drawn))
+    assert trouble == []
 
 
 DRAWN = "i => document.querySelectorAll('[data-page=steps] .plot')[i].data.map((t) => Array.from(t.y))"

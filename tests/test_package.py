@@ -50,7 +50,7 @@ def wheel(copy, tmp_path_factory):  # noqa: F811
 
 
 def test_contents(wheel):
-    scripts = ('shared.js', 'controls.js', 'plot.js', 'pages.js')
+    scripts = ('shared.js', 'figure.js', 'views.js', 'controls.js', 'plot.js', 'pages.js')
     sheets = ('page.css', 'controls.css', 'choices.css', 'choices_page.css')
     static = {f'ofa_learn/static/{n}' for n in (*scripts, *sheets, 'recorded/lab_gamma.json')}
     with zipfile.ZipFile(wheel) as opened:

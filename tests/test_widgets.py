@@ -20,14 +20,12 @@ from ofa_learn.explorers import AccuracyCurves, BranchExplorer, CKAExplorer
 from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
-from ofa_learn.pages import gamma_numbers
+from ofa_learn.pages import GAMMAS, check_cards, gamma_numbers, steps_version
 from ofa_learn.widgets import (
-    _GAMMAS,
     GammaExplorer,
     LossAnatomy,
     Slider,
     _anatomy_figure,
-    _check_cards,
     _Engine,
     _formulas,
     _gamma_rows,
@@ -35,7 +33,6 @@ from ofa_learn.widgets import (
     _spread,
     _stacks,
     _stepped,
-    _steps_version,
     _three_classes,
     anatomy_state,
     follow,
@@ -107,7 +104,7 @@ def test_kd_row_is_distillation_with_labels():
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(st.tuples(number, number), min_size=3, max_size=6),
-    st.sampled_from([*_GAMMAS, 1.0001, 2.5000001]),
+    st.sampled_from([*GAMMAS, 1.0001, 2.5000001]),
     st.floats(1, 8),
     st.data(),
 )
@@ -152,7 +149,7 @@ def test_cards_of_a_teacher():
     data, model = split(digits(), train=300), make_model('micro_resnet')
     got = teacher_cards(model, data.test, data.norm, 5)
     sure = [probs_of(c)[c['label']] for c in got]
-    assert len(got) == 5 and sure == sorted(sure, reverse=True) and _check_cards(got) == list('0123456789')
+    assert len(got) == 5 and sure == sorted(sure, reverse=True) and check_cards(got) == list('0123456789')
     mean, std = (torch.tensor(v).view(-1, 1, 1) for v in (data.norm.mean, data.norm.std))
     with torch.no_grad():
         p = model.eval()((data.test.images.float() / 255 - mean) / std).softmax(1)
@@ -249,11 +246,38 @@ def test_a_shown_figure_sends_what_changed_and_nothing_else():
     json.dumps(p.stored, allow_nan=False)
 
 
+def test_a_view_moves_by_itself_and_the_kernel_follows(cards):
+    "A move sends nothing back to figures that the page has moved already; Python's figure is the new one."
+    w, sent, seen = GammaExplorer(), [], []
+    assert len(w.cards) == 8 == len(LossAnatomy().cards)  # recorded ones
+    for figure in w.figures:
+        figure.observe(lambda change: sent.append(change['name']), names=['traces', 'look'])
+    w.gamma.observe(lambda change: seen.append(change['new']), 'value')
+    w.gamma.value = 3.0
+    label = w.card['label']
+    assert (sent, seen) == ([], [3.0])
+    assert list(w.fig.data[1].y) == list(target_weighting(3.0, probs_of(w.card)[label]).data[1].y)
+    assert w.fig.stored['application/vnd.plotly.v1+json']['layout']['title']['text'].endswith('γ = 3')
+    assert w.figures[1].given['cards'][0]['logits'] == w.cards[0]['logits']
+    assert set(w.fig.get_state()['hands']) == {'gamma', 'temperature', 'digit'}
+
+
+def test_a_subclass_may_draw_one_figure_more(cards):
+    class Three(GammaExplorer):
+        def draw(self, s):
+            return [*super().draw(s), target_weighting(s['gamma'])]
+
+    w = Three(cards)
+    w.gamma.value = 2.0
+    assert [f.view for f in w.figures] == ['weighting', 'classes', '']
+    assert w.figures[2].look['title']['text'].endswith('γ = 2')
+
+
 def test_plotly_is_sent_once_for_all_figures(cards):
     w, v = GammaExplorer(cards), LossAnatomy(cards)
     engines = {f.engine.model_id for f in (*w.figures, *v.figures, live(go.Figure()))}
     assert len(engines) == 1 and len(_Engine.get().code) > 1e6
-    assert all(len(f._esm) < 1e4 for f in w.figures)
+    assert all(len(f._esm) < 2e4 for f in w.figures)  # our own scripts, without plotly's megabytes
     _Engine.get().close()  # as Widget.close_all does
     assert live(go.Figure()).engine.comm is not None
 
@@ -334,8 +358,8 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
     w = LossAnatomy(cards, gamma=1.4)
     w.digit.value, w.z[0].value, w.temperature.value = 3, 2.0, 2.0
     state = states(w.to_html(tmp_path / 'page.html'))[-1]
-    assert len(state['steps']) == len(_GAMMAS) == 31 and state['gamma'] == 1.4
-    for gamma, step in zip(_GAMMAS, state['steps']):
+    assert len(state['steps']) == len(GAMMAS) == 31 and state['gamma'] == 1.4
+    for gamma, step in zip(GAMMAS, state['steps']):
         w.gamma.value = gamma
         for shown, drawn in zip((w.fig, w.gradient), step['figures']):
             assert [t['y'] for t in drawn['traces']] == [list(t.y) for t in shown.data]
@@ -352,15 +376,15 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
     'call, message',
     [
         (
-            lambda: _check_cards([dict(image=[[1]], label=0, logits=[0.0, math.nan])]),
+            lambda: check_cards([dict(image=[[1]], label=0, logits=[0.0, math.nan])]),
             'cards.0.logits: expected finite numbers',
         ),
         (
-            lambda: _check_cards([dict(image=[[1]], logits=[0.0, 1.0])]),
+            lambda: check_cards([dict(image=[[1]], logits=[0.0, 1.0])]),
             'cards.0: expected image, label and logits, label missing',
         ),
-        (lambda: _check_cards([dict(image=[[1], [1, 2]], label=0, logits=[0.0, 1.0])]), 'rows of one length'),
-        (lambda: _check_cards([card(k=10), card(k=9)]), 'expected 10 probabilities'),
+        (lambda: check_cards([dict(image=[[1], [1, 2]], label=0, logits=[0.0, 1.0])]), 'rows of one length'),
+        (lambda: check_cards([card(k=10), card(k=9)]), 'expected 10 probabilities'),
         (lambda: GammaExplorer([]), 'cards: expected at least one image, got none'),
         (lambda: GammaExplorer([card()], gamma=9), 'γ: expected a number from 1 to 4, got 9'),
         (
@@ -375,7 +399,7 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
             'student_logits: expected finite numbers',
         ),
         (lambda: setattr(GammaExplorer([card()]).digit, 'value', 1), 'digit: expected 0 to 0, got 1'),
-        (lambda: _steps_version([[]], [''], 1.0, ''), 'figures: expected 31'),
+        (lambda: steps_version([[]], [''], 1.0, ''), 'figures: expected 31'),
         (lambda: gamma_state(card(), 0.5), 'gamma: expected finite numbers of at least 1'),
         (
             lambda: Slider(description='x', min=0, max=1, value=math.nan),

@@ -136,7 +136,7 @@ def document(name: str, title: str, lead: str) -> str:
 
 def script() -> str:
     "What moves the figures of pages, as one file."
-    files = [STATIC / name for name in ('shared.js', 'pages.js')]
+    files = [STATIC / name for name in ('shared.js', 'figure.js', 'views.js', 'pages.js')]
     own = '\n'.join(f.read_text(encoding='utf-8') for f in files if f.exists())
     return f'(function () {{\n{own}\n}})();\n'
 

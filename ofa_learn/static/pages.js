@@ -1,31 +1,18 @@
 // Figures that move without a kernel. Each <figure class="ofa-page"> holds its state as JSON in a <script>;
-// this file draws it and gives it its controls. It needs plotly.js on the page as `Plotly`, and shared.js.
-// The figures' first state comes from Python; gammaNumbers mirrors ofa_learn.pages.gamma_numbers,
-// and a browser test holds the two equal.
+// this file draws it and gives it its controls. It needs plotly.js on the page as `Plotly`, and shared.js,
+// figure.js and views.js before it. The figures' first state comes from Python.
 (function () {
   'use strict';
 
   const CONFIG = {displayModeBar: false, responsive: true};
 
-  function gammaNumbers(probs, label, gamma) {
-    const paper = probs.map((p, c) => c === label ? Math.pow(1 + p, gamma) : p);
-    const released = probs.map((p, c) => c === label ? Math.pow(1 + p, gamma) - 1 : Math.pow(p, gamma));
+  function gammaSentence({probs, label, gamma}) {
+    const {paper, released} = formWeights(probs, label, gamma);
     const others = (weights) => weights.reduce((sum, v, c) => c === label ? sum : sum + v, 0);
-    return {
-      paper,
-      released,
-      target_paper: paper[label],
-      target_released: released[label],
-      dark_paper: others(paper),
-      dark_released: others(released),
-    };
-  }
-
-  function gammaSentence(n) {
-    return `True class: weight ${n.target_paper.toFixed(3)} in the paper’s form, ` +
-      `${n.target_released.toFixed(3)} in the released one. ` +
-      `All wrong classes together: ${n.dark_paper.toFixed(4)} in the paper’s form, ` +
-      `${n.dark_released.toFixed(4)} in the released one.`;
+    return `True class: weight ${paper[label].toFixed(3)} in the paper’s form, ` +
+      `${released[label].toFixed(3)} in the released one. ` +
+      `All wrong classes together: ${others(paper).toFixed(4)} in the paper’s form, ` +
+      `${others(released).toFixed(4)} in the released one.`;
   }
 
   // Room for a figure's controls, above all that it holds.
@@ -35,12 +22,17 @@
     return controls;
   }
 
-  function plotIn(figure, spec) {
-    // The height stands in the style, or plotly forgets it when the window changes.
-    const node = element('div', {class: 'plot', style: `height: ${spec.layout.height}px`});
-    figure.insertBefore(node, figure.querySelector('.numbers, figcaption'));
-    Plotly.newPlot(node, spec.data, spec.layout, CONFIG);
-    return node;
+  // Places for figures; all are there before the first is drawn, so that each knows its width.
+  function plotsIn(figure, specs) {
+    const nodes = specs.map(({layout}) => {
+      // The height stands in the style, or plotly forgets it when the window changes.
+      const node = element('div', {class: 'plot', style: `height: ${layout.height}px`});
+      figure.insertBefore(node, figure.querySelector('.numbers, figcaption'));
+      return node;
+    });
+    const places = nodes.map((node) => stage(Plotly, node, CONFIG));
+    places.forEach((place, i) => place.show(specs[i]));
+    return places;
   }
 
   // A slider over γ from 1 to 4; it returns a function that gives its value and says it.
@@ -78,75 +70,34 @@
     return strip;
   }
 
-  // A layout with another title and another range of one axis.
-  function retitled(layout, text, axis, range) {
-    return {
-      ...layout,
-      title: {...layout.title, text},
-      [axis]: {...layout[axis], range, autorange: false},
-    };
-  }
-
   function mountGamma(figure, state, number) {
     const controls = controlsIn(figure);
     const gammaNow = gammaIn(controls, `page-${number}-gamma`, state.gamma, draw);
     const strip = stripIn(controls, `page-${number}-image`, state);
     strip.addEventListener('change', draw);
-    const nodes = state.figures.map((spec) => plotIn(figure, spec));
-
-    function drawWeighting(gamma, n, p) {
-      const {data, layout} = state.figures[0];
-      const grid = data[0].x;
-      const paper = grid.map((q) => Math.pow(1 + q, gamma));
-      const released = grid.map((q) => Math.pow(1 + q, gamma) - 1);
-      const traces = [
-        data[0],
-        {...data[1], y: paper},
-        {...data[2], y: released},
-        {...data[3], x: [p, p], y: [n.target_paper, n.target_released]},
-      ];
-      // In steps, so that the curves are seen to move.
-      const top = 1.05 * [4, 8, 16].find((power) => Math.pow(2, gamma) <= power);
-      const title = `Weight of the true class at γ = ${gamma.toFixed(1)}`;
-      Plotly.react(nodes[0], traces, retitled(layout, title, 'yaxis', [-0.02 * top, top]), CONFIG);
-    }
-
-    function drawClasses(gamma, n, d) {
-      const {data, layout} = state.figures[1];
-      const wrong = d.probs.map((_, c) => c).filter((c) => c !== d.label);
-      const bars = [[d.label], wrong].flatMap((at) => [d.probs, n.paper, n.released].map((values) => (
-        {x: at.map((c) => state.names[c]), y: at.map((c) => values[c])}
-      )));
-      const top = Math.max(0.05, ...wrong.map((c) => 1.1 * d.probs[c]));
-      const title = `What each class counts at γ = ${gamma.toFixed(1)}`;
-      const traces = data.map((trace, i) => ({...trace, ...bars[i]}));
-      Plotly.react(nodes[1], traces, retitled(layout, title, 'yaxis2', [0, top]), CONFIG);
-    }
+    const places = plotsIn(figure, state.figures);
 
     function draw() {
-      const gamma = gammaNow();
-      const d = state.digits[Number(strip.querySelector('input:checked').value)];
-      const n = gammaNumbers(d.probs, d.label, gamma);
-      drawWeighting(gamma, n, d.probs[d.label]);
-      drawClasses(gamma, n, d);
-      figure.querySelector('.numbers').textContent = gammaSentence(n);
+      const given = {cards: state.digits, names: state.names};
+      const digit = Number(strip.querySelector('input:checked').value);
+      const now = imageState(given, {gamma: gammaNow(), digit});
+      ['weighting', 'classes'].forEach((name, i) => places[i].show(views[name](state.figures[i], now)));
+      figure.querySelector('.numbers').textContent = gammaSentence(now);
     }
     draw();
   }
 
   // Precomputed: state.steps holds, for each γ of the slider, what changes in each figure
-  // (ofa_learn.widgets._steps_version).
+  // (ofa_learn.pages.steps_version).
   function mountSteps(figure, state, number) {
     const gammaNow = gammaIn(controlsIn(figure), `page-${number}-gamma`, state.gamma, draw);
-    const nodes = state.figures.map((spec) => plotIn(figure, spec));
+    const places = plotsIn(figure, state.figures);
 
     function draw() {
       const step = state.steps[Math.round((gammaNow() - 1) / 0.1)];
-      nodes.forEach((node, i) => {
-        const {data, layout} = state.figures[i];
+      places.forEach((place, i) => {
         const {title, range, traces} = step.figures[i];
-        const moved = data.map((trace, k) => ({...trace, ...traces[k]}));
-        Plotly.react(node, moved, retitled(layout, title, 'yaxis', range), CONFIG);
+        place.show(moved(state.figures[i], traces, title, {yaxis: range}));
       });
       figure.querySelector('.numbers').textContent = step.text;
     }
@@ -208,23 +159,21 @@
     const controls = controlsIn(figure);
     const keys = state.controls.map((c, i) => choiceIn(controls, `page-${number}-choice-${i}`, c, draw));
     const now = () => state.states[keys.map((key) => key()).join(',')];
-    const taken = (id) => structuredClone(state.pool[id]);  // plotly writes into what it draws
-    const spec = ([traces, layout]) => ({data: traces.map(taken), layout: taken(layout)});
-    const nodes = now().figures.map((f) => plotIn(figure, spec(f)));
+    const spec = ([traces, layout]) => ({data: traces.map((i) => state.pool[i]), layout: state.pool[layout]});
+    const places = plotsIn(figure, now().figures.map(spec));
 
     function draw() {
       const {figures, words, table} = now();
-      nodes.forEach((node, i) => {
-        const {data, layout} = spec(figures[i]);
-        Plotly.react(node, data, layout, CONFIG);
-      });
+      places.forEach((place, i) => place.show(spec(figures[i])));
       figure.querySelector('.numbers').textContent = state.pool[words];
       figure.querySelector('.cells').innerHTML = state.pool[table];  // of records.table_html, which escapes
     }
     draw();
   }
 
-  const mounts = {gamma: mountGamma, steps: mountSteps, choices: mountChoices, plot: plotIn};
+  const mountPlot = (figure, spec) => plotsIn(figure, [spec]);
+
+  const mounts = {gamma: mountGamma, steps: mountSteps, choices: mountChoices, plot: mountPlot};
 
   function mountAll() {
     document.querySelectorAll('figure.ofa-page').forEach((figure, number) => {
