@@ -597,7 +597,8 @@ def printable():
                 s.reconfigure(errors=errors)
 
 # %% ../nbs/internals/99_cli.ipynb #830f7acc
-_MEMORY = ('out of memory', 'allocate memory', 'shared memory', 'DataLoader worker')  # as PyTorch says it
+# as PyTorch says it, and the system's own signals to a process that reads pictures
+_MEMORY = ('out of memory', 'allocate memory', 'shared memory', 'by signal: Killed', 'Bus error')
 
 
 def sentence(e: BaseException) -> str | None:
@@ -606,6 +607,8 @@ def sentence(e: BaseException) -> str | None:
         return f'{e.filename}: {e.strerror}' if e.filename else e.strerror
     if isinstance(e, MemoryError) or (isinstance(e, RuntimeError) and any(m in str(e) for m in _MEMORY)):
         return f'not memory enough; fewer images at a time or a smaller model need less ({_line(e)})'
+    if isinstance(e, RuntimeError) and 'by signal: Terminated' in str(e):
+        return f'ended from outside, as a time limit does ({_line(e)})'
     if isinstance(e, (ValueError, TypeError, OSError, ImportError)) or type(e).__name__ == 'NotFinite':
         return _line(e)
     return None

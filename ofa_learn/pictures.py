@@ -143,12 +143,23 @@ class PictureRun:
         return self.task.student
 
 
+def _pictures(data) -> str:
+    "What is shown, and how large."
+    _, height, width = data.input_size
+    return f'{data}, shown at {height}×{width} pixels'
+
+
 def _default_size(teacher: Teacher | None, source: str) -> tuple[int, int] | None:
-    "(H, W) where nobody says it: the teacher's own for a folder, else the images' own."
-    if teacher is None or teacher.input_size is None or not Path(source).is_dir():
+    """(H, W) where nobody says it, for a folder; else the images' own.
+
+    It is the teacher's, or the one that timm's published weights of its architecture were trained at.
+    """
+    if not isinstance(teacher, torch.nn.Module) or not Path(source).is_dir():
         return None
-    _, height, width = teacher.input_size
-    return height, width
+    config = getattr(getattr(teacher, 'model', None), 'pretrained_cfg', None) or {}
+    published = config.get('input_size') if config.get('url') or config.get('hf_hub_id') else None
+    known = teacher.input_size or published
+    return None if known is None else (known[1], known[2])
 
 
 def _finish(run: PictureRun, data: Splits, about: dict, facts, looked, onnx: str | None) -> str:
@@ -264,7 +275,8 @@ def distill_pictures(
         out: The folder to write; it may hold a run that was stopped.
         method: A name of `ofa-learn methods`, or several joined by +.
         epochs: Passes over the training images.
-        size: Pixels a side, or (height, width); default the teacher's own for a folder, else the images'.
+        size: Pixels a side, or (height, width); default for a folder the teacher's own, or that of the
+            published weights of its architecture; else the images'.
         train, valid, test: How many images each part has, as `load_splits` takes them.
         labels_missing: The class folder whose pictures have no label, such as 'unknown'; what they show, only
             the teacher says. Default None.
@@ -309,7 +321,7 @@ def distill_pictures(
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='teacher: .* is shown the images')  # a fact, below
         task = create_task(method, student, taught, data=data, **own).to(there)
-    facts = [('Pictures', str(data)), ('Who', _who(task, method)), *_shown(task)]
+    facts = [('Pictures', _pictures(data)), ('Who', _who(task, method)), *_shown(task)]
     looked = _looked(task, data)
     say('\n'.join([*map(': '.join, facts), *([] if looked is None else [f'Teacher: {looked}'])]))
     if dry_run:

@@ -447,3 +447,16 @@ def test_what_distill_refuses_before_it_reads_pictures(words, said):
 def test_ranges_are_looked_at_before_anything_is_read_or_taught(words, said):
     assert said in refused(*words)
     assert not list(Path().iterdir())
+
+
+@pytest.mark.parametrize(
+    'signal_name, said',
+    [
+        ('Killed', 'not memory enough'),
+        ('Bus error', 'not memory enough'),
+        ('Terminated', 'ended from outside'),
+    ],
+)
+def test_a_reading_process_that_was_ended_is_said_as_what_it_was(signal_name, said):
+    error = RuntimeError(f'DataLoader worker (pid 7) is killed by signal: {signal_name}. ')
+    assert sentence(error).startswith(said)

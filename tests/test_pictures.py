@@ -15,7 +15,7 @@ from ofa_learn.data import digits
 from ofa_learn.evaluation import calibration_error, confusion_of, evaluate
 from ofa_learn.loaders import load_images
 from ofa_learn.models import load_model, make_model
-from ofa_learn.pictures import _temperature, _unlabelled, distill_pictures
+from ofa_learn.pictures import _default_size, _temperature, _unlabelled, distill_pictures
 from ofa_learn.runs import teaching_data
 from ofa_learn.tasks import create_task
 from ofa_learn.teachers import Teacher
@@ -307,3 +307,13 @@ def test_the_command_measures_onnx_files(tmp_path, capsys):
     assert [r['file'] for r in rows] == [None, 'student.onnx', 'student.int8.onnx']
     assert all((out / r['file']).exists() for r in rows[1:])
     assert 'ONNX float32' in (out / 'report.html').read_text()
+
+
+def test_a_published_architecture_says_at_which_size_a_folder_is_shown(tmp_path):
+    "A file with weights alone names no size; 224 pixels for a network of 32 would cost 49 times as much."
+    small, large = (Teacher(timm.create_model(n, num_classes=3)) for n in ('cifar_resnet56', 'resnet18'))
+    assert _default_size(small, str(tmp_path)) == (32, 32) and _default_size(large, str(tmp_path)) == (
+        224,
+        224,
+    )
+    assert _default_size(Teacher(make_model('micro_resnet', 3)), str(tmp_path)) is None
