@@ -22,6 +22,8 @@ setup(
     include_package_data=False,
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg['requirements'].split(),
-    extras_require={extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'bench', 'onnx', 'lite')},
+    extras_require={
+        extra: cfg[f'{extra}_requirements'].split() for extra in ('dev', 'bench', 'onnx', 'lite')
+    },
     entry_points={'console_scripts': cfg['console_scripts'].split()},
 )

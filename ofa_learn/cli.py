@@ -270,7 +270,7 @@ def bench(
     import torch
 
     from ofa_learn.atomic import check_place, write_atomically
-    from ofa_learn.bench_folder import bench as run  # which knows all benchmarks
+    from ofa_learn.bench_whole import bench as run  # which knows all benchmarks
 
     given = {k: v for k, v in dict(rounds=rounds, images=images).items() if v is not None}
     for k, v in (given | dict(threads=threads)).items():

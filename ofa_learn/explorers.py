@@ -416,11 +416,11 @@ class AccuracyCurves(OverRecords):
     )
     lab_caption = (  # of 'lab_gamma': what there is to see
         'Move T from 1 to 4 and back where a ViT teaches a CNN: KD rises by more than six points, '
-        'OFA by about four. Then slide γ: from stop to stop the ring goes up and down by up to three points, '
-        'as far as two runs of one γ lie apart. In the released form at T = 4 it has a direction: '
-        'accuracy falls as γ grows, for γ takes away the doubts that T has woken. '
-        'Then let a CNN teach: OFA’s dots lie about the line of deep supervision, which meets no teacher, '
-        'or below it. Two runs make wide intervals, '
+        'OFA by more than four. Then slide γ: from stop to stop the ring goes up and down by a point or two, '
+        'and runs of one γ lie further apart than that. In the released form at T = 4 it has a direction: '
+        'accuracy falls as γ grows, on every pair, for γ takes away the doubts that T has woken. '
+        'Then let a CNN teach: OFA’s dots lie about the line of deep supervision, which meets no teacher. '
+        'Four runs make wide intervals, '
         'and of twenty differences without an effect one gets a verdict by chance.'
     )
     more = ' Last, move the epoch to the middle: who is ahead early, and who in the end?'

@@ -199,7 +199,7 @@ def test_what_teach_refuses(words, said):
 
 
 def test_help_names_every_benchmark():
-    from ofa_learn.bench_folder import BENCHMARKS
+    from ofa_learn.bench_whole import BENCHMARKS
 
     said = docments(cli.bench)['name']
     assert sorted(said.removeprefix('what to measure: ').split(', ')) == sorted(BENCHMARKS)
@@ -220,7 +220,7 @@ def test_a_place_that_cannot_be_written_is_known_before_the_work(command, place,
         'ofa_learn.bench.bench',
     ):
         monkeypatch.setattr(name, work)
-    monkeypatch.setattr('ofa_learn.bench_folder.bench', work)
+    monkeypatch.setattr('ofa_learn.bench_whole.bench', work)
     words = dict(teach=['micro_vit', *CPU], train=['--method', 'labels', *CPU], cka=['micro_vit', *CPU])
     words |= dict(bench=['loss'], demo=[], sweep=[])
     end = dict(teach='.safetensors', demo='.html', cka='.html', bench='.json').get(command, '')

@@ -462,26 +462,26 @@ def test_the_caption_says_what_the_recording_shows():
         return [mean(v) for v in s['over'].values()]
 
     caption = AccuracyCurves().caption
-    assert 'KD rises by more than six points, OFA by about four' in caption
+    assert 'KD rises by more than six points, OFA by more than four' in caption
     low, high = (at('vit-cnn', 'paper', t) for t in TEMPERATURES)
     assert 6 < mean(high['levels']['kd']) - mean(low['levels']['kd']) < 7
     for form in FORMS:
         low, high = (mean(means(at('vit-cnn', form, t))) for t in TEMPERATURES)
-        assert 3.5 < high - low < 5
-    assert 'the ring goes up and down by up to three points' in caption
+        assert 4 < high - low < 5
+    assert 'the ring goes up and down by a point or two' in caption
     for form, t in product(FORMS, TEMPERATURES):
         s = at('vit-cnn', form, t)
-        assert max(abs(a - b) for a, b in zip(means(s), means(s)[1:])) < 3.05
+        assert max(abs(a - b) for a, b in zip(means(s), means(s)[1:])) < 2
     apart = [max(v) - min(v) for v in at('vit-cnn', 'paper', 1.0)['over'].values()]
-    assert max(apart) > 3 and 'as far as two runs of one γ lie apart' in caption
-    assert 'accuracy falls as γ grows' in caption
-    for pair in ('vit-cnn', 'cnn-vit', 'cnn-mlp'):
+    assert max(apart) > 3 and 'runs of one γ lie further apart than that' in caption
+    assert 'accuracy falls as γ grows, on every pair' in caption
+    for pair in {r['pair'] for r in records}:
         falling = means(at(pair, 'released', 4.0))
-        assert falling[0] - falling[-1] > 0.5
-    assert 'about the line of deep supervision, which meets no teacher, or below it' in caption
+        assert falling[0] > falling[-1]
+    assert 'about the line of deep supervision, which meets no teacher' in caption
     for pair, form, t in product(('cnn-vit', 'cnn-mlp'), FORMS, TEMPERATURES):
         s = at(pair, form, t)
-        assert mean(means(s)) <= mean(s['levels']['deep_supervision'])
+        assert abs(mean(means(s)) - mean(s['levels']['deep_supervision'])) < 1.2
     assert 'deep supervision' not in AccuracyCurves(records).caption  # its own records, its own findings
 
 

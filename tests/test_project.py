@@ -57,7 +57,7 @@ ROOMS = {
             'training workers'
         ),
         'records': 'atomic figures plain',
-        'cache': 'atomic checkpoints data identity tasks teachers',
+        'cache': 'arguments atomic checkpoints data identity tasks teachers',
         'sweeps': (
             'arguments atomic cache checkpoints data identity tasks models records runs settings training '
             'workers'
@@ -86,7 +86,7 @@ ROOMS = {
         'arguments': '',
         'parts': 'reading',
         'plain': '',
-        'given': 'data reading',
+        'given': 'arguments data reading',
         'watching': 'models',
         'weights': 'models',
         'checks': 'arguments models',
@@ -95,7 +95,7 @@ ROOMS = {
         'bench': '*',
         'breadth': 'tasks models',
         'bench_training': '*',
-        'bench_folder': '*',
+        'bench_whole': '*',
         'cli_distill': '*',
         'cli': '*',
         '__main__': '*',

@@ -562,7 +562,7 @@ RAW = dict(data=None, input_size=(1, 8, 8), num_classes=10)
             'labels: expected one for each of the 50 samples',
         ),
         (lambda: make('crd', labels=torch.rand(20), **RAW), 'labels: expected integers'),
-        (lambda: make('crd', negatives=0), 'negatives: expected .* at least 1'),
+        (lambda: make('crd', negatives=0), 'negatives: expected an integer from 1'),
         (lambda: make('crd', temperature=0), 'temperature: expected a finite number above 0'),
         (lambda: make('crd', bank_momentum=1.0), 'bank_momentum'),
         (lambda: make('crd', setting='tian'), 'setting: expected one of own, ofa_paper'),

@@ -832,7 +832,7 @@ def test_data_that_changed_are_read_again(tmp_path, kind):
         (dict(seeds=True), 'seeds: expected how many, or a list of them, got True'),
         (dict(seeds=[0, -1]), 'seeds: expected an integer from 0, got -1'),
         (dict(view_seed=-1), 'view_seed: expected an integer from 0'),
-        (dict(split_seed=0.5), 'split_seed: expected a whole number'),
+        (dict(split_seed=0.5), 'split_seed: expected an integer from 0'),
         (dict(eval_every=0), 'eval_every: expected an integer from 1'),
         (dict(augment=dict(shfit=1)), "augment: no option 'shfit'; did you mean 'shift'"),
         (dict(augment=3), 'augment: expected an Augment'),
