@@ -372,7 +372,8 @@ def test_recorded_accuracies_by_keyboard(book):
         mean = statistics.fmean(s['over'][choice['gamma']])
         assert reaches(book, ring, rounded([choice['gamma'], mean]))
         assert reaches(book, lambda: traces(4, 'epoch')[0]['x'], [choice['epoch']] * 2)
-        assert title(book, 4) == f"While training, γ = {choice['gamma']:g}, T = {choice['temperature']:g}"
+        want = f"While training, γ = {choice['gamma']:g}, T = {choice['temperature']:g}"
+        assert reaches(book, lambda: title(book, 4), want)
         own = [t['y'] for t in traces(4, 'OFA') if len(t['x']) == 15 and t['y'][0] is not None]
         curves = [y for _, y in s['series'][f"ofa_{choice['form']}"]]
         means = pytest.approx([statistics.fmean(v) for v in zip(*curves)], abs=1e-4)
