@@ -338,18 +338,22 @@ def validation_curve(record: dict) -> tuple[list, list]:
     return [row['epoch'] for row in seen], [row['valid_accuracy'] for row in seen]
 
 
-def _comparison(records: list[dict]) -> str:
-    "Curves and dots of one pair's runs, as HTML."
+def _dots(records: list[dict]) -> str:
+    "Every run's test accuracy, as HTML."
+    rows = [dict(method=r['method'], seed=r['seed'], accuracy=r['test_accuracy']) for r in records]
+    return figure_html(paired_dots(rows))
+
+
+def _courses(records: list[dict]) -> str:
+    "Curves of one pair's runs, as HTML; nothing where no method was looked at while it trained."
     lines: dict[str, list[tuple[list, list]]] = {}
     for r in records:
         lines.setdefault(r['method'], []).append(validation_curve(r))
     # A method of which a run was never looked at has no curve.
     lines = {m: runs for m, runs in lines.items() if all(epochs for epochs, _ in runs)}
-    dots = [dict(method=r['method'], seed=r['seed'], accuracy=r['test_accuracy']) for r in records]
-    figures = [paired_dots(dots)]
-    if lines:
-        figures.insert(0, curves(lines, 'Accuracy on the validation part', 'validation accuracy (%)'))
-    return ''.join(map(figure_html, figures))
+    if not lines:
+        return ''
+    return figure_html(curves(lines, 'Accuracy on the validation part', 'validation accuracy (%)'))
 
 
 def _loss_section(cards: list[dict], classes: list[str]) -> str:
@@ -420,7 +424,7 @@ def report(
     baseline: str = 'kd',  # the method that differences are taken to
     lead: str | None = None,  # the result in words, where there is one pair; default what OFA's rows say
 ) -> Path:  # the file
-    "One self-contained HTML file: result in words, table, curves, runs, images' losses, and the γ slider."
+    "One self-contained HTML file: result in words, runs, table, curves, images' losses, and the γ slider."
     if not records:
         raise ValueError('records: expected at least one run')
     if len(parts) != len(digits) and not all('terms' in p for p in parts):
@@ -437,10 +441,11 @@ def report(
     for pair in pairs:
         of = f'<strong>{html.escape(pair)}.</strong> ' if several else ''
         said = html.escape(lead or _headline([r for r in rows if r['pair'] == pair]))
-        leads.append(f'<p class="lead">{of}{said}</p>')
+        own = [r for r in records if r['pair'] == pair]
+        leads.append(f'<p class="lead">{of}{said}</p>{_dots(own)}')
         heading = f'How they got there: {html.escape(pair)}' if several else 'How they got there'
-        drawn = _comparison([r for r in records if r['pair'] == pair])
-        courses.append(f'<h2>{heading}</h2>{drawn}')
+        if drawn := _courses(own):
+            courses.append(f'<h2>{heading}</h2>{drawn}')
     body = [
         f'<h1>{html.escape(title)}</h1>',
         *leads,

@@ -123,3 +123,16 @@ if __name__ == '__main__':
         sys.exit(__doc__)
     made = explorer_picture()
     print(f'{made}: {made.stat().st_size / 1000:.0f} kB')
+
+
+def demo_picture(report: str | Path) -> Path:
+    "The first figure of the page that `make demo` wrote, every run of every row, for the README."
+    path = EXPLORER.parent / 'demo.png'
+    with browser_page(viewport=dict(width=900, height=900)) as page:
+        page.goto(Path(report).resolve().as_uri(), timeout=120_000)
+        figure = page.locator('.js-plotly-plot').first
+        figure.scroll_into_view_if_needed()
+        page.wait_for_timeout(1000)
+        png = figure.screenshot()
+    path.write_bytes(base64.b64decode(smaller(base64.b64encode(png).decode(), 64)))
+    return path
