@@ -167,11 +167,13 @@ def test_the_rule_of_verdicts_is_one():
     assert found == set()
 
 
-def test_the_picture_of_the_readme():
-    ((alt, file),) = re.findall(r'!\[([^\]]+)\]\(([^)]+)\)', prose(NBS / 'index.ipynb'))
-    assert len(alt) > 100
-    png = (NBS / file).read_bytes()
-    assert png[:4] == b'\x89PNG' and len(png) < 60_000
+def test_the_pictures_of_the_readme():
+    found = re.findall(r'!\[([^\]]+)\]\(([^)]+)\)', prose(NBS / 'index.ipynb'))
+    assert [file for _, file in found] == ['images/gamma_explorer.png', 'images/demo.png']
+    for alt, file in found:
+        assert len(alt) > 100
+        png = (NBS / file).read_bytes()
+        assert png[:4] == b'\x89PNG' and len(png) < 60_000
 
 
 def test_the_glossary_has_a_sentence_and_a_lesson_for_each_term():
