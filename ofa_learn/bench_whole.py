@@ -8,6 +8,7 @@ __all__ = []
 # %% ../nbs/internals/98_bench_whole.ipynb #98b00003
 import inspect
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -218,8 +219,8 @@ def _folder_rows(out: dict) -> list[tuple[str, str]]:
     order = 'the command, by hand, timm'
     for key, unit in dict(seconds='seconds', peaks='MiB of the largest process').items():
         if out[key]:
-            middle = [sorted(v)[len(v) // 2] for v in out[key].values()]
-            rows.append((f'{unit}: {order}', ', '.join(f'{v:,.0f}' for v in middle)))
+            medians = ', '.join(f'{statistics.median(v):,.0f}' for v in out[key].values())
+            rows.append((f'{unit}: {order}', medians))
     return rows
 
 

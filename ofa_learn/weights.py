@@ -177,8 +177,8 @@ def _by_its_module(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict[
 def translated(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     "The weights under the model's names, where a wrapper or another program named them; else as they came."
     own = {k for k in model.state_dict() if not k.endswith('num_batches_tracked')}
-    bare = unwrapped(state)
-    for found in (dict(state), bare, _by_its_module(bare, model)):
+    for names in (dict, unwrapped, lambda state: _by_its_module(unwrapped(state), model)):
+        found = names(state)  # one after the other: a translation reads every weight
         if own <= found.keys():
             return found
     return dict(state)
