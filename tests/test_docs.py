@@ -44,7 +44,8 @@ def read(path):
     return path.read_text(encoding='utf-8')
 
 
-@pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
+# All but the first page: it exports nothing, and a reader copies its lines in one go.
+@pytest.mark.parametrize('path', [p for p in BOOKS if p.stem != 'index'], ids=lambda p: p.stem)
 def test_import_cells_hold_imports_only(path):
     "The exported imports are the module's first lines, and tools that build a reference run such cells."
     for i, cell in enumerate(json.loads(path.read_text())['cells']):

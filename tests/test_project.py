@@ -342,11 +342,11 @@ def test_next_visits_every_walkthrough(tree):
 
 
 @pytest.mark.parametrize('folder', ROOMS)
-def test_the_readme_lists_the_lessons_in_order(tree, folder):
-    rows = re.findall(
-        rf'^\| (\d\d) \| \[(\w+)\]\((nbs/{folder}/\w+\.ipynb)\) \| \w', tree.read('README.md'), re.M
-    )
-    assert [path for _, _, path in rows] == lessons_of(tree, folder)
+def test_the_list_of_lessons_is_in_order(tree, folder):
+    cells = json.loads(tree.read('nbs/pages/lessons.ipynb'))['cells']
+    text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+    rows = re.findall(rf'^\| (\d\d) \| \[(\w+)\]\(\.\./({folder}/\w+\.ipynb)\) \| \w', text, re.M)
+    assert [f'nbs/{path}' for _, _, path in rows] == lessons_of(tree, folder)
     assert [f'nbs/{folder}/{number}_{title}.ipynb' for number, title, _ in rows] == lessons_of(tree, folder)
 
 

@@ -199,7 +199,7 @@ def homes(
     return {name: at.pop() for name, at in found.items() if len(at) == 1}
 
 
-HOME_PICTURE, TOUR = 'images/gamma_explorer.png', 'walkthroughs/10_slide_gamma.ipynb'
+HOME_PICTURE, TOUR = 'images/gamma_explorer.gif', 'walkthroughs/10_slide_gamma.ipynb'
 BUTTON = (
     '<p class="start"><a href="lite/start.html">Run the tour in this browser, with nothing installed</a></p>'
 )

@@ -2,7 +2,7 @@
 
 usage: python tools/pictures.py
 
-That makes the README's picture of the γ explorer, nbs/images/gamma_explorer.png.
+That makes the README's moving picture of the γ explorer, nbs/images/gamma_explorer.gif.
 """
 
 import base64
@@ -83,11 +83,32 @@ def add_pictures(nb) -> int:
     return len(outputs)
 
 
-EXPLORER = Path(__file__).resolve().parent.parent / 'nbs' / 'images' / 'gamma_explorer.png'
+EXPLORER = Path(__file__).resolve().parent.parent / 'nbs' / 'images' / 'gamma_explorer.gif'
+
+
+def film(
+    shots: list[bytes],  # PNGs of one size
+    stay: list[int],  # how long each is seen, in milliseconds
+    path: Path,  # a .gif
+    width: int = 880,
+    colours: int = 256,
+) -> Path:  # the file
+    "Screenshots as a picture that moves, twice over, and then stands still."
+    from PIL import Image
+
+    frames = [Image.open(io.BytesIO(shot)).convert('RGB') for shot in shots]
+    size = (width, round(frames[0].height * width / frames[0].width))
+    frames = [f.resize(size, Image.Resampling.LANCZOS) for f in frames]
+    # One palette for all, so that what stands still is stored once.
+    palette = frames[len(frames) // 2].quantize(colours, Image.Quantize.MAXCOVERAGE)
+    frames = [f.quantize(palette=palette, dither=Image.Dither.NONE) for f in frames]
+    path.parent.mkdir(exist_ok=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=stay, loop=1, optimize=False)
+    return path
 
 
 def explorer_picture(path: Path = EXPLORER) -> Path:
-    """The γ explorer's page at γ = 2, on the digit that its teacher doubts most.
+    """The γ explorer's page while γ goes from 1 to 3, on the digit that its teacher doubts most.
 
     The teacher has learned for six epochs.
     """
@@ -104,25 +125,24 @@ def explorer_picture(path: Path = EXPLORER) -> Path:
     )
     cards = teacher_cards(run.model, data.test, data.norm)
     doubted = min(range(len(cards)), key=lambda i: abs(probs_of(cards[i])[cards[i]['label']] - 0.5))
-    with tempfile.TemporaryDirectory() as folder, browser_page(viewport=dict(width=860, height=900)) as page:
-        written = GammaExplorer(cards, gamma=2.0).to_html(f'{folder}/explorer.html')
+    shots = []
+    with tempfile.TemporaryDirectory() as folder, browser_page(viewport=dict(width=1240, height=900)) as page:
+        written = GammaExplorer(cards, gamma=1.0).to_html(f'{folder}/explorer.html')
         page.goto(written.resolve().as_uri(), timeout=120_000)
         figure = page.locator('figure.ofa-page').first
         figure.locator('input[type=radio]').nth(doubted).check(force=True)
         # What they say is in the README's alternative text.
         page.add_style_tag(content='figcaption, .numbers { display: none }')
-        page.wait_for_timeout(500)  # the figures' transition
-        png = figure.screenshot()
-    path.parent.mkdir(exist_ok=True)
-    path.write_bytes(base64.b64decode(smaller(base64.b64encode(png).decode(), 64)))
-    return path
-
-
-if __name__ == '__main__':
-    if len(sys.argv) > 1:
-        sys.exit(__doc__)
-    made = explorer_picture()
-    print(f'{made}: {made.stat().st_size / 1000:.0f} kB')
+        slider = figure.locator('input[type=range]').first
+        slider.focus()
+        while True:
+            page.wait_for_timeout(400)  # the figures' transition
+            shots.append(figure.screenshot())
+            if float(slider.input_value()) >= 3 - 1e-6:
+                break
+            for _ in range(round(0.2 / float(slider.get_attribute('step') or 1))):
+                page.keyboard.press('ArrowRight')
+    return film(shots, [1500] + [250] * (len(shots) - 2) + [4000], path)
 
 
 def demo_picture(report: str | Path) -> Path:
@@ -136,3 +156,10 @@ def demo_picture(report: str | Path) -> Path:
         png = figure.screenshot()
     path.write_bytes(base64.b64decode(smaller(base64.b64encode(png).decode(), 64)))
     return path
+
+
+if __name__ == '__main__':
+    if len(sys.argv) > 1:
+        sys.exit(__doc__)
+    made = explorer_picture()
+    print(f'{made}: {made.stat().st_size / 1000:.0f} kB')
