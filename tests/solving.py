@@ -79,6 +79,38 @@ TYPICAL = {
     '60_your_own_model_and_images': {
         2: [('answer_2 = content', 'does without them'), ("answer_2 = ['rkd', 'cc']", 'Some are missing')],
     },
+    '90_ten_situations': {
+        1: [("answer_1 = 'rsd'", 'where one may choose'), ("answer_1 = 'labels'", 'a control')],
+        2: [
+            ("answer_2 = ['kd', 'dist', 'hcd']", 'look inside the teacher'),
+            ("answer_2 = ['kd', 'labels']", 'ask no teacher at all'),
+            ("answer_2 = ['kd', 'ofa']", 'are missing'),
+        ],
+        3: [
+            ('answer_3 = 1.3 - 1.96 * 1.652 / 3**0.5', 'Further down'),
+            ('answer_3 = 1.3 - t_quantile(0.975, 2) * 1.652', 'Not as far down'),
+        ],
+        4: [('answer_4 = 7', 'wider than that'), ('answer_4 = 12', 'Fewer would do')],
+        5: [
+            (
+                "rows = means('lab', 'vit-cnn', 'test_accuracy')\n"
+                "answer_5 = rows['ofa temperature=4.0'] - rows['labels']",
+                'but with its exits',
+            ),
+            ('answer_5 = 10.0', 'differs in the teacher alone'),
+        ],
+        6: [('answer_6 = 0.55', 'is a choice on test'), ('answer_6 = -2', 'Not as low')],
+        7: [
+            ("answer_7 = means('lab_unlabelled', 'vit-cnn', 'test_accuracy')['kd'] - 84.0", 'have a teacher'),
+            ('answer_7 = 3', 'sees more pictures'),
+        ],
+        8: [
+            ("answer_8 = dict(a='normalisation', b='untrained', c='none', d='classes')", 'in the same way'),
+            ("answer_8 = dict(a='none', b='untrained', c='classes', d='normalisation')", 'The healthy one'),
+        ],
+        9: [("answer_9 = 'reviewkd'", 'longer than the budget'), ("answer_9 = 'dkd'", 'another affordable one')],
+        10: [('answer_10 = 16', 'overflows'), ('answer_10 = 10', 'room for more')],
+    },
 }
 
 

@@ -14,6 +14,7 @@ from solving import try_checks
 WALKS = ROOT / 'nbs' / 'walkthroughs'
 ALL = sorted(WALKS.glob('[0-9]*.ipynb'))
 BOOKS = [p for p in ALL if 'Exercises(' in p.read_text(encoding='utf-8')]
+TEN = WALKS / '90_ten_situations.ipynb'  # all of it are exercises, so it shows nothing to be predicted
 
 
 def read(path):
@@ -37,7 +38,7 @@ def test_all_are_there():
     assert {p.stem[:2] for p in BOOKS} >= {'00', '30', '40', '50', '60', '80'}
 
 
-@pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', [p for p in BOOKS if p != TEN], ids=lambda p: p.stem)
 def test_asks_before_it_shows(path):
     code = [s for kind, s in cells(path) if kind == 'code']
     made = [i for i, s in enumerate(code) if re.match(r'guess\w*(, guess\w*)* = None(, None)*$', s.strip())]
@@ -52,7 +53,7 @@ def test_asks_before_it_shows(path):
 def test_checks(path):
     "Its code runs; wrong answers get a hint, the solution passes, and no hint gives it away."
     count, wrong = call(try_checks, path, folder=path.parent)
-    assert 3 <= count <= 5 and wrong == []
+    assert (count == 10 if path == TEN else 3 <= count <= 5) and wrong == []
 
 
 def test_checks_are_folded():
