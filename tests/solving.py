@@ -80,7 +80,7 @@ TYPICAL = {
         2: [('answer_2 = content', 'does without them'), ("answer_2 = ['rkd', 'cc']", 'Some are missing')],
     },
     '90_ten_situations': {
-        1: [("answer_1 = 'rsd'", 'where one may choose'), ("answer_1 = 'labels'", 'a control')],
+        1: [("answer_1 = 'ofd'", 'where one may choose'), ("answer_1 = 'labels'", 'a control')],
         2: [
             ("answer_2 = ['kd', 'dist', 'hcd']", 'look inside the teacher'),
             ("answer_2 = ['kd', 'labels']", 'ask no teacher at all'),
@@ -89,6 +89,7 @@ TYPICAL = {
         3: [
             ('answer_3 = 1.3 - 1.96 * 1.652 / 3**0.5', 'Further down'),
             ('answer_3 = 1.3 - t_quantile(0.975, 2) * 1.652', 'Not as far down'),
+            ('answer_3 = 1.3 + t_quantile(0.975, 2) * 1.652 / 3**0.5', 'Which end'),
         ],
         4: [('answer_4 = 7', 'wider than that'), ('answer_4 = 12', 'Fewer would do')],
         5: [
@@ -105,10 +106,10 @@ TYPICAL = {
             ('answer_7 = 3', 'sees more pictures'),
         ],
         8: [
-            ("answer_8 = dict(a='normalisation', b='untrained', c='none', d='classes')", 'in the same way'),
-            ("answer_8 = dict(a='none', b='untrained', c='classes', d='normalisation')", 'The healthy one'),
+            ("answer_8 = dict(a='classes', b='normalisation', c='untrained', d='none')", 'in the same way'),
+            ("answer_8 = dict(a='none', b='classes', c='untrained', d='normalisation')", 'The healthy one'),
         ],
-        9: [("answer_9 = 'reviewkd'", 'longer than the budget'), ("answer_9 = 'dkd'", 'another affordable one')],
+        9: [("answer_9 = 'reviewkd'", 'longer than the budget'), ("answer_9 = 'fitnet'", 'another affordable one')],
         10: [('answer_10 = 16', 'overflows'), ('answer_10 = 10', 'room for more')],
     },
 }
