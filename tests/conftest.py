@@ -1,5 +1,6 @@
 """How the tests run: one thread per process, which tests share a process, a last line with the counts."""
 
+import compileall
 import os
 import subprocess
 import sys
@@ -50,6 +51,22 @@ SLOW_TESTS = {
     *('test_methods_command', 'test_a_teacher_carries_without_any_label', 'test_student', 'test_teacher'),
     'test_larger_models',
 }
+
+
+def pytest_configure(config):
+    """The package's bytecode, written once, before the processes of a run begin.
+
+    Hundreds of processes import the package. Where the environment asks for no bytecode, as in containers,
+    each of them would compile it again.
+    """
+    if not hasattr(config, 'workerinput'):
+        compileall.compile_dir(ROOT / 'ofa_learn', quiet=2)
+
+
+def pytest_ignore_collect(collection_path, config):
+    "Files of which `-m` leaves out every test need not be read."
+    if 'not slow' in config.option.markexpr and collection_path.stem in SLOW:
+        return True
 
 
 def group(nodeid: str) -> str:
