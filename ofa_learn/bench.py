@@ -65,7 +65,7 @@ def interleaved(
         gc.unfreeze()
     return times
 
-
+# %% ../nbs/internals/95_bench.ipynb #d8f31d03
 def ratio(
     a: list[float],  # one number a round
     b: list[float],  # of the same rounds
