@@ -22,6 +22,8 @@ LONGEST_FIRST = (
     *('test_bench', 'test_demo', 'test_explorers', 'test_package', 'test_style', 'test_cka'),
 )
 SITE = ('test_docs', 'test_site')
+LABORATORY = ('test_help', 'test_live')  # its teacher is trained once in a process
+TOGETHER = dict.fromkeys(SITE, 'site') | dict.fromkeys(LABORATORY, 'laboratory')
 IN_A_BROWSER = {'browser', 'built', 'page', 'visit'}
 
 # What `make quick` leaves out: files whose tests train, start processes or build something, and these tests.
@@ -82,9 +84,7 @@ def pytest_ignore_collect(collection_path, config):
 def group(nodeid: str) -> str:
     "The tests that run in one process, one after the other, and so build what they share once."
     name = Path(nodeid.split('::')[0]).stem
-    if name in SITE:
-        return 'site'
-    return nodeid if name in ('test_notebooks', 'test_walkthroughs') else name
+    return nodeid if name in ('test_notebooks', 'test_walkthroughs') else TOGETHER.get(name, name)
 
 
 @pytest.hookimpl(optionalhook=True)  # without pytest-xdist nobody asks
@@ -127,8 +127,7 @@ def pytest_itemcollected(item):
 
 def pytest_collection_modifyitems(items):
     def turn(item) -> int:
-        name = item.path.stem
-        name = 'site' if name in SITE else name
+        name = TOGETHER.get(item.path.stem, item.path.stem)
         if name == 'test_notebooks':
             return len(LONGEST_FIRST) + 1
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST)
