@@ -49,17 +49,23 @@ def interleaved(
     times: dict[str, list[float]] = {k: [] for k in fns}
     for fn in fns.values():
         fn()
-    for r in range(rounds):
-        for k in list(fns)[:: 1 if r % 2 == 0 else -1]:
-            gc.collect()  # what the one before left behind
-            start = time.perf_counter()
-            fns[k]()
-            times[k].append(time.perf_counter() - start)
-        if say:
-            say(f'  round {r + 1} of {rounds}: ' + ', '.join(f'{k} {t[-1]:.2f} s' for k, t in times.items()))
+    gc.collect()
+    gc.freeze()  # what was there before is not gone through again before every call
+    try:
+        for r in range(rounds):
+            for k in list(fns)[:: 1 if r % 2 == 0 else -1]:
+                gc.collect()  # what the one before left behind
+                start = time.perf_counter()
+                fns[k]()
+                times[k].append(time.perf_counter() - start)
+            if say:
+                seconds = ', '.join(f'{k} {t[-1]:.2f} s' for k, t in times.items())
+                say(f'  round {r + 1} of {rounds}: {seconds}')
+    finally:
+        gc.unfreeze()
     return times
 
-
+# %% ../nbs/internals/95_bench.ipynb #d8f31d03
 def ratio(
     a: list[float],  # one number a round
     b: list[float],  # of the same rounds

@@ -13,6 +13,7 @@ from fresh import warm_processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ofa_learn import bench
 from ofa_learn.bench import CKA_LAYERS, bench_cka, cka_networks, interleaved, peak_growth, ratio
 from ofa_learn.cka import (
     _ESTIMATORS,
@@ -467,14 +468,14 @@ def _allocate(n):
     torch.ones(n * 2**18)
 
 
-def test_peak_memory_of_a_process_of_its_own():
+def test_peak_memory_of_a_process_of_its_own(monkeypatch):
     assert 100 < peak_growth(_allocate, (1,), (128,)) < 200
+    monkeypatch.setattr(bench, 'multiprocessing', warm_processes())
     with pytest.raises(RuntimeError, match='exit code'):
         peak_growth(_allocate, (1,), ('x',))
 
 
 def test_memory_does_not_grow_with_the_number_of_batches(monkeypatch):
-    from ofa_learn import bench
     from ofa_learn.bench import cka_work
 
     monkeypatch.setattr(bench, 'multiprocessing', warm_processes())

@@ -6,14 +6,11 @@ Their settings arrive, a stopped run goes on, many processes share one, and imag
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
-from fresh import Started, command
+from fresh import Started, command, program
 from PIL import Image
 from torch.utils.data import IterableDataset
 
@@ -162,41 +159,23 @@ def test_ctrl_c_ends_the_command_with_a_sentence(tmp_path):
     assert (tmp_path / 'run' / 'last.pt').exists()
 
 
+COMMAND = '''
+from ofa_learn.cli import main
+
+if __name__ == '__main__':
+    assert main() == 0
+'''
+
+
 def test_two_processes_run_one_recipe(tmp_path):
+    "As under torchrun; tests/test_training.py starts torchrun itself."
     data = split(digits(), train=300)
     teach('micro_resnet', data, tmp_path / 't.safetensors', 2, device='cpu', progress=False)
-    words = [
-        '--no-python',
-        str(Path(sys.executable).parent / 'ofa-learn'),
-        'train',
-        '--epochs',
-        '2',
-        '--device',
-        'cpu',
-        '--method',
-        'kd',
-        '--teacher',
-        str(tmp_path / 't.safetensors'),
-    ]
-    env = os.environ | dict(OMP_NUM_THREADS='1', PYTHONWARNINGS='ignore')
-    done = subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'torch.distributed.run',
-            '--standalone',
-            '--nproc-per-node=2',
-            *words,
-            '--out',
-            str(tmp_path / 'two'),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=240,
-        env=env,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert done.stdout.count('% on test') == 1
+    (tmp_path / 'command.py').write_text(COMMAND)
+    words = ('train', '--epochs', 2, '--device', 'cpu', '--method', 'kd')
+    words += ('--teacher', tmp_path / 't.safetensors', '--out', tmp_path / 'two')
+    said = program(tmp_path / 'command.py', *words, processes=2)
+    assert said.count('% on test') == 1
     one = run_recipe(
         recipe('laptop/cnn-vit', epochs=2),
         tmp_path / 'one',
