@@ -619,7 +619,7 @@ def _arrow(start: tuple, end: tuple, text: str = '') -> list[dict]:
     middle = dict(x=(tail[0] + head[0]) / 2, y=(tail[1] + head[1]) / 2, showarrow=False)
     return [line, dict(middle, text=text, yshift=9, font_size=11)] if text else [line]
 
-
+# %% ../nbs/widgets/05_figures.ipynb #57e69c19
 def boxes_and_arrows(
     boxes: dict[str, tuple],  # name: (column, row from the top, text[, name of a colour in `PALETTE`])
     arrows: list[tuple],  # (from, to[, text]), by the names of boxes
