@@ -15,7 +15,21 @@ BOOKS = [p for p in sorted(COURSE.glob('*.ipynb')) if 'Exercises(' in p.read_tex
 
 # For each exercise, as code: wrong answers that people give, each with a piece of its hint, and right ones
 # in another form than the solution's.
-TYPICAL: dict[str, dict[int, tuple[list, list]]] = {}
+TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
+    '80_training': {
+        1: ([('6', 'Do several batches make one update?'), ('3.25', 'Do several batches')], ["'3'", '[3]']),
+        2: ([('50', 'leave out of the count'), ('75', 'is wrong')], ["'66.7 %'", 'torch.tensor(66.67)']),
+        3: (
+            [
+                ('dict(lr=8e-3, batch_size=20, weight_decay=0)', 'never changes its rate'),
+                ("dict(lr=8e-3, sched='constant', weight_decay=0)", 'the rate would still rise'),
+                ("dict(batch_size=20, lr=8e-3, sched='none')", 'how `fit_1` makes its optimizer'),
+            ],
+            ["[('lr', 0.008), ('batch_size', 20), ('weight_decay', 0.0), ('sched', 'none')]"],
+        ),
+        4: ([("'views'", 'view_seed'), ("['split', 'first weights']", 'was settled')], ["['first weights']"]),
+    },
+}
 
 
 @pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
