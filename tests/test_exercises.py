@@ -16,6 +16,19 @@ BOOKS = [p for p in sorted(COURSE.glob('*.ipynb')) if 'Exercises(' in p.read_tex
 # For each exercise, as code: wrong answers that people give, each with a piece of its hint, and right ones
 # in another form than the solution's.
 TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
+    '50_tasks': {
+        1: (
+            [
+                ("['loss', 'output', 'final', 'exit_1', 'exit_4']", 'no parts'),
+                ("['exit_1', 'exit_4']", 'what else is compared'),
+                ("['ce', 'exit_1', 'exit_4']", 'inside the other parts'),
+            ],
+            ["['exit_1', 'exit_4', 'final']"],
+        ),
+        2: ([('torch.float32', 'a module of the task'), ("'no idea'", 'Expected a dtype')], ["'float64'"]),
+        3: ([('2', 'Add up the weights'), ('[0]', 'nothing of the labels')], ["'0.5'", 'torch.tensor([0.5])']),
+        4: ([("('pooled', 'logits')", 'do with those'), ("'maps'", 'before they are pooled')], ["'pooled'"]),
+    },
     '80_training': {
         1: ([('6', 'Do several batches make one update?'), ('3.25', 'Do several batches')], ["'3'", '[3]']),
         2: ([('50', 'leave out of the count'), ('75', 'is wrong')], ["'66.7 %'", 'torch.tensor(66.67)']),
