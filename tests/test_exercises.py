@@ -16,6 +16,33 @@ BOOKS = [p for p in sorted(COURSE.glob('*.ipynb')) if 'Exercises(' in p.read_tex
 # For each exercise, as code: wrong answers that people give, each with a piece of its hint, and right ones
 # in another form than the solution's.
 TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
+    '40_losses': {
+        1: ([('2', 'doubling it takes more'), ('torch.tensor(4.)', 'not more')], ["'2.71'", '[2.7095]']),
+        2: (
+            [
+                ('lambda m, K, gamma: m**gamma / (K - 1)', 'nothing should be lost'),
+                ('lambda m, K, gamma: m**gamma', 'each wrong class hold'),
+            ],
+            ['lambda m, K, gamma: (K - 1) * (m / (K - 1)) ** gamma'],
+        ),
+        3: (
+            [
+                ('lambda w, p_s: p_s - w', 'Not zero at the best student'),
+                ('lambda w, p_s: w - w.sum(-1, keepdim=True) * p_s', 'which way does it point'),
+            ],
+            ['lambda w, p_s: -(w - p_s * w.sum(1)[:, None])'],
+        ),
+        4: (
+            [
+                ("lambda z, t, y, gamma: F.cross_entropy(z, y, reduction='none')", 'the exponent took'),
+                ('lambda z, t, y, gamma: F.cross_entropy(z, y)', 'one number per image'),
+            ],
+            [
+                'lambda *given: (ofa_loss(*given[:3], gamma=given[3], reduction="none")'
+                ' - ofa_loss(*given[:3], gamma=given[3], form="released", reduction="none"))'
+            ],
+        ),
+    },
     '50_tasks': {
         1: (
             [
@@ -26,7 +53,10 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ["['exit_1', 'exit_4', 'final']"],
         ),
         2: ([('torch.float32', 'a module of the task'), ("'no idea'", 'Expected a dtype')], ["'float64'"]),
-        3: ([('2', 'Add up the weights'), ('[0]', 'nothing of the labels')], ["'0.5'", 'torch.tensor([0.5])']),
+        3: (
+            [('2', 'Add up the weights'), ('[0]', 'nothing of the labels')],
+            ["'0.5'", 'torch.tensor([0.5])'],
+        ),
         4: ([("('pooled', 'logits')", 'do with those'), ("'maps'", 'before they are pooled')], ["'pooled'"]),
     },
     '80_training': {
