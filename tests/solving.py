@@ -3,8 +3,10 @@
 import ast
 import json
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 
 def _cells(path: Path) -> tuple[list[str], list[str]]:
@@ -151,7 +153,9 @@ def try_checks(path: Path, answers: dict | None = None) -> tuple[int, list[str]]
     `answers` are typical ones, as code: {number: ([(a wrong one, a piece of its hint)], [right ones])}.
     """
     prose, code = _cells(path)
-    space = {'__name__': '__main__'}
+    notebook = ModuleType('__main__')  # timm looks a model's configuration up in the module that defines it
+    sys.modules['__main__'] = notebook
+    space = vars(notebook)
     for source in code:
         exec(source, space)
     wrong = []

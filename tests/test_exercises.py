@@ -16,6 +16,14 @@ BOOKS = [p for p in sorted(COURSE.glob('*.ipynb')) if 'Exercises(' in p.read_tex
 # For each exercise, as code: wrong answers that people give, each with a piece of its hint, and right ones
 # in another form than the solution's.
 TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
+    '10_models': {
+        1: ([("'maps'", 'Which layout'), ("'cnn'", 'one of the two kinds')], ["' tokens'"]),
+        2: ([('[1, 4]', 'as Python counts'), ('[0, 1]', 'last of four'), ('[0]', 'two indices')], ['[0, 3]']),
+        3: (
+            [('0.5', 'A quarter of the positions'), ('1', 'Not all of its conv')],
+            ["'0.889'", '[second / first]'],
+        ),
+    },
     '40_losses': {
         1: ([('2', 'doubling it takes more'), ('torch.tensor(4.)', 'not more')], ["'2.71'", '[2.7095]']),
         2: (
