@@ -16,6 +16,17 @@ BOOKS = [p for p in sorted(COURSE.glob('*.ipynb')) if 'Exercises(' in p.read_tex
 # For each exercise, as code: wrong answers that people give, each with a piece of its hint, and right ones
 # in another form than the solution's.
 TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
+    '00_data': {
+        1: ([('200', 'was not among the first'), ('0', 'a chance of 200')], ["'45'", '[44]']),
+        2: (
+            [('5', 'Only complete'), ("'4.75'", 'Only complete'), ('3', 'complete ones are not')],
+            ["'4'", '[4]'],
+        ),
+        3: (
+            [("['seed', 'view_seed']", 'luck you want to measure'), ("'split_seed'", 'other pictures')],
+            ["{'view_seed', 'split_seed'}"],
+        ),
+    },
     '10_models': {
         1: ([("'maps'", 'Which layout'), ("'cnn'", 'one of the two kinds')], ["' tokens'"]),
         2: ([('[1, 4]', 'as Python counts'), ('[0, 1]', 'last of four'), ('[0]', 'two indices')], ['[0, 3]']),
@@ -23,6 +34,12 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             [('0.5', 'A quarter of the positions'), ('1', 'Not all of its conv')],
             ["'0.889'", '[second / first]'],
         ),
+    },
+    '30_branches': {
+        1: ([('0.27', 'count both'), ('54', 'a share of all')], ["'0.54'", '[share]']),
+        2: ([('3', 'Not from 56'), ('1', 'halves the grid once')], ["'2'", 'torch.tensor(2)']),
+        3: ([('0', 'not think at all'), ('4', 'stages remain')], ["'1'", '[1.0]']),
+        4: ([('100', 'Look for the teacher'), ("'50 %'", 'Look for the teacher')], ["'0 %'"]),
     },
     '40_losses': {
         1: ([('2', 'doubling it takes more'), ('torch.tensor(4.)', 'not more')], ["'2.71'", '[2.7095]']),
