@@ -43,9 +43,13 @@ def judge(
 def _number(
     answer,  # anything
 ) -> float:  # NaN where it is no number
-    "An answer as a number, those of arrays and tensors too."
+    "An answer as a number, also where it is written as text, or alone in a list, an array or a tensor."
+    while isinstance(answer, (list, tuple)) and len(answer) == 1:
+        answer = answer[0]
+    if isinstance(answer, str):
+        answer = answer.strip().removesuffix('%')
     try:
-        return math.nan if isinstance(answer, (bool, str, bytes)) else float(answer)
+        return math.nan if isinstance(answer, (bool, bytes)) else float(answer)
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return math.nan
 

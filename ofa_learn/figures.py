@@ -602,3 +602,44 @@ def cka_profile(
         )
     styled(fig, title, 'depth (0: first layer, 1: last)', 'CKA', caption, 420)
     return fig.update_yaxes(range=[-0.1, 1.05])
+
+# %% ../nbs/widgets/05_figures.ipynb #71317b51
+_HALF_BOX = (0.37, 0.34)  # of its width and height, in columns and rows
+
+
+def _arrow(start: tuple, end: tuple, text: str = '') -> list[dict]:
+    "An arrow from one box's edge to another's, as plotly's annotations, with a word at its middle."
+    (x, y), (to_x, to_y) = start, end
+    along = 0 if x != to_x else 1  # leave at a side, or at top or bottom
+    step = _HALF_BOX[along] if end[along] > start[along] else -_HALF_BOX[along]
+    shift = (step, 0) if along == 0 else (0, step)
+    tail, head = (x + shift[0], y + shift[1]), (to_x - shift[0], to_y - shift[1])
+    ends = dict(ax=tail[0], ay=tail[1], x=head[0], y=head[1], axref='x', ayref='y')
+    line = dict(ends, text='', showarrow=True, arrowhead=2, arrowwidth=1.5, arrowcolor=PALETTE['grey'])
+    middle = dict(x=(tail[0] + head[0]) / 2, y=(tail[1] + head[1]) / 2, showarrow=False)
+    return [line, dict(middle, text=text, yshift=9, font_size=11)] if text else [line]
+
+# %% ../nbs/widgets/05_figures.ipynb #57e69c19
+def boxes_and_arrows(
+    boxes: dict[str, tuple],  # name: (column, row from the top, text[, name of a colour in `PALETTE`])
+    arrows: list[tuple],  # (from, to[, text]), by the names of boxes
+    title: str,  # what is shown
+    caption: str = '',  # an instruction to the reader
+    height: int = 300,  # pixels
+) -> go.Figure:
+    "What is handed to what: boxes on a grid, and arrows between them."
+    fig = go.Figure()
+    places = {name: (box[0], box[1]) for name, box in boxes.items()}
+    for x, y, text, *colour in boxes.values():
+        (w, h), line = _HALF_BOX, PALETTE[colour[0] if colour else 'grey']
+        corners = dict(x0=x - w, x1=x + w, y0=y - h, y1=y + h)
+        fig.add_shape(type='rect', **corners, line=dict(color=line, width=2), fillcolor='#ffffff')
+        fig.add_annotation(x=x, y=y, text=text, showarrow=False, font_size=12)
+    for start, end, *text in arrows:
+        for part in _arrow(places[start], places[end], *text):
+            fig.add_annotation(part)
+    columns, rows = zip(*places.values())
+    styled(fig, title, '', '', caption, height)
+    fig.update_layout(margin=dict(l=10, r=10, b=10), width=760)
+    fig.update_xaxes(visible=False, range=[min(columns) - 0.5, max(columns) + 0.5])
+    return fig.update_yaxes(visible=False, range=[max(rows) + 0.5, min(rows) - 0.5])

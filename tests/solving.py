@@ -1,10 +1,12 @@
-"""Runs a walkthrough's code, then tries the checks of its exercises."""
+"""Runs a notebook's code, then tries the checks of its exercises."""
 
 import ast
 import json
 import re
+import sys
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType
 
 
 def _cells(path: Path) -> tuple[list[str], list[str]]:
@@ -168,14 +170,31 @@ def _faults(n: int, tests: list, space: dict, text: str):
                 yield f'the hint gives it away: {hint!r} holds {t!r}'
 
 
-def try_checks(path: Path) -> tuple[int, list[str]]:
-    "How many exercises a walkthrough has, and what is wrong with them."
+def _misjudged(n: int, space: dict, wrong: list, right: list):
+    "Typical answers, as code, that get another verdict than they should."
+    from ofa_learn.exercises import RIGHT
+
+    for code, hint in [*wrong, *((code, RIGHT) for code in right)]:
+        said = space['check'](n, eval(code, dict(space)))
+        if hint not in said or (said == RIGHT) != (hint == RIGHT):
+            yield f'{code} is told {said!r}'
+
+
+def try_checks(path: Path, answers: dict | None = None) -> tuple[int, list[str]]:
+    """How many exercises a notebook has, and what is wrong with them.
+
+    `answers` are typical ones, as code: {number: ([(a wrong one, a piece of its hint)], [right ones])}.
+    """
     prose, code = _cells(path)
-    space = {'__name__': '__main__'}
+    notebook = ModuleType('__main__')  # timm looks a model's configuration up in the module that defines it
+    sys.modules['__main__'] = notebook
+    space = vars(notebook)
     for source in code:
         exec(source, space)
     wrong = []
     for n, tests in space['check'].tests.items():
         wrong += [f'exercise {n}: {what}' for what in _faults(n, tests, space, '\n'.join(prose))]
         wrong += [f'exercise {n}: {what}' for what in _mistakes(n, path, space)]
+    for n, (typical, right) in (answers or {}).items():
+        wrong += [f'exercise {n}: {what}' for what in _misjudged(n, space, typical, right)]
     return len(space['check'].tests), wrong

@@ -11,7 +11,17 @@ import torch
 from PIL import Image
 
 from ofa_learn import loaders
-from ofa_learn.data import Norm, Splits, digits, from_arrays, load_data, load_splits, split
+from ofa_learn.data import (
+    Augment,
+    Norm,
+    Splits,
+    contact_sheet,
+    digits,
+    from_arrays,
+    load_data,
+    load_splits,
+    split,
+)
 from ofa_learn.loaders import load_images
 
 GREY = np.zeros((6, 8, 8), np.uint8)
@@ -300,3 +310,17 @@ def test_the_teachers_other_images_without_their_labels():
     for none in (split(digits(), train=60), split(digits(), train=60, teach=30)):
         with pytest.raises(ValueError, match='teach: the teacher has no image that the student is not shown'):
             none.more_images()
+
+
+def test_what_a_folder_and_a_view_refuse(tmp_path):
+    with pytest.raises(ValueError, match='one sub-folder a class, found none'):
+        load_data(tmp_path)
+    for name in ('cat', 'dog'):
+        (tmp_path / name).mkdir()
+        contact_sheet(digits().images[:1]).save(tmp_path / name / 'a.png')
+    (tmp_path / 'dog' / 'b.png').write_bytes(b'not a picture')
+    assert len(load_data(tmp_path, per_class=1)) == 2  # b.png is not read
+    with pytest.raises(ValueError, match='per_class: expected at least 1'):
+        load_data(tmp_path, per_class=0)
+    with pytest.raises(ValueError, match='0 ≤ zoom < 1'):
+        Augment(zoom=2)

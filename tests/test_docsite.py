@@ -53,6 +53,10 @@ def test_a_cell_with_text_and_a_figure_becomes_two():
 def test_options_for_the_renderer_stay_and_others_are_refused():
     cell = dict(TINY, source='#| export\n#| code-fold: true\n#| fig-alt: two bars\nfig', outputs=[])
     assert docsite.settle(cell)[0].source == '#| code-fold: true\nfig'
+    plumbing = dict(
+        TINY, source='#| export\nx = 1', metadata=dict(jupyter=dict(source_hidden=True)), outputs=[]
+    )
+    assert docsite.settle(plumbing)[0].source == '#| code-fold: true\nx = 1'
     with pytest.raises(ValueError, match='code-folded: expected one of echo, code-fold'):
         docsite.settle(dict(cell, source='#| code-folded: true\nfig'))
 

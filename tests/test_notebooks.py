@@ -52,8 +52,10 @@ def name(path: Path) -> str:
     return str(path.relative_to(NBS))
 
 
-# Those with exercises run in tests/test_walkthroughs.py, which then tries their checks.
-WITH_CHECKS = [p for p in BOOKS if p.parent.name == 'walkthroughs' and 'Exercises(' in p.read_text('utf-8')]
+# Those with exercises run where these are tried: tests/test_walkthroughs.py, tests/test_exercises.py.
+WITH_CHECKS = [
+    p for p in BOOKS if p.parent.name in ('walkthroughs', 'course') and 'Exercises(' in p.read_text('utf-8')
+]
 
 
 # These begin first, so that two processes which share the notebooks end together.

@@ -7,7 +7,17 @@ import pytest
 import torch
 import torch.nn as nn
 
-from ofa_learn.models import Taps, check_stages, count_flops, find_taps, make_model, tapped_forward
+from ofa_learn.models import (
+    Taps,
+    check_stages,
+    count_flops,
+    find_taps,
+    load_model,
+    make_model,
+    save_model,
+    stage_indices,
+    tapped_forward,
+)
 from ofa_learn.tasks import create_task
 
 TAPS = find_taps(make_model('micro_resnet'), (1, 8, 8))
@@ -240,3 +250,27 @@ def test_attention_is_counted_whatever_kernel_computes_it():
     "Its two products are 2·5²·16 operations each, in four heads of four blocks: 25,600 of the whole."
     model = make_model('micro_vit').eval()
     assert count_flops(model, torch.zeros(1, 1, 8, 8)) == 1_320_192 + 4 * 4 * 2 * (2 * 5**2 * 16)
+
+
+def test_what_a_file_of_a_model_refuses(tmp_path):
+    file = save_model(make_model('micro_vit'), tmp_path / 'vit.safetensors', (1, 8, 8))
+    with pytest.raises(ValueError, match='such as depth=6'):
+        save_model(make_model('micro_vit', depth=6), file, (1, 8, 8))
+    assert [p.name for p in tmp_path.iterdir()] == ['vit.safetensors']
+    file.write_bytes(file.read_bytes()[:1000])  # a truncated copy
+    with pytest.raises(ValueError, match='not a readable safetensors file'):
+        load_model(file)
+
+
+def test_micro_models_take_any_size_from_eight_and_any_channels():
+    for name in ('micro_resnet', 'micro_vit', 'micro_mixer'):
+        assert make_model(name, 7, (3, 20, 36))(torch.randn(2, 3, 20, 36)).shape == (2, 7)
+
+
+def test_positions_that_are_not_there():
+    twelve = [(192, 14, 14)] * 12
+    with pytest.raises(ValueError, match="'even', 'released'"):
+        stage_indices(twelve, 'odd')
+    with pytest.raises(ValueError, match='0 to 11'):
+        stage_indices(twelve, [3, 12])
+    assert stage_indices([(128, 14, 14), (256, 7, 7), (384, 4, 4)]) == [0, 1, 2]

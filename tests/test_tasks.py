@@ -127,6 +127,18 @@ def test_soft_targets_train_in_both_forms():
         (lambda: make('ofa', stages=(5,)), r'one or more of \(1, 2, 3, 4\)'),
         (lambda: make('ofa', positions='odd'), 'even'),
         (lambda: make('ofa', kind='graph'), "'maps' or 'tokens'"),
+        (lambda: make('ofa', label_weight=1.0), 'holds the labels'),
+        (
+            lambda: make('ofa', student=timm.create_model('vit_tiny_patch16_224', in_chans=1, img_size=32)),
+            'student: it does not take images',
+        ),
+        (lambda: make('ofa', student=nn.Sequential(nn.Flatten(), nn.Linear(64, 10))), 'has no taps'),
+        (
+            lambda: create_task(
+                'ofa', 'micro_vit', timm.create_model('micro_resnet', in_chans=3), input_size=(1, 8, 8)
+            ),
+            r'teacher: it does not take images of \(C, H, W\) = \(1, 8, 8\)',
+        ),
         (lambda: make('ofa', label_smoothing=1.0), 'label_smoothing'),
         (lambda: make('kd', temperature=-1.0), 'temperature'),
         (lambda: create_task('ofa', 'micro_vit', 'micro_resnet', input_size=(1, 8, 8)), 'needs num_classes'),

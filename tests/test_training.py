@@ -468,7 +468,9 @@ def test_a_refused_run_leaves_no_folder(tmp_path):
     [
         (dict(epochs=0), 'epochs'),
         (dict(opt='adamww'), 'adamww'),
-        (dict(accumulate=0), 'accumulate'),
+        (dict(accumulate=0), 'accumulate: expected an integer from 1'),
+        (dict(clip=-1), 'clip: expected a finite number'),
+        (dict(resume=True), 'resume: say with out='),
         ({}, None),
     ],
 )
@@ -481,6 +483,12 @@ def test_settings_are_checked_without_training(options, said):
         with pytest.raises((ValueError, RuntimeError, AssertionError, KeyError), match=said):
             check_fit(task, DATA, **SAME | options)
     assert equal(weights(task), before) and torch.equal(torch.get_rng_state(), noise)
+
+
+def test_a_student_of_other_classes_is_refused():
+    task = create_task('labels', 'micro_vit', input_size=(1, 8, 8), num_classes=7)
+    with pytest.raises(ValueError, match='10 classes, but the student has 7'):
+        check_fit(task, DATA, **SAME)
 
 
 def kd_task(student='micro_vit', seed=1, **options):

@@ -104,8 +104,14 @@ USED = ('default_exp', 'export', 'exporti', 'hide', 'eval', 'fig-alt')  # those 
 
 
 def shown_source(cell: dict) -> str:
-    "A code cell's source on a page: without directives, but for the options that the renderer reads."
+    """A code cell's source on a page: without directives, but for the options that the renderer reads.
+
+    What JupyterLab shows folded is folded on the page, too: in an exported cell a directive would not do,
+    since nbdev copies it into the module.
+    """
     options = directives(cell)
+    if (cell.get('metadata') or {}).get('jupyter', {}).get('source_hidden'):
+        options.setdefault('code-fold', 'true')
     if unknown := sorted(set(options) - {*KEPT, *USED}):
         raise ValueError(f'#| {unknown[0]}: expected one of {", ".join((*KEPT, *USED))}')
     lines = [line for line in joined(cell['source']).split('\n') if not line.startswith('#|')]

@@ -1,0 +1,121 @@
+"""The exercises at the end of each lesson of the course.
+
+A wrong answer is told what is wrong and never what is right; a right one may come in any form.
+"""
+
+import json
+
+import pytest
+from copies import ROOT
+from fresh import call
+from solving import try_checks
+
+COURSE = ROOT / 'nbs' / 'course'
+BOOKS = [p for p in sorted(COURSE.glob('*.ipynb')) if 'Exercises(' in p.read_text(encoding='utf-8')]
+
+# For each exercise, as code: wrong answers that people give, each with a piece of its hint, and right ones
+# in another form than the solution's.
+TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
+    '00_data': {
+        1: ([('200', 'was not among the first'), ('0', 'a chance of 200')], ["'45'", '[44]']),
+        2: (
+            [('5', 'Only complete'), ("'4.75'", 'Only complete'), ('3', 'complete ones are not')],
+            ["'4'", '[4]'],
+        ),
+        3: (
+            [("['seed', 'view_seed']", 'luck you want to measure'), ("'split_seed'", 'other pictures')],
+            ["{'view_seed', 'split_seed'}"],
+        ),
+    },
+    '10_models': {
+        1: ([("'maps'", 'Which layout'), ("'cnn'", 'one of the two kinds')], ["' tokens'"]),
+        2: ([('[1, 4]', 'as Python counts'), ('[0, 1]', 'last of four'), ('[0]', 'two indices')], ['[0, 3]']),
+        3: (
+            [('0.5', 'A quarter of the positions'), ('1', 'Not all of its conv')],
+            ["'0.889'", '[second / first]'],
+        ),
+    },
+    '30_branches': {
+        1: ([('0.27', 'count both'), ('54', 'a share of all')], ["'0.54'", '[share]']),
+        2: ([('3', 'Not from 56'), ('1', 'halves the grid once')], ["'2'", 'torch.tensor(2)']),
+        3: ([('0', 'not think at all'), ('4', 'stages remain')], ["'1'", '[1.0]']),
+        4: ([('100', 'Look for the teacher'), ("'50 %'", 'Look for the teacher')], ["'0 %'"]),
+    },
+    '40_losses': {
+        1: ([('2', 'doubling it takes more'), ('torch.tensor(4.)', 'not more')], ["'2.71'", '[2.7095]']),
+        2: (
+            [
+                ('lambda m, K, gamma: m**gamma / (K - 1)', 'nothing should be lost'),
+                ('lambda m, K, gamma: m**gamma', 'each wrong class hold'),
+            ],
+            ['lambda m, K, gamma: (K - 1) * (m / (K - 1)) ** gamma'],
+        ),
+        3: (
+            [
+                ('lambda w, p_s: p_s - w', 'Not zero at the best student'),
+                ('lambda w, p_s: w - w.sum(-1, keepdim=True) * p_s', 'which way does it point'),
+            ],
+            ['lambda w, p_s: -(w - p_s * w.sum(1)[:, None])'],
+        ),
+        4: (
+            [
+                ("lambda z, t, y, gamma: F.cross_entropy(z, y, reduction='none')", 'the exponent took'),
+                ('lambda z, t, y, gamma: F.cross_entropy(z, y)', 'one number per image'),
+            ],
+            [
+                'lambda *given: (ofa_loss(*given[:3], gamma=given[3], reduction="none")'
+                ' - ofa_loss(*given[:3], gamma=given[3], form="released", reduction="none"))'
+            ],
+        ),
+    },
+    '50_tasks': {
+        1: (
+            [
+                ("['loss', 'output', 'final', 'exit_1', 'exit_4']", 'no parts'),
+                ("['exit_1', 'exit_4']", 'what else is compared'),
+                ("['ce', 'exit_1', 'exit_4']", 'inside the other parts'),
+            ],
+            ["['exit_1', 'exit_4', 'final']"],
+        ),
+        2: ([('torch.float32', 'a module of the task'), ("'no idea'", 'Expected a dtype')], ["'float64'"]),
+        3: (
+            [('2', 'Add up the weights'), ('[0]', 'nothing of the labels')],
+            ["'0.5'", 'torch.tensor([0.5])'],
+        ),
+        4: ([("('pooled', 'logits')", 'do with those'), ("'maps'", 'before they are pooled')], ["'pooled'"]),
+    },
+    '80_training': {
+        1: ([('6', 'Do several batches make one update?'), ('3.25', 'Do several batches')], ["'3'", '[3]']),
+        2: ([('50', 'leave out of the count'), ('75', 'is wrong')], ["'66.7 %'", 'torch.tensor(66.67)']),
+        3: (
+            [
+                ('dict(lr=8e-3, batch_size=20, weight_decay=0)', 'never changes its rate'),
+                ("dict(lr=8e-3, sched='constant', weight_decay=0)", 'the rate would still rise'),
+                ("dict(batch_size=20, lr=8e-3, sched='none')", 'how `fit_1` makes its optimizer'),
+            ],
+            ["[('lr', 0.008), ('batch_size', 20), ('weight_decay', 0.0), ('sched', 'none')]"],
+        ),
+        4: ([("'views'", 'view_seed'), ("['split', 'first weights']", 'was settled')], ["['first weights']"]),
+    },
+}
+
+
+@pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
+def test_checks(path):
+    "The lesson runs, its solutions pass, typical mistakes get their hint, and no hint tells the answer."
+    count, wrong = call(try_checks, path, TYPICAL.get(path.stem), folder=path.parent)
+    assert 3 <= count <= 5 and wrong == []
+
+
+def test_each_has_two_typical_mistakes_and_another_form():
+    for lesson, exercises in TYPICAL.items():
+        for n, (wrong, right) in exercises.items():
+            assert len(wrong) >= 2 and right, f'{lesson}, exercise {n}'
+
+
+def test_checks_are_folded():
+    for path in BOOKS:
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+        held = [c for c in cells if 'check = Exercises(' in ''.join(c['source'])]
+        assert [c['metadata'].get('jupyter') for c in held] == [{'source_hidden': True}], path.name
+        assert ''.join(held[0]['source']).startswith('#| code-fold: true'), path.name
