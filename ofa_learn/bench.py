@@ -391,6 +391,7 @@ def _pair(pair: str) -> tuple:
 # %% ../nbs/internals/95_bench.ipynb #154da818
 KINDS = dict(
     logits='logits',
+    more_logits='logits',
     hints='hints',
     relations='relations',
     rsd='pooled features',

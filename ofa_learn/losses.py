@@ -51,6 +51,22 @@ def over_classes(
     "Σ w v over the classes, where a class that weighs 0 adds 0, also at v = ±∞."
     return (weights * values.masked_fill(weights == 0, 0.0)).sum(-1)
 
+# %% ../nbs/course/40_losses.ipynb #30a63768
+def standardised(
+    z: torch.Tensor,  # (…, K) logits, float32 or float64; a masked class (-∞) stays masked
+    eps: float = 1e-7,  # stands beside the deviation
+) -> torch.Tensor:  # (…, K)
+    "Each image's logits with mean 0 and (unbiased) deviation 1 over its classes (Sun et al., 2024)."
+    masked = z == -torch.inf
+    n = (~masked).sum(-1, keepdim=True)
+    centred = z - z.masked_fill(masked, 0.0).sum(-1, keepdim=True) / n
+    centred = centred.masked_fill(masked, 0.0)
+    variance = centred.square().sum(-1, keepdim=True) / (n - 1).clamp(min=1)
+    rounding = 8 * torch.finfo(z.dtype).eps * z.masked_fill(masked, 0.0).abs().amax(-1, keepdim=True)
+    equal = variance <= rounding**2
+    unit = torch.where(equal, 1.0, variance).sqrt()
+    return (centred / (eps + unit)).masked_fill(masked, -torch.inf)
+
 # %% ../nbs/course/40_losses.ipynb #78cc7e75
 def kd_loss(
     student_logits: torch.Tensor,

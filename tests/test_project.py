@@ -37,6 +37,7 @@ ROOMS = {
     },
     'methods': {
         'logits': 'arguments tasks losses',
+        'more_logits': 'arguments losses tasks',
         'hints': 'arguments models losses tasks',
         'relations': 'arguments data losses tasks wrapping',
         'rsd': 'arguments losses tasks',
