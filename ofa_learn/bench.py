@@ -393,6 +393,7 @@ KINDS = dict(
     logits='logits',
     more_logits='logits',
     hints='hints',
+    vkd='pooled features',
     relations='relations',
     rsd='pooled features',
     hcd='exits with teacher',

@@ -53,6 +53,7 @@ METHOD_STYLES = dict(  # method: (label, colour, dash)
     fitnet=('FitNet', PALETTE['purple'], 'solid'),
     ofd=('OFD', '#8C3B6B', 'dash'),
     reviewkd=('ReviewKD', '#A8479A', 'dot'),
+    vkd=('VkD', '#B0567A', 'longdash'),
     cc=('CC', '#7A5C3E', 'solid'),
     rkd=('RKD', '#A0622D', 'dash'),
     crd=('CRD', '#4A2E1A', 'dot'),

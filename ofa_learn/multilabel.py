@@ -128,6 +128,7 @@ WHY_NOT = dict(
     wttm='it raises a softmax to a power, and here no softmax ties the classes together',
     deit='its second head learns the one most likely class, and here several are true, or none',
     dist='it correlates probabilities that share one unit between the classes, and these do not',
+    vkd='its part on logits is a divergence of softmaxes, whose classes exclude each other',
     hcd='its sub-logits are parted by the one true class, and here several are true, or none',
     scalekd='its part on logits is a cross-entropy of softmaxes, whose classes exclude each other',
     crd='its negatives are images of other classes, and here an image shares some classes with many',

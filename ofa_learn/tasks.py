@@ -106,6 +106,7 @@ BUILT_IN = dict(
     fitnet='hints',
     ofd='hints',
     reviewkd='hints',
+    vkd='vkd',
     cc='relations',
     rkd='relations',
     crd='relations',
