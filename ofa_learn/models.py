@@ -439,7 +439,7 @@ def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list, list]:
         for hook in hooks:
             hook.remove()
 
-
+# %% ../nbs/course/10_models.ipynb #28d37826
 def _head(model: nn.Module, final, plain: bool) -> tuple[torch.Tensor, torch.Tensor, tuple]:
     "Logits, what the classifier reads (B, d), and each one's logits where there are several, of one run."
     if plain:
