@@ -138,7 +138,7 @@ class _OfStages(nn.Module):
             exit.head = nn.Identity()
         self.branches = branches
         self.pooled = Decoupler(width, teacher_width, ratio)
-        self.stages = nn.ModuleList(Decoupler(w, teacher_width, ratio) for w in widths)
+        self.stages: Any = nn.ModuleList(Decoupler(w, teacher_width, ratio) for w in widths)
 
     def forward(self, features, answers) -> torch.Tensor:
         vectors = self.branches(features.stages)  # (E, B, width)
@@ -178,7 +178,9 @@ class RSD(DistillationTask):
         Zhang et al., 2025.
     """
 
-    needs, taps_needed, stages = ('pooled',), True, ()
+    needs: tuple = ('pooled',)
+    taps_needed = True
+    stages: Any = ()
     paper, status = 'Zhang et al., 2025', 'paper'
     checks = dict(
         weight=check_positive,

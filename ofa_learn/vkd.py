@@ -98,7 +98,8 @@ class VkD(DistillationTask):
         Miles et al., 2024.
     """
 
-    needs, taps_needed, stages = ('logits', 'pooled'), True, ()
+    needs: tuple = ('logits', 'pooled')
+    taps_needed, stages = True, ()
     paper, status = 'Miles et al., 2024', 'adapted'
     checks = dict(weight=check_positive, kd_weight=check_weight)
 
