@@ -90,6 +90,15 @@ def whole_from(
 
     return check
 
+
+def check_switch(
+    name: str,  # the argument, for the message
+    value: bool,  # what came
+) -> None:
+    "Raise unless `value` is True or False."
+    if not isinstance(value, bool):
+        raise TypeError(f'{name}: expected True or False, got {value!r}')
+
 # %% ../nbs/internals/03_arguments.ipynb #a791f400
 def check_logits(
     student_logits: torch.Tensor,  # (B, K) or (E, B, K), floating
@@ -297,11 +306,14 @@ def odd_option(
     return f'no option {odd!r}; did you mean {near[0]!r}{whose}?'
 
 # %% ../nbs/internals/03_arguments.ipynb #90f843eb
-_SOFTENED = {'kd', 'dkd', 'dist', 'ofa', 'hcd', 'scalekd'}  # CRD's temperature is that of a contrast
+# CRD's temperature is that of a contrast
+_SOFTENED = {'deit', 'dist', 'dkd', 'hcd', 'kd', 'lskd', 'ofa', 'scalekd'}
 _ONE_MEANING = dict(
     temperature=_SOFTENED,
-    label_weight={'kd', 'ofa', 'scalekd'},
-    kd_weight={'kd', 'ofa', 'scalekd'},
+    label_weight={'deit', 'kd', 'lskd', 'ofa', 'scalekd'},
+    kd_weight={'deit', 'kd', 'lskd', 'ofa', 'scalekd', 'vkd'},
+    standardise={'dkd', 'kd', 'ofa'},
+    hard={'deit', 'kd'},
     exit_weight={'deep_supervision', 'ofa'},
     warmup={'dkd', 'reviewkd'},
     width={'cc', 'crd'},

@@ -397,7 +397,9 @@ def _pair(pair: str) -> tuple:
 # %% ../nbs/internals/95_bench.ipynb #154da818
 KINDS = dict(
     logits='logits',
+    more_logits='logits',
     hints='hints',
+    vkd='pooled features',
     relations='relations',
     rsd='pooled features',
     hcd='exits with teacher',

@@ -11,8 +11,15 @@ import math
 import torch
 import torch.nn.functional as F
 
-from .arguments import check_logits, check_positive, check_target, check_weight, one_of
-from .losses import kd_loss, or_teachers, over_classes, wide
+from ofa_learn.arguments import (
+    check_logits,
+    check_positive,
+    check_switch,
+    check_target,
+    check_weight,
+    one_of,
+)
+from .losses import kd_loss, or_teachers, over_classes, standardised, wide
 from .tasks import DistillationTask, choose, register
 
 # %% ../nbs/methods/55_logits.ipynb #7abeb6d0
@@ -22,12 +29,14 @@ _KD_SETTINGS = dict(
 )
 
 
-def _kd_numbers(hard: bool, setting: str, temperature, **weights) -> dict:
+def _kd_numbers(hard: bool, standardise: bool, setting: str, temperature, **weights) -> dict:
     "What `kd` multiplies by; raise where something was given that a hard answer has no use for."
-    if not isinstance(hard, bool):
-        raise TypeError(f'hard: expected True or False, got {hard!r}')
+    check_switch('hard', hard)
+    check_switch('standardise', standardise)
     if not hard:
         return choose(_KD_SETTINGS, setting, temperature=temperature, **weights)
+    if standardise:
+        raise ValueError('standardise: hard=True reads the most likely class alone, which it leaves as it is')
     if temperature is not None:
         raise ValueError(
             "temperature: the teacher's most likely class is the same at every T; hard=True has none"
@@ -53,10 +62,12 @@ class KD(DistillationTask):
         kd_weight: w ≥ 0 of the divergence from the teacher; default what the setting says.
         hard: Whether the teacher's most likely class is learned by cross-entropy instead of its softened
             answer, both weights ½ where they are not given (Touvron et al., 2021, Eq. 3). Default False.
+        standardise: Whether each image's logits, of both sides, get mean 0 and deviation 1 over the classes
+            before the softmaxes (Sun et al., 2024); not beside `hard`. Default False.
 
     Raises:
-        ValueError: A setting that does not exist, T ≤ 0, a weight below 0, a temperature or a setting beside
-            `hard`, and what `DistillationTask` refuses.
+        ValueError: A setting that does not exist, T ≤ 0, a weight below 0, a temperature, a setting or
+            `standardise` beside `hard`, and what `DistillationTask` refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -65,7 +76,7 @@ class KD(DistillationTask):
         ['ce', 'kd', 'loss', 'output']
 
     Source:
-        Hinton et al., 2015; `hard` is Touvron et al., 2021, Eq. 3.
+        Hinton et al., 2015; `hard` is Touvron et al., 2021, Eq. 3, `standardise` Sun et al., 2024.
     """
 
     paper, status = 'Hinton et al., 2015', 'paper'
@@ -74,6 +85,7 @@ class KD(DistillationTask):
         temperature=check_positive,
         label_weight=check_weight,
         kd_weight=check_weight,
+        standardise=check_switch,
     )
 
     def __init__(
@@ -86,10 +98,13 @@ class KD(DistillationTask):
         label_weight: float | None = None,
         kd_weight: float | None = None,
         hard: bool = False,
+        standardise: bool = False,
         **options,
     ):
-        chosen = _kd_numbers(hard, setting, temperature, label_weight=label_weight, kd_weight=kd_weight)
+        weights = dict(label_weight=label_weight, kd_weight=kd_weight)
+        chosen = _kd_numbers(hard, standardise, setting, temperature, **weights)
         self.hard = hard
+        self.standardise = standardise
         self.temperature = chosen['temperature']
         self.label_weight = chosen['label_weight']
         self.kd_weight = chosen['kd_weight']
@@ -98,6 +113,8 @@ class KD(DistillationTask):
     def _from_teacher(self, z_s: torch.Tensor, z_t: torch.Tensor) -> torch.Tensor:
         if self.hard:
             return F.cross_entropy(wide(z_s), z_t.argmax(1))
+        if self.standardise:
+            z_s, z_t = standardised(wide(z_s)), standardised(wide(z_t, z_s))
         return kd_loss(z_s, z_t, temperature=self.temperature)
 
     def losses(self, student, heads, teacher, target):
@@ -205,6 +222,8 @@ class DKD(DistillationTask):
         beta: β ≥ 0 of the part among the others; default what the setting says.
         temperature: T > 0 of both softmaxes, with the factor T²; default what the setting says.
         warmup: Epochs over which the weight of `dkd` rises to 1, 0 for none; default what the setting says.
+        standardise: Whether each image's logits, of both sides, get mean 0 and deviation 1 over the classes
+            before they are taken apart (Sun et al., 2024). Default False.
 
     Raises:
         ValueError: A setting that does not exist, fewer than 3 classes, T ≤ 0, a weight below 0, and what
@@ -217,7 +236,7 @@ class DKD(DistillationTask):
         ['ce', 'dkd', 'loss', 'output']
 
     Source:
-        Zhao et al., 2022, Eq. 7.
+        Zhao et al., 2022, Eq. 7; `standardise` is Sun et al., 2024.
     """
 
     paper, status = 'Zhao et al., 2022', 'paper'
@@ -227,6 +246,7 @@ class DKD(DistillationTask):
         beta=check_weight,
         temperature=check_positive,
         warmup=check_weight,
+        standardise=check_switch,
     )
 
     def __init__(
@@ -239,8 +259,10 @@ class DKD(DistillationTask):
         beta: float | None = None,
         temperature: float | None = None,
         warmup: int | None = None,
+        standardise: bool = False,
         **options,
     ):
+        self.standardise = standardise
         self.chosen = choose(
             _DKD_SETTINGS, setting, alpha=alpha, beta=beta, temperature=temperature, warmup=warmup
         )
@@ -252,9 +274,12 @@ class DKD(DistillationTask):
         numbers = {k: v for k, v in self.chosen.items() if k != 'warmup'}
         weight = self.ramp(self.chosen['warmup'])
         y = or_teachers(target, teacher.logits)
+        z_s, z_t = student.logits, teacher.logits
+        if self.standardise:
+            z_s, z_t = standardised(wide(z_s)), standardised(wide(z_t, z_s))
         return dict(
             ce=self.label_loss(student.logits, target),
-            dkd=weight * dkd_loss(student.logits, teacher.logits, y, **numbers),
+            dkd=weight * dkd_loss(z_s, z_t, y, **numbers),
         )
 
 # %% ../nbs/methods/55_logits.ipynb #613ff89a

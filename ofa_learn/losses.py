@@ -384,6 +384,22 @@ def or_teachers(
     "The labels, and the teacher's most likely class where an image has none."
     return target if target.ndim == 2 else torch.where(target < 0, teacher_logits.argmax(1), target)
 
+# %% ../nbs/course/40_losses.ipynb #30a63768
+def standardised(
+    z: torch.Tensor,  # (…, K) logits, float32 or float64; a masked class (-∞) stays masked
+    eps: float = 1e-7,  # stands beside the deviation
+) -> torch.Tensor:  # (…, K)
+    "Each image's logits with mean 0 and (unbiased) deviation 1 over its classes (Sun et al., 2024)."
+    masked = z == -torch.inf
+    n = (~masked).sum(-1, keepdim=True)
+    centred = z - z.masked_fill(masked, 0.0).sum(-1, keepdim=True) / n
+    centred = centred.masked_fill(masked, 0.0)
+    variance = centred.square().sum(-1, keepdim=True) / (n - 1).clamp(min=1)
+    rounding = 8 * torch.finfo(z.dtype).eps * z.masked_fill(masked, 0.0).abs().amax(-1, keepdim=True)
+    equal = variance <= rounding**2
+    unit = torch.where(equal, 1.0, variance).sqrt()
+    return (centred / (eps + unit)).masked_fill(masked, -torch.inf)
+
 # %% ../nbs/course/40_losses.ipynb #0c34a136
 class _WeightedSum(torch.autograd.Function):
     "-Σ w log softmax(z) over the classes: (E, B, K) or (B, K) → without K. Keeps z and w only."

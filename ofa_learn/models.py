@@ -337,6 +337,7 @@ class Taps:
     width: int  # d, of the pooled features before the classifier
     num_classes: int  # K of the model's own classifier
     input_size: tuple[int, int, int]  # (C, H, W) that was probed
+    heads: int = 1  # classifiers whose logits are averaged, 2 for DeiT's distilled models
     plain_head: bool = False  # whether the head is `forward_head(…, pre_logits=True)`, then the classifier
 
     def __str__(self):
@@ -376,6 +377,7 @@ class Features(NamedTuple):
     logits: torch.Tensor  # (B, K)
     pooled: torch.Tensor  # (B, d), what the classifier reads
     stages: list  # for each stage a map (B, C, H, W), or (map, prefix tokens (B, P, C))
+    heads: tuple = ()  # the logits (B, K) of each classifier, where the model averages several
 
 
 def as_map(feature) -> torch.Tensor:
@@ -408,8 +410,8 @@ def tapped_forward(
     indices = [s.index for s in wanted if s.index >= 0] or [0]
     final, found = _timm(model).forward_intermediates(x, indices=indices, output_fmt='NCHW', **options)
     maps = iter(found)
-    logits, pooled = _head(model, final, taps.plain_head)
-    return Features(logits, pooled, [final if s.index < 0 else next(maps) for s in wanted])
+    logits, pooled, heads = _head(model, final, taps.plain_head)
+    return Features(logits, pooled, [final if s.index < 0 else next(maps) for s in wanted], heads)
 
 # %% ../nbs/course/10_models.ipynb #a839d3b7
 def _classifiers(model: nn.Module) -> list[nn.Module]:
@@ -420,33 +422,36 @@ def _classifiers(model: nn.Module) -> list[nn.Module]:
 
 
 @torch.compiler.disable  # hooks that come and go would be compiled anew each time
-def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list]:
-    "Logits of one run of the head, and what its classifiers read, each thing once."
+def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list, list]:
+    "Logits of one run of the head, what its classifiers read, each thing once, and what each says."
     read: list[torch.Tensor] = []
+    said: list[torch.Tensor] = []
 
-    def note(module, args):
+    def note(module, args, output):
         if args and not any(args[0] is r for r in read):
             read.append(args[0])
+        said.append(output)
 
-    hooks = [c.register_forward_pre_hook(note) for c in _classifiers(model)]
+    hooks = [c.register_forward_hook(note) for c in _classifiers(model)]
     try:
-        return _timm(model).forward_head(final), read
+        return _timm(model).forward_head(final), read, said
     finally:
         for hook in hooks:
             hook.remove()
 
-
-def _head(model: nn.Module, final, plain: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    "Logits, and the features (B, d) that the classifier reads, of one run of the head."
+# %% ../nbs/course/10_models.ipynb #28d37826
+def _head(model: nn.Module, final, plain: bool) -> tuple[torch.Tensor, torch.Tensor, tuple]:
+    "Logits, what the classifier reads (B, d), and each one's logits where there are several, of one run."
     if plain:
         pooled = _timm(model).forward_head(final, pre_logits=True)
-        return _classifiers(model)[0](pooled), pooled
-    logits, read = _watched_head(model, final)
+        return _classifiers(model)[0](pooled), pooled, ()
+    logits, read, said = _watched_head(model, final)
     if not read or any(r.numel() > r.shape[0] * r.shape[1] for r in read):  # maps or tokens, pooled later
         again = _timm(model).forward_head(final, pre_logits=True)
         read = again if isinstance(again, (list, tuple)) else [again]
     vectors = [r.flatten(1) for r in read]  # a convolution reads (B, d, 1, 1)
-    return logits, vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1)
+    pooled = vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1)
+    return logits, pooled, tuple(said) if len(said) > 1 else ()
 
 # %% ../nbs/course/10_models.ipynb #9cd1f043
 @contextmanager
@@ -476,7 +481,7 @@ def _is_plain(model: nn.Module, final) -> bool:
         with fork():
             some = torch.randn_like(final)
         with fork():
-            logits, read = _watched_head(model, some)
+            logits, read, _ = _watched_head(model, some)
         with fork():  # from the same random numbers
             pooled = _timm(model).forward_head(some, pre_logits=True)
             if len(read) != 1 or not torch.is_tensor(pooled) or pooled.shape != read[0].shape:
@@ -569,7 +574,8 @@ def find_taps(
     has_class = prefix > 0 and getattr(model, 'cls_token', None) is not None
     c, h, w = input_size
     width = pooled.shape[-1]
-    return Taps(kind, tuple(stages), prefix, has_class, width, timm_model.num_classes, (c, h, w), plain)
+    k, heads = timm_model.num_classes, max(len(_classifiers(model)), 1)
+    return Taps(kind, tuple(stages), prefix, has_class, width, k, (c, h, w), heads, plain)
 
 # %% ../nbs/course/10_models.ipynb #f5a3ac16
 def check_stages(

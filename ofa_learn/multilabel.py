@@ -124,7 +124,11 @@ MANY: dict[str, type[DistillationTask]] = dict(
 WHY_NOT = dict(
     ofa='its (1+p)^γ raises the one true class of a softmax, and here several are true, or none',
     dkd='it parts a softmax into the one true class and the others, and here several are true, or none',
+    lskd='it measures each class by the others of its image, and here each stands for itself',
+    wttm='it raises a softmax to a power, and here no softmax ties the classes together',
+    deit='its second head learns the one most likely class, and here several are true, or none',
     dist='it correlates probabilities that share one unit between the classes, and these do not',
+    vkd='its part on logits is a divergence of softmaxes, whose classes exclude each other',
     hcd='its sub-logits are parted by the one true class, and here several are true, or none',
     scalekd='its part on logits is a cross-entropy of softmaxes, whose classes exclude each other',
     crd='its negatives are images of other classes, and here an image shares some classes with many',
@@ -160,7 +164,7 @@ def multilabel_task(
         method: 'labels', 'deep_supervision', 'kd', 'fitnet', 'ofd', 'reviewkd', 'cc', 'rkd' or 'rsd'.
         student: As `create_task` takes it.
         teacher: As `create_task` takes it; its logits are answers to K questions of yes or no.
-        options: As `create_task` takes them, but for `label_smoothing` and `class_weights`.
+        options: As `create_task` takes them, but for `label_smoothing`, `class_weights` and `standardise`.
 
     Returns:
         The task, ready to train.
@@ -179,6 +183,8 @@ def multilabel_task(
     for name in ('label_smoothing', 'class_weights'):
         if options.get(name):
             raise ValueError(f'{name}: it is about one true class, and here each class is a yes or no')
+    if options.get('standardise'):
+        raise ValueError('standardise: it measures classes by one another, and here each stands for itself')
     return cls(student, teacher, **options)
 
 # %% ../nbs/methods/78_multilabel.ipynb #b41b0014

@@ -7,11 +7,13 @@ __all__ = ['correlations', 'rsd_loss', 'Decoupler', 'RSD']
 
 # %% ../nbs/methods/70_rsd.ipynb #ad49b30d
 import warnings
+from typing import Any
 
 import torch
 import torch.nn as nn
 
-from .arguments import check_positive, check_weight
+from .arguments import check_positive, check_weight, one_of
+from .branches import ExitBranches
 from .losses import wide
 from .tasks import DistillationTask, register
 
@@ -117,23 +119,54 @@ class Decoupler(nn.Module):
     def forward(self, features, answers) -> torch.Tensor:
         return self.body(features.pooled)
 
+# %% ../nbs/methods/70_rsd.ipynb #f9edf94d
+class _OfLogits(Decoupler):
+    "The same from the student's logits, as wide as the teacher's."
+
+    def forward(self, features, answers) -> torch.Tensor:
+        return self.body(features.logits)
+
+
+class _OfStages(nn.Module):
+    "Pooled features and each exit's, brought to the teacher's width: (E+1, B, D), the pooled ones first."
+
+    def __init__(self, branches: ExitBranches, width: int, teacher_width: int, ratio: float):
+        super().__init__()
+        exits: Any = branches.exits
+        widths = [exit.head.in_features for exit in exits]
+        for exit in exits:
+            exit.head = nn.Identity()
+        self.branches = branches
+        self.pooled = Decoupler(width, teacher_width, ratio)
+        self.stages: Any = nn.ModuleList(Decoupler(w, teacher_width, ratio) for w in widths)
+
+    def forward(self, features, answers) -> torch.Tensor:
+        vectors = self.branches(features.stages)  # (E, B, width)
+        each = [h.body(v) for h, v in zip(self.stages, vectors)]
+        return torch.stack([self.pooled(features, answers), *each])
+
 # %% ../nbs/methods/70_rsd.ipynb #d0db96af
 @register('rsd')
 class RSD(DistillationTask):
     """Redundancy suppression: correlate like features, decorrelate the others (Zhang et al., 2025).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `rsd`. The first batch that
-    is no larger than the teacher's features are wide is answered with a warning.
+    Takes its own options and those of `DistillationTask`. The parts are `ce` and `rsd`, with
+    `features='stages'` also `stage_1`, `stage_2`, …. The first batch that is no larger than what is
+    correlated is wide is answered with a warning.
 
     Args:
         student: As in `DistillationTask`; a timm model, since its pooled features are read.
-        teacher: As in `DistillationTask`; a timm model, since its pooled features are read.
+        teacher: As in `DistillationTask`; a timm model, since its pooled features are read, but for
+            `features='logits'`, where any module that gives logits will do.
         weight: w > 0 of the loss. Default .1.
         kappa: κ ≥ 0 of what is off the diagonal. Default .01.
         ratio: The hidden width of the training-only decoupler over the student's width. Default 2.
+        features: What is correlated with the teacher's: 'pooled' features (default), 'logits' with logits, or
+            'stages': OFA's exits without classifiers beside the pooled ones, our reconstruction.
 
     Raises:
-        ValueError: A weight of 0 or less, κ < 0, a hidden width below 1, what `DistillationTask` refuses.
+        ValueError: A weight of 0 or less, κ < 0, a hidden width below 1, other features, and what
+            `DistillationTask` refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -145,9 +178,16 @@ class RSD(DistillationTask):
         Zhang et al., 2025.
     """
 
-    needs, taps_needed, stages = ('pooled',), True, ()
+    needs: tuple = ('pooled',)
+    taps_needed = True
+    stages: Any = ()
     paper, status = 'Zhang et al., 2025', 'paper'
-    checks = dict(weight=check_positive, kappa=check_weight, ratio=check_positive)
+    checks = dict(
+        weight=check_positive,
+        kappa=check_weight,
+        ratio=check_positive,
+        features=one_of(('pooled', 'logits', 'stages')),
+    )
 
     def __init__(
         self,
@@ -157,23 +197,37 @@ class RSD(DistillationTask):
         weight: float = 0.1,
         kappa: float = 0.01,
         ratio: float = 2.0,
+        features: str = 'pooled',
         **options,
     ):
         self.weight = weight
         self.kappa = kappa
         self.ratio = ratio
+        self.features = features
         self._warned = False
+        if features != 'pooled':
+            self.status = 'reconstructed'
+        self.needs = ('logits',) if features == 'logits' else ('pooled',)
+        self.stages = None if features == 'stages' else ()
         super().__init__(student, teacher, **options)
 
     def build_heads(self):
-        return Decoupler(self.student_taps.width, self.teacher_taps.width, self.ratio)
+        if self.features == 'logits':
+            return _OfLogits(self.num_classes, self.num_classes, self.ratio)
+        widths = self.student_taps.width, self.teacher_taps.width
+        if self.features == 'pooled':
+            return Decoupler(*widths, self.ratio)
+        branches = ExitBranches(self.student_taps, self.num_classes, widths[1])
+        self.stages = branches.stages
+        return _OfStages(branches, *widths, self.ratio)
 
     def losses(self, student, heads, teacher, target):
-        self._warned = self._warned or self._warn(*heads.shape)
-        return dict(
-            ce=self.label_loss(student.logits, target),
-            rsd=self.weight * rsd_loss(heads, teacher.pooled, self.kappa),
-        )
+        of_teacher = teacher.logits if self.features == 'logits' else teacher.pooled
+        self._warned = self._warned or self._warn(*heads.shape[-2:])
+        vectors = heads if self.features == 'stages' else heads[None]
+        names = ['rsd', *(f'stage_{i}' for i in self.stages)]
+        each = {name: self.weight * rsd_loss(v, of_teacher, self.kappa) for name, v in zip(names, vectors)}
+        return dict(ce=self.label_loss(student.logits, target)) | each
 
     def _warn(self, b: int, d: int) -> bool:
         if b <= d:

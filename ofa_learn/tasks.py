@@ -25,6 +25,7 @@ from ofa_learn.arguments import (
     answering_methods,
     check_gamma,
     check_positive,
+    check_switch,
     check_target,
     check_weight,
     method_options,
@@ -45,7 +46,7 @@ from ofa_learn.checks import (
     probe_classes,
     unread,
 )
-from .losses import label_loss, ofa_loss, or_teachers, wide
+from .losses import label_loss, ofa_loss, or_teachers, standardised, wide
 from .models import Features, Taps, find_taps, tapped_forward
 from .teachers import Answers, Fitted, Teacher, as_teacher, fit_teacher
 from .wrapping import WrappedTask, check_given
@@ -99,9 +100,13 @@ BUILT_IN = dict(
     kd='logits',
     dkd='logits',
     dist='logits',
+    lskd='more_logits',
+    wttm='more_logits',
+    deit='more_logits',
     fitnet='hints',
     ofd='hints',
     reviewkd='hints',
+    vkd='vkd',
     cc='relations',
     rkd='relations',
     crd='relations',
@@ -565,6 +570,8 @@ class OFA(DistillationTask):
         label_weight: w ≥ 0 of the cross-entropy in the released form, default 1; refused in the paper's form.
         soft: What the loss does with probabilities as labels: 'mixture' of the hard losses, or 'hard', their
             largest alone. Default 'mixture'.
+        standardise: Whether the teacher's logits get mean 0 and deviation 1 over the classes of each image
+            before its softmax (Sun et al., 2024); the student's are left alone. Default False.
 
     Raises:
         ValueError: γ < 1, as many γ as there are no exits, a `label_weight` in the paper's form, a weight
@@ -577,7 +584,7 @@ class OFA(DistillationTask):
         ['exit_1', 'exit_4', 'final', 'loss', 'output']
 
     Source:
-        Hao et al., 2023, Eqs. 2 and 6.
+        Hao et al., 2023, Eqs. 2 and 6; `standardise` is Sun et al., 2024.
     """
 
     taps_needed = True
@@ -587,6 +594,7 @@ class OFA(DistillationTask):
         form=one_of(('paper', 'released')),
         temperature=check_positive,
         soft=one_of(('mixture', 'hard')),
+        standardise=check_switch,
         kd_weight=check_weight,
         exit_weight=check_weight,
         label_weight=check_weight,
@@ -605,9 +613,11 @@ class OFA(DistillationTask):
         exit_weight: float = 1.0,
         label_weight: float | None = None,
         soft: str = 'mixture',
+        standardise: bool = False,
         **options,
     ):
         self.gamma, self.form, self.temperature, self.soft = gamma, form, temperature, soft
+        self.standardise = standardise
         self.stages = stages
         self.holds_labels = form == 'paper'
         self.kd_weight = kd_weight
@@ -655,7 +665,8 @@ class OFA(DistillationTask):
     def losses(self, student, heads, teacher, target):
         stack = torch.cat([heads, student.logits[None]])  # (E+1, B, K), the final logits last
         y = or_teachers(target, teacher.logits)
-        losses = self._losses(stack, teacher.logits, y) + self._weighted_more(stack, y)
+        z_t = standardised(wide(teacher.logits, stack)) if self.standardise else teacher.logits
+        losses = self._losses(stack, z_t, y) + self._weighted_more(stack, y)
         parts = {f'exit_{s}': self.exit_weight * l for s, l in zip(self.stages, losses)}
         if self.form == 'released':
             parts['ce'] = self.label_weight * self.label_loss(student.logits, target)

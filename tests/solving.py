@@ -111,7 +111,10 @@ TYPICAL = {
             ("answer_8 = dict(a='classes', b='normalisation', c='untrained', d='none')", 'in the same way'),
             ("answer_8 = dict(a='none', b='classes', c='untrained', d='normalisation')", 'The healthy one'),
         ],
-        9: [("answer_9 = 'reviewkd'", 'longer than the budget'), ("answer_9 = 'fitnet'", 'another affordable one')],
+        9: [
+            ("answer_9 = 'reviewkd'", 'longer than the budget'),
+            ("answer_9 = 'fitnet'", 'another affordable one'),
+        ],
         10: [('answer_10 = 16', 'overflows'), ('answer_10 = 10', 'room for more')],
     },
 }

@@ -420,7 +420,7 @@ def test_a_wrong_type_is_named():
     [
         (['--batch', '4'], 'no option --batch; did you mean --batch_size?'),
         (['--T', '4'], 'no option --T; did you mean --temperature?'),
-        (['--gamma', '2'], "'labels' has no option 'gamma'; 'gamma' is an option of dist and ofa"),
+        (['--gamma', '2'], "'labels' has no option 'gamma'; 'gamma' is an option of dist, ofa and wttm"),
         (['--ema'], 'ema: expected a number from 0 and below 1, or None, got True'),
         (['--ema', '1.5'], 'ema: expected a number'),
         (['--sched', 'plateau'], 'sched: plateau is not offered'),

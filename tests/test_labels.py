@@ -153,7 +153,9 @@ def by_hand(logits, target, weights):
     return sum(a for a, _ in terms) / sum(w for _, w in terms)
 
 
-LABEL_PARTS = dict(kd=0.1, scalekd=0.5)  # what weighs the cross-entropy, where it is not 1
+LABEL_PARTS = dict(
+    kd=0.1, lskd=0.1, deit=0.5, scalekd=0.5
+)  # what weighs the cross-entropy, where it is not 1
 
 
 @pytest.mark.parametrize('target', [Y, torch.where(Y == 6, -1, Y)], ids=['labels', 'some'])

@@ -22,6 +22,7 @@ from ofa_learn.hints import fitnet_loss, hcl_loss, ofd_loss
 from ofa_learn.logits import dist_loss, dkd_loss, dkd_parts
 from ofa_learn.losses import kd_loss, ofa_loss
 from ofa_learn.models import make_model
+from ofa_learn.more_logits import wttm_loss
 from ofa_learn.relations import rkd_angle_loss, rkd_distance_loss
 from ofa_learn.rsd import correlations, rsd_loss
 from ofa_learn.scalekd import dfm_loss, soft_ce_loss
@@ -300,6 +301,7 @@ def taught_losses():
         'kd': (kd_loss, (4, 5)),
         'dkd': (lambda s, t: dkd_loss(s, t, y), (4, 5)),
         'dist': (dist_loss, (4, 5)),
+        'wttm': (wttm_loss, (4, 5)),
         'soft cross-entropy': (soft_ce_loss, (4, 5)),
         'rsd': (rsd_loss, (4, 5)),
         'rkd distance': (rkd_distance_loss, (4, 5)),
@@ -489,6 +491,9 @@ NUMBERS = dict(
     kd=('label_weight', 'kd_weight', 'temperature'),
     dkd=('alpha', 'beta', 'temperature', 'warmup'),
     dist=('beta', 'gamma', 'temperature'),
+    lskd=('label_weight', 'kd_weight', 'temperature'),
+    wttm=('gamma', 'weight'),
+    deit=('label_weight', 'kd_weight'),
     fitnet=('weight',),
     ofd=('weight',),
     reviewkd=('weight', 'warmup'),
@@ -525,7 +530,7 @@ def test_a_part_may_be_switched_off():
             lambda t: create_task(
                 'rsd', 'micro_vit', nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), data=DATA
             ),
-            'these methods would work: deep_supervision, dist, dkd, kd, labels, ofa',
+            'these methods would work: deep_supervision, deit, dist, dkd, kd, labels, lskd, ofa, wttm',
         ),
         (lambda t: create_task('rds', 'micro_vit', t, data=DATA), 'did you mean'),
         (

@@ -40,7 +40,7 @@ def teacher():
         (OFA, 'ofa', dict(alpha=1), "'ofa' has no option 'alpha'; 'alpha' is an option of dkd"),
         (OFA, 'ofa', dict(lr=1e-3), "'lr' is an option of fit and distill"),
         (OFA, 'ofa', dict(tau=2.0), "did you mean 'temperature'"),
-        (RSD, 'rsd', dict(gamma=2), "'gamma' is an option of dist and ofa"),
+        (RSD, 'rsd', dict(gamma=2), "'gamma' is an option of dist, ofa and wttm"),
         (Labels, 'labels', dict(smoothing=0.1), "did you mean 'label_smoothing'"),
         (DeepSupervision, 'deep_supervision', dict(layers=(1,)), "did you mean 'stages'"),
     ],

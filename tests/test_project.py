@@ -37,9 +37,11 @@ ROOMS = {
     },
     'methods': {
         'logits': 'arguments tasks losses',
+        'more_logits': 'arguments losses tasks',
         'hints': 'arguments models losses tasks',
+        'vkd': 'arguments losses tasks',
         'relations': 'arguments data losses tasks wrapping',
-        'rsd': 'arguments losses tasks',
+        'rsd': 'arguments branches losses tasks',
         'hcd': 'arguments branches losses tasks',
         'scalekd': 'arguments models losses tasks',
         'combined': 'arguments models checks tasks wrapping',

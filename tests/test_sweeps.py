@@ -432,7 +432,7 @@ def test_options_go_where_they_belong():
         (dict(grid=dict(gama=1)), "fit, labels, kd and ofa: no option 'gama'; did you mean 'gamma'"),
         (
             dict(grid={'kd.gamma': 1}),
-            "grid: kd: no option 'gamma'; 'gamma' is .* for dist and ofa",
+            "grid: kd: no option 'gamma'; 'gamma' is .* for dist, ofa and wttm",
         ),
         (dict(grid={'dkdd.gamma': 1}), "the method of 'dkdd.gamma': expected one of .*; did you mean 'kd'"),
         (

@@ -515,7 +515,7 @@ def with_option(method, **options):
         (
             with_option('kd', gamma=2.0),
             TypeError,
-            "'kd' has no option 'gamma'; 'gamma' is an option of dist and ofa",
+            "'kd' has no option 'gamma'; 'gamma' is an option of dist, ofa and wttm",
         ),
         (with_option('ofa', lr=1e-3), TypeError, "no option 'lr'; 'lr' is an option of fit and distill"),
         (with_option('kd', weight=2.0), TypeError, "did you mean 'label_weight' or 'kd_weight'. 'weight' is"),
