@@ -35,6 +35,29 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ["'0.889'", '[second / first]'],
         ),
     },
+    '20_cka': {
+        1: (
+            [
+                ('dict(features=False, images=False)', 'In which order'),
+                ('dict(features=True, images=True)', 'the images themselves'),
+                ("'features'", 'with features and'),
+            ],
+            ['dict(images=False, features=True)'],
+        ),
+        2: (
+            [
+                ("'blocks.*'", 'in a list'),
+                ("['blocks.*']", 'two layers of each'),
+                ("['blocks.*.norm1', 'blocks.*.mlp']", 'as a whole'),
+            ],
+            ["('blocks.*.attn', 'blocks.*.mlp')"],
+        ),
+        3: (
+            [('1', 'does not tell apart'), ('0', 'often does, too')],
+            ["cka_matrix(fine, coarse)", "[answer_3]"],
+        ),
+        4: ([('0', 'any two random rows'), ('1.05', 'Not quite')], ["'0.96'", 'torch.tensor(answer_4)']),
+    },
     '30_branches': {
         1: ([('0.27', 'count both'), ('54', 'a share of all')], ["'0.54'", '[share]']),
         2: ([('3', 'Not from 56'), ('1', 'halves the grid once')], ["'2'", 'torch.tensor(2)']),
