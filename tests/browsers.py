@@ -13,17 +13,21 @@ from pictures import browser_page, chromium
 LOCAL = ('file:', 'data:', 'blob:')
 
 
+def missing():
+    "What the tests in a browser lack here, in words; None where they run."
+    if not chromium() or not os.path.exists(chromium()):
+        return 'no Chromium on the PATH or in $CHROMIUM'
+    return None if find_spec('playwright') else 'no playwright'
+
+
 def need_browser():
     "Without a browser skip the test, or fail where OFA_LEARN_REQUIRE_BROWSER=1 asks for one."
-    if not chromium() or not os.path.exists(chromium()):
-        missing = 'no Chromium on the PATH or in $CHROMIUM'
-    elif find_spec('playwright') is None:
-        missing = 'no playwright'
-    else:
+    lacks = missing()
+    if lacks is None:
         return
     if os.environ.get('OFA_LEARN_REQUIRE_BROWSER') == '1':
-        pytest.fail(f'{missing}, and OFA_LEARN_REQUIRE_BROWSER=1 asks for one')
-    pytest.skip(f'{missing}: the browser tests need one')
+        pytest.fail(f'{lacks}, and OFA_LEARN_REQUIRE_BROWSER=1 asks for one')
+    pytest.skip(f'{lacks}: the browser tests need one')
 
 
 def one_browser():

@@ -152,13 +152,17 @@ def lab(tmp_path_factory):
 
 SERVER = ('http://127.0.0.1:', 'ws://127.0.0.1:', 'data:', 'blob:')
 HARMLESS = ('GPU stall due to ReadPixels', 'WebGL')  # Chromium's own words without a graphics card
+CODE = '''jupyterapp.shell.currentWidget.content.widgets.map(w => w.model.sharedModel.toJSON())
+    .filter(c => c.cell_type === 'code' && c.source.trim())'''
+FAILED = f"{CODE}.filter(c => c.outputs.some(o => o.output_type === 'error')).map(c => c.source)"
+WAITING = f'{CODE}.filter(c => c.execution_count === null).length'
 IDLE = "window.jupyterapp?.shell?.currentWidget?.sessionContext?.session?.kernel?.status === 'idle'"
 STORED = '.jp-RenderedPlotly img, .jp-RenderedPlotly.js-plotly-plot'
 LIVE = '.jupyter-widgets .js-plotly-plot'
 
 
 def run_all(page, address, stored, live):
-    "Open a notebook, see its stored figures, run all its cells, wait for its live ones; what goes wrong."
+    "Open a notebook, see its stored figures, run each of its cells, see its live ones; what goes wrong."
     trouble = watch(page, SERVER, HARMLESS, kinds=('error',))
     page.goto(address)
     page.wait_for_function(IDLE, timeout=WAIT)
@@ -166,6 +170,8 @@ def run_all(page, address, stored, live):
     page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
     page.wait_for_function(f"document.querySelectorAll('{LIVE}').length >= {live}", timeout=5 * WAIT)
     page.wait_for_function(IDLE, timeout=5 * WAIT)
+    page.wait_for_function(f'{WAITING} === 0 || {FAILED}.length', timeout=5 * WAIT)
+    assert page.evaluate(FAILED) == []
     return trouble
 
 

@@ -45,27 +45,27 @@ class Cut(Exception):
     pass
 
 
-def resumed(folder, at=1.6, **how):
-    "A run of three epochs that was cut in the second, and went on."
+def resumed(folder, at=1.3, **how):
+    "A run of two epochs that was cut in the second, and went on."
 
     def cut(done):
         if done > at:
             raise Cut
 
     with pytest.raises(Cut):
-        fit(small_task(), DATA, 3, out=folder, save_seconds=0, on_step=cut, **how)
+        fit(small_task(), DATA, 2, out=folder, save_seconds=0, on_step=cut, **how)
     assert load_checkpoint(folder / 'last.pt')['start'] > 0
     task = small_task()
-    fit(task, DATA, 3, out=folder, resume=True, **how)
+    fit(task, DATA, 2, out=folder, resume=True, **how)
     return end(task)
 
 
 @pytest.mark.parametrize('opt', [*optimizers(), 'lookahead_adamw', 'lookahead_sgd'])
 def test_every_optimizer_on_offer_goes_on_to_the_bit(opt, tmp_path):
-    how = dict(opt=opt, lr=1e-3, batch_size=10, warmup_epochs=1, eval_every=3, **QUIET)
+    how = dict(opt=opt, lr=1e-3, batch_size=10, warmup_epochs=1, eval_every=2, **QUIET)
     whole = small_task()
     before = end(whole)
-    fit(whole, DATA, 3, **how)
+    fit(whole, DATA, 2, **how)
     after, again = end(whole), resumed(tmp_path, **how)
     moved = [k for k, p in whole.trainable_module.named_parameters() if not torch.equal(before[k], after[k])]
     assert len(moved) == len(list(whole.trainable_module.parameters())), 'not all parameters are trained'
