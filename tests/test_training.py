@@ -893,7 +893,10 @@ def test_distill_answers_an_option_that_is_not_there(options, says):
 @pytest.mark.parametrize(
     'options, says',
     [
-        (dict(gamma=2), "no option 'gamma'; 'gamma' is an option of create_task for dist, ofa and wttm"),
+        (
+            dict(gamma=2),
+            "fit has no option 'gamma'; 'gamma' is an option of create_task for dist, ofa and wttm",
+        ),
         (dict(label_smoothing=0.1), "'label_smoothing' is an option of create_task for every method"),
         (dict(learning_rate=1), "no option 'learning_rate'"),
         (dict(batchsize=10), "did you mean 'batch_size'"),
