@@ -84,6 +84,14 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
         ),
         4: ([("('pooled', 'logits')", 'do with those'), ("'maps'", 'before they are pooled')], ["'pooled'"]),
     },
+    '52_look': {
+        1: ([('0.1', 'digits in general'), ('1', 'has not seen these')], ["str(unseen)", '[unseen]']),
+        2: (
+            [("'zoom'", 'one of the two'), ('max(sure_of, key=sure_of.get)', 'surer of these')],
+            ["'shifts'"],
+        ),
+        3: ([('50', 'by a hair'), ('80', 'standard error')], ["'65 %'", 'torch.tensor([65.0])']),
+    },
     '80_training': {
         1: ([('6', 'Do several batches make one update?'), ('3.25', 'Do several batches')], ["'3'", '[3]']),
         2: ([('50', 'leave out of the count'), ('75', 'is wrong')], ["'66.7 %'", 'torch.tensor(66.67)']),
