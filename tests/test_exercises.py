@@ -68,6 +68,11 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ],
         ),
     },
+    '49_teachers': {
+        1: ([('0.01', 'the largest input'), ('1', 'not silent')], ["'0.027'", '[0.0267]']),
+        2: ([("'original'", 'cannot see'), ("'both'", 'one of the two')], ["'View'"]),
+        3: ([('0.1', 'does nothing'), ('-1', 'less than none')], ["'0'", '[0]']),
+    },
     '50_tasks': {
         1: (
             [
