@@ -124,10 +124,10 @@ def test_options_stay_and_what_is_to_be_predicted_is_folded(built):
         page = built / '_proc' / path.relative_to(built / 'nbs')
         for source, made in zip(code_of(path), code_of(page)):
             kept = {k: v for k, v in directives(source).items() if k in KEPT}
+            if (source['metadata'].get('jupyter') or {}).get('source_hidden'):
+                assert kept.setdefault('code-fold', 'true') == 'true', page.name
             assert directives(made) == kept, page.name
             options += len(kept)
-            if (source['metadata'].get('jupyter') or {}).get('source_hidden'):
-                assert kept['code-fold'] == 'true', page.name
             if (source['metadata'].get('jupyter') or {}).get('outputs_hidden'):
                 assert made['outputs'] == [], page.name
         unread = [c for c in code_of(path) if (c['metadata'].get('jupyter') or {}).get('outputs_hidden')]

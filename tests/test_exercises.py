@@ -91,6 +91,11 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ],
         ),
     },
+    '49_teachers': {
+        1: ([('0.01', 'the largest input'), ('1', 'not silent')], ["'0.027'", '[0.0267]']),
+        2: ([("'original'", 'cannot see'), ("'both'", 'one of the two')], ["'View'"]),
+        3: ([('0.1', 'does nothing'), ('-1', 'less than none')], ["'0'", '[0]']),
+    },
     '50_tasks': {
         1: (
             [
@@ -106,6 +111,14 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ["'0.5'", 'torch.tensor([0.5])'],
         ),
         4: ([("('pooled', 'logits')", 'do with those'), ("'maps'", 'before they are pooled')], ["'pooled'"]),
+    },
+    '52_look': {
+        1: ([('0.1', 'digits in general'), ('1', 'has not seen these')], ["str(unseen)", '[unseen]']),
+        2: (
+            [("'zoom'", 'one of the two'), ('max(sure_of, key=sure_of.get)', 'surer of these')],
+            ["'shifts'"],
+        ),
+        3: ([('50', 'by a hair'), ('80', 'standard error')], ["'65 %'", 'torch.tensor([65.0])']),
     },
     '80_training': {
         1: ([('6', 'Do several batches make one update?'), ('3.25', 'Do several batches')], ["'3'", '[3]']),
