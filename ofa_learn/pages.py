@@ -9,7 +9,7 @@ __all__ = ['report']
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
@@ -176,7 +176,7 @@ def gamma_version(
 GAMMAS = [round(1 + i / 10, 1) for i in range(31)]
 
 
-def _what_moves(figure: Sketch) -> dict:
+def what_moves(figure: Sketch) -> dict:
     "What a step changes in a figure: its title, its range, and each trace's values and texts."
     traces = [{k: list(t[k]) for k in ('y', 'text') if k in t} for t in figure.data]
     layout = figure.layout
@@ -199,7 +199,7 @@ def steps_version(
     state = dict(
         gamma=GAMMAS[start],
         figures=[f.plain() for f in figures[start]],
-        steps=[dict(text=t, figures=[_what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
+        steps=[dict(text=t, figures=[what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
     )
     return (
         '<figure class="ofa-page" data-page="steps">'
@@ -207,6 +207,35 @@ def steps_version(
         f'<p class="numbers" style="white-space: pre-line" role="status">{html.escape(texts[start])}</p>'
         f'<figcaption>{html.escape(caption)}</figcaption></figure>'
     )
+
+# %% ../nbs/widgets/92_pages.ipynb #4abc1910
+class Pool(dict):
+    "Values that stand once, as JSON, each with its number: figures that share most of their traces."
+
+    def kept(self, value) -> int:
+        "The number of a value."
+        return self.setdefault(embed_json(value), len(self))
+
+    def figure(self, figure: dict) -> list:
+        "A figure as numbers: of its traces, and of its layout."
+        return [[self.kept(trace) for trace in figure['data']], self.kept(figure['layout'])]
+
+    def loaded(self) -> list:
+        "The values themselves, by their numbers."
+        return [json.loads(value) for value in self]
+
+
+def pooled(
+    choices: Iterable[tuple[str, dict, list[dict]]],  # each a key, a state, and two figures
+    about: dict,  # what else stands in the tables
+) -> Iterator[list[dict] | None]:  # for each of the two its states and its pool, at last
+    "Tables of figures, a choice at a time; None for each that is in."
+    tables = [(Pool(), {}), (Pool(), {})]
+    for key, _, figures in choices:
+        for (pool, states), figure in zip(tables, figures):
+            states[key] = pool.figure(figure)
+        yield None
+    yield [about | dict(states=states, pool=pool.loaded()) for pool, states in tables]
 
 # %% ../nbs/widgets/92_pages.ipynb #3bb25b23
 def static_text(

@@ -190,7 +190,7 @@ def new_page(browser):
 def book(lab, new_page):
     "The first walkthrough, run from top to bottom; no page error and no console error until the end."
     page = new_page()
-    trouble = run_all(page, lab.format(NAME), stored=3, live=6)
+    trouble = run_all(page, lab.format(NAME), stored=4, live=8)  # the first widget stands there twice
     yield page
     page.close()
     assert trouble == []
@@ -233,6 +233,26 @@ ASK = '''(code) => new Promise((done, fail) => {
 def ask(page, expression, imports=''):
     "A value from the notebook's kernel, while whatever else runs there goes on."
     return page.evaluate(ASK, f'import json\n{imports}\nprint("ANSWER" + json.dumps({expression}))')
+
+
+SLEEP = '''() => {
+    const {kernel} = window.jupyterapp.shell.currentWidget.sessionContext.session;
+    kernel.requestExecute({code: 'import time; time.sleep(3)'});
+}'''
+
+
+def moves_while_the_kernel_sleeps(page, widget, control, key, i):
+    "A key on a control: the i-th figure follows at once, and the widget in the kernel when it can."
+    know = f'all(f.moves_itself() for f in {widget}.figures)'
+    assert reaches(page, lambda: ask(page, know), True)  # the table has come
+    before, stood = plotted(page, i), ask(page, f'{widget}.text()')
+    control.focus()
+    page.evaluate(SLEEP)
+    page.keyboard.press(key)
+    assert until(page, lambda: plotted(page, i) != before, True, seconds=2)
+    now = plotted(page, i)
+    assert reaches(page, lambda: ask(page, f'{widget}.text()') != stood, True)
+    assert plotted(page, i) == now
 
 
 def cards(page):
@@ -315,7 +335,7 @@ def test_digit_and_temperature_by_keyboard(book):
 
 def test_anatomy_by_keyboard(book):
     card = cards(book)[0]
-    gamma = book.get_by_label('γ', exact=True).nth(1)
+    gamma = book.get_by_label('γ', exact=True).nth(2)
     gamma.focus()
     for _ in range(6):
         book.keyboard.press('ArrowLeft')
@@ -330,19 +350,19 @@ def test_anatomy_by_keyboard(book):
     want = rounded(loss.item() for loss in losses)
 
     def totals():
-        return rounded(plotted(book, 2)['traces'][-1]['y'])
+        return rounded(plotted(book, 4)['traces'][-1]['y'])
 
     assert reaches(book, totals, want)
-    stacks = plotted(book, 2)['traces'][:-1]
+    stacks = plotted(book, 4)['traces'][:-1]
     assert [sum(t['y'][i] for t in stacks) for i in range(4)] == pytest.approx(want, abs=1e-8)
     (gradient,) = torch.autograd.grad(losses[1], z_s)
-    assert reaches(book, lambda: rounded(plotted(book, 3)['traces'][1]['y']), rounded(gradient[0].tolist()))
-    book.get_by_label('>99 %').nth(1).focus()
+    assert reaches(book, lambda: rounded(plotted(book, 5)['traces'][1]['y']), rounded(gradient[0].tolist()))
+    book.get_by_label('>99 %').nth(2).focus()
     book.keyboard.press('ArrowRight')  # another digit: its own classes, sliders and student
     label = cards(book)[1]['label']
     names = [f'{c} (true)' if c == label else str(c) for c in range(10)]
-    assert reaches(book, lambda: plotted(book, 3)['traces'][1]['x'], names)
-    assert plotted(book, 3)['axes'][0] == 'category'
+    assert reaches(book, lambda: plotted(book, 5)['traces'][1]['x'], names)
+    assert plotted(book, 5)['axes'][0] == 'category'
     assert book.get_by_label(f'student’s logit of {label} (true)').input_value() == '0'
     book.keyboard.press('ArrowLeft')
     assert reaches(book, totals, want)
@@ -351,6 +371,7 @@ def test_anatomy_by_keyboard(book):
         said.inner_text()
     )
     shot(book, 'anatomy')
+    moves_while_the_kernel_sleeps(book, 'anatomy', gamma, 'ArrowRight', 4)
 
 
 def test_recorded_accuracies_by_keyboard(book):
@@ -364,17 +385,17 @@ def test_recorded_accuracies_by_keyboard(book):
         return [t for t in plotted(book, i)['traces'] if t['name'].startswith(name)]
 
     def ring():
-        (trace,) = traces(5, 'current γ')
+        (trace,) = traces(7, 'current γ')
         return rounded(trace['x'] + trace['y'])
 
     def check():
         s = _curve_state(runs, **choice)
         mean = statistics.fmean(s['over'][choice['gamma']])
         assert reaches(book, ring, rounded([choice['gamma'], mean]))
-        assert reaches(book, lambda: traces(4, 'epoch')[0]['x'], [choice['epoch']] * 2)
+        assert reaches(book, lambda: traces(6, 'epoch')[0]['x'], [choice['epoch']] * 2)
         want = f"While training, γ = {choice['gamma']:g}, T = {choice['temperature']:g}"
-        assert reaches(book, lambda: title(book, 4), want)
-        own = [t['y'] for t in traces(4, 'OFA') if len(t['x']) == 15 and t['y'][0] is not None]
+        assert reaches(book, lambda: title(book, 6), want)
+        own = [t['y'] for t in traces(6, 'OFA') if len(t['x']) == 15 and t['y'][0] is not None]
         curves = [y for _, y in s['series'][f"ofa_{choice['form']}"]]
         means = pytest.approx([statistics.fmean(v) for v in zip(*curves)], abs=1e-4)
         assert any(y == means for y in own), own
@@ -400,6 +421,8 @@ def test_recorded_accuracies_by_keyboard(book):
     want = f'{pair_name(choice["pair"])}, γ = 4, T = 4'
     assert reaches(book, lambda: want in said.inner_text(), True), said.inner_text()
     shot(book, 'accuracies')
+    gamma = book.get_by_label('γ', exact=True).last
+    moves_while_the_kernel_sleeps(book, 'accuracies', gamma, 'ArrowLeft', 7)
 
 
 MAPS = '''[...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].slice(2)
@@ -428,6 +451,8 @@ def test_exits_and_layers_by_keyboard(lab, new_page):
     assert reaches(page, lambda: sizes(page.evaluate(MAPS)), sizes(kernel))
     assert page.evaluate(MAPS) == [[pytest.approx(row) for row in rows] for rows in kernel]
     shot(page, 'exits-and-layers')
+    moves_while_the_kernel_sleeps(page, 'exits', page.get_by_label('stage 1', exact=True), 'Space', 1)
+    moves_while_the_kernel_sleeps(page, 'maps', page.get_by_label('student after'), 'ArrowUp', 3)
     page.close()
     assert trouble == []
 
@@ -470,6 +495,7 @@ def test_teacher_lab_by_keyboard(lab, new_page):
     assert 'Not recorded' in w.text() and ring() == []
     assert page.locator('.annotation-text').filter(has_text='Not recorded').count() == 1
     shot(page, 'teacher-lab')
+    moves_while_the_kernel_sleeps(page, 'lab', page.get_by_label('labels', exact=True), 'Home', 0)
     page.close()
     assert trouble == []
 
@@ -483,7 +509,7 @@ EDGES = '''[...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')]
 
 def test_every_control_has_a_name(book):
     names = book.evaluate(NAMES)
-    assert len(names) == 2 * (2 + 8) + 3 + 2 and all(names)
+    assert len(names) == 3 * (2 + 8) + 3 + 2 and all(names)
     edges = book.evaluate(EDGES)
     assert all(svg <= box <= 900 for svg, box in edges), edges  # nothing is cut off at 900 pixels
 
@@ -531,7 +557,7 @@ def latency(page, name, control, moves=MOVES):
 
 def test_latency(book):
     latency(book, 'GammaExplorer, γ', book.get_by_label('γ', exact=True).first)
-    latency(book, 'LossAnatomy, γ', book.get_by_label('γ', exact=True).nth(1))
+    latency(book, 'LossAnatomy, γ', book.get_by_label('γ', exact=True).nth(2))
     latency(book, 'LossAnatomy, a logit', book.get_by_label('(true)').first)
 
 

@@ -21,13 +21,13 @@ from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
 from ofa_learn.pages import GAMMAS, check_cards, gamma_numbers, steps_version
+from ofa_learn.plain import formulas
 from ofa_learn.widgets import (
     GammaExplorer,
     LossAnatomy,
     Slider,
     _anatomy_figure,
     _Engine,
-    _formulas,
     _gamma_rows,
     _gradient_figure,
     _spread,
@@ -134,11 +134,11 @@ def test_series_by_hand():
     assert s['weights'] == close([1.0, 0.25, 0.0, 0.0]) and s['target'] == close(2.25)
     assert s['dark'] == close(0.5 * ce)
     assert s['ofa'] == s['ofa2'] == close(2.75 * ce)
-    assert [f[0] for f in _formulas(s)] == ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
-    assert _formulas(s)[2][2] == '2.197 + (1.000 + 0.250 − 0.500) · 1.099 = 3.021'
+    assert [f[0] for f in formulas(s)] == ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
+    assert formulas(s)[2][2] == '2.197 + (1.000 + 0.250 − 0.500) · 1.099 = 3.021'
     real = anatomy_state([0.0] * 3, half, 1.4)
     assert real['weights'] == close([0.7, 0.07, -0.007, 0.0014])
-    assert '− 0.007' in _formulas(real)[2][2] and real['weights'][2] < 0
+    assert '− 0.007' in formulas(real)[2][2] and real['weights'][2] < 0
 
 
 # Digits
