@@ -22,7 +22,7 @@ import pytest
 import torch
 from browsers import need_browser, one_browser, watch
 
-from ofa_learn.explorers import AccuracyCurves, _curve_state, pair_name
+from ofa_learn.explorers import AccuracyCurves, BranchExplorer, CKAExplorer, _curve_state, pair_name
 from ofa_learn.losses import class_weights, ofa_loss
 from ofa_learn.pages import gamma_numbers
 from ofa_learn.recorded import recorded
@@ -255,6 +255,66 @@ def moves_while_the_kernel_sleeps(page, widget, control, key, i):
     assert plotted(page, i) == now
 
 
+STOPWATCH = '''() => {
+    const control = document.activeElement;
+    const widget = control.closest('figure.ofa-page, .widget-vbox');
+    const plots = [...widget.querySelectorAll('.js-plotly-plot')];
+    const strokes = '.gtitle, .cartesianlayer path, .cartesianlayer image, .cartesianlayer text';
+    const look = (node) => ['d', 'transform', 'href', 'style'].map((k) => node.getAttribute(k)).join();
+    const seen = (plot) => [...plot.querySelectorAll(strokes)].map((n) => look(n) + n.textContent).join();
+    window.took = [];
+    control.addEventListener('keydown', () => {
+        const start = performance.now();
+        const before = plots.map(seen);
+        const wait = () => {
+            if (plots.every((plot, i) => seen(plot) !== before[i])) took.push(performance.now() - start);
+            else setTimeout(wait, 1);
+        };
+        setTimeout(wait, 0);
+    }, {capture: true});
+}'''
+
+
+MOVES = int(os.environ.get('OFA_LEARN_MOVES', 4))  # 50 for numbers that are told to others
+BACK_AND_FORTH = ('ArrowRight', 'ArrowLeft')
+
+
+def latency(page, name, control, first=4, keys=BACK_AND_FORTH):
+    """From a key press on a control until all figures of its widget are new ones, each time.
+
+    Median and 95th percentile in milliseconds, printed and not asserted. `first` steps lead away from the
+    control's end.
+    """
+    control.focus()
+    if keys is BACK_AND_FORTH:
+        for key in ['Home'] + ['ArrowRight'] * first:
+            page.keyboard.press(key)
+    page.wait_for_timeout(1500)
+    page.evaluate(STOPWATCH)
+    for i in range(MOVES):
+        page.keyboard.press(keys[i % 2])
+        page.wait_for_function(f'took.length === {i + 1}', timeout=WAIT, polling=30)
+    took = sorted(page.evaluate('took'))
+    median, slow = statistics.median(took), took[math.ceil(0.95 * MOVES) - 1]
+    print(f'\n{name}, {MOVES} moves: median {median:.0f} ms, 95th percentile {slow:.0f} ms', end='')
+
+
+# Of every widget a control that moves all its figures: what it is called, and how it is moved.
+HANDS = dict(
+    GammaExplorer=('γ', {}),
+    LossAnatomy=('γ', {}),
+    AccuracyCurves=('γ', {}),
+    BranchExplorer=('stage 2', dict(keys=('Space', 'Space'))),
+    CKAExplorer=('student', dict(first=0)),
+    TeacherLab=('labels', dict(first=1)),
+)
+
+
+def latency_of(page, widget, where='', nth=0):
+    label, how = HANDS[widget]
+    latency(page, f'{where}{widget}, {label}', page.get_by_label(label, exact=True).nth(nth), **how)
+
+
 def cards(page):
     "The digits' labels and logits, as the kernel has them."
     return ask(page, "[dict(label=c['label'], logits=c['logits']) for c in cards]")
@@ -453,6 +513,8 @@ def test_exits_and_layers_by_keyboard(lab, new_page):
     shot(page, 'exits-and-layers')
     moves_while_the_kernel_sleeps(page, 'exits', page.get_by_label('stage 1', exact=True), 'Space', 1)
     moves_while_the_kernel_sleeps(page, 'maps', page.get_by_label('student after'), 'ArrowUp', 3)
+    for widget in ('BranchExplorer', 'CKAExplorer'):
+        latency_of(page, widget)
     page.close()
     assert trouble == []
 
@@ -496,6 +558,7 @@ def test_teacher_lab_by_keyboard(lab, new_page):
     assert page.locator('.annotation-text').filter(has_text='Not recorded').count() == 1
     shot(page, 'teacher-lab')
     moves_while_the_kernel_sleeps(page, 'lab', page.get_by_label('labels', exact=True), 'Home', 0)
+    latency_of(page, 'TeacherLab')
     page.close()
     assert trouble == []
 
@@ -514,62 +577,23 @@ def test_every_control_has_a_name(book):
     assert all(svg <= box <= 900 for svg, box in edges), edges  # nothing is cut off at 900 pixels
 
 
-STOPWATCH = '''() => {
-    const control = document.activeElement;
-    const widget = control.closest('figure.ofa-page, .widget-vbox');
-    const plots = [...widget.querySelectorAll('.js-plotly-plot')];
-    const strokes = '.gtitle, .cartesianlayer path, .cartesianlayer image, .cartesianlayer text';
-    const look = (node) => ['d', 'transform', 'href', 'style'].map((k) => node.getAttribute(k)).join();
-    const seen = (plot) => [...plot.querySelectorAll(strokes)].map((n) => look(n) + n.textContent).join();
-    window.took = [];
-    control.addEventListener('keydown', () => {
-        const start = performance.now();
-        const before = plots.map(seen);
-        const wait = () => {
-            if (plots.every((plot, i) => seen(plot) !== before[i])) took.push(performance.now() - start);
-            else setTimeout(wait, 1);
-        };
-        setTimeout(wait, 0);
-    }, {capture: true});
-}'''
-
-
-MOVES = int(os.environ.get('OFA_LEARN_MOVES', 4))  # 50 for numbers that are told to others
-
-
-def latency(page, name, control, moves=MOVES):
-    """From a key press on a control until all figures of its widget are new ones, each time.
-
-    Median and 95th percentile in milliseconds, printed and not asserted.
-    """
-    control.focus()
-    for key in ['Home'] + ['ArrowRight'] * 4:
-        page.keyboard.press(key)
-    page.wait_for_timeout(1500)
-    page.evaluate(STOPWATCH)
-    for i in range(moves):
-        page.keyboard.press('ArrowLeft' if i % 2 else 'ArrowRight')
-        page.wait_for_function(f'took.length === {i + 1}', timeout=WAIT, polling=30)
-    took = sorted(page.evaluate('took'))
-    median, slow = statistics.median(took), took[math.ceil(0.95 * moves) - 1]
-    print(f'\n{name}, {moves} moves: median {median:.0f} ms, 95th percentile {slow:.0f} ms', end='')
-
-
 def test_latency(book):
-    latency(book, 'GammaExplorer, γ', book.get_by_label('γ', exact=True).first)
-    latency(book, 'LossAnatomy, γ', book.get_by_label('γ', exact=True).nth(2))
+    "The other widgets' stands at the end of their tests."
+    for nth, widget in ((0, 'GammaExplorer'), (2, 'LossAnatomy'), (3, 'AccuracyCurves')):
+        latency_of(book, widget, nth=nth)
     latency(book, 'LossAnatomy, a logit', book.get_by_label('(true)').first)
 
 
 def test_latency_of_the_pages(new_page, tmp_path):
     logits = [1.0, 2.0, 0.0, -1.0, 0.5, 0.0, 0.0, 1.0, -2.0, 0.0]
     card = dict(image=[[0, 255], [128, 0]], label=1, logits=logits)
-    for widget in (GammaExplorer([card]), LossAnatomy([card])):
-        page = new_page()
+    recorded_ones = AccuracyCurves, BranchExplorer, CKAExplorer, TeacherLab
+    page = new_page()
+    for widget in (GammaExplorer([card]), LossAnatomy([card]), *(make() for make in recorded_ones)):
         page.goto(widget.to_html(tmp_path / 'page.html').as_uri())
-        page.wait_for_selector('.ofa-page input[type=range]')
-        latency(page, f'page of {type(widget).__name__}, γ', page.get_by_label('γ', exact=True))
-        page.close()
+        page.wait_for_selector('.ofa-page .js-plotly-plot')
+        latency_of(page, type(widget).__name__, 'page of ')
+    page.close()
 
 
 COUNTED = '''() => {
