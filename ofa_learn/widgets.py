@@ -433,9 +433,17 @@ def in_rows(controls: list[W.DOMWidget]) -> W.HBox:
     return W.HBox(controls, layout=dict(flex_flow='row wrap', grid_gap='0 1.5rem', overflow='hidden'))
 
 
+_ALONE = (
+    '<style>@keyframes ofa-late { to { visibility: visible } }</style>'
+    '<p class="ofa-alone" role="alert" style="visibility:hidden; animation:ofa-late 0s 4s forwards">'
+    'Controls and figures need the front end of anywidget, which this page lacks: '
+    'run pip install anywidget jupyterlab_widgets where JupyterLab runs, and load the page again.</p>'
+)
+
+
 def folded(caption: str) -> str:
-    "What to try, as HTML that folds."
-    return f'<details class="ofa-try"><summary>Try</summary>{html.escape(caption)}</details>'
+    "What to try, as HTML that folds; and what to do where the front end that shows the rest is missing."
+    return f'<details class="ofa-try"><summary>Try</summary>{html.escape(caption)}</details>{_ALONE}'
 
 
 def beside(*parts: tuple[W.Widget, int]) -> W.HBox:

@@ -20,7 +20,7 @@ from ofa_learn.explorers import AccuracyCurves, BranchExplorer, CKAExplorer
 from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
-from ofa_learn.pages import GAMMAS, check_cards, gamma_numbers, steps_version
+from ofa_learn.pages import GAMMAS, check_cards, gamma_numbers, static_text, steps_version
 from ofa_learn.plain import formulas
 from ofa_learn.widgets import (
     GammaExplorer,
@@ -323,6 +323,14 @@ def test_every_control_says_its_name(cards):
         assert all(names) and len(set(names)) == len(names)
         assert len(w.digit.names) == len(cards)
         assert w.caption and w.caption.split('.')[0] in w.hint.value.replace('&#x27;', "'")
+
+
+def test_without_a_front_end_a_widget_says_what_to_do(cards):
+    "The sentence is hidden by the style sheet that comes with the front end."
+    for w in (GammaExplorer(cards), LossAnatomy(cards), BranchExplorer()):
+        (said,) = re.findall('<p class="ofa-alone" role="alert".*?>(.*?)</p>', w.hint.value)
+        assert 'run pip install anywidget jupyterlab_widgets where JupyterLab runs' in said
+        assert said.count('. ') == 0 and '.ofa-alone { display: none; }' in static_text('controls.css')
 
 
 def test_what_a_stored_notebook_keeps(cards):
