@@ -237,7 +237,7 @@ def ask(page, expression, imports=''):
 
 SLEEP = '''() => {
     const {kernel} = window.jupyterapp.shell.currentWidget.sessionContext.session;
-    kernel.requestExecute({code: 'import time; time.sleep(3)'});
+    kernel.requestExecute({code: 'import time; time.sleep(5)'});
 }'''
 
 
@@ -249,7 +249,7 @@ def moves_while_the_kernel_sleeps(page, widget, control, key, i):
     control.focus()
     page.evaluate(SLEEP)
     page.keyboard.press(key)
-    assert until(page, lambda: plotted(page, i) != before, True, seconds=2)
+    assert until(page, lambda: plotted(page, i) != before, True, seconds=4)
     now = plotted(page, i)
     assert reaches(page, lambda: ask(page, f'{widget}.text()') != stood, True)
     assert plotted(page, i) == now
