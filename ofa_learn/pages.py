@@ -233,7 +233,7 @@ def pooled(
     about: dict,  # what else stands in the tables
 ) -> Iterator[list[dict] | None]:  # for each of the two its states and its pool, at last
     "Tables of figures, a choice at a time; None for each that is in."
-    tables = [(Pool(), {}), (Pool(), {})]
+    tables: list[tuple[Pool, dict]] = [(Pool(), {}), (Pool(), {})]
     for key, _, figures in choices:
         for (pool, states), figure in zip(tables, figures):
             states[key] = pool.figure(figure)
