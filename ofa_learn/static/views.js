@@ -66,7 +66,12 @@ const views = {
   // Over all recorded choices. A control in `lines` only moves a line, which has its name.
   choices(figure, {controls, lines, states, pool}, values) {
     const place = ([name, there]) => [values[name]].flat().map((value) => there.indexOf(value)).join('+');
-    const {data, layout} = pooled(pool, states[controls.map(place).join(',')]);
+    const key = controls.map(place).join(',');
+    if (!states[key]) {  // the values still reach the kernel
+      console.error(`no state ${key} among ${Object.keys(states).length}: ${JSON.stringify(values)}`);
+      return null;
+    }
+    const {data, layout} = pooled(pool, states[key]);
     const standing = ({name, x}) => lines.includes(name) ? {x: x.map(() => values[name])} : {};
     return {data: data.map((trace) => ({...trace, ...standing(trace)})), layout};
   },
