@@ -30,19 +30,35 @@
     const node = plot.querySelector('.gtitle');
     const begins = node ? Math.max(node.getBoundingClientRect().left, box.left) : box.left;
     const set = fitting(node, plot.layout.title?.text, box.right - begins - EDGE);
-    if (set) change['title.text'] = set;
+    // From the edge downwards: plotly would hang further lines over what stands below.
+    if (set) Object.assign(change, {'title.text': set, 'title.y': 1, 'title.yanchor': 'top', 'title.pad.t': 12});
   }
 
   function axesOf(plot, change) {
     const box = plot.getBoundingClientRect();
-    for (const name of Object.keys(plot.layout).filter((key) => /^xaxis\d*$/.test(key))) {
+    const titles = Object.keys(plot.layout).filter((key) => /^xaxis\d*$/.test(key)).flatMap((name) => {
       const node = plot.querySelector(`.${name.replace('axis', '')}title`);
-      if (!node) continue;
-      const {left, right} = node.getBoundingClientRect();
-      const middle = (left + right) / 2;
-      const room = 2 * Math.min(middle - box.left, box.right - middle) - EDGE;
+      if (!node) return [];
+      const {left, right, top} = node.getBoundingClientRect();
+      return [{name, node, middle: (left + right) / 2, top}];
+    });
+    for (const {name, node, middle, top} of titles) {
+      const beside = titles.filter((other) => other.name !== name && Math.abs(other.top - top) < 2);
+      const apart = beside.map((other) => Math.abs(other.middle - middle));
+      const room = Math.min(2 * (middle - box.left), 2 * (box.right - middle), ...apart) - EDGE;
       const set = fitting(node, plot.layout[name].title?.text, room);
       if (set) change[`${name}.title.text`] = set;
+    }
+  }
+
+  // Of panels side by side the first says what the others would say again, across their neighbours.
+  function sharedOf(plot, change) {
+    const first = {};
+    for (const name of Object.keys(plot.layout).filter((key) => /^yaxis\d*$/.test(key))) {
+      const text = plot.layout[name].title?.text;
+      const row = `${text} ${plot._fullLayout[name]?.domain}`;
+      if (text && plot._fullLayout[name]?.side !== 'right' && first[row]) change[`${name}.title.text`] = '';
+      first[row] = true;
     }
   }
 
@@ -58,18 +74,24 @@
     if (top !== plot._fullLayout.margin.t && (lines(titles) || plot.ofaNotes)) change['margin.t'] = top;
   }
 
-  // Titles of panels that stand side by side share the width.
-  function panelsOf(plot, change) {
+  // Words that stand side by side, titles of panels or of images, share the width of their row.
+  function rowsOf(plot, change) {
     const notes = plot.layout.annotations || [];
-    const above = notes.map((n, i) => ({n, i})).filter(({n}) => n.yref === 'paper' && !n.showarrow && n.text);
-    for (const {n, i} of above) {
-      const row = above.filter((other) => Math.abs(other.n.y - n.y) < 0.01).length;
+    const words = notes.flatMap((note, i) => {
       const node = plot.querySelector(`.annotation[data-index="${i}"] .annotation-text`);
-      const set = row > 1 && fitting(node, n.text, plot.clientWidth / (row + 0.5) - EDGE);
-      if (set) {
-        change[`annotations[${i}].text`] = set;
-        change[`annotations[${i}].font.size`] = 10;
-      }
+      if (!node || note.showarrow || !note.text) return [];
+      const {left, right} = node.getBoundingClientRect();
+      return [{note, i, node, middle: (left + right) / 2}];
+    });
+    for (const {note, i, node, middle} of words) {
+      const others = words.filter((other) => other.i !== i && Math.abs(other.note.y - note.y) < 0.01);
+      const room = Math.min(...others.map((other) => Math.abs(other.middle - middle))) - 4;
+      if (!Number.isFinite(room) || node.getBoundingClientRect().width <= room) continue;
+      // Smaller first; if that does not do, in lines.
+      const size = note.yref === 'paper' ? 10 : 9;
+      const set = note.font?.size === size && fitting(node, note.text, room);
+      if (note.font?.size !== size) change[`annotations[${i}].font.size`] = size;
+      if (set) change[`annotations[${i}].text`] = set;
     }
   }
 
@@ -78,7 +100,7 @@
     for (const plot of document.querySelectorAll('figure.ofa-page .js-plotly-plot')) {
       if (!plot._fullLayout || !plot.clientWidth || plot.closest('details:not([open])')) continue;
       const change = {};
-      for (const part of [titleOf, axesOf, panelsOf, roomAbove]) part(plot, change);
+      for (const part of [titleOf, axesOf, sharedOf, rowsOf, roomAbove]) part(plot, change);
       if (Object.keys(change).length) Plotly.relayout(plot, change);
     }
   }

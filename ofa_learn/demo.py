@@ -366,9 +366,10 @@ def _write_report(
     if about[0].startswith('QUICK'):
         title = f'QUICK RUN, too short to conclude from. {title}'
     records = [r for r, _ in done]
-    lead = ' '.join(said)
+    lead, more = ' '.join(said[:2]), said[2:]
     names = list(data.classes)
-    report(records, cards, loss, out, title=title, classes=names, notes=about, baseline='labels', lead=lead)
+    notes = [*more, *about]
+    report(records, cards, loss, out, title=title, classes=names, notes=notes, baseline='labels', lead=lead)
 
 # %% ../nbs/course/94_demo.ipynb #205728aa
 def _difference(rows: list[dict]) -> str:

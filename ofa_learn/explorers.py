@@ -10,7 +10,7 @@ import html
 import json
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from importlib.metadata import version as version_of
 from itertools import combinations, product
@@ -36,9 +36,11 @@ from ofa_learn.figures import (
     styled,
 )
 from ofa_learn.pages import (
+    Pool,
     accuracy_frames,
     embed_json,
     plain_figure,
+    pooled,
     static_text,
     validation_curve,
     verdict_words,
@@ -56,7 +58,7 @@ from ofa_learn.records import (
     table_text,
     write_atomically,
 )
-from .widgets import SOURCE, Explorer, folded, in_rows
+from .widgets import SOURCE, Moving, folded, in_rows
 
 # %% ../nbs/widgets/91_explorers.ipynb #aef86cfa
 class Choice(anywidget.AnyWidget):
@@ -105,7 +107,7 @@ class Choice(anywidget.AnyWidget):
         return '+'.join(map(str, at)) if isinstance(at, list) else str(at)
 
 # %% ../nbs/widgets/91_explorers.ipynb #4881c7f0
-class OverRecords(Explorer):
+class OverRecords(Moving):
     "Controls over recorded numbers; subclasses define `compute`, `draw`, `table` and `words_of`."
 
     title = caption = ''
@@ -114,7 +116,7 @@ class OverRecords(Explorer):
     lesson = 'explorers'  # the module where pages find the widget
 
     def __init__(self, note: str, command: str, **controls):
-        W.VBox.__init__(self)  # not Explorer's: there are no digits here
+        super().__init__()
         self.controls, self.note, self.command = controls, note, command
         for name, control in controls.items():
             setattr(self, name, control)
@@ -123,6 +125,13 @@ class OverRecords(Explorer):
         self.words = W.HTML()
         self.show()
         self.children = [in_rows([*controls.values()]), self.drawn, self.words, self.hint]
+
+    def views(self):
+        return [dict(view='choices', hands=self.controls)] * 2
+
+    def tables(self):
+        controls = [[name, c.values] for name, c in self.controls.items() if name not in self.fixed]
+        return pooled(_every_choice(self), dict(controls=controls, lines=[*self.fixed]))
 
     def said(self) -> str:
         "On what the numbers stand, and the command that makes them again, as HTML."
@@ -146,9 +155,6 @@ class OverRecords(Explorer):
     def text(self):
         return f'{self.words_of(self.numbers)}\n{table_text(self.table(self.numbers))}'
 
-    def to_html(self, path: str | Path) -> Path:
-        return self._write(path, self.title, self.page_version())
-
     def stored_version(self) -> str:
         "A name where pages can make the widget again, else its page's body."
         return f'@ofa_learn.{self.lesson}:{type(self).__name__}' if self.command else self.page_version()
@@ -161,30 +167,30 @@ class OverRecords(Explorer):
         return f'<p>{self.said()}</p>{fixed}{_choices_version(self)}'
 
 # %% ../nbs/widgets/91_explorers.ipynb #d106269a
+def _every_choice(w: OverRecords) -> Iterator[tuple[str, dict, list[dict]]]:
+    "Every choice of a widget, but for what is fixed: its key, its state and its figures."
+    moving = {name: c for name, c in w.controls.items() if name not in w.fixed}
+    for values in product(*(c.options() for c in moving.values())):
+        s = w.state(**w.values() | dict(zip(moving, values)))
+        key = ','.join(c.key(v) for c, v in zip(moving.values(), values))
+        yield key, s, [plain_figure(f) for f in w.draw(s)]
+
+
 def _choices_version(
     w: OverRecords,  # a widget
 ) -> str:  # a <figure> that pages.js brings to life
     "Every choice of a widget, precomputed, with controls that need no kernel."
-    pool: dict[str, int] = {}
-    states = {}
-
-    def kept(value) -> int:
-        "The number of a value in the pool, where it stands once."
-        return pool.setdefault(embed_json(value), len(pool))
-
-    moving = {name: c for name, c in w.controls.items() if name not in w.fixed}
-    held = {name: v for name, v in w.values().items() if name in w.fixed}
-    for values in product(*(c.options() for c in moving.values())):
-        s = w.state(**held, **dict(zip(moving, values)))
-        figures = [plain_figure(f) for f in w.draw(s)]
-        key = ','.join(c.key(v) for c, v in zip(moving.values(), values))
+    pool, states = Pool(), {}
+    for key, s, figures in _every_choice(w):
         states[key] = dict(
-            figures=[[[kept(t) for t in f['data']], kept(f['layout'])] for f in figures],
-            words=kept(w.words_of(s)),
-            table=kept(table_html(w.table(s))),
+            figures=[pool.figure(f) for f in figures],
+            words=pool.kept(w.words_of(s)),
+            table=pool.kept(table_html(w.table(s))),
         )
     controls = [
-        dict(kind=c.kind, label=c.description, names=c.names, value=c.at(c.value)) for c in moving.values()
+        dict(kind=c.kind, label=c.description, names=c.names, value=c.at(c.value))
+        for name, c in w.controls.items()
+        if name not in w.fixed
     ]
     state = f'{{"controls":{embed_json(controls)},"states":{embed_json(states)},"pool":[{",".join(pool)}]}}'
     return (

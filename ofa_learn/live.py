@@ -15,13 +15,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import plotly.graph_objects as go
 import torch
 
 from .arguments import divided
 from .checkpoints import Stopped, stoppable
 from .data import Augment, Splits, digits, split
-from .figures import METHOD_COLOURS, PALETTE, escaped, styled
+from .figures import METHOD_COLOURS, PALETTE, Sketch, drawn, escaped, sketch, styled
 from .pages import figure_html, static_text, write_page
 from .tasks import DistillationTask, Teacher, create_task
 from .training import accuracy, distill, fit
@@ -178,11 +177,11 @@ def _label_marks(
     return labelled
 
 
-def _marked(fig: go.Figure, now: dict) -> go.Figure:
+def _marked(fig: Sketch, now: dict) -> Sketch:
     "The γ marks of a run on a figure over its epochs."
     lines, notes = [], []
     dashed = dict(color='#595959', width=1.5, dash='dash')
-    beside_it = dict(showarrow=False, xanchor='left', yanchor='bottom', font_size=12)
+    beside_it = dict(showarrow=False, xanchor='left', yanchor='bottom', font=dict(size=12))
     for at, _, label in _label_marks(now['marks'], now['epochs']):
         lines.append(dict(type='line', x0=at, x1=at, y0=0, y1=1, yref='paper', line=dashed))
         if label:
@@ -192,11 +191,13 @@ def _marked(fig: go.Figure, now: dict) -> go.Figure:
     )
 
 
-def _accuracy_figure(now: dict) -> go.Figure:
+@drawn
+def _accuracy_figure(now: dict) -> Sketch:
     "Accuracy on the validation part over the epochs of a run (`_Runner.now`), with the γ marks."
     seen = [(r['epoch'], r['valid_accuracy']) for r in now['rows'] if r['valid_accuracy'] is not None]
-    fig = go.Figure()
-    fig.add_scatter(
+    fig = Sketch()
+    fig.add(
+        'scatter',
         x=[e for e, _ in seen],
         y=[a for _, a in seen],
         name='student',
@@ -236,12 +237,14 @@ def _loss_lines(rows: list[dict]) -> list[tuple]:
     return out
 
 
-def _loss_figure(now: dict) -> go.Figure:
+@drawn
+def _loss_figure(now: dict) -> Sketch:
     "The loss and its parts over the epochs of a run (`_Runner.now`), with the γ marks."
     x = [r['epoch'] for r in now['rows']]
-    fig = go.Figure()
+    fig = Sketch()
     for n, c, d, y in _loss_lines(now['rows']):
-        fig.add_scatter(
+        fig.add(
+            'scatter',
             x=x,
             y=y,
             name=n,
@@ -425,8 +428,8 @@ class LiveDistill(W.VBox):
     def moved(self, change):
         self.run.gamma = change['new']
 
-    def draw(self, now: dict) -> list[go.Figure]:
-        return [_loss_figure(now), _accuracy_figure(now)]
+    def draw(self, now: dict) -> list[Sketch]:
+        return [sketch(_loss_figure, now), sketch(_accuracy_figure, now)]
 
     def redraw(self):
         "Everything anew from the run as it stands; called by its thread and by the notebook's."

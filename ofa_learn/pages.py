@@ -6,10 +6,13 @@
 __all__ = ['report']
 
 # %% ../nbs/widgets/92_pages.ipynb #4d62a4e7
+import base64
 import html
 import json
 import math
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from importlib.resources import files
 from itertools import combinations
 from pathlib import Path
@@ -176,7 +179,7 @@ def gamma_version(
 GAMMAS = [round(1 + i / 10, 1) for i in range(31)]
 
 
-def _what_moves(figure: Sketch) -> dict:
+def what_moves(figure: Sketch) -> dict:
     "What a step changes in a figure: its title, its range, and each trace's values and texts."
     traces = [{k: list(t[k]) for k in ('y', 'text') if k in t} for t in figure.data]
     layout = figure.layout
@@ -199,7 +202,7 @@ def steps_version(
     state = dict(
         gamma=GAMMAS[start],
         figures=[f.plain() for f in figures[start]],
-        steps=[dict(text=t, figures=[_what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
+        steps=[dict(text=t, figures=[what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
     )
     return (
         '<figure class="ofa-page" data-page="steps">'
@@ -208,7 +211,42 @@ def steps_version(
         f'<figcaption>{html.escape(caption)}</figcaption></figure>'
     )
 
+# %% ../nbs/widgets/92_pages.ipynb #4abc1910
+class Pool(dict):
+    "Values that stand once, as JSON, each with its number: figures that share most of their traces."
+
+    def kept(self, value) -> int:
+        "The number of a value."
+        return self.setdefault(embed_json(value), len(self))
+
+    def figure(self, figure: dict) -> list:
+        "A figure as numbers: of its traces, and of its layout."
+        return [[self.kept(trace) for trace in figure['data']], self.kept(figure['layout'])]
+
+    def loaded(self) -> list:
+        "The values themselves, by their numbers."
+        return [json.loads(value) for value in self]
+
+
+def pooled(
+    choices: Iterable[tuple[str, dict, list[dict]]],  # each a key, a state, and two figures
+    about: dict,  # what else stands in the tables
+) -> Iterator[list[dict] | None]:  # for each of the two its states and its pool, at last
+    "Tables of figures, a choice at a time; None for each that is in."
+    tables: list[tuple[Pool, dict]] = [(Pool(), {}), (Pool(), {})]
+    for key, _, figures in choices:
+        for (pool, states), figure in zip(tables, figures):
+            states[key] = pool.figure(figure)
+        yield None
+    yield [about | dict(states=states, pool=pool.loaded()) for pool, states in tables]
+
 # %% ../nbs/widgets/92_pages.ipynb #3bb25b23
+@lru_cache(1)
+def packed_plotly() -> str:
+    "The installed plotly.js as text for a page: compressed, 1.8 MB instead of 4.8, without a sign of HTML's."
+    return base64.b85encode(zlib.compress(get_plotlyjs().encode(), 9)).decode().replace('<', ',')
+
+# %% ../nbs/widgets/92_pages.ipynb #362d24af
 def static_text(
     *names: str,  # files of the folder `ofa_learn/static`
 ) -> str:
@@ -225,16 +263,19 @@ def _page(title: str, body: str, scripts: str = '') -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<title>{html.escape(title)}</title><link rel="icon" href="data:,">'
-        f'<style>\n{static_text("page.css")}</style>{scripts}</head>'
-        f'<body><main>{body}</main></body></html>'
+        f'<style>\n{static_text("page.css")}</style></head>'
+        f'<body><main>{body}</main>{scripts}</body></html>'
     )
 
 
 def write_page(path: str | Path, title: str, body: str) -> Path:
     "Write a page whose figures come to life: plotly.js and the code that moves them stand in the file."
-    # One scope: no name of ours reaches the page.
-    own = f'(function () {{\n{static_text(*PAGE_SCRIPTS)}\n}})();'
-    scripts = f'<script>{get_plotlyjs()}</script><script>{own}</script>'
+    *before, last = PAGE_SCRIPTS
+    packed = "document.getElementById('ofa-plotly').textContent"
+    start = f'unpacked({packed}, function () {{\n{static_text(last)}\n}});'
+    # One scope: no name of ours reaches the page. At its end, where the figures are there already.
+    own = f'(function () {{\n{static_text(*before, "unpack.js")}\n{start}\n}})();'
+    scripts = f'<script type="text/plain" id="ofa-plotly">{packed_plotly()}</script><script>{own}</script>'
     return write_atomically(path, _page(title, body, scripts))
 
 # %% ../nbs/widgets/92_pages.ipynb #95bbf9e8
@@ -341,7 +382,9 @@ def validation_curve(record: dict) -> tuple[list, list]:
 def _dots(records: list[dict]) -> str:
     "Every run's test accuracy, as HTML."
     rows = [dict(method=r['method'], seed=r['seed'], accuracy=r['test_accuracy']) for r in records]
-    return figure_html(paired_dots(rows))
+    height = 90 + 44 * len({r['method'] for r in rows})  # three small lines for a name
+    figure = paired_dots(rows).update_layout(height=height)
+    return figure_html(figure.update_yaxes(tickfont_size=11))
 
 
 def _courses(records: list[dict]) -> str:
@@ -356,6 +399,16 @@ def _courses(records: list[dict]) -> str:
     return figure_html(curves(lines, 'Accuracy on the validation part', 'validation accuracy (%)'))
 
 
+def _courses_of(records: list[dict]) -> list[str]:
+    "A section for each pair's curves; with several pairs each says whose it is."
+    pairs, out = list(dict.fromkeys(r['pair'] for r in records)), []
+    for pair in pairs:
+        heading = 'How they got there' + (f': {html.escape(pair)}' if len(pairs) > 1 else '')
+        if drawn := _courses([r for r in records if r['pair'] == pair]):
+            out.append(f'<h2>{heading}</h2>{drawn}')
+    return out
+
+# %% ../nbs/widgets/92_pages.ipynb #1bab5374
 def _loss_section(cards: list[dict], classes: list[str]) -> str:
     "The images and the stacked parts of their losses, as HTML."
     names = [f"{i}: {classes[c['label']]}" for i, c in enumerate(cards, 1)]
@@ -412,6 +465,19 @@ def accuracy_frames(
     return dict(valid=_frame(late), test=_frame([r['test_accuracy'] for r in records]))
 
 # %% ../nbs/widgets/92_pages.ipynb #02e7a84f
+def _first(records: list[dict], rows: list[dict], lead: str | None) -> list[str]:
+    "What a report begins with: in words, every run, and the table."
+    pairs, out = list(dict.fromkeys(r['pair'] for r in records)), []
+    table = table_html(table_cells(rows, method_label), f'Test part, last epoch. {table_legend(rows)}')
+    for pair in pairs:
+        of = f'<strong>{html.escape(pair)}.</strong> ' if len(pairs) > 1 else ''
+        said = html.escape(lead or _headline([r for r in rows if r['pair'] == pair]))
+        out += [f'<p class="lead">{of}{said}</p>', _dots([r for r in records if r['pair'] == pair])]
+    if len(pairs) > 1:
+        return [*out, table]
+    return [out[0], f'<div class="first">{out[1]}{table}</div>']
+
+# %% ../nbs/widgets/92_pages.ipynb #5d4cb136
 def report(
     records: list[dict],  # the runs, as `check_record` passes them
     digits: list[dict],  # for the γ slider: image (rows of 0–255), label, probs ((K,), the teacher's)
@@ -435,25 +501,12 @@ def report(
     classes = [str(c) for c in classes]
     cards = [p if 'terms' in p else dict(digits[i], terms=p) for i, p in enumerate(parts)]
     rows = results(records, baseline)
-    pairs = list(dict.fromkeys(r['pair'] for r in records))
-    several = len(pairs) > 1  # then each says whose it is
-    leads, courses = [], []
-    for pair in pairs:
-        of = f'<strong>{html.escape(pair)}.</strong> ' if several else ''
-        said = html.escape(lead or _headline([r for r in rows if r['pair'] == pair]))
-        own = [r for r in records if r['pair'] == pair]
-        leads.append(f'<p class="lead">{of}{said}</p>{_dots(own)}')
-        heading = f'How they got there: {html.escape(pair)}' if several else 'How they got there'
-        if drawn := _courses(own):
-            courses.append(f'<h2>{heading}</h2>{drawn}')
     body = [
         f'<h1>{html.escape(title)}</h1>',
-        *leads,
+        *_first(records, rows, lead),
         _bullets(notes) if notes else '',
-        '<h2>The table</h2>',
-        table_html(table_cells(rows, method_label), f'Test part, last epoch. {table_legend(rows)}'),
         f'<h2>What was run</h2>{definitions(_facts(records))}',
-        *courses,
+        *_courses_of(records),
         *(['<h2>Where the loss of an image comes from</h2>', _loss_section(cards, classes)] if cards else []),
         '<h2>Slide γ</h2>',
         gamma_version(digits, classes),

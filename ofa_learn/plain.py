@@ -6,7 +6,10 @@
 __all__ = []
 
 # %% ../nbs/internals/04_plain.ipynb #40cc6b45
+import html
 import math
+import time
+from collections.abc import Callable, Iterator
 
 # %% ../nbs/internals/04_plain.ipynb #b3d598d3
 def as_lists(values) -> list:
@@ -115,3 +118,73 @@ def t_quantile(
     except ImportError:
         return _t_quantile(freedom, share)
     return float(stdtrit(freedom, share))
+
+# %% ../nbs/internals/04_plain.ipynb #e03c00e5
+def _three_digits(value: float) -> str:
+    "Three digits after the point, with a minus sign as long as the plus."
+    return f'{value:.3f}'.replace('-', '−')
+
+
+def formulas(
+    s: dict,  # of `anatomy_state`
+) -> list[tuple[str, str, str]]:  # (equation, in symbols, in numbers)
+    "Eqs. 5 to 8 with the current numbers in them; pᵗ and pˢ are the probabilities of the true class."
+    p, ce, dark, kd, ofa, ofa2 = (_three_digits(s[k]) for k in ('p', 'ce', 'dark', 'kd', 'ofa', 'ofa2'))
+    squared = _three_digits(s['p'] ** 2)
+    terms = [_three_digits(w) for w in s['weights'] if w]
+    if abs(s['rest']) > 5e-4:
+        terms.append(_three_digits(s['rest']))
+    series = ' + '.join(terms).replace('+ −', '− ')
+    in_symbols = {
+        'Eq. 5': '−log pˢ − pᵗ log pˢ − Σ pᵗ_c log pˢ_c',
+        'Eq. 6': '−(1 + pᵗ)^γ log pˢ − Σ pᵗ_c log pˢ_c',
+        'Eq. 7': 'Eq. 5 − (Σ_k C(γ,k) (pᵗ)^k − pᵗ) log pˢ',
+        'Eq. 8, γ = 2': 'Eq. 5 − (pᵗ + (pᵗ)²) log pˢ',
+    }
+    in_numbers = (
+        f'{ce} + {p} · {ce} + {dark} = {kd}',
+        f'(1 + {p})^{s["gamma"]:g} · {ce} + {dark} = {ofa}',
+        f'{kd} + ({series} − {p}) · {ce} = {ofa}',
+        f'{kd} + ({p} + {squared}) · {ce} = {ofa2}',
+    )
+    return [(name, symbols, numbers) for (name, symbols), numbers in zip(in_symbols.items(), in_numbers)]
+
+
+def formulas_text(s: dict) -> str:
+    "The formulas as lines of text: equation and numbers."
+    return '\n'.join(f'{name}: {numbers}' for name, _, numbers in formulas(s))
+
+
+def formulas_html(s: dict) -> str:
+    "The formulas as HTML, a paragraph an equation: symbols, then numbers."
+    look = 'margin:.5rem 0 0; line-height:1.45'
+    lines = []
+    for formula in formulas(s):
+        name, symbols, numbers = map(html.escape, formula)
+        lines.append(
+            f'<p style="{look}; font-variant-numeric:tabular-nums"><b>{name}</b>: {symbols}<br>{numbers}</p>'
+        )
+    said = (
+        f'pᵗ = {s["p"]:.3f}, pˢ = {s["p_s"][s["label"]]:.3f}: '
+        f'teacher’s and student’s probability of the true class at T = {s["temperature"]:g}.'
+    )
+    return f'<div role="status">{"".join(lines)}<p style="{look}">{html.escape(said)}</p></div>'
+
+# %% ../nbs/internals/04_plain.ipynb #51d28673
+class Pieces:
+    "Work that goes on for a moment whenever it is asked for, and begins again after its end."
+
+    def __init__(self, begin: Callable[[], Iterator]):
+        self.begin, self.left = begin, iter(())
+
+    def go_on(self, seconds: float = 0.1):
+        "What was made, or None where there is more to do."
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            made = next(self.left, self)
+            if made is self:
+                self.left = self.begin()
+            elif made is not None:
+                self.left = iter(())
+                return made
+        return None

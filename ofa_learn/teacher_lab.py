@@ -9,6 +9,7 @@ __all__ = ['TeacherLab']
 import json
 import statistics
 from collections.abc import Sequence
+from functools import lru_cache
 
 from .explorers import Choice, OverRecords, pair_choice, temperature_choice
 from ofa_learn.figures import (
@@ -105,10 +106,16 @@ def _lab_state(
     )
 
 # %% ../nbs/widgets/97_teacher_lab.ipynb #b8105592
+@lru_cache(4096)  # every choice asks for most of them again
+def _known_interval(values: tuple[float, ...]) -> tuple[float, float] | None:
+    "The 95 % interval of a mean by Student's t; None where it is not known."
+    return interval(values)
+
+
 def _ends(values: list[float]) -> tuple[float, float]:
-    "The 95 % interval of a mean by Student's t; the mean twice where it is not known."
+    "The 95 % interval of a mean; the mean twice where it is not known."
     mean = statistics.fmean(values)
-    return interval(values) or (mean, mean)
+    return _known_interval(tuple(values)) or (mean, mean)
 
 
 def _lab_frames(of_pair: list[dict], labels: int) -> dict[str, list[float]]:
@@ -161,7 +168,7 @@ def _lab_words(s: dict) -> str:
 # %% ../nbs/widgets/97_teacher_lab.ipynb #6db858da
 def _ends_text(values: list[float]) -> str:
     "The interval of a mean; nothing where it is not known."
-    known = interval(values)
+    known = _known_interval(tuple(values))
     return '' if known is None else f'{known[0]:.1f} to {known[1]:.1f}'
 
 

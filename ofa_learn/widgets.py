@@ -8,6 +8,7 @@ __all__ = ['teacher_cards', 'probs_of', 'gamma_state', 'anatomy_state', 'GammaEx
 # %% ../nbs/widgets/90_widgets.ipynb #9559dc59
 import html
 import math
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,9 +39,19 @@ from ofa_learn.pages import (
     plain_figure,
     static_text,
     steps_version,
+    what_moves,
     write_page,
 )
-from .plain import as_lists, costs, form_weights, percent, softmax
+from ofa_learn.plain import (
+    Pieces,
+    as_lists,
+    costs,
+    form_weights,
+    formulas_html,
+    formulas_text,
+    percent,
+    softmax,
+)
 from .records import table_html, table_text
 
 if TYPE_CHECKING:
@@ -213,41 +224,6 @@ def anatomy_state(
         p_s=p_s,
     )
 
-# %% ../nbs/widgets/90_widgets.ipynb #eb38e11c
-def _three_digits(value: float) -> str:
-    "Three digits after the point, with a minus sign as long as the plus."
-    return f'{value:.3f}'.replace('-', '−')
-
-
-def _formulas(
-    s: dict,  # of `anatomy_state`
-) -> list[tuple[str, str, str]]:  # (equation, in symbols, in numbers)
-    "Eqs. 5 to 8 with the current numbers in them; pᵗ and pˢ are the probabilities of the true class."
-    p, ce, dark, kd, ofa, ofa2 = (_three_digits(s[k]) for k in ('p', 'ce', 'dark', 'kd', 'ofa', 'ofa2'))
-    squared = _three_digits(s['p'] ** 2)
-    terms = [_three_digits(w) for w in s['weights'] if w]
-    if abs(s['rest']) > 5e-4:
-        terms.append(_three_digits(s['rest']))
-    series = ' + '.join(terms).replace('+ −', '− ')
-    in_symbols = {
-        'Eq. 5': '−log pˢ − pᵗ log pˢ − Σ pᵗ_c log pˢ_c',
-        'Eq. 6': '−(1 + pᵗ)^γ log pˢ − Σ pᵗ_c log pˢ_c',
-        'Eq. 7': 'Eq. 5 − (Σ_k C(γ,k) (pᵗ)^k − pᵗ) log pˢ',
-        'Eq. 8, γ = 2': 'Eq. 5 − (pᵗ + (pᵗ)²) log pˢ',
-    }
-    in_numbers = (
-        f'{ce} + {p} · {ce} + {dark} = {kd}',
-        f'(1 + {p})^{s["gamma"]:g} · {ce} + {dark} = {ofa}',
-        f'{kd} + ({series} − {p}) · {ce} = {ofa}',
-        f'{kd} + ({p} + {squared}) · {ce} = {ofa2}',
-    )
-    return [(name, symbols, numbers) for (name, symbols), numbers in zip(in_symbols.items(), in_numbers)]
-
-
-def _formulas_text(s: dict) -> str:
-    "The formulas as lines of text: equation and numbers."
-    return '\n'.join(f'{name}: {numbers}' for name, _, numbers in _formulas(s))
-
 # %% ../nbs/widgets/90_widgets.ipynb #6a3246bc
 _PARTS = ('dark knowledge', 'labels: CE', 'k = 1', 'k = 2', 'k = 3', 'k = 4', 'k ≥ 5', 'true class, whole')
 
@@ -393,9 +369,10 @@ class _Plot(anywidget.AnyWidget):
     traces: Any = tr.List().tag(sync=True)  # its data as JSON
     look: Any = tr.Dict().tag(sync=True)  # its layout as JSON
     engine = tr.Instance(_Engine).tag(sync=True, **W.widget_serialization)
+    turn = tr.Int(0).tag(sync=True)  # how often the kernel has drawn
     view = tr.Unicode('').tag(sync=True)  # of views.js: the page computes what moves; '': the kernel does
     hands: Any = tr.Dict().tag(sync=True, **W.widget_serialization)  # the controls that the view follows
-    given: Any = tr.Dict().tag(sync=True)  # what else it has to know
+    given: Any = tr.Dict().tag(sync=True)  # what else it has to know; nothing: until then the kernel draws
 
     def __init__(self, figure: go.Figure | Sketch, **view):
         super().__init__(engine=_Engine.get(), **view)
@@ -404,12 +381,18 @@ class _Plot(anywidget.AnyWidget):
     def show(self, figure: go.Figure | Sketch) -> None:
         "Draw a figure in the place of the one before, in one message; what is the same is not sent."
         self.shown = figure
-        if self.view and self.traces:
+        if self.traces and self.moves_itself():
             return  # the page has moved already
         new = plain_figure(figure)
         with self.hold_sync():
+            self.turn += 1
             self.traces = new['data']
             self.look = new['layout'] | dict(autotypenumbers='strict')
+
+    def moves_itself(self) -> bool:
+        "Whether the view knows the figure for what the controls stand at."
+        among = self.given.get('among', {})
+        return bool(self.view and self.given) and all(self.hands[k].value in v for k, v in among.items())
 
     @property
     def figure(self) -> go.Figure:
@@ -450,9 +433,17 @@ def in_rows(controls: list[W.DOMWidget]) -> W.HBox:
     return W.HBox(controls, layout=dict(flex_flow='row wrap', grid_gap='0 1.5rem', overflow='hidden'))
 
 
+_ALONE = (
+    '<style>@keyframes ofa-late { to { visibility: visible } }</style>'
+    '<p class="ofa-alone" role="alert" style="visibility:hidden; animation:ofa-late 0s 4s forwards">'
+    'Controls and figures need the front end of anywidget, which this page lacks: '
+    'run pip install anywidget jupyterlab_widgets where JupyterLab runs, and load the page again.</p>'
+)
+
+
 def folded(caption: str) -> str:
-    "What to try, as HTML that folds."
-    return f'<details class="ofa-try"><summary>Try</summary>{html.escape(caption)}</details>'
+    "What to try, as HTML that folds; and what to do where the front end that shows the rest is missing."
+    return f'<details class="ofa-try"><summary>Try</summary>{html.escape(caption)}</details>{_ALONE}'
 
 
 def beside(*parts: tuple[W.Widget, int]) -> W.HBox:
@@ -461,10 +452,66 @@ def beside(*parts: tuple[W.Widget, int]) -> W.HBox:
     return W.HBox(boxes, layout=dict(flex_flow='row wrap', overflow='hidden'))
 
 # %% ../nbs/widgets/90_widgets.ipynb #36c3f37b
-class Explorer(W.VBox):
-    "Digits, γ and T, and one path from any control to all shown; subclasses define `state`, `draw`, `text`."
+class Moving(W.VBox):
+    "Figures, words, a path from controls to both; subclasses define `state`, `draw`, `html`, `text`."
 
-    caption = ''
+    title = caption = ''
+
+    @staticmethod
+    def paragraph(text: str) -> str:
+        return f'<p style="line-height:1.4; margin:4px 0">{text}</p>'
+
+    def show(self):
+        "Make the figures, the first time."
+        self.numbers = self.state()
+        drawn = zip_longest(self.draw(self.numbers), self.views(), fillvalue={})
+        self.figures = [live(figure, **view) for figure, view in drawn]
+        for figure in self.figures:
+            figure.on_msg(self.asked)
+        self.pieces = Pieces(self.tables)
+        self.fig = self.figures[0]
+        self.drawn = beside(*((figure, 400) for figure in self.figures))
+        self.words.value = self.html()
+
+    def views(self) -> list[dict]:
+        "How the first figures move on the page by themselves; the kernel sends what changes in the others."
+        return []
+
+    def tables(self) -> Iterator[list[dict] | None]:
+        "What the views have to be given: None for each piece of work, and all of it at last."
+        yield [figure.given for figure in self.figures]
+
+    def asked(self, figure: _Plot, content: dict, buffers) -> None:
+        "The page asks for what its views have to be given; where there is more to do, it asks again."
+        if all(f.moves_itself() for f in self.figures if f.view):
+            return
+        tables = self.pieces.go_on()
+        for f, given in zip(self.figures, tables or ()):
+            f.given = given
+        if tables is None:
+            figure.send(dict(more=True))
+
+    def redraw(self, change=None):
+        "Everything anew from the controls' values."
+        self.numbers = self.state()
+        for shown, new in zip(self.figures, self.draw(self.numbers)):
+            follow(shown, new)
+        self.words.value = self.html()
+
+    def _repr_mimebundle_(self, **kwargs):
+        kept = {'text/plain': self.text(), PAGE_VERSION: self.stored_version()}
+        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | kept
+
+    def stored_version(self) -> str:
+        "What a notebook keeps for pages made from it."
+        return self.page_version()
+
+    def to_html(self, path: str | Path) -> Path:
+        return write_page(path, self.title, f'<h1>{html.escape(self.title)}</h1>{self.page_version()}')
+
+# %% ../nbs/widgets/90_widgets.ipynb #76b03eeb
+class Explorer(Moving):
+    "Digits, γ and T, and figures of the one that is picked."
 
     def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0):
         super().__init__()
@@ -483,44 +530,17 @@ class Explorer(W.VBox):
         for control in (self.gamma, self.temperature, self.digit):
             control.observe(self.redraw, 'value')
 
-    @staticmethod
-    def paragraph(text: str) -> str:
-        return f'<p style="line-height:1.4; margin:4px 0">{text}</p>'
+    def hands(self) -> dict:
+        return dict(gamma=self.gamma, temperature=self.temperature, digit=self.digit)
+
+    def arrange(self, *more: W.Widget) -> None:
+        "All that a reader sees, from top to bottom."
+        first = in_rows([self.gamma, self.temperature])
+        self.children = [first, self.digit, *more, self.drawn, self.hint, self.words]
 
     @property
     def card(self) -> dict:
         return self.cards[self.digit.value]
-
-    def show(self):
-        "Make the figures, the first time."
-        self.numbers = self.state()
-        drawn = zip_longest(self.draw(self.numbers), self.views(), fillvalue={})
-        self.figures = [live(figure, **view) for figure, view in drawn]
-        self.fig = self.figures[0]
-        self.drawn = beside(*((figure, 400) for figure in self.figures))
-        self.words.value = self.html()
-
-    def views(self) -> list[dict]:
-        "How the first figures move on the page by themselves; the kernel sends what changes in the others."
-        return []
-
-    def redraw(self, change=None):
-        "Everything anew from the controls' values."
-        self.numbers = self.state()
-        for shown, new in zip(self.figures, self.draw(self.numbers)):
-            follow(shown, new)
-        self.words.value = self.html()
-
-    def _repr_mimebundle_(self, **kwargs):
-        kept = {'text/plain': self.text(), PAGE_VERSION: self.stored_version()}
-        return super()._repr_mimebundle_(**kwargs) | self.fig.stored | kept
-
-    def stored_version(self) -> str:
-        "What a notebook keeps for pages made from it."
-        return self.page_version()
-
-    def _write(self, path, title, body):
-        return write_page(path, title, f'<h1>{html.escape(title)}</h1>{body}')
 
 # %% ../nbs/widgets/90_widgets.ipynb #d6ee428c
 class GammaExplorer(Explorer):
@@ -544,6 +564,7 @@ class GammaExplorer(Explorer):
         Hao et al., 2023, Eq. 6, and their released code.
     """
 
+    title = 'Slide γ'
     caption = (
         'Pick the surest digit and slide γ from 1 to 4: its dot climbs. '
         'Pick the last digit and slide again: hardly anything moves, '
@@ -562,17 +583,15 @@ class GammaExplorer(Explorer):
         super().__init__(cards, classes, gamma, temperature)
         self.show()
         self.bars = self.figures[1]
-        controls = [in_rows([self.gamma, self.temperature]), self.digit]
-        self.children = [*controls, self.drawn, self.hint, self.words]
+        self.arrange()
 
     def state(self):
         return gamma_state(self.card, self.gamma.value, self.temperature.value)
 
     def views(self):
-        hands = dict(gamma=self.gamma, temperature=self.temperature, digit=self.digit)
         cards = [{k: c[k] for k in ('label', 'logits')} for c in self.cards]
         given = dict(cards=cards, names=[escaped(c) for c in self.classes])
-        return [dict(view=name, hands=hands, given=given) for name in ('weighting', 'classes')]
+        return [dict(view=name, hands=self.hands(), given=given) for name in ('weighting', 'classes')]
 
     def draw(self, s):
         # In jumps, as in the page version: 4, 8 or 16, and a little room.
@@ -597,9 +616,6 @@ class GammaExplorer(Explorer):
             'On this page γ and the digit move; the temperature is fixed.</p>'
         )
         return note + gamma_version(digits, self.classes, self.gamma.value)
-
-    def to_html(self, path: str | Path) -> Path:
-        return self._write(path, 'Slide γ', self.page_version())
 
 # %% ../nbs/widgets/90_widgets.ipynb #212db54c
 def _three_classes(
@@ -653,6 +669,7 @@ class LossAnatomy(Explorer):
         Hao et al., 2023, Eqs. 5 to 8.
     """
 
+    title = 'The loss taken apart'
     caption = (
         'Slide γ to 2 and compare the last three bars, then to 1.4 and look below zero. '
         'Raise the student’s logit of the true class: which blocks shrink, which one grows? '
@@ -675,8 +692,7 @@ class LossAnatomy(Explorer):
             slider.observe(self.moved, 'value')
         self.show()
         self.gradient = self.figures[1]
-        controls = [in_rows([self.gamma, self.temperature]), self.digit, in_rows(self.z)]
-        self.children = [*controls, self.drawn, self.hint, self.words]
+        self.arrange(in_rows(self.z))
 
     @property
     def logits(self) -> list[float]:
@@ -687,17 +703,15 @@ class LossAnatomy(Explorer):
         "The sliders take the names and values of the digit's three classes."
         self.loading = True
         for slider, c in zip(self.z, _three_classes(self.card)):
-            true = ' (true)' if c == self.card['label'] else ''
-            slider.description = f'student’s logit of {self.classes[c]}{true}'
+            slider.description = _logit_name(self, c)
             slider.value = self.logits[c]
         self.loading = False
 
     def moved(self, change):
-        if self.loading:
-            return
-        for slider, c in zip(self.z, _three_classes(self.card)):
-            self.logits[c] = slider.value
-        super().redraw()
+        if not self.loading:
+            for slider, c in zip(self.z, _three_classes(self.card)):
+                self.logits[c] = slider.value
+            super().redraw()
 
     def redraw(self, change=None):
         if change and change['owner'] is self.digit:
@@ -707,37 +721,37 @@ class LossAnatomy(Explorer):
     def state(self):
         return anatomy_state(self.logits, self.card, self.gamma.value, self.temperature.value)
 
+    def views(self):
+        return [dict(view='steps', hands=self.hands() | {f'z{i}': z for i, z in enumerate(self.z)})] * 2
+
+    def tables(self):
+        return _over_gamma(self)
+
     def draw(self, s):
-        bars, gradient = sketch(_anatomy_figure, s), sketch(_gradient_figure, s, self.classes)
-        return [figure.update_layout(height=340) for figure in (bars, gradient)]
+        figures = sketch(_anatomy_figure, s), sketch(_gradient_figure, s, self.classes)
+        return [figure.update_layout(height=340) for figure in figures]
 
     def text(self):
-        return _formulas_text(self.numbers)
+        return formulas_text(self.numbers)
 
     def html(self):
-        return _formulas_html(self.numbers)
+        return formulas_html(self.numbers)
 
-    def page_version(self) -> str:
+    def page_version(self):
         return _anatomy_version(self)
 
-    def to_html(self, path: str | Path) -> Path:
-        return self._write(path, 'The loss taken apart', self.page_version())
-
 # %% ../nbs/widgets/90_widgets.ipynb #7bbe794f
-def _formulas_html(s: dict) -> str:
-    "The formulas as HTML, a paragraph an equation: symbols, then numbers."
-    look = 'margin:.5rem 0 0; line-height:1.45'
-    lines = []
-    for formula in _formulas(s):
-        name, symbols, numbers = map(html.escape, formula)
-        lines.append(
-            f'<p style="{look}; font-variant-numeric:tabular-nums"><b>{name}</b>: {symbols}<br>{numbers}</p>'
-        )
-    said = (
-        f'pᵗ = {s["p"]:.3f}, pˢ = {s["p_s"][s["label"]]:.3f}: '
-        f'teacher’s and student’s probability of the true class at T = {s["temperature"]:g}.'
-    )
-    return f'<div role="status">{"".join(lines)}<p style="{look}">{html.escape(said)}</p></div>'
+def _logit_name(w: LossAnatomy, c: int) -> str:
+    "What the slider of a class's logit is called."
+    return f'student’s logit of {w.classes[c]}' + (' (true)' if c == w.card['label'] else '')
+
+
+def _over_gamma(w: LossAnatomy) -> Iterator[list[dict]]:
+    "For each figure what moves at every γ, for the digit, T and logits of the moment."
+    among = {k: [hand.value] for k, hand in w.fig.hands.items()} | dict(gamma=GAMMAS)
+    T = w.temperature.value
+    steps = [w.draw(anatomy_state(w.logits, w.card, gamma, T)) for gamma in GAMMAS]
+    yield [dict(among=among, steps=[what_moves(f) for f in figures]) for figures in zip(*steps)]
 
 
 def _anatomy_version(w: LossAnatomy) -> str:
@@ -751,7 +765,7 @@ def _anatomy_version(w: LossAnatomy) -> str:
     states = [anatomy_state(w.logits, w.card, gamma, T) for gamma in GAMMAS]
     slider = steps_version(
         [w.draw(s) for s in states],
-        [_formulas_text(s) for s in states],
+        [formulas_text(s) for s in states],
         w.gamma.value,
         'Slide γ (the arrow keys work). '
         'At 2 the last three bars are equal; between whole numbers one block may hang below zero.',

@@ -26,14 +26,15 @@ from ofa_learn.explorers import (
     pair_name,
 )
 from ofa_learn.models import count_params, make_model
-from ofa_learn.pages import accuracy_frames, embed_json
+from ofa_learn.pages import GAMMAS as STOPS
+from ofa_learn.pages import accuracy_frames, embed_json, plain_figure, static_text
 from ofa_learn.recorded import recorded
 from ofa_learn.records import interval, named, results, spread_text
 from ofa_learn.runs import pair_models
 from ofa_learn.sweeps import recording_path
 from ofa_learn.tasks import create_task
 from ofa_learn.teacher_lab import TeacherLab, _lab_state, _lab_table, _lab_words, _without_copies
-from ofa_learn.widgets import SOURCE
+from ofa_learn.widgets import SOURCE, LossAnatomy
 
 GAMMAS = (1.0, 1.4, 2.0)
 FORMS = ('paper', 'released')
@@ -621,6 +622,79 @@ def test_controls_of_the_widgets(browser):
     page.evaluate('window.model.set("value", [2]); window.model.save_changes()')
     assert [page.get_by_label(f'stage {i}').is_checked() for i in (1, 2, 3)] == [False, True, False]
     assert page.locator('[data-lm-suppress-shortcuts=true]').count() == 3 and trouble == []
+    page.close()
+
+
+def given_table(w):
+    "What the views of a widget are given when the page has asked until it was told all."
+    for _ in range(1000):
+        w.asked(w.fig, dict(wants='table'), [])
+    assert all(f.moves_itself() for f in w.figures)
+    return [f.given for f in w.figures]
+
+
+def test_a_table_comes_in_pieces_and_then_the_kernel_only_follows(monkeypatch):
+    "Until it is there the kernel draws; afterwards a move sends nothing, and Python's figure is the new one."
+    ticks, said, sent = iter(range(10_000)), [], []
+    monkeypatch.setattr('time.monotonic', lambda: next(ticks))
+    w = WIDGETS['curves']()
+    monkeypatch.setattr(w.fig, 'send', said.append)
+    for figure in w.figures:
+        figure.observe(lambda change: sent.append(change['name']), names=['traces', 'look'])
+    w.gamma.value = 2.0
+    assert {'traces', 'look'} <= set(sent) and not w.fig.given
+    assert len(given_table(w)[0]['states']) == 2 * 2 * 3 == len(said)
+    sent.clear()
+    w.gamma.value, w.pair.value, w.epoch.value = 1.0, 'vit-cnn', 3
+    assert sent == [] and w.fig.data[-1].x == (3, 3)
+    assert w.figures[1].data[-1].x == (1.0,) and w.fig.turn == 2
+    w.asked(w.fig, {}, [])
+    assert len(said) == 12
+
+
+def test_the_table_of_an_image_holds_for_what_it_was_made_for():
+    w, turns = LossAnatomy(), []
+    w.fig.observe(lambda change: turns.append(change['new']), 'turn')
+    given_table(w)
+    w.gamma.value = 3.0
+    assert turns == [] and w.fig.layout.title.text.endswith('γ = 3')
+    w.gamma.value = 1.45  # no stop of the slider
+    w.z[0].value = 2.0
+    assert turns == [2, 3] and not w.fig.moves_itself()
+    w.gamma.value = 1.5
+    assert given_table(w)[0]['among']['z0'] == [2.0] and w.fig.moves_itself()
+
+
+def no_fit(part):
+    "A part of a layout without what only says that a range is no guess of plotly's."
+    return {k: v for k, v in part.items() if k != 'autorange'} if isinstance(part, dict) else part
+
+
+VIEWS = '''([givens, figures, name, states]) => states.map(
+    (values) => givens.map((given, i) => views[name](figures[i], given, values))
+)'''
+
+
+def test_what_the_page_draws_by_itself_is_what_the_kernel_draws(browser):
+    "Every recorded choice at some epochs, and one image's loss at every γ: the same arrays and words."
+    page = browser.new_page()
+    page.add_script_tag(content=static_text('shared.js', 'figure.js', 'views.js'))
+    for w in (*(make() for make in WIDGETS.values()), LossAnatomy(gamma=1.0)):
+        first = [dict(data=f.traces, layout=f.look) for f in w.figures]
+        hands = w.fig.hands
+        options = {k: c.options() if isinstance(c, Choice) else [c.value] for k, c in hands.items()}
+        if isinstance(w, LossAnatomy):
+            options['gamma'] = STOPS
+        states = [dict(zip(hands, values)) for values in list(product(*options.values()))[::3]]
+        shown = page.evaluate(VIEWS, [given_table(w), first, w.fig.view, states])
+        for values, figures in zip(states, shown, strict=True):
+            for name, value in values.items():
+                hands[name].value = value
+            drawn = [plain_figure(f) for f in w.draw(w.numbers)]
+            for one, other in zip(figures, drawn, strict=True):
+                assert one['data'] == other['data']
+                for part in ('title', 'xaxis', 'yaxis', 'annotations', 'shapes'):
+                    assert no_fit(one['layout'].get(part)) == no_fit(other['layout'].get(part))
     page.close()
 
 

@@ -22,7 +22,7 @@ import pytest
 import torch
 from browsers import need_browser, one_browser, watch
 
-from ofa_learn.explorers import AccuracyCurves, _curve_state, pair_name
+from ofa_learn.explorers import AccuracyCurves, BranchExplorer, CKAExplorer, _curve_state, pair_name
 from ofa_learn.losses import class_weights, ofa_loss
 from ofa_learn.pages import gamma_numbers
 from ofa_learn.recorded import recorded
@@ -196,7 +196,7 @@ def new_page(browser):
 def book(lab, new_page):
     "The first walkthrough, run from top to bottom; no page error and no console error until the end."
     page = new_page()
-    trouble = run_all(page, lab.format(NAME), stored=3, live=6)
+    trouble = run_all(page, lab.format(NAME), stored=4, live=8)  # the first widget stands there twice
     yield page
     page.close()
     assert trouble == []
@@ -239,6 +239,86 @@ ASK = '''(code) => new Promise((done, fail) => {
 def ask(page, expression, imports=''):
     "A value from the notebook's kernel, while whatever else runs there goes on."
     return page.evaluate(ASK, f'import json\n{imports}\nprint("ANSWER" + json.dumps({expression}))')
+
+
+SLEEP = '''() => {
+    const {kernel} = window.jupyterapp.shell.currentWidget.sessionContext.session;
+    kernel.requestExecute({code: 'import time; time.sleep(5)'});
+}'''
+
+
+def moves_while_the_kernel_sleeps(page, widget, control, key, i):
+    "A key on a control: the i-th figure follows at once, and the widget in the kernel when it can."
+    know = f'all(f.moves_itself() for f in {widget}.figures)'
+    assert reaches(page, lambda: ask(page, know), True)  # the table has come
+    before, stood = plotted(page, i), ask(page, f'{widget}.text()')
+    control.focus()
+    page.evaluate(SLEEP)
+    page.keyboard.press(key)
+    assert until(page, lambda: plotted(page, i) != before, True, seconds=4)
+    now = plotted(page, i)
+    assert reaches(page, lambda: ask(page, f'{widget}.text()') != stood, True)
+    assert plotted(page, i) == now
+
+
+STOPWATCH = '''() => {
+    const control = document.activeElement;
+    const widget = control.closest('figure.ofa-page, .widget-vbox');
+    const plots = [...widget.querySelectorAll('.js-plotly-plot')];
+    const strokes = '.gtitle, .cartesianlayer path, .cartesianlayer image, .cartesianlayer text';
+    const look = (node) => ['d', 'transform', 'href', 'style'].map((k) => node.getAttribute(k)).join();
+    const seen = (plot) => [...plot.querySelectorAll(strokes)].map((n) => look(n) + n.textContent).join();
+    window.took = [];
+    control.addEventListener('keydown', () => {
+        const start = performance.now();
+        const before = plots.map(seen);
+        const wait = () => {
+            if (plots.every((plot, i) => seen(plot) !== before[i])) took.push(performance.now() - start);
+            else setTimeout(wait, 1);
+        };
+        setTimeout(wait, 0);
+    }, {capture: true});
+}'''
+
+
+MOVES = int(os.environ.get('OFA_LEARN_MOVES', 4))  # 50 for numbers that are told to others
+BACK_AND_FORTH = ('ArrowRight', 'ArrowLeft')
+
+
+def latency(page, name, control, first=4, keys=BACK_AND_FORTH):
+    """From a key press on a control until all figures of its widget are new ones, each time.
+
+    Median and 95th percentile in milliseconds, printed and not asserted. `first` steps lead away from the
+    control's end.
+    """
+    control.focus()
+    if keys is BACK_AND_FORTH:
+        for key in ['Home'] + ['ArrowRight'] * first:
+            page.keyboard.press(key)
+    page.wait_for_timeout(1500)
+    page.evaluate(STOPWATCH)
+    for i in range(MOVES):
+        page.keyboard.press(keys[i % 2])
+        page.wait_for_function(f'took.length === {i + 1}', timeout=WAIT, polling=30)
+    took = sorted(page.evaluate('took'))
+    median, slow = statistics.median(took), took[math.ceil(0.95 * MOVES) - 1]
+    print(f'\n{name}, {MOVES} moves: median {median:.0f} ms, 95th percentile {slow:.0f} ms', end='')
+
+
+# Of every widget a control that moves all its figures: what it is called, and how it is moved.
+HANDS = dict(
+    GammaExplorer=('γ', {}),
+    LossAnatomy=('γ', {}),
+    AccuracyCurves=('γ', {}),
+    BranchExplorer=('stage 2', dict(keys=('Space', 'Space'))),
+    CKAExplorer=('student', dict(first=0)),
+    TeacherLab=('labels', dict(first=1)),
+)
+
+
+def latency_of(page, widget, where='', nth=0):
+    label, how = HANDS[widget]
+    latency(page, f'{where}{widget}, {label}', page.get_by_label(label, exact=True).nth(nth), **how)
 
 
 def cards(page):
@@ -321,7 +401,7 @@ def test_digit_and_temperature_by_keyboard(book):
 
 def test_anatomy_by_keyboard(book):
     card = cards(book)[0]
-    gamma = book.get_by_label('γ', exact=True).nth(1)
+    gamma = book.get_by_label('γ', exact=True).nth(2)
     gamma.focus()
     for _ in range(6):
         book.keyboard.press('ArrowLeft')
@@ -336,19 +416,19 @@ def test_anatomy_by_keyboard(book):
     want = rounded(loss.item() for loss in losses)
 
     def totals():
-        return rounded(plotted(book, 2)['traces'][-1]['y'])
+        return rounded(plotted(book, 4)['traces'][-1]['y'])
 
     assert reaches(book, totals, want)
-    stacks = plotted(book, 2)['traces'][:-1]
+    stacks = plotted(book, 4)['traces'][:-1]
     assert [sum(t['y'][i] for t in stacks) for i in range(4)] == pytest.approx(want, abs=1e-8)
     (gradient,) = torch.autograd.grad(losses[1], z_s)
-    assert reaches(book, lambda: rounded(plotted(book, 3)['traces'][1]['y']), rounded(gradient[0].tolist()))
-    book.get_by_label('>99 %').nth(1).focus()
+    assert reaches(book, lambda: rounded(plotted(book, 5)['traces'][1]['y']), rounded(gradient[0].tolist()))
+    book.get_by_label('>99 %').nth(2).focus()
     book.keyboard.press('ArrowRight')  # another digit: its own classes, sliders and student
     label = cards(book)[1]['label']
     names = [f'{c} (true)' if c == label else str(c) for c in range(10)]
-    assert reaches(book, lambda: plotted(book, 3)['traces'][1]['x'], names)
-    assert plotted(book, 3)['axes'][0] == 'category'
+    assert reaches(book, lambda: plotted(book, 5)['traces'][1]['x'], names)
+    assert plotted(book, 5)['axes'][0] == 'category'
     assert book.get_by_label(f'student’s logit of {label} (true)').input_value() == '0'
     book.keyboard.press('ArrowLeft')
     assert reaches(book, totals, want)
@@ -357,6 +437,7 @@ def test_anatomy_by_keyboard(book):
         said.inner_text()
     )
     shot(book, 'anatomy')
+    moves_while_the_kernel_sleeps(book, 'anatomy', gamma, 'ArrowRight', 4)
 
 
 def test_recorded_accuracies_by_keyboard(book):
@@ -370,17 +451,17 @@ def test_recorded_accuracies_by_keyboard(book):
         return [t for t in plotted(book, i)['traces'] if t['name'].startswith(name)]
 
     def ring():
-        (trace,) = traces(5, 'current γ')
+        (trace,) = traces(7, 'current γ')
         return rounded(trace['x'] + trace['y'])
 
     def check():
         s = _curve_state(runs, **choice)
         mean = statistics.fmean(s['over'][choice['gamma']])
         assert reaches(book, ring, rounded([choice['gamma'], mean]))
-        assert reaches(book, lambda: traces(4, 'epoch')[0]['x'], [choice['epoch']] * 2)
+        assert reaches(book, lambda: traces(6, 'epoch')[0]['x'], [choice['epoch']] * 2)
         want = f"While training, γ = {choice['gamma']:g}, T = {choice['temperature']:g}"
-        assert reaches(book, lambda: title(book, 4), want)
-        own = [t['y'] for t in traces(4, 'OFA') if len(t['x']) == 15 and t['y'][0] is not None]
+        assert reaches(book, lambda: title(book, 6), want)
+        own = [t['y'] for t in traces(6, 'OFA') if len(t['x']) == 15 and t['y'][0] is not None]
         curves = [y for _, y in s['series'][f"ofa_{choice['form']}"]]
         means = pytest.approx([statistics.fmean(v) for v in zip(*curves)], abs=1e-4)
         assert any(y == means for y in own), own
@@ -406,6 +487,8 @@ def test_recorded_accuracies_by_keyboard(book):
     want = f'{pair_name(choice["pair"])}, γ = 4, T = 4'
     assert reaches(book, lambda: want in said.inner_text(), True), said.inner_text()
     shot(book, 'accuracies')
+    gamma = book.get_by_label('γ', exact=True).last
+    moves_while_the_kernel_sleeps(book, 'accuracies', gamma, 'ArrowLeft', 7)
 
 
 MAPS = '''[...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')].slice(2)
@@ -434,6 +517,10 @@ def test_exits_and_layers_by_keyboard(lab, new_page):
     assert reaches(page, lambda: sizes(page.evaluate(MAPS)), sizes(kernel))
     assert page.evaluate(MAPS) == [[pytest.approx(row) for row in rows] for rows in kernel]
     shot(page, 'exits-and-layers')
+    moves_while_the_kernel_sleeps(page, 'exits', page.get_by_label('stage 1', exact=True), 'Space', 1)
+    moves_while_the_kernel_sleeps(page, 'maps', page.get_by_label('student after'), 'ArrowUp', 3)
+    for widget in ('BranchExplorer', 'CKAExplorer'):
+        latency_of(page, widget)
     page.close()
     assert trouble == []
 
@@ -476,6 +563,8 @@ def test_teacher_lab_by_keyboard(lab, new_page):
     assert 'Not recorded' in w.text() and ring() == []
     assert page.locator('.annotation-text').filter(has_text='Not recorded').count() == 1
     shot(page, 'teacher-lab')
+    moves_while_the_kernel_sleeps(page, 'lab', page.get_by_label('labels', exact=True), 'Home', 0)
+    latency_of(page, 'TeacherLab')
     page.close()
     assert trouble == []
 
@@ -489,67 +578,29 @@ EDGES = '''[...document.querySelectorAll('.jupyter-widgets .js-plotly-plot')]
 
 def test_every_control_has_a_name(book):
     names = book.evaluate(NAMES)
-    assert len(names) == 2 * (2 + 8) + 3 + 2 and all(names)
+    assert len(names) == 3 * (2 + 8) + 3 + 2 and all(names)
     edges = book.evaluate(EDGES)
     assert all(svg <= box <= 900 for svg, box in edges), edges  # nothing is cut off at 900 pixels
 
 
-STOPWATCH = '''() => {
-    const control = document.activeElement;
-    const widget = control.closest('figure.ofa-page, .widget-vbox');
-    const plots = [...widget.querySelectorAll('.js-plotly-plot')];
-    const strokes = '.gtitle, .cartesianlayer path, .cartesianlayer image, .cartesianlayer text';
-    const look = (node) => ['d', 'transform', 'href', 'style'].map((k) => node.getAttribute(k)).join();
-    const seen = (plot) => [...plot.querySelectorAll(strokes)].map((n) => look(n) + n.textContent).join();
-    window.took = [];
-    control.addEventListener('keydown', () => {
-        const start = performance.now();
-        const before = plots.map(seen);
-        const wait = () => {
-            if (plots.every((plot, i) => seen(plot) !== before[i])) took.push(performance.now() - start);
-            else setTimeout(wait, 1);
-        };
-        setTimeout(wait, 0);
-    }, {capture: true});
-}'''
-
-
-MOVES = int(os.environ.get('OFA_LEARN_MOVES', 4))  # 50 for numbers that are told to others
-
-
-def latency(page, name, control, moves=MOVES):
-    """From a key press on a control until all figures of its widget are new ones, each time.
-
-    Median and 95th percentile in milliseconds, printed and not asserted.
-    """
-    control.focus()
-    for key in ['Home'] + ['ArrowRight'] * 4:
-        page.keyboard.press(key)
-    page.wait_for_timeout(1500)
-    page.evaluate(STOPWATCH)
-    for i in range(moves):
-        page.keyboard.press('ArrowLeft' if i % 2 else 'ArrowRight')
-        page.wait_for_function(f'took.length === {i + 1}', timeout=WAIT, polling=30)
-    took = sorted(page.evaluate('took'))
-    median, slow = statistics.median(took), took[math.ceil(0.95 * moves) - 1]
-    print(f'\n{name}, {moves} moves: median {median:.0f} ms, 95th percentile {slow:.0f} ms', end='')
-
-
 def test_latency(book):
-    latency(book, 'GammaExplorer, γ', book.get_by_label('γ', exact=True).first)
-    latency(book, 'LossAnatomy, γ', book.get_by_label('γ', exact=True).nth(1))
-    latency(book, 'LossAnatomy, a logit', book.get_by_label('(true)').first)
+    "The other widgets' stands at the end of their tests."
+    for nth, widget in ((0, 'GammaExplorer'), (2, 'LossAnatomy'), (3, 'AccuracyCurves')):
+        latency_of(book, widget, nth=nth)
+    # From where it stands: at its end a step of the logit changes less than a pixel.
+    latency(book, 'LossAnatomy, a logit', book.get_by_label('(true)').first, keys=['ArrowRight', 'ArrowLeft'])
 
 
 def test_latency_of_the_pages(new_page, tmp_path):
     logits = [1.0, 2.0, 0.0, -1.0, 0.5, 0.0, 0.0, 1.0, -2.0, 0.0]
     card = dict(image=[[0, 255], [128, 0]], label=1, logits=logits)
-    for widget in (GammaExplorer([card]), LossAnatomy([card])):
-        page = new_page()
+    recorded_ones = AccuracyCurves, BranchExplorer, CKAExplorer, TeacherLab
+    page = new_page()
+    for widget in (GammaExplorer([card]), LossAnatomy([card]), *(make() for make in recorded_ones)):
         page.goto(widget.to_html(tmp_path / 'page.html').as_uri())
-        page.wait_for_selector('.ofa-page input[type=range]')
-        latency(page, f'page of {type(widget).__name__}, γ', page.get_by_label('γ', exact=True))
-        page.close()
+        page.wait_for_selector('.ofa-page .js-plotly-plot')
+        latency_of(page, type(widget).__name__, 'page of ')
+    page.close()
 
 
 COUNTED = '''() => {

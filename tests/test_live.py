@@ -17,6 +17,7 @@ import torch.nn as nn
 
 from ofa_learn.checkpoints import load_checkpoint
 from ofa_learn.data import Augment, digits, split
+from ofa_learn.figures import sketch
 from ofa_learn.live import (
     LiveDistill,
     _accuracy_figure,
@@ -261,6 +262,8 @@ def test_figures_show_the_rows_and_the_marks():
         assert [s.x0 for s in f.layout.shapes] == [0, 3, 3.5, 20]
         assert [a.text for a in f.layout.annotations] == ['γ = 1.4', 'γ = 1.6', 'γ = 4']
         assert f.layout.meta['caption'] and f.layout.title.text and f.layout.xaxis.range[1] >= 40
+    for figure in (_loss_figure, _accuracy_figure):  # what is shown is built without plotly, and is the same
+        assert sketch(figure, now).plain() == json.loads(figure(now).to_json())
     empty = _loss_figure(made_up(0))
     assert not empty.data[0].x and tuple(empty.layout.yaxis.range) == (0, 1)
 

@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 from browsers import one_browser, watch
+from plotly.offline import get_plotlyjs
 
 from ofa_learn.pages import (
     _facts,
@@ -319,3 +320,28 @@ def test_without_javascript_the_words_are_there(browser, file):
     n = gamma_numbers(DIGITS[0]['probs'], DIGITS[0]['label'], 1.4)
     assert page.inner_text('.numbers') == _gamma_sentence(n) and page.locator('table tbody tr').count() == 4
     context.close()
+
+
+WITHOUT = 'delete window.DecompressionStream'
+SIZES = "names => names.map((name) => document.querySelector(name).getBoundingClientRect().bottom)"
+
+
+def test_the_page_is_small_and_begins_with_sentence_picture_and_table(page, file):
+    "plotly.js stands in it compressed; what is unpacked is the installed one."
+    assert file.stat().st_size < 2e6
+    page.set_viewport_size(dict(width=1280, height=800))
+    page.wait_for_timeout(300)
+    assert max(page.evaluate(SIZES, ['.lead', '.first .plot', '.first table'])) <= 800
+    assert page.evaluate('document.head.querySelector("script").textContent') == get_plotlyjs()
+
+
+def test_an_old_browser_is_told_what_to_do(browser, file):
+    page = browser.new_page()
+    page.add_init_script(WITHOUT)
+    trouble = watch(page)
+    page.goto(file.as_uri())
+    said = page.locator('figure.ofa-page [role=alert]')
+    said.first.wait_for()
+    assert said.count() == 5 and 'open it in a current Firefox' in said.first.inner_text()
+    assert page.locator('table tbody tr').count() == 4 and trouble == []
+    page.close()

@@ -28,7 +28,8 @@ WAIT = 120_000  # ms; a busy machine takes its time over plotly
 LOOK = '''async () => {
     const frame = () => new Promise(done => requestAnimationFrame(done))
     const versions = [...document.querySelectorAll('figure.ofa-page')]
-    if (versions.length) { await frame(); await frame() }  // narrow.js sets titles in lines
+    // narrow.js sets titles in lines
+    for (let i = 0; versions.length && i < 6; i++) await frame()
     const images = [...document.images]
     const cut = title => {
         const plot = title.closest('.plot').getBoundingClientRect(), box = title.getBoundingClientRect()
@@ -39,6 +40,16 @@ LOOK = '''async () => {
     const markdown = /\\|\\s*:?(-{3}|—)|\\]\\([\\w.\\/-]+\\)/
     const scrolls = e => e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== 'visible'
         && e.tabIndex < 0 && !e.querySelector('a, button, input')
+    // Ticks may slant, so that their boxes cross where their letters don't.
+    const words = 'text[class$=title], .annotation-text, .legendtext, .ytick text'
+    const overlaps = plot => {
+        const all = [...plot.querySelectorAll(words)].map(e => e.getBoundingClientRect())
+        const boxes = all.filter(b => b.width)
+        const both = (a, b) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > 2
+            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 2
+        return boxes.some((a, i) => boxes.slice(0, i).some(b => both(a, b)))
+            && !plot.closest('details:not([open])')
+    }
     const drawn = '.plot .main-svg .plot-container, .plot .main-svg .subplot'
     return {
         headings: document.querySelectorAll('h1').length,
@@ -55,6 +66,7 @@ LOOK = '''async () => {
             .filter(p => p.querySelector('.main-svg')?.getBoundingClientRect().width > p.clientWidth + 1)
             .length,
         cut: [...document.querySelectorAll('.plot :is(.gtitle, .xtitle)')].filter(cut).length,
+        over: [...document.querySelectorAll('figure.ofa-page .plot')].filter(overlaps).length,
         unreachable: [...document.querySelectorAll('main :is(pre, table, div.math)')].filter(scrolls).length,
     }
 }'''

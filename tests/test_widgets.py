@@ -20,14 +20,14 @@ from ofa_learn.explorers import AccuracyCurves, BranchExplorer, CKAExplorer
 from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
-from ofa_learn.pages import GAMMAS, check_cards, gamma_numbers, steps_version
+from ofa_learn.pages import GAMMAS, check_cards, gamma_numbers, static_text, steps_version
+from ofa_learn.plain import formulas
 from ofa_learn.widgets import (
     GammaExplorer,
     LossAnatomy,
     Slider,
     _anatomy_figure,
     _Engine,
-    _formulas,
     _gamma_rows,
     _gradient_figure,
     _spread,
@@ -134,11 +134,11 @@ def test_series_by_hand():
     assert s['weights'] == close([1.0, 0.25, 0.0, 0.0]) and s['target'] == close(2.25)
     assert s['dark'] == close(0.5 * ce)
     assert s['ofa'] == s['ofa2'] == close(2.75 * ce)
-    assert [f[0] for f in _formulas(s)] == ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
-    assert _formulas(s)[2][2] == '2.197 + (1.000 + 0.250 − 0.500) · 1.099 = 3.021'
+    assert [f[0] for f in formulas(s)] == ['Eq. 5', 'Eq. 6', 'Eq. 7', 'Eq. 8, γ = 2']
+    assert formulas(s)[2][2] == '2.197 + (1.000 + 0.250 − 0.500) · 1.099 = 3.021'
     real = anatomy_state([0.0] * 3, half, 1.4)
     assert real['weights'] == close([0.7, 0.07, -0.007, 0.0014])
-    assert '− 0.007' in _formulas(real)[2][2] and real['weights'][2] < 0
+    assert '− 0.007' in formulas(real)[2][2] and real['weights'][2] < 0
 
 
 # Digits
@@ -323,6 +323,14 @@ def test_every_control_says_its_name(cards):
         assert all(names) and len(set(names)) == len(names)
         assert len(w.digit.names) == len(cards)
         assert w.caption and w.caption.split('.')[0] in w.hint.value.replace('&#x27;', "'")
+
+
+def test_without_a_front_end_a_widget_says_what_to_do(cards):
+    "The sentence is hidden by the style sheet that comes with the front end."
+    for w in (GammaExplorer(cards), LossAnatomy(cards), BranchExplorer()):
+        (said,) = re.findall('<p class="ofa-alone" role="alert".*?>(.*?)</p>', w.hint.value)
+        assert 'run pip install anywidget jupyterlab_widgets where JupyterLab runs' in said
+        assert said.count('. ') == 0 and '.ofa-alone { display: none; }' in static_text('controls.css')
 
 
 def test_what_a_stored_notebook_keeps(cards):

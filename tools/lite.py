@@ -111,19 +111,21 @@ TEACHER = '''
 cards = json.loads(Path('cards.json').read_text(encoding='utf-8'))
 sure, wrong = cards[0], cards[-1]
 doubtful = min(cards, key=lambda c: abs(probs_of(c)[c['label']] - 0.5))
-print(
-    'Eight digits follow, from the teacher’s surest answer to its worst mistake. '
-    f'Number {cards.index(doubtful) + 1} it doubts most; its true class is {doubtful["label"]}.'
-)
 
 
 def target_weight(p, gamma):
     "The true class's weight in the paper's form; in the lesson it is `ofa_learn.losses.target_weight`."
     return (1 + p) ** gamma
 '''
+DOUBTS = '''
+print(
+    'Eight digits stand in the widget, from the teacher’s surest answer to its worst mistake. '
+    f'Number {cards.index(doubtful) + 1} it doubts most; its true class is {doubtful["label"]}.'
+)
+'''
 HERE = '''
 > You are reading this in your browser, with nothing installed: Python runs in the page. Run the cells
-from top to bottom (menu Run, Run All Cells). The teacher below was trained beforehand, because PyTorch
+from top to bottom (menu Run, Run All Cells). The teacher was trained beforehand, because PyTorch
 does not run here; everything else is the tour as it is in the project. What you write stays in this browser.
 '''
 
@@ -137,10 +139,12 @@ def tour(
         source = ''.join(cell['source'])
         if cell['cell_type'] == 'markdown':
             out.append(text(without_links_out(source)))
-        elif source.startswith('from statistics import fmean'):
+        elif 'from statistics import fmean' in source:
             out.append(code(IMPORTS))
         elif 'teacher_cards(' in source:
             out.append(code(TEACHER))
+        elif 'run.test_accuracy' in source:
+            out.append(code(DOUBTS))
         else:
             out.append(code(source))
     out.insert(1, text(HERE))

@@ -80,9 +80,9 @@
     function draw() {
       const given = {cards: state.digits, names: state.names};
       const digit = Number(strip.querySelector('input:checked').value);
-      const now = imageState(given, {gamma: gammaNow(), digit});
-      ['weighting', 'classes'].forEach((name, i) => places[i].show(views[name](state.figures[i], now)));
-      figure.querySelector('.numbers').textContent = gammaSentence(now);
+      const values = {gamma: gammaNow(), digit};
+      ['weighting', 'classes'].forEach((name, i) => places[i].show(views[name](state.figures[i], given, values)));
+      figure.querySelector('.numbers').textContent = gammaSentence(imageState(given, values));
     }
     draw();
   }
@@ -95,10 +95,7 @@
 
     function draw() {
       const step = state.steps[Math.round((gammaNow() - 1) / 0.1)];
-      places.forEach((place, i) => {
-        const {title, range, traces} = step.figures[i];
-        place.show(moved(state.figures[i], traces, title, {yaxis: range}));
-      });
+      places.forEach((place, i) => place.show(stepped(state.figures[i], step.figures[i])));
       figure.querySelector('.numbers').textContent = step.text;
     }
     draw();
@@ -159,7 +156,7 @@
     const controls = controlsIn(figure);
     const keys = state.controls.map((c, i) => choiceIn(controls, `page-${number}-choice-${i}`, c, draw));
     const now = () => state.states[keys.map((key) => key()).join(',')];
-    const spec = ([traces, layout]) => ({data: traces.map((i) => state.pool[i]), layout: state.pool[layout]});
+    const spec = (numbers) => pooled(state.pool, numbers);
     const places = plotsIn(figure, now().figures.map(spec));
 
     function draw() {

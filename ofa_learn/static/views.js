@@ -22,9 +22,17 @@ function moved({data, layout}, traces, text, ranges) {
   };
 }
 
-// By name, a figure as it was first drawn and what is known of the image → the figure now.
+// A figure after one step of a table: its title, its range, and the arrays that change.
+const stepped = (figure, {title, range, traces}) => moved(figure, traces, title, {yaxis: range});
+
+// A figure whose traces and layout are numbers of what stands once in a pool.
+const pooled = (pool, [traces, layout]) => ({data: traces.map((i) => pool[i]), layout: pool[layout]});
+
+// By name, a figure as the kernel drew it, what is given, and the controls' values → the figure now;
+// null where only the kernel knows it.
 const views = {
-  weighting(figure, {probs, label, gamma}) {
+  weighting(figure, given, values) {
+    const {probs, label, gamma} = imageState(given, values);
     const grid = figure.data[0].x;
     const p = probs[label];
     const {paper, released} = formWeights(probs, label, gamma);
@@ -38,7 +46,8 @@ const views = {
     ];
     return moved(figure, traces, `Weight of the true class at γ = ${gamma}`, {yaxis: [-0.02 * top, top]});
   },
-  classes(figure, {probs, label, gamma, names}) {
+  classes(figure, given, values) {
+    const {probs, label, gamma, names} = imageState(given, values);
     const {paper, released} = formWeights(probs, label, gamma);
     const wrong = probs.map((_, c) => c).filter((c) => c !== label);
     const traces = [[label], wrong].flatMap((at) => [probs, paper, released].map((values) => (
@@ -48,6 +57,23 @@ const views = {
     const reach = 2 ** Math.ceil(Math.log2(Math.max(paper[label], 2)));
     const ranges = {yaxis: [0, 1.05 * reach], yaxis2: [0, top]};
     return moved(figure, traces, `What each class counts at γ = ${gamma}`, ranges);
+  },
+  // Over γ, as long as all other controls stand where they stood when the table was made.
+  steps(figure, {among, steps}, values) {
+    const known = Object.entries(among).every(([name, there]) => there.includes(values[name]));
+    return known ? stepped(figure, steps[among.gamma.indexOf(values.gamma)]) : null;
+  },
+  // Over all recorded choices. A control in `lines` only moves a line, which has its name.
+  choices(figure, {controls, lines, states, pool}, values) {
+    const place = ([name, there]) => [values[name]].flat().map((value) => there.indexOf(value)).join('+');
+    const key = controls.map(place).join(',');
+    if (!states[key]) {  // the values still reach the kernel
+      console.error(`no state ${key} among ${Object.keys(states).length}: ${JSON.stringify(values)}`);
+      return null;
+    }
+    const {data, layout} = pooled(pool, states[key]);
+    const standing = ({name, x}) => lines.includes(name) ? {x: x.map(() => values[name])} : {};
+    return {data: data.map((trace) => ({...trace, ...standing(trace)})), layout};
   },
 };
 
