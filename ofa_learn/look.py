@@ -97,6 +97,12 @@ def _knows(r: TeacherReport) -> str:
             f'class alone gives {guess:.1f} %. Was it trained, for these classes in this order, on images '
             'normalised like these?'
         )
+    if right < 50:
+        return (
+            f'It is wrong about most images: right for {right:.1f} % of {n} validation images, where guessing '
+            f'gives {guess:.1f} %. If it was better where it was trained, look at the order of its classes, '
+            'and at the size and normalisation of its images.'
+        )
     gap = r.accuracy.get('train', right) - right
     if gap > 5:
         return (
