@@ -99,9 +99,9 @@ def _knows(r: TeacherReport) -> str:
         )
     if right < 50:
         return (
-            f'It is wrong about most images: right for {right:.1f} % of {n} validation images, where guessing '
-            f'gives {guess:.1f} %. If it was better where it was trained, look at the order of its classes, '
-            'and at the size and normalisation of its images.'
+            f'It is wrong about most images: right for {right:.1f} % of {n} validation images, where '
+            f'guessing gives {guess:.1f} %. If it was better where it was trained, look at the order of its '
+            'classes, and at the size and normalisation of its images.'
         )
     gap = r.accuracy.get('train', right) - right
     if gap > 5:

@@ -58,6 +58,11 @@ def test_three_sentences():
     labels_shifted = look_at(Table(DATA, 9, wrong=0.95), DATA)
     assert len(labels_shifted.says) == 1 and 'no better than guessing: 5.0 %' in labels_shifted.says[0]
     assert 'is left' not in str(labels_shifted)
+    mostly = look_at(Table(DATA, 9, wrong=0.7), DATA).says[0]
+    assert (
+        mostly.startswith('It is wrong about most images: right for 30.0 % of 200')
+        and 'order of its classes' in mostly
+    )
 
 
 def test_through_its_own_normalisation():
