@@ -563,7 +563,7 @@ def test_teacher_lab_by_keyboard(lab, new_page):
     assert 'Not recorded' in w.text() and ring() == []
     assert page.locator('.annotation-text').filter(has_text='Not recorded').count() == 1
     shot(page, 'teacher-lab')
-    moves_while_the_kernel_sleeps(page, 'lab', page.get_by_label('labels', exact=True), 'Home', 0)
+    moves_while_the_kernel_sleeps(page, 'lab', page.get_by_label('labels', exact=True), 'Home', 1)
     latency_of(page, 'TeacherLab')
     page.close()
     assert trouble == []
