@@ -109,7 +109,7 @@ def _lab_state(
 @lru_cache(4096)  # every choice asks for most of them again
 def _known_interval(values: tuple[float, ...]) -> tuple[float, float] | None:
     "The 95 % interval of a mean by Student's t; None where it is not known."
-    return interval(values)
+    return interval(list(values))
 
 
 def _ends(values: list[float]) -> tuple[float, float]:
