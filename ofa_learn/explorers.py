@@ -73,8 +73,7 @@ class Choice(anywidget.AnyWidget):
 
     def __init__(self, kind, description, names: dict, value):
         texts = [str(name) for name in names.values()]
-        super().__init__(kind=kind, description=description, values=list(names), names=texts)
-        self.value = value
+        super().__init__(kind=kind, description=description, values=list(names), names=texts, value=value)
 
     @tr.validate('value')
     def _is_there(self, proposal):

@@ -178,13 +178,14 @@ class Pieces:
         self.begin, self.left = begin, iter(())
 
     def go_on(self, seconds: float = 0.1):
-        "What was made, or None where there is more to do."
+        "What was made, or None where there is more to do; at least one piece is done."
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while True:
             made = next(self.left, self)
             if made is self:
                 self.left = self.begin()
             elif made is not None:
                 self.left = iter(())
                 return made
-        return None
+            elif time.monotonic() >= end:
+                return None

@@ -362,6 +362,9 @@ class _Engine(W.Widget):
         return cls.one
 
 
+_STRICT = dict(autotypenumbers='strict')  # class names are no numbers
+
+
 class _Plot(anywidget.AnyWidget):
     "A figure as wide as there is room, that others can replace; `data` and `layout` are of the one shown."
 
@@ -375,8 +378,12 @@ class _Plot(anywidget.AnyWidget):
     given: Any = tr.Dict().tag(sync=True)  # what else it has to know; nothing: until then the kernel draws
 
     def __init__(self, figure: go.Figure | Sketch, **view):
-        super().__init__(engine=_Engine.get(), **view)
-        self.show(figure)
+        self.shown = figure
+        new = plain_figure(figure)
+        # All in the message that makes it: a page that is slow to load does not hear the next ones.
+        super().__init__(
+            engine=_Engine.get(), traces=new['data'], look=new['layout'] | _STRICT, turn=1, **view
+        )
 
     def show(self, figure: go.Figure | Sketch) -> None:
         "Draw a figure in the place of the one before, in one message; what is the same is not sent."
@@ -387,7 +394,9 @@ class _Plot(anywidget.AnyWidget):
         with self.hold_sync():
             self.turn += 1
             self.traces = new['data']
-            self.look = new['layout'] | dict(autotypenumbers='strict')
+            self.look = new['layout'] | _STRICT
+            if 'among' in self.given:
+                self.given = {}  # what it says belongs to the figure before
 
     def moves_itself(self) -> bool:
         "Whether the view knows the figure for what the controls stand at."
@@ -641,10 +650,11 @@ def _checked_student(student_logits, cards: int, classes: int) -> list[list[floa
     return logits
 
 
-def _logit_sliders(student: list[list[float]]) -> list[Slider]:
-    "Three sliders, wide enough for all of a student's logits."
-    far = math.ceil(max(10, *(abs(v) for logits in student for v in logits)))
-    return [Slider(min=-far, max=far, step=0.1, value=0) for _ in range(3)]
+def _logit_sliders(w: 'LossAnatomy') -> list[Slider]:
+    "Three sliders of the digit's three classes, wide enough for all of the student's logits."
+    far = math.ceil(max(10, *(abs(v) for logits in w.student for v in logits)))
+    span = dict(min=-far, max=far, step=0.1)
+    return [Slider(description=_logit_name(w, c), value=w.logits[c], **span) for c in _three_classes(w.card)]
 
 # %% ../nbs/widgets/90_widgets.ipynb #7ddf1270
 class LossAnatomy(Explorer):
@@ -686,8 +696,8 @@ class LossAnatomy(Explorer):
     ):
         super().__init__(cards, classes, gamma, temperature)
         self.student = _checked_student(student_logits, len(self.cards), len(self.classes))
-        self.z = _logit_sliders(self.student)
-        self.load()
+        self.z = _logit_sliders(self)
+        self.loading = False
         for slider in self.z:
             slider.observe(self.moved, 'value')
         self.show()

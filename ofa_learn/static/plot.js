@@ -53,7 +53,12 @@ async function render({model, el}) {
     const given = model.get('given');
     if (!view || !Object.keys(given).length) return null;
     const values = Object.fromEntries(Object.entries(hands).map(([name, hand]) => [name, hand.get('value')]));
-    return view(drawn(), given, values);
+    try {
+      return view(drawn(), given, values);
+    } catch (fault) {  // the control's value has to reach the kernel, which can draw
+      console.error(fault);
+      return null;
+    }
   }
 
   function ask(after) {
