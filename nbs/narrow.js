@@ -5,6 +5,7 @@
 
   const NARROW = 640;  // pixels; wider pages are left alone
   const EDGE = 8;
+  const LEAST = 120;  // height of what is drawn, without titles and legend
 
   function wrapped(text, letters) {
     const lines = [''];
@@ -74,6 +75,14 @@
     if (top !== plot._fullLayout.margin.t && (lines(titles) || plot.ofaNotes)) change['margin.t'] = top;
   }
 
+  // Where a legend of many lines leaves hardly any room for what it explains, the figure grows.
+  function heightOf(plot, change) {
+    const {height, _size: room, showlegend} = plot._fullLayout;
+    if (!showlegend || room.h >= LEAST || (plot.ofaGrown || 0) >= 4) return;
+    plot.ofaGrown = (plot.ofaGrown || 0) + 1;
+    change.height = height + LEAST + 40 - room.h;
+  }
+
   // Words that stand side by side, titles of panels or of images, share the width of their row.
   function rowsOf(plot, change) {
     const notes = plot.layout.annotations || [];
@@ -100,7 +109,7 @@
     for (const plot of document.querySelectorAll('figure.ofa-page .js-plotly-plot')) {
       if (!plot._fullLayout || !plot.clientWidth || plot.closest('details:not([open])')) continue;
       const change = {};
-      for (const part of [titleOf, axesOf, sharedOf, rowsOf, roomAbove]) part(plot, change);
+      for (const part of [titleOf, axesOf, sharedOf, rowsOf, roomAbove, heightOf]) part(plot, change);
       if (Object.keys(change).length) Plotly.relayout(plot, change);
     }
   }

@@ -62,7 +62,7 @@ LOOK = '''async () => {
             .filter(e => markdown.test(text(e))).length,
         bad: document.querySelectorAll('merror, .error, .problematic').length,
         wide: Math.max(0, document.documentElement.scrollWidth - document.documentElement.clientWidth),
-        over: [...document.querySelectorAll('.plot')]
+        spills: [...document.querySelectorAll('.plot')]
             .filter(p => p.querySelector('.main-svg')?.getBoundingClientRect().width > p.clientWidth + 1)
             .length,
         cut: [...document.querySelectorAll('.plot :is(.gtitle, .xtitle)')].filter(cut).length,
@@ -156,7 +156,7 @@ def visit(browser, address):
 
 
 def is_whole(look):
-    faults = ('silent', 'unseen', 'bad', 'raw', 'wide', 'over', 'cut', 'unreachable')
+    faults = ('silent', 'unseen', 'bad', 'raw', 'wide', 'spills', 'over', 'cut', 'unreachable')
     if any(look[fault] for fault in faults):
         return False
     return look['versions'] == look['drawn'] and look['headings'] == 1 and bool(look['title'])
