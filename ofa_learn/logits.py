@@ -85,6 +85,7 @@ class KD(DistillationTask):
         temperature=check_positive,
         label_weight=check_weight,
         kd_weight=check_weight,
+        hard=check_switch,
         standardise=check_switch,
     )
 
@@ -109,6 +110,11 @@ class KD(DistillationTask):
         self.label_weight = chosen['label_weight']
         self.kd_weight = chosen['kd_weight']
         super().__init__(student, teacher, **options)
+
+    @classmethod
+    def check_together(cls, options):
+        named = ('hard', 'standardise', 'setting', 'temperature')
+        _kd_numbers(**{name: options[name] for name in named})
 
     def _from_teacher(self, z_s: torch.Tensor, z_t: torch.Tensor) -> torch.Tensor:
         if self.hard:

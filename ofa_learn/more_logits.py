@@ -164,15 +164,6 @@ class _SecondHead(nn.Module):
     def forward(self, features, answers) -> torch.Tensor:
         return self.head_dist(features.pooled)
 
-
-def _check_hard(hard: bool, temperature) -> None:
-    "Raise where a temperature is given for a bare decision, which has none."
-    check_switch('hard', hard)
-    if hard and temperature is not None:
-        raise ValueError(
-            "temperature: the teacher's most likely class is the same at every T; say hard=False"
-        )
-
 # %% ../nbs/methods/57_more_logits.ipynb #339728e0
 @register('deit')
 class DeiT(DistillationTask):
@@ -206,7 +197,12 @@ class DeiT(DistillationTask):
 
     taps_needed, stages = True, ()
     paper, status = 'Touvron et al., 2021', 'adapted'
-    checks = dict(temperature=check_positive, label_weight=check_weight, kd_weight=check_weight)
+    checks = dict(
+        hard=check_switch,
+        temperature=check_positive,
+        label_weight=check_weight,
+        kd_weight=check_weight,
+    )
 
     def __init__(
         self,
@@ -219,12 +215,18 @@ class DeiT(DistillationTask):
         kd_weight: float = 0.5,
         **options,
     ):
-        _check_hard(hard, temperature)
         self.temperature = 1.0 if temperature is None else temperature
         self.label_weight = label_weight
         self.kd_weight = kd_weight
         self.hard = hard
         super().__init__(student, teacher, **options)
+
+    @classmethod
+    def check_together(cls, options):
+        if options['hard'] and options['temperature'] is not None:
+            raise ValueError(
+                "temperature: the teacher's most likely class is the same at every T; say hard=False"
+            )
 
     def build_heads(self):
         taps = self.student_taps

@@ -13,7 +13,7 @@ from ofa_learn.losses import kd_loss, ofa_loss, standardised
 from ofa_learn.models import make_model
 from ofa_learn.more_logits import wttm_loss
 from ofa_learn.multilabel import multilabel_task
-from ofa_learn.tasks import Teacher, create_task
+from ofa_learn.tasks import Teacher, check_options, create_task
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=60)
@@ -273,6 +273,9 @@ def test_in_company_the_labels_count_once():
 
 REFUSED = [
     ('kd', dict(hard=True, standardise=True), ValueError, 'standardise: hard=True'),
+    ('kd', dict(hard=True, temperature=2.0), ValueError, 'temperature: .* hard=True has none'),
+    ('kd', dict(hard=True, setting='ofa_paper'), ValueError, 'setting: hard=True has weights of its own'),
+    ('kd', dict(hard='yes'), TypeError, 'hard: expected True or False'),
     ('kd', dict(standardise='yes'), TypeError, 'standardise: expected True or False'),
     ('dkd', dict(standardise=2), TypeError, 'standardise: expected True'),
     ('ofa', dict(standardise=None), TypeError, 'standardise: expected True'),
@@ -281,6 +284,7 @@ REFUSED = [
     ('lskd', dict(kd_weight=-1), ValueError, 'kd_weight: expected'),
     ('wttm', dict(gamma=0), ValueError, 'gamma: expected'),
     ('wttm', dict(weight=-1), ValueError, 'weight: expected'),
+    ('deit', dict(hard='yes'), TypeError, 'hard: expected True or False'),
     ('deit', dict(hard=1), TypeError, 'hard: expected True or False'),
     ('deit', dict(temperature=2.0), ValueError, 'temperature: .* say hard=False'),
     ('deit', dict(hard=False, temperature=0.0), ValueError, 'temperature: expected'),
@@ -328,3 +332,11 @@ def test_several_labels_are_not_standardised():
         multilabel_task(
             'kd', 'micro_vit', Teacher(make_model('micro_resnet')), input_size=(1, 8, 8), standardise=True
         )
+
+
+@pytest.mark.parametrize('method, options, error, says', REFUSED[:-1])
+def test_options_are_refused_before_a_network_is_built(method, options, error, says):
+    with pytest.raises(error, match=says):
+        check_options(method, options)
+    with pytest.raises(error, match=says):
+        check_options(f'{method}+rsd', dict(parts={method: options}))
