@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .arguments import check_choice, check_logits, check_positive, check_switch, check_weight
+from .logits import check_spread, hard_loss
 from .losses import kd_loss, over_classes, standardised, wide
 from .tasks import DistillationTask, register
 
@@ -30,7 +31,7 @@ class LSKD(DistillationTask):
         kd_weight: w ≥ 0 of the divergence from the teacher. Default 9.
 
     Raises:
-        ValueError: T ≤ 0, a weight below 0, and what `DistillationTask` refuses.
+        ValueError: T ≤ 0, a weight below 0, fewer than 3 classes, and what `DistillationTask` refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -59,6 +60,7 @@ class LSKD(DistillationTask):
         self.label_weight = label_weight
         self.kd_weight = kd_weight
         super().__init__(student, teacher, **options)
+        check_spread(self.num_classes)
 
     def losses(self, student, heads, teacher, target):
         z_s = standardised(wide(student.logits))
@@ -235,7 +237,7 @@ class DeiT(DistillationTask):
     def losses(self, student, heads, teacher, target):
         z_class, z_dist = student.heads if heads is None else (student.logits, heads)
         if self.hard:
-            taught = F.cross_entropy(wide(z_dist), teacher.logits.argmax(1))
+            taught = hard_loss(z_dist, teacher.logits)
         else:
             taught = kd_loss(z_dist, teacher.logits, temperature=self.temperature)
         return dict(

@@ -14,6 +14,7 @@ from ofa_learn.models import make_model
 from ofa_learn.more_logits import wttm_loss
 from ofa_learn.multilabel import multilabel_task
 from ofa_learn.tasks import Teacher, check_options, create_task
+from ofa_learn.teachers import Answers
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=60)
@@ -157,6 +158,17 @@ def test_the_surest_teacher_is_not_as_sure_when_standardised():
             same(standardised(size * z).max().item(), (k - 1) / k**0.5, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize('method, options', [('lskd', {}), ('kd', dict(standardise=True)), ('dkd', {})])
+def test_two_classes_are_not_standardised(method, options):
+    "Two standardised logits are ±1/√2 for every image: no gradient, whatever the teacher says."
+    z = logits(0, k=2)
+    same(standardised(z).abs(), torch.full_like(z, 0.5**0.5))
+    assert gradient(lambda z: kd_loss(standardised(z), standardised(logits(1, k=2))), z).abs().max() < 1e-6
+    with pytest.raises(ValueError, match='at least 3 classes, got 2'):
+        make(method, make_model('micro_vit', 2), make_model('micro_resnet', 2), num_classes=2, **options)
+    make(method, make_model('micro_vit', 3), make_model('micro_resnet', 3), num_classes=3, **options)
+
+
 # --- a flattened teacher
 
 
@@ -258,6 +270,28 @@ def test_images_without_a_label_are_heard_by_the_teachers_head():
     task, lacking = make('deit').eval(), torch.full_like(Y, -1)
     out = task(X, lacking)
     assert out['ce'] == 0 and torch.equal(out['kd'], task(X, Y)['kd'])
+
+
+@pytest.mark.parametrize('method, options', [('deit', {}), ('kd', dict(hard=True))])
+def test_a_decision_must_be_one(method, options):
+    task = make(method, **options).eval()
+    z_t = task.answers(X).logits
+    whole = task(X, Y, Answers(z_t))
+    own = task.trainable_module.heads
+    z = task.student(X)
+    if own is not None:
+        z = own.head_dist(task.student.forward_head(task.student.forward_features(X), pre_logits=True))
+    assert torch.equal(whole['kd'], 0.5 * F.cross_entropy(z, z_t.argmax(1)))
+    masked = task(X, Y, Answers(z_t.index_fill(1, (z_t.sum(0).argmin())[None], -torch.inf)))
+    assert masked['kd'].isfinite()
+    for row in (torch.full((10,), -torch.inf), z_t[0].index_fill(0, torch.tensor([3]), torch.nan)):
+        out = task(X, Y, Answers(torch.cat([row[None], z_t[1:]])))
+        assert out['kd'].isnan() and out['ce'].isfinite()
+    with pytest.raises(ValueError, match='teacher_logits: 20 classes, but student_logits has 10'):
+        task(X, Y, Answers(torch.randn(8, 20)))
+    one = make_model('micro_vit', 1), make_model('micro_resnet', 1)
+    with pytest.raises(ValueError, match='expected at least 2 classes, got 1'):
+        make(method, *one, num_classes=None, **options)(X, torch.zeros(8, dtype=torch.long))
 
 
 # --- in company, and what is refused
