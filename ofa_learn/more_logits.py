@@ -232,6 +232,11 @@ class DeiT(DistillationTask):
 
     def build_heads(self):
         taps = self.student_taps
+        if taps.heads == 0:
+            raise ValueError(
+                "student: it has classifiers for the labels and for a teacher, and gives no account of each "
+                "one's logits, so deit cannot teach them apart; use kd with hard=True"
+            )
         return _SecondHead(taps.width, self.num_classes) if taps.heads == 1 else None
 
     def losses(self, student, heads, teacher, target):

@@ -47,7 +47,7 @@ from ofa_learn.checks import (
     unread,
 )
 from .losses import label_loss, ofa_loss, or_teachers, standardised, wide
-from .models import Features, Taps, find_taps, tapped_forward
+from .models import Features, Taps, find_taps, one_answer, tapped_forward
 from .teachers import Answers, Fitted, Teacher, as_teacher, fit_teacher
 from .wrapping import WrappedTask, check_given
 
@@ -71,7 +71,7 @@ class _Trainable(nn.Module):
         "(B, C, H, W) → the student's `Features`, and what the heads make of them."
         unread: Any = None
         if self.taps is None:
-            features = Features(self.student(x), unread, [])
+            features = Features(one_answer(self.student, self.student(x)), unread, [])
         else:
             features = tapped_forward(self.student, x, self.taps, self.stages)
         return features, None if self.heads is None else self.heads(features, answers)

@@ -257,6 +257,77 @@ def test_both_heads_of_levit_are_found():
     assert task.trainable_module.heads is None
 
 
+PAIRS = [
+    ('efficientvim_m1', 64, {}, 1),  # one for each stage, weighed
+    ('crossvit_9_240', 240, {}, 1),  # one for each branch
+    ('repvit_m0_9', 64, dict(distillation=False), 1),
+    ('repvit_m0_9', 64, dict(distillation=True), 2),
+]
+
+
+@pytest.mark.parametrize('name, size, more, heads', PAIRS)
+def test_several_classifiers_are_a_pair_only_where_one_is_the_teachers(name, size, more, heads):
+    size = (3, size, size)
+    student = make_model(name, 10, size, **more)
+    task = make('deit', student, make_model('micro_resnet', 10, size), input_size=size)
+    assert task.student_taps.heads == heads and (task.trainable_module.heads is None) == (heads == 2)
+    x = torch.randn(2, *size)
+    out = task.train()(x, Y[:2])
+    assert out['loss'].isfinite()
+    features, _ = task.eval().trainable_module(x, None)
+    assert len(features.heads) == (2 if heads == 2 else 0)
+    same(features.logits, student(x), atol=1e-5, rtol=1e-5)
+    if heads == 2:
+        same(features.heads[0], student.head.head(features.pooled), atol=1e-5, rtol=1e-5)
+        same(features.heads[1], student.head.head_dist(features.pooled), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pair_that_cannot_be_told_apart_is_refused():
+    size = (3, 64, 64)
+    student = make_model('efficientvim_m1_dist', 10, size)
+    with pytest.raises(ValueError, match='deit cannot teach them apart; use kd'):
+        make('deit', student, make_model('micro_resnet', 10, size), input_size=size)
+
+
+def repvit():
+    torch.manual_seed(0)
+    return make_model('repvit_m0_9', 10, (1, 32, 32))
+
+
+@pytest.mark.filterwarnings('ignore:rsd. a batch')
+@pytest.mark.parametrize('method', ['labels', 'kd', 'deit', 'rsd'])
+@pytest.mark.parametrize('build, size', [(two_headed, (1, 8, 8)), (repvit, (1, 32, 32))])
+def test_the_switch_of_distilled_training_changes_nothing(method, build, size):
+    x, y = torch.randn(4, *size), Y[:4]
+    switched = build()
+    switched.set_distilled_training(True)
+    assert isinstance(switched.train()(x), tuple)
+    switched.load_state_dict(build().state_dict())
+    teacher = make_model('micro_resnet', 10, size)
+    outs = []
+    for student in (build(), switched):
+        torch.manual_seed(1)
+        outs.append(create_task(method, student, teacher, input_size=size, num_classes=10).train()(x, y))
+    assert all(torch.equal(value, outs[1][k]) for k, value in outs[0].items())
+
+
+class Auxiliary(torch.nn.Module):
+    "Gives more than logits while it trains, as Inception does."
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    def forward(self, x):
+        z = self.body(x)
+        return (z, z) if self.training else z
+
+
+def test_other_pairs_of_answers_are_refused_by_name():
+    with pytest.raises(ValueError, match='student: expected logits .* while it trains, got tuple'):
+        make('kd', Auxiliary()).train()(X, Y)
+
+
 @pytest.mark.parametrize('teacher', ['micro_resnet', 'micro_vit', 'micro_mixer'])
 def test_a_student_with_two_heads_learns(teacher):
     torch.manual_seed(0)
