@@ -33,6 +33,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
+from .arguments import answers_of, classifiers_of, is_distilled, one_answer
 from .atomic import whole
 
 # %% ../nbs/course/10_models.ipynb #49d0571f
@@ -413,44 +414,7 @@ def tapped_forward(
     logits, pooled, heads = _head(model, final, taps.plain_head)
     return Features(logits, pooled, [final if s.index < 0 else next(maps) for s in wanted], heads)
 
-# %% ../nbs/course/10_models.ipynb #5a71c0e4
-def pair_within(head: nn.Module) -> list[nn.Module]:
-    "Both classifiers, for the labels and for a teacher, of a head that holds them, as RepViT's does."
-    second = getattr(head, 'head_dist', None)
-    holds = isinstance(second, nn.Module) and not isinstance(second, nn.Identity)
-    return [_timm(head).head, second] if holds else []
-
-
-def is_distilled(model: nn.Module) -> bool:
-    "Whether it has one classifier for the labels and one for a teacher, as timm builds such models."
-    if not hasattr(model, 'set_distilled_training'):
-        return False
-    found = _classifiers(model)
-    return len(found) == 2 or bool(found and pair_within(found[0]))
-
-
-def one_answer(
-    model: nn.Module,  # which gave it
-    out,  # logits (B, K), or a tuple of them
-) -> torch.Tensor:  # (B, K)
-    "The logits; the mean of both where timm's distilled training hands them out apart."
-    if torch.is_tensor(out):
-        return out
-    if is_distilled(model) and len(out) == 2:
-        return (out[0] + out[1]) / 2
-    raise ValueError(
-        f'student: expected logits (B, K) from it while it trains, got {type(out).__name__}; build it '
-        'without auxiliary outputs'
-    )
-
 # %% ../nbs/course/10_models.ipynb #a839d3b7
-def _classifiers(model: nn.Module) -> list[nn.Module]:
-    "The layers that give the logits, by the model's own account; none where it gives none."
-    found = _timm(model).get_classifier() if hasattr(model, 'get_classifier') else []
-    found = found if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
-    return [getattr(m, 'fc', m) for m in found if isinstance(m, nn.Module)]  # a whole head keeps it as fc
-
-
 @torch.compiler.disable  # hooks that come and go would be compiled anew each time
 def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list, list]:
     "Logits of one run of the head, what its classifiers read, each thing once, and what each says."
@@ -462,7 +426,7 @@ def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list, list]:
             read.append(args[0])
         said.append(output)
 
-    hooks = [c.register_forward_hook(note) for c in _classifiers(model)]
+    hooks = [c.register_forward_hook(note) for c in classifiers_of(model)]
     try:
         return one_answer(model, _timm(model).forward_head(final)), read, said
     finally:
@@ -470,27 +434,12 @@ def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list, list]:
             hook.remove()
 
 # %% ../nbs/course/10_models.ipynb #28d37826
-@torch.compiler.disable
-def _parted(head: nn.Module, pooled: torch.Tensor) -> tuple[torch.Tensor, tuple]:
-    "What a head says that holds a pair of classifiers, and what each of the two says, of one run."
-    said: list[torch.Tensor] = []
-    hooks = [c.register_forward_hook(lambda m, args, output: said.append(output)) for c in pair_within(head)]
-    try:
-        return head(pooled), tuple(said)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
 def _head(model: nn.Module, final, plain: bool) -> tuple[torch.Tensor, torch.Tensor, tuple]:
     "Logits, what the classifier reads (B, d), and what both heads of a pair say, of one run."
     if plain:
         pooled = _timm(model).forward_head(final, pre_logits=True)
-        head = _classifiers(model)[0]
-        if is_distilled(model):
-            logits, pair = _parted(head, pooled)
-            return one_answer(model, logits), pooled, pair
-        return head(pooled), pooled, ()
+        logits, pair = answers_of(model, pooled)
+        return logits, pooled, pair
     logits, read, said = _watched_head(model, final)
     if not read or any(r.numel() > r.shape[0] * r.shape[1] for r in read):  # maps or tokens, pooled later
         again = _timm(model).forward_head(final, pre_logits=True)
@@ -519,7 +468,7 @@ def _dropping(model: nn.Module):
 # %% ../nbs/course/10_models.ipynb #9cd1f045
 def _is_plain(model: nn.Module, final) -> bool:
     "Whether the classifier on `forward_head(final, pre_logits=True)` is the whole head, dropout included."
-    classifiers = _classifiers(model)
+    classifiers = classifiers_of(model)
     if len(classifiers) != 1 or not torch.is_tensor(final):
         return False
     fork = partial(torch.random.fork_rng, [final.device] if final.device.type == 'cuda' else [])
@@ -623,8 +572,7 @@ def find_taps(
     has_class = prefix > 0 and getattr(model, 'cls_token', None) is not None
     c, h, w = input_size
     width = pooled.shape[-1]
-    heads = len(pair) if is_distilled(model) else 1
-    k = timm_model.num_classes
+    k, heads = timm_model.num_classes, len(pair) if is_distilled(model) else 1
     return Taps(kind, tuple(stages), prefix, has_class, width, k, (c, h, w), heads, plain)
 
 # %% ../nbs/course/10_models.ipynb #f5a3ac16

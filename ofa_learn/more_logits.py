@@ -237,6 +237,8 @@ class DeiT(DistillationTask):
                 "student: it has classifiers for the labels and for a teacher, and gives no account of each "
                 "one's logits, so deit cannot teach them apart; use kd with hard=True"
             )
+        if taps.heads == 2:
+            self.labels_one_head = True
         return _SecondHead(taps.width, self.num_classes) if taps.heads == 1 else None
 
     def losses(self, student, heads, teacher, target):

@@ -31,6 +31,7 @@ from ofa_learn.arguments import (
     method_options,
     name_of,
     odd_option,
+    one_answer,
     one_of,
     whole_from,
 )
@@ -47,7 +48,7 @@ from ofa_learn.checks import (
     unread,
 )
 from .losses import label_loss, ofa_loss, or_teachers, standardised, wide
-from .models import Features, Taps, find_taps, one_answer, tapped_forward
+from .models import Features, Taps, find_taps, tapped_forward
 from .teachers import Answers, Fitted, Teacher, as_teacher, fit_teacher
 from .wrapping import WrappedTask, check_given
 
@@ -291,6 +292,7 @@ class _Labelled(WrappedTask):
     num_classes: int  # K
     label_weights: torch.Tensor | None  # (K,)
     holds_labels = False  # whether a part of another name than `ce` holds the labels' cross-entropy
+    labels_one_head = False  # whether `ce` is of one head of a student that answers with the mean of two
     _weighed = False  # whether its losses have asked for `label_loss`
     _first = True  # whether the next batch is the first
 

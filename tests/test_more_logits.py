@@ -376,6 +376,22 @@ def test_in_company_the_labels_count_once():
     assert {'deit_ce', 'deit_kd', 'rsd_rsd'} <= set(joined(X.repeat(20, 1, 1, 1), Y.repeat(20)))
 
 
+@pytest.mark.parametrize('method', ['kd+deit', 'labels+deit', 'ofa+deit', 'deit+ofa'])
+def test_labels_go_to_one_head_or_it_is_refused(method):
+    "Elsewhere they would be taught to the mean of both heads, and `deit_ce` be lost."
+    with pytest.raises(ValueError, match='method: deit teaches the labels to one head'):
+        make(method, two_headed())
+    assert torch.isfinite(make(method)(X, Y)['loss'])  # one head of its own, which the labels teach anyway
+
+
+def test_two_heads_are_taught_by_others_behind_deit():
+    parts = dict(ofa=dict(form='released'))
+    joined = make('deit+kd+ofa', two_headed(), parts=parts).eval()
+    out = joined(X, Y)
+    assert {k for k in out if k.endswith('_ce')} == {'deit_ce'}
+    same(out['deit_ce'], make('deit', two_headed()).eval()(X, Y)['ce'])
+
+
 REFUSED = [
     ('kd', dict(hard=True, standardise=True), ValueError, 'standardise: hard=True'),
     ('kd', dict(hard=True, temperature=2.0), ValueError, 'temperature: .* hard=True has none'),
