@@ -145,7 +145,7 @@ class _OfStages(nn.Module):
         each = [h.body(v) for h, v in zip(self.stages, vectors)]
         return torch.stack([self.pooled(features, answers), *each])
 
-# %% ../nbs/methods/70_rsd.ipynb #d0db96af
+
 def _check_finite_logits(who: str, logits: torch.Tensor) -> None:
     "Raise where a class has logits that nothing can correlate with, such as -∞ of one that is masked."
     odd = (~logits.isfinite()).any(0).nonzero()[:, 0].tolist()
@@ -156,7 +156,7 @@ def _check_finite_logits(who: str, logits: torch.Tensor) -> None:
             "features='pooled'"
         )
 
-
+# %% ../nbs/methods/70_rsd.ipynb #d0db96af
 @register('rsd')
 class RSD(DistillationTask):
     """Redundancy suppression: correlate like features, decorrelate the others (Zhang et al., 2025).
