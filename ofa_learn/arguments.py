@@ -139,9 +139,8 @@ def classifiers_of(model: Any) -> list[nn.Module]:
 
 def _pair_within(head: Any) -> list[nn.Module]:
     "Both classifiers, for the labels and for a teacher, of a head that holds them, as RepViT's does."
-    second = getattr(head, 'head_dist', None)
-    holds = isinstance(second, nn.Module) and not isinstance(second, nn.Identity)
-    return [head.head, second] if holds else []
+    second = getattr(head, 'head_dist', nn.Identity())
+    return [] if isinstance(second, nn.Identity) else [head.head, second]
 
 
 def is_distilled(model: nn.Module) -> bool:
