@@ -114,6 +114,15 @@ def _check_joinable(tasks: dict[str, DistillationTask]) -> None:
             raise ValueError(
                 f'method: {name} has its own {", ".join(own)}, so it cannot be joined with others'
             )
+    first = next(iter(tasks))
+    inside = [name for name, task in tasks.items() if task.holds_labels]
+    for name, task in tasks.items():
+        if task.labels_one_head and (name != first or inside):
+            others = f'; {inside[0]} holds the labels itself' if inside else ''
+            raise ValueError(
+                f'method: {name} teaches the labels to one head of this student, and others teach them to '
+                f'the mean of its heads; the first method decides, so name {name} first{others}'
+            )
 
 # %% ../nbs/methods/76_combined.ipynb #e17a0c5b
 class Combined(DistillationTask):

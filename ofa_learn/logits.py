@@ -22,6 +22,28 @@ from ofa_learn.arguments import (
 from .losses import kd_loss, or_teachers, over_classes, standardised, wide
 from .tasks import DistillationTask, choose, register
 
+# %% ../nbs/methods/55_logits.ipynb #5a71c0e2
+def check_spread(
+    num_classes: int,  # K
+) -> None:
+    "Raise where standardised logits would be the same for every image but for their order."
+    if num_classes < 3:
+        raise ValueError(
+            f'student: expected at least 3 classes, got {num_classes}; two standardised logits are always '
+            '±1/√2, whatever a network says, and teach nothing. Use kd without standardise'
+        )
+
+
+def hard_loss(
+    student_logits: torch.Tensor,  # (B, K)
+    teacher_logits: torch.Tensor,  # (B, K)
+) -> torch.Tensor:  # one number, NaN where a teacher's answer has no largest finite number
+    "The cross-entropy with the teacher's most likely class, the mean over the batch."
+    check_logits(student_logits, teacher_logits)
+    decided = teacher_logits.amax(1).isfinite().all()
+    loss = F.cross_entropy(wide(student_logits), teacher_logits.argmax(1))
+    return loss * torch.where(decided, 1.0, torch.nan)
+
 # %% ../nbs/methods/55_logits.ipynb #7abeb6d0
 _KD_SETTINGS = dict(
     own=dict(temperature=4.0, label_weight=0.1, kd_weight=0.9),
@@ -67,7 +89,8 @@ class KD(DistillationTask):
 
     Raises:
         ValueError: A setting that does not exist, T ≤ 0, a weight below 0, a temperature, a setting or
-            `standardise` beside `hard`, and what `DistillationTask` refuses.
+            `standardise` beside `hard`, fewer than 3 classes with `standardise`, and what `DistillationTask`
+            refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -85,6 +108,7 @@ class KD(DistillationTask):
         temperature=check_positive,
         label_weight=check_weight,
         kd_weight=check_weight,
+        hard=check_switch,
         standardise=check_switch,
     )
 
@@ -109,10 +133,17 @@ class KD(DistillationTask):
         self.label_weight = chosen['label_weight']
         self.kd_weight = chosen['kd_weight']
         super().__init__(student, teacher, **options)
+        if standardise:
+            check_spread(self.num_classes)
+
+    @classmethod
+    def check_together(cls, options):
+        named = ('hard', 'standardise', 'setting', 'temperature')
+        _kd_numbers(**{name: options[name] for name in named})
 
     def _from_teacher(self, z_s: torch.Tensor, z_t: torch.Tensor) -> torch.Tensor:
         if self.hard:
-            return F.cross_entropy(wide(z_s), z_t.argmax(1))
+            return hard_loss(z_s, z_t)
         if self.standardise:
             z_s, z_t = standardised(wide(z_s)), standardised(wide(z_t, z_s))
         return kd_loss(z_s, z_t, temperature=self.temperature)

@@ -33,6 +33,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
+from .arguments import answers_of, classifiers_of, is_distilled, one_answer
 from .atomic import whole
 
 # %% ../nbs/course/10_models.ipynb #49d0571f
@@ -337,7 +338,7 @@ class Taps:
     width: int  # d, of the pooled features before the classifier
     num_classes: int  # K of the model's own classifier
     input_size: tuple[int, int, int]  # (C, H, W) that was probed
-    heads: int = 1  # classifiers whose logits are averaged, 2 for DeiT's distilled models
+    heads: int = 1  # 2 where the labels and a teacher have their own; 0 where such two cannot be told apart
     plain_head: bool = False  # whether the head is `forward_head(…, pre_logits=True)`, then the classifier
 
     def __str__(self):
@@ -377,7 +378,7 @@ class Features(NamedTuple):
     logits: torch.Tensor  # (B, K)
     pooled: torch.Tensor  # (B, d), what the classifier reads
     stages: list  # for each stage a map (B, C, H, W), or (map, prefix tokens (B, P, C))
-    heads: tuple = ()  # the logits (B, K) of each classifier, where the model averages several
+    heads: tuple = ()  # the logits (B, K) of the labels' head and of the teacher's, where there are both
 
 
 def as_map(feature) -> torch.Tensor:
@@ -414,13 +415,6 @@ def tapped_forward(
     return Features(logits, pooled, [final if s.index < 0 else next(maps) for s in wanted], heads)
 
 # %% ../nbs/course/10_models.ipynb #a839d3b7
-def _classifiers(model: nn.Module) -> list[nn.Module]:
-    "The layers that give the logits, by the model's own account; none where it gives none."
-    found = _timm(model).get_classifier() if hasattr(model, 'get_classifier') else []
-    found = found if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
-    return [getattr(m, 'fc', m) for m in found if isinstance(m, nn.Module)]  # a whole head keeps it as fc
-
-
 @torch.compiler.disable  # hooks that come and go would be compiled anew each time
 def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list, list]:
     "Logits of one run of the head, what its classifiers read, each thing once, and what each says."
@@ -432,26 +426,27 @@ def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list, list]:
             read.append(args[0])
         said.append(output)
 
-    hooks = [c.register_forward_hook(note) for c in _classifiers(model)]
+    hooks = [c.register_forward_hook(note) for c in classifiers_of(model)]
     try:
-        return _timm(model).forward_head(final), read, said
+        return one_answer(model, _timm(model).forward_head(final)), read, said
     finally:
         for hook in hooks:
             hook.remove()
 
 # %% ../nbs/course/10_models.ipynb #28d37826
 def _head(model: nn.Module, final, plain: bool) -> tuple[torch.Tensor, torch.Tensor, tuple]:
-    "Logits, what the classifier reads (B, d), and each one's logits where there are several, of one run."
+    "Logits, what the classifier reads (B, d), and what both heads of a pair say, of one run."
     if plain:
         pooled = _timm(model).forward_head(final, pre_logits=True)
-        return _classifiers(model)[0](pooled), pooled, ()
+        logits, pair = answers_of(model, pooled)
+        return logits, pooled, pair
     logits, read, said = _watched_head(model, final)
     if not read or any(r.numel() > r.shape[0] * r.shape[1] for r in read):  # maps or tokens, pooled later
         again = _timm(model).forward_head(final, pre_logits=True)
         read = again if isinstance(again, (list, tuple)) else [again]
     vectors = [r.flatten(1) for r in read]  # a convolution reads (B, d, 1, 1)
     pooled = vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1)
-    return logits, pooled, tuple(said) if len(said) > 1 else ()
+    return logits, pooled, tuple(said) if is_distilled(model) and len(said) == 2 else ()
 
 # %% ../nbs/course/10_models.ipynb #9cd1f043
 @contextmanager
@@ -473,7 +468,7 @@ def _dropping(model: nn.Module):
 # %% ../nbs/course/10_models.ipynb #9cd1f045
 def _is_plain(model: nn.Module, final) -> bool:
     "Whether the classifier on `forward_head(final, pre_logits=True)` is the whole head, dropout included."
-    classifiers = _classifiers(model)
+    classifiers = classifiers_of(model)
     if len(classifiers) != 1 or not torch.is_tensor(final):
         return False
     fork = partial(torch.random.fork_rng, [final.device] if final.device.type == 'cuda' else [])
@@ -486,7 +481,9 @@ def _is_plain(model: nn.Module, final) -> bool:
             pooled = _timm(model).forward_head(some, pre_logits=True)
             if len(read) != 1 or not torch.is_tensor(pooled) or pooled.shape != read[0].shape:
                 return False
-            return torch.equal(pooled, read[0]) and torch.equal(classifiers[0](pooled), logits)
+            return torch.equal(pooled, read[0]) and torch.equal(
+                one_answer(model, classifiers[0](pooled)), logits
+            )
 
 # %% ../nbs/course/10_models.ipynb #2e0ca38a
 def _layout(model: nn.Module, final) -> str:
@@ -514,11 +511,12 @@ def blank_image(model: nn.Module, input_size: tuple[int, int, int]) -> torch.Ten
 
 
 def _probe(model: nn.Module, input_size: tuple[int, int, int]):
-    "Final, intermediate and pooled features of one blank image, and whether the head is a plain one."
+    "Final, intermediate and pooled features of a blank image, its pair of answers, if the head is plain."
     with evaluating(model):
         final, maps = _timm(model).forward_intermediates(blank_image(model, input_size), output_fmt='NCHW')
         plain = _is_plain(model, final)
-        return final, maps, _head(model, final, plain)[1], plain
+        _, pooled, pair = _head(model, final, plain)
+        return final, maps, pooled, pair, plain
 
 # %% ../nbs/course/10_models.ipynb #9ce889cc
 def find_taps(
@@ -559,7 +557,7 @@ def find_taps(
         )
     if kind not in (None, 'maps', 'tokens'):
         raise ValueError(f"kind: expected 'maps' or 'tokens', got {kind!r}")
-    final, maps, pooled, plain = _probe(model, input_size)
+    final, maps, pooled, pair, plain = _probe(model, input_size)
     shapes = [tuple(m.shape[1:]) for m in maps]
     if not shapes:
         raise ValueError(f'model: {type(model).__name__} returns no intermediate features')
@@ -574,7 +572,7 @@ def find_taps(
     has_class = prefix > 0 and getattr(model, 'cls_token', None) is not None
     c, h, w = input_size
     width = pooled.shape[-1]
-    k, heads = timm_model.num_classes, max(len(_classifiers(model)), 1)
+    k, heads = timm_model.num_classes, len(pair) if is_distilled(model) else 1
     return Taps(kind, tuple(stages), prefix, has_class, width, k, (c, h, w), heads, plain)
 
 # %% ../nbs/course/10_models.ipynb #f5a3ac16

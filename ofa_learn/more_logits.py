@@ -11,6 +11,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .arguments import check_choice, check_logits, check_positive, check_switch, check_weight
+from .logits import check_spread, hard_loss
 from .losses import kd_loss, over_classes, standardised, wide
 from .tasks import DistillationTask, register
 
@@ -30,7 +31,7 @@ class LSKD(DistillationTask):
         kd_weight: w ≥ 0 of the divergence from the teacher. Default 9.
 
     Raises:
-        ValueError: T ≤ 0, a weight below 0, and what `DistillationTask` refuses.
+        ValueError: T ≤ 0, a weight below 0, fewer than 3 classes, and what `DistillationTask` refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -59,6 +60,7 @@ class LSKD(DistillationTask):
         self.label_weight = label_weight
         self.kd_weight = kd_weight
         super().__init__(student, teacher, **options)
+        check_spread(self.num_classes)
 
     def losses(self, student, heads, teacher, target):
         z_s = standardised(wide(student.logits))
@@ -164,15 +166,6 @@ class _SecondHead(nn.Module):
     def forward(self, features, answers) -> torch.Tensor:
         return self.head_dist(features.pooled)
 
-
-def _check_hard(hard: bool, temperature) -> None:
-    "Raise where a temperature is given for a bare decision, which has none."
-    check_switch('hard', hard)
-    if hard and temperature is not None:
-        raise ValueError(
-            "temperature: the teacher's most likely class is the same at every T; say hard=False"
-        )
-
 # %% ../nbs/methods/57_more_logits.ipynb #339728e0
 @register('deit')
 class DeiT(DistillationTask):
@@ -206,7 +199,12 @@ class DeiT(DistillationTask):
 
     taps_needed, stages = True, ()
     paper, status = 'Touvron et al., 2021', 'adapted'
-    checks = dict(temperature=check_positive, label_weight=check_weight, kd_weight=check_weight)
+    checks = dict(
+        hard=check_switch,
+        temperature=check_positive,
+        label_weight=check_weight,
+        kd_weight=check_weight,
+    )
 
     def __init__(
         self,
@@ -219,21 +217,34 @@ class DeiT(DistillationTask):
         kd_weight: float = 0.5,
         **options,
     ):
-        _check_hard(hard, temperature)
         self.temperature = 1.0 if temperature is None else temperature
         self.label_weight = label_weight
         self.kd_weight = kd_weight
         self.hard = hard
         super().__init__(student, teacher, **options)
 
+    @classmethod
+    def check_together(cls, options):
+        if options['hard'] and options['temperature'] is not None:
+            raise ValueError(
+                "temperature: the teacher's most likely class is the same at every T; say hard=False"
+            )
+
     def build_heads(self):
         taps = self.student_taps
+        if taps.heads == 0:
+            raise ValueError(
+                "student: it has classifiers for the labels and for a teacher, and gives no account of each "
+                "one's logits, so deit cannot teach them apart; use kd with hard=True"
+            )
+        if taps.heads == 2:
+            self.labels_one_head = True
         return _SecondHead(taps.width, self.num_classes) if taps.heads == 1 else None
 
     def losses(self, student, heads, teacher, target):
         z_class, z_dist = student.heads if heads is None else (student.logits, heads)
         if self.hard:
-            taught = F.cross_entropy(wide(z_dist), teacher.logits.argmax(1))
+            taught = hard_loss(z_dist, teacher.logits)
         else:
             taught = kd_loss(z_dist, teacher.logits, temperature=self.temperature)
         return dict(

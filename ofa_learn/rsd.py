@@ -145,6 +145,17 @@ class _OfStages(nn.Module):
         each = [h.body(v) for h, v in zip(self.stages, vectors)]
         return torch.stack([self.pooled(features, answers), *each])
 
+
+def _check_finite_logits(who: str, logits: torch.Tensor) -> None:
+    "Raise where a class has logits that nothing can correlate with, such as -∞ of one that is masked."
+    odd = (~logits.isfinite()).any(0).nonzero()[:, 0].tolist()
+    if odd:
+        raise ValueError(
+            f'{who}: its logits of {len(odd)} classes, such as {odd[0]}, are not finite, and '
+            "features='logits' correlates each class with all; give networks that mask none, or take "
+            "features='pooled'"
+        )
+
 # %% ../nbs/methods/70_rsd.ipynb #d0db96af
 @register('rsd')
 class RSD(DistillationTask):
@@ -155,9 +166,9 @@ class RSD(DistillationTask):
     correlated is wide is answered with a warning.
 
     Args:
-        student: As in `DistillationTask`; a timm model, since its pooled features are read.
-        teacher: As in `DistillationTask`; a timm model, since its pooled features are read, but for
+        student: As in `DistillationTask`; a timm model, since its pooled features are read, but for
             `features='logits'`, where any module that gives logits will do.
+        teacher: As in `DistillationTask`, and as the student.
         weight: w > 0 of the loss. Default .1.
         kappa: κ ≥ 0 of what is off the diagonal. Default .01.
         ratio: The hidden width of the training-only decoupler over the student's width. Default 2.
@@ -165,8 +176,8 @@ class RSD(DistillationTask):
             'stages': OFA's exits without classifiers beside the pooled ones, our reconstruction.
 
     Raises:
-        ValueError: A weight of 0 or less, κ < 0, a hidden width below 1, other features, and what
-            `DistillationTask` refuses.
+        ValueError: A weight of 0 or less, κ < 0, a hidden width below 1, other features, logits of the first
+            batch that are not finite where they are correlated, and what `DistillationTask` refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -207,6 +218,8 @@ class RSD(DistillationTask):
         self._warned = False
         if features != 'pooled':
             self.status = 'reconstructed'
+        if features == 'logits':
+            self.taps_needed = False
         self.needs = ('logits',) if features == 'logits' else ('pooled',)
         self.stages = None if features == 'stages' else ()
         super().__init__(student, teacher, **options)
@@ -223,6 +236,9 @@ class RSD(DistillationTask):
 
     def losses(self, student, heads, teacher, target):
         of_teacher = teacher.logits if self.features == 'logits' else teacher.pooled
+        if self.features == 'logits' and not self._warned:
+            _check_finite_logits('student', student.logits)
+            _check_finite_logits('teacher', of_teacher)
         self._warned = self._warned or self._warn(*heads.shape[-2:])
         vectors = heads if self.features == 'stages' else heads[None]
         names = ['rsd', *(f'stage_{i}' for i in self.stages)]

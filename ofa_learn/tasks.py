@@ -31,6 +31,7 @@ from ofa_learn.arguments import (
     method_options,
     name_of,
     odd_option,
+    one_answer,
     one_of,
     whole_from,
 )
@@ -71,7 +72,7 @@ class _Trainable(nn.Module):
         "(B, C, H, W) → the student's `Features`, and what the heads make of them."
         unread: Any = None
         if self.taps is None:
-            features = Features(self.student(x), unread, [])
+            features = Features(one_answer(self.student, self.student(x)), unread, [])
         else:
             features = tapped_forward(self.student, x, self.taps, self.stages)
         return features, None if self.heads is None else self.heads(features, answers)
@@ -291,6 +292,7 @@ class _Labelled(WrappedTask):
     num_classes: int  # K
     label_weights: torch.Tensor | None  # (K,)
     holds_labels = False  # whether a part of another name than `ce` holds the labels' cross-entropy
+    labels_one_head = False  # whether `ce` is of one head of a student that answers with the mean of two
     _weighed = False  # whether its losses have asked for `label_loss`
     _first = True  # whether the next batch is the first
 

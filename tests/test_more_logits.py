@@ -13,7 +13,8 @@ from ofa_learn.losses import kd_loss, ofa_loss, standardised
 from ofa_learn.models import make_model
 from ofa_learn.more_logits import wttm_loss
 from ofa_learn.multilabel import multilabel_task
-from ofa_learn.tasks import Teacher, create_task
+from ofa_learn.tasks import Teacher, check_options, create_task
+from ofa_learn.teachers import Answers
 from ofa_learn.training import fit
 
 DATA = split(digits(), train=60)
@@ -157,6 +158,17 @@ def test_the_surest_teacher_is_not_as_sure_when_standardised():
             same(standardised(size * z).max().item(), (k - 1) / k**0.5, rtol=1e-5, atol=0)
 
 
+@pytest.mark.parametrize('method, options', [('lskd', {}), ('kd', dict(standardise=True)), ('dkd', {})])
+def test_two_classes_are_not_standardised(method, options):
+    "Two standardised logits are ±1/√2 for every image: no gradient, whatever the teacher says."
+    z = logits(0, k=2)
+    same(standardised(z).abs(), torch.full_like(z, 0.5**0.5))
+    assert gradient(lambda z: kd_loss(standardised(z), standardised(logits(1, k=2))), z).abs().max() < 1e-6
+    with pytest.raises(ValueError, match='at least 3 classes, got 2'):
+        make(method, make_model('micro_vit', 2), make_model('micro_resnet', 2), num_classes=2, **options)
+    make(method, make_model('micro_vit', 3), make_model('micro_resnet', 3), num_classes=3, **options)
+
+
 # --- a flattened teacher
 
 
@@ -245,6 +257,77 @@ def test_both_heads_of_levit_are_found():
     assert task.trainable_module.heads is None
 
 
+PAIRS = [
+    ('efficientvim_m1', 64, {}, 1),  # one for each stage, weighed
+    ('crossvit_9_240', 240, {}, 1),  # one for each branch
+    ('repvit_m0_9', 64, dict(distillation=False), 1),
+    ('repvit_m0_9', 64, dict(distillation=True), 2),
+]
+
+
+@pytest.mark.parametrize('name, size, more, heads', PAIRS)
+def test_several_classifiers_are_a_pair_only_where_one_is_the_teachers(name, size, more, heads):
+    size = (3, size, size)
+    student = make_model(name, 10, size, **more)
+    task = make('deit', student, make_model('micro_resnet', 10, size), input_size=size)
+    assert task.student_taps.heads == heads and (task.trainable_module.heads is None) == (heads == 2)
+    x = torch.randn(2, *size)
+    out = task.train()(x, Y[:2])
+    assert out['loss'].isfinite()
+    features, _ = task.eval().trainable_module(x, None)
+    assert len(features.heads) == (2 if heads == 2 else 0)
+    same(features.logits, student(x), atol=1e-5, rtol=1e-5)
+    if heads == 2:
+        same(features.heads[0], student.head.head(features.pooled), atol=1e-5, rtol=1e-5)
+        same(features.heads[1], student.head.head_dist(features.pooled), atol=1e-5, rtol=1e-5)
+
+
+def test_a_pair_that_cannot_be_told_apart_is_refused():
+    size = (3, 64, 64)
+    student = make_model('efficientvim_m1_dist', 10, size)
+    with pytest.raises(ValueError, match='deit cannot teach them apart; use kd'):
+        make('deit', student, make_model('micro_resnet', 10, size), input_size=size)
+
+
+def repvit():
+    torch.manual_seed(0)
+    return make_model('repvit_m0_9', 10, (1, 32, 32))
+
+
+@pytest.mark.filterwarnings('ignore:rsd. a batch')
+@pytest.mark.parametrize('method', ['labels', 'kd', 'deit', 'rsd'])
+@pytest.mark.parametrize('build, size', [(two_headed, (1, 8, 8)), (repvit, (1, 32, 32))])
+def test_the_switch_of_distilled_training_changes_nothing(method, build, size):
+    x, y = torch.randn(4, *size), Y[:4]
+    switched = build()
+    switched.set_distilled_training(True)
+    assert isinstance(switched.train()(x), tuple)
+    switched.load_state_dict(build().state_dict())
+    teacher = make_model('micro_resnet', 10, size)
+    outs = []
+    for student in (build(), switched):
+        torch.manual_seed(1)
+        outs.append(create_task(method, student, teacher, input_size=size, num_classes=10).train()(x, y))
+    assert all(torch.equal(value, outs[1][k]) for k, value in outs[0].items())
+
+
+class Auxiliary(torch.nn.Module):
+    "Gives more than logits while it trains, as Inception does."
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 10))
+
+    def forward(self, x):
+        z = self.body(x)
+        return (z, z) if self.training else z
+
+
+def test_other_pairs_of_answers_are_refused_by_name():
+    with pytest.raises(ValueError, match='student: expected logits .* while it trains, got tuple'):
+        make('kd', Auxiliary()).train()(X, Y)
+
+
 @pytest.mark.parametrize('teacher', ['micro_resnet', 'micro_vit', 'micro_mixer'])
 def test_a_student_with_two_heads_learns(teacher):
     torch.manual_seed(0)
@@ -260,6 +343,28 @@ def test_images_without_a_label_are_heard_by_the_teachers_head():
     assert out['ce'] == 0 and torch.equal(out['kd'], task(X, Y)['kd'])
 
 
+@pytest.mark.parametrize('method, options', [('deit', {}), ('kd', dict(hard=True))])
+def test_a_decision_must_be_one(method, options):
+    task = make(method, **options).eval()
+    z_t = task.answers(X).logits
+    whole = task(X, Y, Answers(z_t))
+    own = task.trainable_module.heads
+    z = task.student(X)
+    if own is not None:
+        z = own.head_dist(task.student.forward_head(task.student.forward_features(X), pre_logits=True))
+    assert torch.equal(whole['kd'], 0.5 * F.cross_entropy(z, z_t.argmax(1)))
+    masked = task(X, Y, Answers(z_t.index_fill(1, (z_t.sum(0).argmin())[None], -torch.inf)))
+    assert masked['kd'].isfinite()
+    for row in (torch.full((10,), -torch.inf), z_t[0].index_fill(0, torch.tensor([3]), torch.nan)):
+        out = task(X, Y, Answers(torch.cat([row[None], z_t[1:]])))
+        assert out['kd'].isnan() and out['ce'].isfinite()
+    with pytest.raises(ValueError, match='teacher_logits: 20 classes, but student_logits has 10'):
+        task(X, Y, Answers(torch.randn(8, 20)))
+    one = make_model('micro_vit', 1), make_model('micro_resnet', 1)
+    with pytest.raises(ValueError, match='expected at least 2 classes, got 1'):
+        make(method, *one, num_classes=None, **options)(X, torch.zeros(8, dtype=torch.long))
+
+
 # --- in company, and what is refused
 
 
@@ -271,8 +376,27 @@ def test_in_company_the_labels_count_once():
     assert {'deit_ce', 'deit_kd', 'rsd_rsd'} <= set(joined(X.repeat(20, 1, 1, 1), Y.repeat(20)))
 
 
+@pytest.mark.parametrize('method', ['kd+deit', 'labels+deit', 'ofa+deit', 'deit+ofa'])
+def test_labels_go_to_one_head_or_it_is_refused(method):
+    "Elsewhere they would be taught to the mean of both heads, and `deit_ce` be lost."
+    with pytest.raises(ValueError, match='method: deit teaches the labels to one head'):
+        make(method, two_headed())
+    assert torch.isfinite(make(method)(X, Y)['loss'])  # one head of its own, which the labels teach anyway
+
+
+def test_two_heads_are_taught_by_others_behind_deit():
+    parts = dict(ofa=dict(form='released'))
+    joined = make('deit+kd+ofa', two_headed(), parts=parts).eval()
+    out = joined(X, Y)
+    assert {k for k in out if k.endswith('_ce')} == {'deit_ce'}
+    same(out['deit_ce'], make('deit', two_headed()).eval()(X, Y)['ce'])
+
+
 REFUSED = [
     ('kd', dict(hard=True, standardise=True), ValueError, 'standardise: hard=True'),
+    ('kd', dict(hard=True, temperature=2.0), ValueError, 'temperature: .* hard=True has none'),
+    ('kd', dict(hard=True, setting='ofa_paper'), ValueError, 'setting: hard=True has weights of its own'),
+    ('kd', dict(hard='yes'), TypeError, 'hard: expected True or False'),
     ('kd', dict(standardise='yes'), TypeError, 'standardise: expected True or False'),
     ('dkd', dict(standardise=2), TypeError, 'standardise: expected True'),
     ('ofa', dict(standardise=None), TypeError, 'standardise: expected True'),
@@ -281,6 +405,7 @@ REFUSED = [
     ('lskd', dict(kd_weight=-1), ValueError, 'kd_weight: expected'),
     ('wttm', dict(gamma=0), ValueError, 'gamma: expected'),
     ('wttm', dict(weight=-1), ValueError, 'weight: expected'),
+    ('deit', dict(hard='yes'), TypeError, 'hard: expected True or False'),
     ('deit', dict(hard=1), TypeError, 'hard: expected True or False'),
     ('deit', dict(temperature=2.0), ValueError, 'temperature: .* say hard=False'),
     ('deit', dict(hard=False, temperature=0.0), ValueError, 'temperature: expected'),
@@ -328,3 +453,11 @@ def test_several_labels_are_not_standardised():
         multilabel_task(
             'kd', 'micro_vit', Teacher(make_model('micro_resnet')), input_size=(1, 8, 8), standardise=True
         )
+
+
+@pytest.mark.parametrize('method, options, error, says', REFUSED[:-1])
+def test_options_are_refused_before_a_network_is_built(method, options, error, says):
+    with pytest.raises(error, match=says):
+        check_options(method, options)
+    with pytest.raises(error, match=says):
+        check_options(f'{method}+rsd', dict(parts={method: options}))

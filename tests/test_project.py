@@ -22,7 +22,7 @@ from test_style import WHERE
 ROOMS = {
     'course': {
         'data': 'parts reading',
-        'models': 'atomic',
+        'models': 'arguments atomic',
         'cka': 'data models reading watching',
         'branches': 'models',
         'losses': 'arguments',
@@ -37,7 +37,7 @@ ROOMS = {
     },
     'methods': {
         'logits': 'arguments tasks losses',
-        'more_logits': 'arguments losses tasks',
+        'more_logits': 'arguments logits losses tasks',
         'hints': 'arguments models losses tasks',
         'vkd': 'arguments losses tasks',
         'relations': 'arguments data losses tasks wrapping',

@@ -82,6 +82,36 @@ def test_logits_want_no_more_than_logits_and_stages_join_others():
     assert {'rsd_rsd', 'rsd_stage_1', 'rsd_stage_4', 'kd_kd'} <= set(joined(X, Y))
 
 
+def test_any_student_that_gives_logits_will_do_where_logits_are_all():
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+    task = make(plain, features='logits')
+    out = task(X, Y)
+    with torch.no_grad():
+        _, vectors = task.trainable_module(X, None)
+    assert out['rsd'].item() == pytest.approx(0.1 * slow(vectors, task.answers(X).logits), rel=1e-3)
+    with pytest.raises(ValueError, match='taps'):
+        make(plain)
+
+
+class Masked(nn.Module):
+    "A network that has no answer for one class."
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network(x).index_fill(1, torch.tensor([3]), -torch.inf)
+
+
+@pytest.mark.parametrize('who', ['student', 'teacher'])
+def test_a_masked_class_correlates_with_nothing(who):
+    masked = Masked(make_model('micro_resnet'))
+    task = make(features='logits', **{who: masked})
+    with pytest.raises(ValueError, match=f'{who}: its logits of 1 classes, such as 3, are not finite'):
+        task(X, Y)
+
+
 def test_a_teacher_without_a_classifier_serves_pooled_features_and_stages():
     for features in ('pooled', 'stages'):
         assert make(teacher=make_model('micro_resnet', 0), features=features)(X, Y)['loss'].isfinite()
