@@ -54,9 +54,12 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
         ),
         3: (
             [('1', 'does not tell apart'), ('0', 'often does, too')],
-            ["cka_matrix(fine, coarse)", "[answer_3]"],
+            [
+                "'0.471'",
+                'cka_matrix(*(torch.eye(k).repeat_interleave(8 // k, 0) for k in (4, 2)))',
+            ],
         ),
-        4: ([('0', 'any two random rows'), ('1.05', 'Not quite')], ["'0.96'", 'torch.tensor(answer_4)']),
+        4: ([('0', 'any two random rows'), ('1.05', 'Not quite')], ["'0.96'", 'torch.tensor(BY_CHANCE)']),
     },
     '30_branches': {
         1: ([('0.27', 'count both'), ('54', 'a share of all')], ["'0.54'", '[share]']),
@@ -110,7 +113,7 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             [('2', 'Add up the weights'), ('[0]', 'nothing of the labels')],
             ["'0.5'", 'torch.tensor([0.5])'],
         ),
-        4: ([("('pooled', 'logits')", 'do with those'), ("'maps'", 'before they are pooled')], ["'pooled'"]),
+        4: ([("('pooled', 'logits')", 'do with those'), ("'maps'", 'after their positions')], ["'pooled'"]),
     },
     '52_look': {
         1: ([('0.1', 'digits in general'), ('1', 'has not seen these')], ["str(unseen)", '[unseen]']),

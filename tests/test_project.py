@@ -352,6 +352,17 @@ def test_the_list_of_lessons_is_in_order(tree, folder):
     assert [f'nbs/{folder}/{number}_{title}.ipynb' for number, title, _ in rows] == lessons_of(tree, folder)
 
 
+def test_public_names_are_few(tree):
+    "What no reader and no other package uses is not in any `__all__`."
+    names = []
+    for name in tree.names:
+        if re.fullmatch(r'ofa_learn/\w+\.py', name):
+            for node in ast.parse(tree.read(name)).body:
+                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__':
+                    names += ast.literal_eval(node.value)
+    assert 150 < len(names) <= 200
+
+
 def test_text_names_no_machine_and_no_registry(tree):
     wrong = []
     for name in tree.names:

@@ -29,7 +29,7 @@ LOOK = '''async () => {
     const frame = () => new Promise(done => requestAnimationFrame(done))
     const versions = [...document.querySelectorAll('figure.ofa-page')]
     // narrow.js sets titles in lines
-    for (let i = 0; versions.length && i < 6; i++) await frame()
+    for (let i = 0; versions.length && i < 20; i++) await frame()
     const images = [...document.images]
     const cut = title => {
         const plot = title.closest('.plot').getBoundingClientRect(), box = title.getBoundingClientRect()
