@@ -128,9 +128,18 @@ class OverRecords(Moving):
     def views(self):
         return [dict(view='choices', hands=self.controls)] * 2
 
+    def moving(self) -> dict[str, Choice]:
+        "The controls, but for those whose lines a page holds whole."
+        return {name: c for name, c in self.controls.items() if name not in self.fixed}
+
     def tables(self):
-        controls = [[name, c.values] for name, c in self.controls.items() if name not in self.fixed]
-        return pooled(_every_choice(self), dict(controls=controls, lines=[*self.fixed]))
+        return pooled(
+            _every_choice(self),
+            dict(
+                controls=[[name, c.values] for name, c in self.moving().items()],
+                lines=[*self.fixed],
+            ),
+        )
 
     def said(self) -> str:
         "On what the numbers stand, and the command that makes them again, as HTML."
@@ -168,7 +177,7 @@ class OverRecords(Moving):
 # %% ../nbs/widgets/91_explorers.ipynb #d106269a
 def _every_choice(w: OverRecords) -> Iterator[tuple[str, dict, list[dict]]]:
     "Every choice of a widget, but for what is fixed: its key, its state and its figures."
-    moving = {name: c for name, c in w.controls.items() if name not in w.fixed}
+    moving = w.moving()
     for values in product(*(c.options() for c in moving.values())):
         s = w.state(**w.values() | dict(zip(moving, values)))
         key = ','.join(c.key(v) for c, v in zip(moving.values(), values))
@@ -188,8 +197,7 @@ def _choices_version(
         )
     controls = [
         dict(kind=c.kind, label=c.description, names=c.names, value=c.at(c.value))
-        for name, c in w.controls.items()
-        if name not in w.fixed
+        for c in w.moving().values()
     ]
     state = f'{{"controls":{embed_json(controls)},"states":{embed_json(states)},"pool":[{",".join(pool)}]}}'
     return (

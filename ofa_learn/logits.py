@@ -34,6 +34,14 @@ def check_spread(
         )
 
 
+def both_standardised(
+    student_logits: torch.Tensor,  # (…, K)
+    teacher_logits: torch.Tensor,  # (B, K)
+) -> tuple[torch.Tensor, torch.Tensor]:
+    "Each side's logits with mean 0 and deviation 1 over the classes of an image, in float32 or float64."
+    return standardised(wide(student_logits)), standardised(wide(teacher_logits, student_logits))
+
+
 def hard_loss(
     student_logits: torch.Tensor,  # (B, K)
     teacher_logits: torch.Tensor,  # (B, K)
@@ -145,7 +153,7 @@ class KD(DistillationTask):
         if self.hard:
             return hard_loss(z_s, z_t)
         if self.standardise:
-            z_s, z_t = standardised(wide(z_s)), standardised(wide(z_t, z_s))
+            z_s, z_t = both_standardised(z_s, z_t)
         return kd_loss(z_s, z_t, temperature=self.temperature)
 
     def losses(self, student, heads, teacher, target):
@@ -307,7 +315,7 @@ class DKD(DistillationTask):
         y = or_teachers(target, teacher.logits)
         z_s, z_t = student.logits, teacher.logits
         if self.standardise:
-            z_s, z_t = standardised(wide(z_s)), standardised(wide(z_t, z_s))
+            z_s, z_t = both_standardised(z_s, z_t)
         return dict(
             ce=self.label_loss(student.logits, target),
             dkd=weight * dkd_loss(z_s, z_t, y, **numbers),

@@ -23,7 +23,7 @@ from ofa_learn.arguments import (
 )
 
 # %% ../nbs/course/40_losses.ipynb #9eb61d65
-_REDUCTIONS = ('mean', 'sum', 'none')
+REDUCTIONS = ('mean', 'sum', 'none')
 
 
 def wide(x: torch.Tensor, like: torch.Tensor | None = None) -> torch.Tensor:
@@ -37,7 +37,7 @@ def _scaled(z: torch.Tensor, temperature: float, like: torch.Tensor) -> torch.Te
     return z if temperature == 1 else z / temperature
 
 
-def _reduce(losses: torch.Tensor, reduction: str) -> torch.Tensor:
+def reduced(losses: torch.Tensor, reduction: str) -> torch.Tensor:
     "Over the batch, the last dimension: (B,) → scalar, (E, B) → (E,)."
     if reduction == 'none':
         return losses
@@ -87,11 +87,11 @@ def kd_loss(
     """
     check_logits(student_logits, teacher_logits)
     check_positive('temperature', temperature)
-    check_choice('reduction', reduction, _REDUCTIONS)
+    check_choice('reduction', reduction, REDUCTIONS)
     with torch.autocast(student_logits.device.type, enabled=False):
         log_t = F.log_softmax(_scaled(teacher_logits.detach(), temperature, student_logits), -1)  # (B, K)
         log_s = F.log_softmax(_scaled(student_logits, temperature, student_logits), -1)  # (B, K) or (E, B, K)
-        return _reduce(temperature**2 * over_classes(log_t.exp(), log_t - log_s), reduction)
+        return reduced(temperature**2 * over_classes(log_t.exp(), log_t - log_s), reduction)
 
 # %% ../nbs/course/40_losses.ipynb #6a855204
 _FORMS = ('paper', 'released')
@@ -229,7 +229,7 @@ def ofa_loss(
     """
     check_logits(student_logits, teacher_logits)
     check_positive('temperature', temperature)
-    check_choice('reduction', reduction, _REDUCTIONS)
+    check_choice('reduction', reduction, REDUCTIONS)
     gammas = check_gamma(gamma, len(student_logits) if student_logits.ndim == 3 else None)
     with torch.autocast(student_logits.device.type, enabled=False):
         with torch.no_grad():
@@ -240,7 +240,7 @@ def ofa_loss(
                 # once for each different γ
                 known = {g: class_weights(p_t, target, g, form, soft) for g in dict.fromkeys(gammas)}
                 w = torch.stack([known[g] for g in gammas])  # (E, B, K)
-        return _reduce(_weighted_sum(_scaled(student_logits, temperature, student_logits), w), reduction)
+        return reduced(_weighted_sum(_scaled(student_logits, temperature, student_logits), w), reduction)
 
 # %% ../nbs/course/40_losses.ipynb #bcc45cc0
 def binomial(

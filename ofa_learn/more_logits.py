@@ -11,8 +11,8 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 from .arguments import check_choice, check_logits, check_positive, check_switch, check_weight
-from .logits import check_spread, hard_loss
-from .losses import kd_loss, over_classes, standardised, wide
+from .logits import both_standardised, check_spread, hard_loss
+from .losses import REDUCTIONS, kd_loss, over_classes, reduced, wide
 from .tasks import DistillationTask, register
 
 # %% ../nbs/methods/57_more_logits.ipynb #060011c6
@@ -63,8 +63,7 @@ class LSKD(DistillationTask):
         check_spread(self.num_classes)
 
     def losses(self, student, heads, teacher, target):
-        z_s = standardised(wide(student.logits))
-        z_t = standardised(wide(teacher.logits, z_s))
+        z_s, z_t = both_standardised(student.logits, teacher.logits)
         return dict(
             ce=self.label_weight * self.label_loss(student.logits, target),
             kd=self.kd_weight * kd_loss(z_s, z_t, temperature=self.temperature),
@@ -107,13 +106,13 @@ def wttm_loss(
     """
     check_logits(student_logits, teacher_logits)
     check_positive('gamma', gamma)
-    check_choice('reduction', reduction, ('mean', 'sum', 'none'))
+    check_choice('reduction', reduction, REDUCTIONS)
     with torch.autocast(student_logits.device.type, enabled=False):
         log_power = gamma * F.log_softmax(wide(teacher_logits.detach(), student_logits), -1)
         w = log_power.exp().sum(-1)  # (B,)
         log_t = log_power - log_power.logsumexp(-1, keepdim=True)
         losses = w * over_classes(log_t.exp(), log_t - F.log_softmax(wide(student_logits), -1))
-        return losses if reduction == 'none' else getattr(losses, reduction)(-1)
+        return reduced(losses, reduction)
 
 # %% ../nbs/methods/57_more_logits.ipynb #0aaf3a2a
 @register('wttm')

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from ofa_learn.arguments import check_gamma, check_target, check_weight
 from ofa_learn.losses import (
     _FORMS,
-    _REDUCTIONS,
     _SOFT,
+    REDUCTIONS,
     binomial,
     class_weights,
     dark_mass,
@@ -762,7 +762,7 @@ def test_good_input():
     )
     for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
         check_target(smooth.to(dtype), (2, 1000))
-    for reduction in _REDUCTIONS:
+    for reduction in REDUCTIONS:
         ofa_loss(Z, Z, Y, reduction=reduction)
 
 
