@@ -236,8 +236,8 @@ def check_gamma(
     gamma,  # γ ≥ 1: a number, or a sequence or 1-D tensor of them
     exits: int | None = None,  # E, the exits that may have their own; None: only one γ makes sense
 ) -> list:  # one entry, or `exits`: floats, or 0-d tensors where reading would wait for a device
-    "γ as a list, of one number or of one an exit; raise unless they are finite and at least 1."
-    expected = 'a number' if exits is None else f'a number or {exits} of them, one an exit'
+    "γ as a list, of one number or of one per exit; raise unless they are finite and at least 1."
+    expected = 'a number' if exits is None else f'a number or {exits} of them, one per exit'
     unread = torch.is_tensor(gamma) and gamma.is_floating_point() and gamma.ndim < 2 and not can_look(gamma)
     if isinstance(gamma, Real):
         values = [gamma]

@@ -132,7 +132,7 @@ def _reason(check, *args):
 
 def check_models(
     names: Iterable[str] | None = None,  # timm names; default the smallest of each timm module
-) -> Iterator[dict]:  # a row a model: model, params, kind, stages, student, teacher, seconds
+) -> Iterator[dict]:  # a row per model: model, params, kind, stages, student, teacher, seconds
     "A row for each model, as it is found: what it is, and why it cannot learn or teach."
     for module in dict.fromkeys(timm.list_modules() if names is None else names):
         start = time.perf_counter()

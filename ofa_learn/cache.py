@@ -80,7 +80,7 @@ def cache_key(
 def _marks(
     input: torch.Tensor,  # (B, C, H, W) normalised images
 ) -> torch.Tensor:  # (B,) float32
-    "One number an image: its pixels times fixed signs, summed. Nearly surely no two images share one."
+    "One number per image: its pixels times fixed signs, summed. Nearly surely no two images share one."
     x = input.flatten(1).float()
     signs = torch.arange(x.shape[1], device=x.device).mul(0.6180339887498949).frac().sub(0.5).sign()
     return (x * signs).sum(1)
@@ -238,7 +238,7 @@ class TeacherCache(_Asked):
     """A teacher's answers to every view of the training images, kept on disk.
 
     `build(epochs)` asks for what is missing, `cache(epoch, index)` gives answers back, and `cached` puts the
-    cache under a task. One file an epoch, whole or absent; answers are those of the teacher to the bit where
+    cache under a task. One file per epoch, whole or absent; answers are those of the teacher to the bit where
     batch size, machine and number of threads are those of the building.
 
     Args:
@@ -247,7 +247,7 @@ class TeacherCache(_Asked):
         data: About its training part, which must be in memory.
         augment: The views, as `fit` gets them; by default the images as they are.
         view_seed: And their seed.
-        batch_size: Images a batch, as in training.
+        batch_size: Images per batch, as in training.
         needs: What to keep: 'logits', and 'pooled' where a method needs it.
 
     Raises:

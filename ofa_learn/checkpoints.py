@@ -233,7 +233,7 @@ def newest(path: str | Path, device='cpu') -> dict | None:
                 warnings.warn(f'{"; ".join(broken)}. Going on from {candidate.name}', stacklevel=2)
             return state
     if broken:
-        raise ValueError('; '.join(broken) + '. Remove the files to start anew')
+        raise ValueError('; '.join(broken) + '. Remove the files to begin again')
     return None
 
 # %% ../nbs/running/78_checkpoints.ipynb #91c413f6

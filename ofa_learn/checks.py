@@ -28,14 +28,14 @@ from .models import blank_image, evaluating, make_model
 # %% ../nbs/internals/48_checks.ipynb #5e0a71c4
 def check_norm(
     name: str,  # the argument, for the message
-    norm,  # (mean, std), each with a number a channel
+    norm,  # (mean, std), each with a number per channel
     channels: int | None = None,  # of the images; None: not known yet
 ) -> None:
     "Raise unless `norm` is (mean, std): finite numbers, a channel each, the deviations above 0."
     try:
         mean, std = ([float(v) for v in side] for side in norm)
     except (TypeError, ValueError):
-        raise TypeError(f'{name}: expected (mean, std), a number a channel in each, got {norm!r}') from None
+        raise TypeError(f'{name}: expected (mean, std), a number per channel in each, got {norm!r}') from None
     wanted = len(mean) if channels is None else channels
     fits = len(mean) == len(std) == wanted > 0
     if not fits or not all(map(math.isfinite, mean + std)) or min(std) <= 0:

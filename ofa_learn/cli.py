@@ -37,7 +37,7 @@ def demo(
     pair: str = 'vit-cnn',  # teacher-student families: cnn-vit, cnn-mlp, vit-cnn, vit-mlp, mlp-cnn, mlp-vit
     out: str = 'demo.html',  # the report to write
     quick: bool = False,  # within a minute, and too short to conclude from
-    seeds: int = 3,  # runs a method
+    seeds: int = 3,  # runs per method
     epochs: int | None = None,  # epochs of every row (default: as measured to be enough)
     train: int | None = None,  # images that the student is shown (default: 60)
     teach: int | None = None,  # images that the teacher learns from, the student's among them (default: 1097)
@@ -71,7 +71,7 @@ def teach(
     epochs: int = 40,  # passes over the training images
     opt: str = 'adamw',  # any of timm's optimizers
     lr: float = 5e-3,  # peak learning rate
-    batch: int = 50,  # images a step
+    batch: int = 50,  # images per step
     seed: int = 0,  # initialisation and order
     device: str | None = None,  # cuda, mps or cpu (default: the first there is)
     resume: bool = False,  # go on with a teacher that was stopped, from the folder beside the file
@@ -158,7 +158,7 @@ def train(
     compile: bool = False,  # torch.compile student, heads and teacher
     channels_last: bool = False,  # memory format, faster for CNNs on GPUs
 ):
-    "Train a student by a recipe: one of the paper's pairs, or its laptop twin"
+    "Train a student by a recipe: one of the paper's pairs, or its laptop version"
     given = {k: v for k, v in locals().items() if k != 'recipe'}
     from ofa_learn.recipes import recipe as named
     from ofa_learn.recipes import recipes
@@ -205,10 +205,10 @@ def cka(
     # leaves, taps, or patterns by comma such as blocks.*,stages.*.* (default: taps)
     layers: str | None = None,
     pretrained: bool = False,  # timm's published weights, at their image size (default: random weights)
-    size: int | None = None,  # pixels a side for random weights (default: the images' own; 224 for folders)
+    size: int | None = None,  # pixels per side for random weights (default: the images' own; 224 for folders)
     images: int = 512,  # at most so many, spread evenly over the set
     estimator: str = 'unbiased',  # or biased
-    batch: int = 256,  # images a batch
+    batch: int = 256,  # images per batch
     device: str | None = None,  # cuda, mps or cpu (default: the first there is)
     out: str = 'cka.html',  # the page to write
     csv: str | None = None,  # the table to write (default: beside the page)
@@ -266,7 +266,7 @@ def bench(
     threads: int = 1,  # PyTorch's threads
     out: str | None = None,  # a JSON file to keep the numbers in
 ):
-    "Measure a piece beside a named alternative"
+    "Measure a piece against a named alternative"
     import torch
 
     from ofa_learn.atomic import check_place, write_atomically
@@ -337,7 +337,7 @@ def _size(name: str) -> tuple[int, int, int]:
 
 
 def _check(out: str | None):
-    "The breadth check, a line a model, and the counts."
+    "The breadth check, a line per model, and the counts."
     from ofa_learn.atomic import check_place, write_atomically
     from ofa_learn.breadth import breadth_line, check_models
 

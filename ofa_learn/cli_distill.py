@@ -145,10 +145,10 @@ def distill(
     out: str = 'student',  # the folder to write: student, numbers, a page, and checkpoints while it runs
     architecture: str | None = None,  # the teacher's timm name, where its file holds weights alone
     pretrained: bool = False,  # the teacher is a timm model with its published weights
-    teacher_size: int | None = None,  # pixels a side that it was trained on (default: as its file says)
+    teacher_size: int | None = None,  # pixels per side that it was trained on (default: as its file says)
     teacher_channels: int = 3,  # with --teacher-size
     teacher_norm: str | None = None,  # means/deviations that it was trained with, such as .5,.5,.5/.2,.2,.2
-    size: str | None = None,  # pixels a side, or HxW, that the student sees (default: the teacher's own)
+    size: str | None = None,  # pixels per side, or HxW, that the student sees (default: the teacher's own)
     train: int | None = None,  # training images (default: all but validation and test)
     valid: int | None = None,  # validation images (default: a quarter, at most 400)
     test: int | None = None,  # test images (default: a third, at most 500)
@@ -199,10 +199,10 @@ def answers(
     out: str = 'answers.npz',  # the .npz file to write; distill takes it as --teacher
     architecture: str | None = None,  # the teacher's timm name, where its file holds weights alone
     pretrained: bool = False,  # the teacher is a timm model with its published weights
-    teacher_size: int | None = None,  # pixels a side that it was trained on (default: as its file says)
+    teacher_size: int | None = None,  # pixels per side that it was trained on (default: as its file says)
     teacher_channels: int = 3,  # with --teacher-size
     teacher_norm: str | None = None,  # means/deviations that it was trained with, such as .5,.5,.5/.2,.2,.2
-    size: str | None = None,  # pixels a side, or HxW, that the student sees (default: the images' own; 32)
+    size: str | None = None,  # pixels per side, or HxW, that the student sees (default: the images' own; 32)
     train: int | None = None,  # training images (default: all but validation and test)
     valid: int | None = None,  # validation images (default: a quarter, at most 400)
     test: int | None = None,  # test images (default: a third, at most 500)

@@ -479,7 +479,7 @@ def _count_costs(
     shape: tuple[int, int, int] = (1, 8, 8),  # (C, H, W) of the images
     classes: int = 10,  # K
 ) -> dict:  # student: params, flops; exits: stage, params, flops each
-    "Parameters and floating-point operations an image of a student and of each exit that OFA gives it."
+    "Parameters and floating-point operations per image of a student and of each exit that OFA gives it."
     from ofa_learn.branches import exit_costs
     from ofa_learn.models import blank_image, count_flops, count_params, find_taps, make_model
     from ofa_learn.runs import pair_models
@@ -541,7 +541,7 @@ def _branch_words(s: dict) -> str:
     return (
         f"{exits} {_exits_name(s['exits'])}, {pair_name(s['pair'])}: "
         f"{s['params'] / 1e3:.1f} k parameters ({params} of the student’s) "
-        f"and {s['flops'] / 1e6:.2f} M operations an image ({flops}), while training only; "
+        f"and {s['flops'] / 1e6:.2f} M operations per image ({flops}), while training only; "
         f"test accuracy {spread_text(s['here'])}."
     )
 
@@ -557,7 +557,7 @@ def _branch_table(s: dict) -> list[list[str]]:
         return row(f"exit {exit['stage']} alone", exit, spread_text(s['over'].get((exit['stage'],), [])))
 
     return [
-        ['part', 'parameters', 'M operations an image', 'test accuracy'],
+        ['part', 'parameters', 'M operations per image', 'test accuracy'],
         row('student, which stays', s['costs']['student'], ''),
         *map(alone, s['costs']['exits']),
         row(f"chosen: {_exits_name(s['exits'])}", s, spread_text(s['here'])),
@@ -571,7 +571,7 @@ def _cost_figure(s: dict) -> Sketch:
     shade = [1.0 if c['stage'] in s['exits'] else 0.2 for c in exits]
     bars = (
         ('params', 'parameters', PALETTE['blue']),
-        ('flops', 'operations an image', PALETTE['orange']),
+        ('flops', 'operations per image', PALETTE['orange']),
     )
     fig = Sketch()
     for key, name, colour in bars:
@@ -803,7 +803,7 @@ def load_cka(path: str | Path | None = None) -> dict:
     try:
         found = json.loads(path.read_bytes())
     except ValueError as e:
-        raise ValueError(f'{path}: not JSON ({e}); `{_CKA_COMMAND}` makes it anew') from e
+        raise ValueError(f'{path}: not JSON ({e}); `{_CKA_COMMAND}` makes it again') from e
     if not isinstance(found, dict) or (found.get('kind'), found.get('version')) != ('cka', 2):
         raise ValueError(f'{path}: no CKA recording of version 2; `{_CKA_COMMAND}` makes one')
     return found | dict(runs={(r['teacher'], r['student'], r['method']): r for r in found['runs']})

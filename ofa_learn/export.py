@@ -95,7 +95,7 @@ def export_student(
         student: A timm model, such as `task.student`; on any device, in any floating dtype.
         folder: The folder to write. It must not exist, or be empty; its parents are made.
         input_size: (C, H, W) of its images, in pixels.
-        norm: (mean, std) of its inputs, a number a channel; default 0 and 1, images from 0 to 1 as they are.
+        norm: (mean, std) of its inputs, a number per channel; default 0 and 1, images as they are.
         classes: The classes' names, in the order of the logits; default none are written.
         model_args: What else the model was built with, such as `img_size=(8, 8)` or `depth=6`.
 
@@ -265,7 +265,7 @@ def quantise(path: Path, out: Path, kind: str, images: Iterable[np.ndarray]) -> 
 # %% ../nbs/running/88_export.ipynb #8800aa03
 @dataclass(frozen=True)
 class OnnxTable:
-    "What a student's files get right and how fast they are, beside PyTorch."
+    "What a student's files get right and how fast they are, compared with PyTorch."
 
     rows: tuple  # for each program: dict(name, accuracy in percent, megabytes, milliseconds, ratio, file)
     images: int  # that the accuracy is of
@@ -344,7 +344,7 @@ def onnx_table(
     int8: str = 'static',  # or 'dynamic'
     turns: int = 5,  # of the clock
 ) -> OnnxTable:
-    "Write a student as ONNX, in float32 and int8; accuracy, size and time of each beside PyTorch's."
+    "Write a student as ONNX, in float32 and int8; accuracy, size and time of each compared with PyTorch's."
     check_int8(int8)
     folder, threads = Path(folder), torch.get_num_threads()
     network = copy.deepcopy(student).cpu().float().eval()

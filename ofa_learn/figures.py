@@ -429,7 +429,7 @@ def loss_parts(
     title: str = 'The loss of each image, taken apart',
     caption: str = 'Point at a block for its size. Click a name to take a part out, and see what is left.',
 ) -> Sketch:
-    "Stacked bars, one an image, one colour a part."
+    "Stacked bars, one per image, one colour per part."
     if len(parts) != len(names):
         raise ValueError(f'names: expected {len(parts)}, one for each image, got {len(names)}')
     names = [escaped(n) for n in names]
@@ -466,7 +466,7 @@ def paired_dots(
         'seeds differ more than methods, and only the pairs show the difference.'
     ),
 ) -> go.Figure:
-    "One dot a run, one row a method, a tick at the mean; thin lines join the runs of a seed."
+    "One dot per run, one row per method, a tick at the mean; thin lines join the runs of a seed."
     if not rows:
         raise ValueError('rows: expected at least one run')
     fig = go.Figure()
@@ -584,7 +584,7 @@ def cka_profile(
         'Click a name to hide its line. Where do two networks part: early, late, or from the start?'
     ),
 ) -> go.Figure:
-    "Similarity over relative depth, a line a pair."
+    "Similarity over relative depth, a line per pair."
     if not lines:
         raise ValueError('lines: expected at least one')
     fig = go.Figure()

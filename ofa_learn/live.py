@@ -96,7 +96,7 @@ class _Runner(_State):
             return self.make(self.gamma)
 
     def start(self):
-        "Begin anew, with a new student."
+        "Begin again, with a new student."
         if _Runner.going is not None:
             _Runner.going.stop()
         self.task = self.build()
@@ -265,7 +265,7 @@ _STATUS = dict(
     ready='Ready. Nothing has been trained yet: press Start.',
     running='Training.',
     paused='Paused between two steps.',
-    stopped='Stopped. Start begins anew.',
+    stopped='Stopped. Start begins again.',
     done='Done.',
     failed='Failed: an exception ended the run.',
 )
@@ -331,7 +331,7 @@ _ITS_OWN = ('progress', 'on_epoch', 'on_step')  # options of `fit` that the widg
 
 
 def _check_live(student: str, epochs: int, options: dict) -> tuple[dict, dict]:
-    "The options of `fit` and of OFA; raise unless the student can be built anew, for a number of epochs."
+    "The options of `fit` and of OFA; raise unless the student can be built again, for a number of epochs."
     if not isinstance(student, str):
         raise TypeError(
             'student: expected a timm name, because every start builds a new one, '
@@ -432,7 +432,7 @@ class LiveDistill(W.VBox):
         return [sketch(_loss_figure, now), sketch(_accuracy_figure, now)]
 
     def redraw(self):
-        "Everything anew from the run as it stands; called by its thread and by the notebook's."
+        "Everything again from the run as it stands; called by its thread and by the notebook's."
         with self.drawing:
             now = self.run.now()
             for shown, new in zip(self.figures, self.draw(now)):

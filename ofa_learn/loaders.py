@@ -155,7 +155,7 @@ def _image(part: LoadedData, row: int) -> Image.Image:
         return as_seen(part.dataset[row][0], channels)
     except (OSError, SyntaxError, ValueError) as e:
         name = f'image {row} of {part.name}'
-        raise Unreadable(f'{name}: this image cannot be read ({e}); mend or remove it') from e
+        raise Unreadable(f'{name}: this image cannot be read ({e}); repair or remove it') from e
 
 
 def _broken(part: LoadedData, seconds: float = 60.0) -> list[str]:
@@ -222,7 +222,7 @@ class LoadedBatches:
         self,
         part: LoadedData,  # the images
         norm: Norm,  # how to normalise them
-        batch_size: int = 50,  # images a batch, over all processes
+        batch_size: int = 50,  # images per batch, over all processes
         augment: Augment | None = None,  # none: the part has views of its own, see `load_images`
         seed: int = 0,  # the order of the images
         view_seed: int = 0,  # what the views look like
@@ -403,11 +403,11 @@ def load_images(
 
     Args:
         root: The folder that holds the set.
-        name: timm's name of it: '' for image folders (a folder a class, inside `train`, `val` and `test`
+        name: timm's name of it: '' for image folders (a folder per class, inside `train`, `val` and `test`
             where the set is split), torch/… for torchvision's sets, hfds/… for those of the Hugging Face hub.
-        size: Pixels a side, or (height, width), as the models see the images.
+        size: Pixels per side, or (height, width), as the models see the images.
         channels: 3 for colour, 1 for grey; 4 and 2 keep what is transparent.
-        norm: Mean and standard deviation, a number a channel, as the models want their images normalised;
+        norm: Mean and standard deviation, a number per channel, as the models want their images normalised;
             default ImageNet's.
         views: Arguments of timm's `create_transform` for training, such as scale or hflip, and `repeats`,
             in how many views an image comes each epoch; default random crops and flips.

@@ -519,7 +519,7 @@ def report(
 _CKA_READING = (
     'CKA compares which images two layers find alike. 1: the same ones; 0: nothing in common. '
     'It is not changed by rotating or scaling all features.',
-    'A network beside itself has a diagonal of exactly 1, whatever it has learned. '
+    'A network compared with itself has a diagonal of exactly 1, whatever it has learned. '
     'It is shown to give the others a scale.',
     'Early layers of any two networks look alike because both still see the image. '
     'Compare with untrained networks before you read learning into a number.',

@@ -47,7 +47,7 @@ def pixels(images, labels, classes=None) -> Pixels:
 
 
 def by_letters(part: Listed) -> Listed:
-    "The same pictures, each class sorted letter by letter, the order in which folders in memory are dealt."
+    "The same pictures, each class sorted letter by letter, as folders in memory are."
     order = sorted(range(len(part.files)), key=lambda i: (part.labels[i], Path(part.files[i])))
     return Listed(part.root, [part.files[i] for i in order], part.labels[order])
 
@@ -174,7 +174,7 @@ def draw_part(
     k = len(np.unique(labels[rows]))
     if not k <= n <= len(rows) - k:
         raise ValueError(
-            f'{what}: expected {k} to {len(rows) - k} images (at least one a class, here and among the '
+            f'{what}: expected {k} to {len(rows) - k} images (at least one per class, here and among the '
             f'others), got {n}'
         )
     if single := [int(c) for c in np.flatnonzero(np.bincount(labels[rows]) == 1)]:

@@ -275,7 +275,7 @@ def distill_pictures(
         out: The folder to write; it may hold a run that was stopped.
         method: A name of `ofa-learn methods`, or several joined by +.
         epochs: Passes over the training images.
-        size: Pixels a side, or (height, width); default for a folder the teacher's own, or that of the
+        size: Pixels per side, or (height, width); default for a folder the teacher's own, or that of the
             published weights of its architecture; else the images'.
         train, valid, test: How many images each part has, as `load_splits` takes them.
         labels_missing: The class folder whose pictures have no label, such as 'unknown'; what they show, only

@@ -193,7 +193,7 @@ def read_picture(
         with Image.open(file) as image:
             return as_seen(image, channels, background)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        said = f'{file if name is None else name}: this image cannot be read ({_why(e)}); mend or remove it'
+        said = f'{file if name is None else name}: this image cannot be read ({_why(e)}); repair or remove it'
         raise Unreadable(said) from e
 
 
@@ -202,18 +202,18 @@ def unreadable(said: list[str]) -> Unreadable:
     if len(said) == 1:
         return Unreadable(said[0])
     lines = [
-        s.replace(': this image cannot be read (', ' (').removesuffix('; mend or remove it') for s in said
+        s.replace(': this image cannot be read (', ' (').removesuffix('; repair or remove it') for s in said
     ]
-    return Unreadable('\n'.join([f'{len(said)} images cannot be read; mend or remove them:', *lines]))
+    return Unreadable('\n'.join([f'{len(said)} images cannot be read; repair or remove them:', *lines]))
 
 # %% ../nbs/internals/01_reading.ipynb #5d6ee100
 def check_size(size) -> tuple[int, int]:
-    "Height and width: of a number of pixels a side, (height, width), or a text such as 48 or 48x64."
+    "Height and width: of a number of pixels per side, (height, width), or a text such as 48 or 48x64."
     sides = size.lower().split('x') if isinstance(size, str) else size
     sides = list(sides) if isinstance(sides, (tuple, list)) else [sides]
     whole = all(str(s).isdecimal() and s is not True for s in sides)
     if not whole or len(sides) not in (1, 2) or min(map(int, sides)) < 1:
-        raise ValueError(f'size: expected at least 1 pixel a side, or (height, width), got {size!r}')
+        raise ValueError(f'size: expected at least 1 pixel per side, or (height, width), got {size!r}')
     return int(sides[0]), int(sides[-1])
 
 
@@ -428,7 +428,7 @@ def list_folder(
     roots = roots or part_folders(path) or dict(train=path)
     classes = class_names(roots)
     if not classes:
-        raise ValueError(f'{path}: expected one sub-folder a class, found none')
+        raise ValueError(f'{path}: expected one sub-folder per class, found none')
     if len(classes) == 1 and len(roots) == 1 and folders_in(inside := roots['train'] / classes[0]):
         raise ValueError(
             f'{path}: it has one class folder, {classes[0]}, with folders in it; is {inside} meant?'
@@ -493,8 +493,8 @@ def same_files(a: list[Path], b: list[Path]) -> list[tuple[Path, Path]]:
             continue
         if size not in known:
             known[size] = {_digest(f): f for f in sizes[size]}
-        if (twin := known[size].get(_digest(file))) is not None:
-            pairs.append((twin, file))
+        if (same := known[size].get(_digest(file))) is not None:
+            pairs.append((same, file))
     return pairs
 
 # %% ../nbs/internals/01_reading.ipynb #16abe1c0

@@ -148,7 +148,7 @@ class Recipe(_Pair):
     input_size: list  # C, H, W as the models see them
     norm: dict | str  # mean and std
     epochs: int
-    batch_size: int  # images a step, over all devices
+    batch_size: int  # images per step, over all devices
     devices: int  # of the original run: batch norm saw batch_size/devices images
     opt: str  # timm's name
     momentum: float | None
@@ -360,7 +360,7 @@ def successor_means() -> list[dict]:
 def steps(
     r: Recipe,  # epochs and batch size
     images: int | None = None,  # training images; default the recipe's
-) -> tuple[int, int]:  # steps an epoch, steps in all
+) -> tuple[int, int]:  # steps per epoch, steps in all
     "How many steps a recipe takes; an incomplete last batch is dropped, a batch never larger than the data."
     images = r.train_images if images is None else images
     for name, n in (('images', images), ('batch_size', r.batch_size), ('epochs', r.epochs)):
@@ -451,5 +451,5 @@ def describe(
         out += _accumulated(r, at_once)
     out += _number_lines(r)
     if r.twin:
-        out.append(f'laptop twin: {r.twin}')
+        out.append(f'laptop version: {r.twin}')
     return '\n'.join(out + [f'note: {x}' for x in r.remarks])

@@ -181,7 +181,7 @@ def _error(differences: list[float]) -> float | None:
 
 # %% ../nbs/running/84_records.ipynb #84a1c0d2
 def interval(
-    differences: list[float],  # one a pair of runs, in points
+    differences: list[float],  # one per pair of runs, in points
     level: float = 0.95,  # how often such an interval holds the true difference
 ) -> tuple[float, float] | None:  # its ends; None for one difference, and for two that are equal
     "The confidence interval of the mean difference by Student's t (Student, 1908)."
@@ -194,7 +194,7 @@ def interval(
 
 # %% ../nbs/running/84_records.ipynb #84a1c0d3
 def verdict(
-    differences: list[float],  # one a pair of runs, in points
+    differences: list[float],  # one per pair of runs, in points
 ) -> str:  # 'better', 'worse', 'within noise', 'the same' or 'too few'
     """Whether the 95 % interval of the mean difference lies above 0 or below.
 
@@ -216,7 +216,7 @@ LEVEL = 0.05  # of a verdict by chance, in one comparison, or in a corrected fam
 
 
 def p_value(
-    differences: list[float],  # one a pair of runs, in points
+    differences: list[float],  # one per pair of runs, in points
 ) -> float | None:  # None where there is no interval
     """How often chance alone brings a mean difference this many standard errors from 0, to either side.
 
@@ -566,7 +566,7 @@ def named(
 
 # %% ../nbs/running/84_records.ipynb #55c4a002
 def relative_time(records: list[dict], method: str, baseline: str) -> float:
-    "How long the runs of a method took, beside those of the baseline: medians, then the median over pairs."
+    "How long a method took compared with the baseline: medians, then the median over pairs."
     ratios = []
     for pair in dict.fromkeys(r['pair'] for r in records if r['method'] == method):
         own, base = (
@@ -582,7 +582,7 @@ def chosen(
     methods: list[str],  # among which to choose
     baseline: str = 'labels',
     most: float = math.inf,  # times the baseline's time that a method may take
-) -> dict:  # method; rows: its rows of `results`, one a pair; time: times the baseline's
+) -> dict:  # method; rows: its rows of `results`, one per pair; time: times the baseline's
     "The method with the best mean validation accuracy over pairs, with its paired gains on test."
     times = {m: relative_time(records, m, baseline) for m in methods}
     quick = [m for m in methods if times[m] <= most]

@@ -174,7 +174,7 @@ def teach(
 
 # %% ../nbs/running/83_runs.ipynb #7eaabd9b
 def _task_options(r: Recipe, method: str = 'ofa') -> dict:
-    "What `create_task` takes beside student, teacher and data."
+    "What `create_task` takes besides student, teacher and data."
     options: dict[str, Any] = {}
     for name in method.split('+'):
         if name not in r.methods:
@@ -314,7 +314,7 @@ def teaching_data(
     valid: int | None = None,
     test: int | None = None,
 ) -> Splits:
-    "The parts of any set that `ofa-learn teach` knows, at `size` pixels a side."
+    "The parts of any set that `ofa-learn teach` knows, at `size` pixels per side."
     if Path(source).is_dir() and part_folders(source):  # read while training, by timm
         _check_whole(source, train, None)
         return load_images(source, size=224 if size is None else size, valid=valid, test=test)
@@ -408,7 +408,7 @@ def _cost(
     r: Recipe,  # what would be run
     method: str = 'ofa',
     device: str | torch.device | None = None,  # default: CUDA, MPS or CPU
-    at_once: int | None = None,  # images a part; default those of one of its devices, at most 16 on a CPU
+    at_once: int | None = None,  # images per part; default those of one of its devices, at most 16 on a CPU
     timed: int = 3,  # parts that are timed, after one that is not
     channels_last: bool = False,  # see `fit`
 ) -> dict:  # seconds (a step), hours, memory (GB), memory_kind, at_once, images_per_second, heads, student

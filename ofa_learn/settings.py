@@ -128,7 +128,7 @@ def learning_rates(
     of `fit`.
 
     Args:
-        updates: Updates an epoch.
+        updates: Updates per epoch.
         epochs: Passes over the training images.
         sched: One of `SCHEDULES`.
         lr: The peak.
@@ -324,7 +324,7 @@ class Mix:
 # %% ../nbs/running/77_settings.ipynb #7a16af78
 def whole_updates(
     batches,  # of an epoch
-    accumulate: int,  # batches an update
+    accumulate: int,  # batches per update
 ) -> int:
     "The updates of an epoch: as many as batches of the whole size would make; none is a `ValueError`."
     if accumulate > len(batches):

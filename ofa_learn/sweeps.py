@@ -273,7 +273,7 @@ def _teacher_source(plan: Sweep, name: str) -> dict:
 
 
 def _depends(plan: Sweep, method: str, teacher: str) -> list:
-    "What a run of a method depends on beside its settings: the images, and how its teacher comes about."
+    "What a run of a method depends on besides its settings: the images, and how its teacher comes about."
     data = plan.load()
     about = {p: getattr(data, p).fingerprint for p in ('train', 'valid', 'test')} | dict(
         norm=data.norm, split_seed=plan.split_seed, view_seed=plan.view_seed

@@ -278,7 +278,7 @@ _LAB_CAPTION = (
 
 @drawn
 def _training_figure(s: dict) -> Sketch:
-    "Validation accuracy over epochs of the chosen method, beside labels alone."
+    "Validation accuracy over epochs of the chosen method, next to labels alone."
     title = f'While training with {s["labels"]} labels: {_lab_name(s, s["method"])}'
     fig = sketch(curves, s['series'], title, 'validation accuracy (%)', _LAB_CAPTION)
     fig.update_layout(height=480)

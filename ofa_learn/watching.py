@@ -60,7 +60,7 @@ def _rows(
     n: int,  # how many
     where: _Along | None,  # from `_along`
 ) -> torch.Tensor | None:  # (n, …)
-    "A row an image, wherever the layer keeps them; None where it does not."
+    "A row per image, wherever the layer keeps them; None where it does not."
     if out is None or where is None or out.ndim <= where.dim or out.shape[where.dim] != n * where.times:
         return None
     out = out.movedim(where.dim, 0)

@@ -501,7 +501,7 @@ class Moving(W.VBox):
             figure.send(dict(more=True))
 
     def redraw(self, change=None):
-        "Everything anew from the controls' values."
+        "Everything again from the controls' values."
         self.numbers = self.state()
         for shown, new in zip(self.figures, self.draw(self.numbers)):
             follow(shown, new)

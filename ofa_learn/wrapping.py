@@ -172,7 +172,7 @@ class WrappedTask(TrainingTask):
         return None if module is None else unwrapped(module).student
 
     def get_task_state(self, module: nn.Module | None = None, ema: bool = False) -> dict:
-        """What a checkpoint needs beside the student: the method's name and the heads.
+        """What a checkpoint needs besides the student: the method's name and the heads.
 
         A method that carries more from step to step adds it here. Where `own_buffers` is true and there are
         several processes, all of them call it: it has the buffers of each.

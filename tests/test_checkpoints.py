@@ -217,7 +217,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken_and_said(tmp_path):
         assert newest(path)['step'] == 2
     for p in (path, previous_of(path)):
         p.write_bytes(flipped(p.read_bytes(), random.Random(2)))
-    with pytest.raises(ValueError, match='Remove the files to start anew'):
+    with pytest.raises(ValueError, match='Remove the files to begin again'):
         newest(path)
 
 

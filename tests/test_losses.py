@@ -671,7 +671,7 @@ STACK, EVEN = torch.zeros(3, 6, 5), torch.full((6, 5), 0.2)
         (
             dict(gamma=[1.0, 2.0], student_logits=STACK),
             ValueError,
-            'gamma: expected a number or 3 of them, one an exit, got 2',
+            'gamma: expected a number or 3 of them, one per exit, got 2',
         ),
         (dict(gamma=torch.ones(4), student_logits=STACK), ValueError, 'got 4 of them'),
         (dict(gamma=[1.0, 0.5, 1.0], student_logits=STACK), ValueError, 'at least 1'),

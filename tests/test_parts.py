@@ -155,7 +155,7 @@ def test_all_pictures_that_cannot_be_read_are_named_at_once(read, tmp_path):
     (tmp_path / 'a' / '0.png').write_bytes(b'')
     (tmp_path / 'a' / '1.png').write_bytes(b'no picture')
     (tmp_path / 'b' / '2.png').write_bytes((tmp_path / 'b' / '2.png').read_bytes()[:200])
-    with pytest.raises(ValueError, match='images cannot be read; mend or remove them') as raised:
+    with pytest.raises(ValueError, match='images cannot be read; repair or remove them') as raised:
         read(tmp_path)
     named = [line.split(' (')[0][-7:] for line in str(raised.value).splitlines()[1:]]
     assert named == ['a/0.png', 'a/1.png'] + ['b/2.png'] * (read is in_memory)
@@ -398,7 +398,7 @@ def test_pictures_that_are_not_square(read, tmp_path):
         (3, 16, 16)
     ]
     for wrong in ((16, 0), '16x', (1, 2, 3), 8.5, True):
-        with pytest.raises(ValueError, match='size: expected at least 1 pixel a side, or'):
+        with pytest.raises(ValueError, match='size: expected at least 1 pixel per side, or'):
             read(root, size=wrong)
 
 

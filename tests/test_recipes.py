@@ -562,7 +562,7 @@ def test_described(name):
         and all(x in text for x in r.remarks)
     )
     assert ('Table' in text.split('steps:')[1]) == (r.table is not None) and (
-        r.twin is None or f'laptop twin: {r.twin}' in text
+        r.twin is None or f'laptop version: {r.twin}' in text
     )
     assert ('unknown' in text) == ('unknown' in r.provenance.values())
 

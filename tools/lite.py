@@ -336,7 +336,7 @@ def check_front_ends(out: Path) -> None:
 
 
 def build(out: Path) -> None:
-    "The site, in a folder that is made anew."
+    "The site, in a folder that is made again."
     try:
         from jupyterlite_pyodide_kernel.constants import PYODIDE_VERSION
     except ImportError:
