@@ -51,7 +51,7 @@ from ofa_learn.reading import (
 # %% ../nbs/course/00_data.ipynb #a65eae35
 @dataclass(frozen=True)
 class ImageData:
-    "Images and labels of one part of a data set, as they are: `uint8` pixels, no view, no normalisation."
+    "Images and labels of one part of a data set, as they are: `uint8` pixels, not augmented or normalised."
 
     images: torch.Tensor  # (N, C, H, W) uint8
     labels: torch.Tensor  # (N,) int64 class indices; −1 where there is no label
@@ -154,8 +154,8 @@ def digits() -> ImageData:
 # %% ../nbs/course/00_data.ipynb #58428a40
 def contact_sheet(
     images: torch.Tensor,  # (N, C, H, W) uint8, C of 1 or 3
-    cols: int = 10,  # images a row
-    scale: int = 5,  # screen pixels a pixel
+    cols: int = 10,  # images per row
+    scale: int = 5,  # screen pixels per pixel
 ):  # a PIL image, which notebooks display
     "The images side by side, enlarged without smoothing."
     from PIL import Image
@@ -178,8 +178,8 @@ def from_npz(path: str | Path) -> ImageData:
 
 # %% ../nbs/course/00_data.ipynb #c578ea89
 def from_folder(
-    path: str | Path,  # a folder with one sub-folder a class
-    size: int | str | tuple[int, int] = 32,  # pixels a side after scaling, or (height, width)
+    path: str | Path,  # a folder with one sub-folder per class
+    size: int | str | tuple[int, int] = 32,  # pixels per side after scaling, or (height, width)
     channels: int = 3,  # 3 for colour, 1 for grey; 4 and 2 keep what is transparent
     per_class: int | None = None,  # read at most so many of each class, spread over its sorted files
     background: str = 'white',  # what is seen through transparent pixels
@@ -203,10 +203,10 @@ def load_data(source: Any = 'digits', **kwargs) -> ImageData:
 
     Args:
         source: 'digits', the path of an .npz file with the arrays `images`, `labels` and perhaps `classes`,
-            a folder with one sub-folder a class, a pair (images, labels), a data set that gives (picture,
+            a folder with one sub-folder per class, a pair (images, labels), a data set that gives (picture,
             label) by number, or an `ImageData`. Images are (N, H, W), (N, H, W, C) or (N, C, H, W), of uint8
             or of floats in [0, 1]; labels (N,) integers.
-        size: for folders, the pixels a side after scaling, or (height, width); default 32.
+        size: for folders, the pixels per side after scaling, or (height, width); default 32.
         channels: for folders, 3 for colour (the default) or 1 for grey; 4 and 2 keep what is transparent.
         per_class: for folders, at most so many images of each class are read; default all.
         background: for folders, what is seen through transparent pixels; default white.
@@ -342,7 +342,7 @@ def _deal(
     keep: int | None,
     norm: 'Norm | None' = None,
 ) -> Splits:
-    "Training, validation and teacher's part out of `rows`, beside a test part that is given."
+    "Training, validation and teacher's part out of `rows`; the test part is given."
     labels = data.labels.cpu().numpy()
     without, rest = rows[labels[rows] < 0], rows[labels[rows] >= 0]
 
@@ -377,7 +377,7 @@ def deal_whole(data, train, valid, test, split_seed, teach, labels, norm=None) -
     counts = np.bincount(y[known], minlength=len(data.classes))
     if rare := [name for name, n in zip(data.classes, counts) if n < 3]:
         raise ValueError(
-            f'data: each class needs at least 3 images, one a part; too few of {", ".join(rare[:5])}'
+            f'data: each class needs at least 3 images, one per part; too few of {", ".join(rare[:5])}'
         )
     test_rows, rest = draw_part(known, y, test, 0, 'test')
     tests = data.take(torch.from_numpy(np.sort(test_rows)))
@@ -404,7 +404,7 @@ def split(
         train: training images; default all that the other parts leave.
         valid: images that choices are made on; default a quarter of the set, at most 400.
         test: images that are reported; default a third of the set, at most 500.
-        split_seed: deals the images that are not test.
+        split_seed: decides how the images that are not test are divided.
         teach: images that a teacher learns from, when it has seen more, or fewer, than its student: the
             student's images come first. Default: the same images.
         labels: training images that keep their labels; the others get −1, and only a teacher can say what
@@ -524,7 +524,7 @@ def load_splits(
     """Train, valid and test parts of any set, with its own parts where it has them.
 
     CIFAR and MNIST come through torchvision and keep their official test part. Folders and files that are
-    split already keep their parts; everything else is read by `load_data` and dealt by `split`.
+    split already keep their parts; everything else is read by `load_data` and divided by `split`.
 
     Args:
         source: what `load_data` takes, or a dict of such things under 'train', 'valid' and 'test', or
@@ -533,13 +533,13 @@ def load_splits(
         valid: images that choices are made on; default as `split` has it, and a tenth of the training part
             for a set that has other parts.
         test: images that are reported, as in `split`; a test part of a set's own is taken whole.
-        split_seed: deals the images that are not test.
+        split_seed: decides how the images that are not test are divided.
         teach: images that a teacher learns from, as in `split`; default the training part.
         labels: training images that keep their labels, as in `split`; default all.
-        official: 'test' deals all three parts from the official test images, which a published teacher has
+        official: 'test' draws all three parts from the official test images, which a published teacher has
             not learned by heart. Such accuracies are not those of the official protocol.
         root: where torchvision keeps its files, or a file such as cifar100.npz lies.
-        size: for folders, the pixels a side after scaling, or (height, width); default 32.
+        size: for folders, the pixels per side after scaling, or (height, width); default 32.
         channels: for folders, 3 for colour (the default) or 1 for grey; 4 and 2 keep what is transparent.
         per_class: for folders, at most so many images of each class are read; default all.
         background: for folders, what is seen through transparent pixels; default white.
@@ -586,7 +586,7 @@ def _uniforms(
     view_seed: int,  # the comparison's view seed
     epoch: int,  # from 0
     ids: torch.Tensor,  # (B,) int64, the images' ids
-    n: int,  # numbers an image
+    n: int,  # numbers per image
 ) -> torch.Tensor:  # (B, n) float32 in [0, 1)
     "`n` random numbers per image, a pure function of (view_seed, epoch, id) (Salmon et al., 2011)."
     h = mix_bits(torch.tensor((view_seed + 0x9E3779B9) & MASK, device=ids.device))
@@ -695,7 +695,7 @@ class Batches:
         self,
         part: ImageData,  # the images
         norm: Norm,  # how to normalise them
-        batch_size: int = 50,  # images a batch
+        batch_size: int = 50,  # images per batch
         augment: Augment = Augment(),  # what a view may change
         seed: int = 0,  # the order of the images
         view_seed: int = 0,  # what the views look like

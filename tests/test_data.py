@@ -82,7 +82,7 @@ def test_floats_in_0_to_1_are_the_same_pixels():
 
 def test_a_class_that_is_named_and_empty_is_not_dealt():
     named = from_arrays(np.zeros((9, 8, 8), np.uint8), [0, 2, 0, 2, 0, 2, 0, 2, 2], ['a', 'b', 'c'])
-    with pytest.raises(ValueError, match='at least 3 images, one a part; too few of b'):
+    with pytest.raises(ValueError, match='at least 3 images, one per part; too few of b'):
         split(named)
 
 
@@ -313,7 +313,7 @@ def test_the_teachers_other_images_without_their_labels():
 
 
 def test_what_a_folder_and_a_view_refuse(tmp_path):
-    with pytest.raises(ValueError, match='one sub-folder a class, found none'):
+    with pytest.raises(ValueError, match='one sub-folder per class, found none'):
         load_data(tmp_path)
     for name in ('cat', 'dog'):
         (tmp_path / name).mkdir()
