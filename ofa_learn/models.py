@@ -392,7 +392,7 @@ def _timm(model: nn.Module) -> Any:
 
 
 def _takes_prefix(model: nn.Module) -> bool:
-    "Whether the model hands out its prefix tokens beside the maps."
+    "Whether the model returns its prefix tokens with the maps."
     options = inspect.signature(_timm(model).forward_intermediates).parameters
     return bool(getattr(model, 'num_prefix_tokens', 0)) and 'return_prefix_tokens' in options
 
@@ -415,7 +415,7 @@ def tapped_forward(
     return Features(logits, pooled, [final if s.index < 0 else next(maps) for s in wanted], heads)
 
 # %% ../nbs/course/10_models.ipynb #a839d3b7
-@torch.compiler.disable  # hooks that come and go would be compiled anew each time
+@torch.compiler.disable  # hooks that come and go would be compiled again each time
 def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list, list]:
     "Logits of one run of the head, what its classifiers read, each thing once, and what each says."
     read: list[torch.Tensor] = []
@@ -658,7 +658,7 @@ def save_model(
         model: a timm model; its weights may lie on any device.
         path: a file ending in .safetensors.
         input_size: (C, H, W) of its images.
-        norm: (mean, std) of its inputs, a number a channel in each, for pixels in [0, 1]; None: not known.
+        norm: (mean, std) of its inputs, a number per channel in each, for pixels in [0, 1]; None: not known.
         classes: the names of its K classes; None: not known.
         kwargs: what else `make_model` needs to build it, such as depth=6.
     Returns:
