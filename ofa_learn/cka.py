@@ -41,7 +41,7 @@ _CHUNK = 4096  # feature columns a product: bounds the extra memory to n·CHUNK 
 
 
 def gram(
-    x: torch.Tensor,  # (n, …) floating point: one row an image; maps and tokens are flattened
+    x: torch.Tensor,  # (n, …) floating point: one row per image; maps and tokens are flattened
 ) -> torch.Tensor:  # (n, n) float64
     "XXᵀ of the centred features, n × n whatever their shape (Kornblith et al., 2019)."
     if not torch.is_tensor(x) or not x.is_floating_point():
@@ -200,10 +200,10 @@ def _by_name(model, layers):
             model(x)
             silent = [k for k in names if k not in grams] + [k for k, g in grams.items() if g is None]
             if strict and silent:
-                raise ValueError(f'layers: no features with a row an image from {", ".join(silent)}')
+                raise ValueError(f'layers: no features with one row per image from {", ".join(silent)}')
             found = {k: g for k, g in grams.items() if g is not None}
             if not found:
-                raise ValueError(f'layers: {type(model).__name__} gives no features with a row an image')
+                raise ValueError(f'layers: {type(model).__name__} gives no features with one row per image')
             if not strict:
                 return found
             in_order = sorted(found, key=lambda k: names.index(k.split(' (call ')[0]))
@@ -296,7 +296,7 @@ def _shuffles(data) -> bool:
 
 
 def _together(sets: dict, norm, batch_size, device):
-    "For each step a dict of inputs, one a data set; a `ValueError` where the sets part."
+    "For each step a dict of inputs, one per data set; a `ValueError` where the sets part."
     for name, data in sets.items():
         if len(sets) > 1 and _shuffles(data):
             raise ValueError(
@@ -337,7 +337,7 @@ class Similarity:
     estimator: str  # 'unbiased' or 'biased'
 
     def csv(self) -> str:
-        "A table with a header, one row a layer."
+        "A table with a header, one row per layer."
         table = [['', *self.columns]]
         for row, line in zip(self.rows, self.matrix.tolist()):
             table.append([row, *(f'{v:.6f}' for v in line)])
@@ -346,7 +346,7 @@ class Similarity:
     def profile(self) -> list[float]:
         """CKA at like depths.
 
-        Each layer of the first network stands beside the one at the same share of the second's depth.
+        Each layer of the first network is paired with the one at the same share of the second's depth.
         """
         m, n = self.matrix.shape
         return [self.matrix[i, round(i * (n - 1) / max(m - 1, 1))].item() for i in range(m)]
@@ -370,7 +370,7 @@ def cka_all(
     data,
     layers=None,  # see `layer_names`, or 'taps'; or a dict of these by model
     estimator: str = 'unbiased',  # or 'biased'
-    batch_size: int = 256,  # images a batch, where `data` is not in batches already
+    batch_size: int = 256,  # images per batch, where `data` is not in batches already
     norm=None,  # for ImageData: how the models expect it normalised
     device=None,  # default: where each model is
     progress: bool = True,  # a bar over batches
@@ -448,7 +448,7 @@ def cka(
         layers_b: those of `model_b`, where they differ.
         data_b: the same images prepared for `model_b`, in the same order, where that differs.
         estimator: of HSIC, 'unbiased' (Song et al., 2012) or 'biased' (Eq. 4).
-        batch_size: images a batch, where `data` is not in batches already.
+        batch_size: images per batch, where `data` is not in batches already.
         norm: for an `ImageData`, the (mean, std) that the models expect; that of `Splits` by default.
         device: where the networks run; default: where they are.
         progress: whether to show a bar over the batches.
@@ -516,7 +516,7 @@ def _load_network(
     name: str,  # a timm model, or a .safetensors file of `save_model`
     images: ImageData,  # what it will look at
     pretrained: bool = False,  # timm's published weights, with their size and normalisation; else random ones
-    size: int | None = None,  # pixels a side, for random weights; default: the images' own
+    size: int | None = None,  # pixels per side, for random weights; default: the images' own
     seed: int = 0,  # of random weights
 ) -> tuple[nn.Module, Norm, tuple[int, int, int]]:
     """A network in eval mode, the normalisation and the (C, H, W) it expects.
@@ -568,9 +568,9 @@ def compare(
         layers: of every network, as in `cka`: 'taps', 'leaves', or patterns.
         images: at most so many, spread evenly over the set; at least 4.
         pretrained: timm's published weights, at their size and normalisation; otherwise random weights.
-        size: pixels a side, for random weights; default: the images' own, and 224 for a folder.
+        size: pixels per side, for random weights; default: the images' own, and 224 for a folder.
         estimator: of HSIC, 'unbiased' or 'biased'.
-        batch_size: images a batch.
+        batch_size: images per batch.
         device: where the networks run; default: the CPU.
         progress: whether to show a bar over the batches.
     Returns:

@@ -541,7 +541,7 @@ def test_a_table_has_no_images(images):
             'table'
             not in cka(Sequence(False).eval(), Sequence(True).eval(), images[:n], 'leaves', **quiet).rows
         )
-        with pytest.raises(ValueError, match='no features with a row an image from table'):
+        with pytest.raises(ValueError, match='no features with one row per image from table'):
             cka(Sequence(True).eval(), Sequence(True).eval(), images[:n], 'table', **quiet)
 
 
