@@ -185,7 +185,7 @@ class Teacher(nn.Module):
         num_classes: K, for a timm name; default what the weights say. A module and a file have their own.
         input_size: (C, H, W) of the images that it was trained on, in pixels. Default None: what the file or
             the network itself says, and otherwise the student's.
-        norm: (mean, std) that it was trained with, a number a channel, for pixels in [0, 1]. Default None:
+        norm: (mean, std) that it was trained with, a number per channel, for pixels in [0, 1]. Default None:
             what the file says, what the published weights expect, and otherwise the student's.
         pretrained: With a timm name: take timm's published weights. Default False.
         allow_untrained: With a timm name: random weights are meant. Default False.
@@ -287,7 +287,7 @@ def _in_dtype(answers: Answers, dtype: torch.dtype) -> Answers:
 
 # %% ../nbs/course/49_teachers.ipynb #49a00031
 class KeptTeacher(Teacher):
-    "Answers that were kept, as a teacher."
+    "Answers that were computed before, as a teacher."
 
     def __init__(self, source):
         nn.Module.__init__(self)
@@ -324,7 +324,7 @@ class Ensemble(Teacher):
         features: The number, from 0, of the teacher whose features are read. Default 0.
 
     Raises:
-        ValueError: A single teacher, as many shares as there are no teachers, no teacher of that number.
+        ValueError: A single teacher, another number of shares than of teachers, or no teacher of that number.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -351,7 +351,7 @@ class Ensemble(Teacher):
 
     @property
     def mixture(self) -> dict:
-        "What its answers depend on beside the weights."
+        "What its answers depend on besides the weights."
         members: Any = self.model
         return dict(shares=self.shares, features=self.features, norms=[m.norm for m in members])
 
@@ -377,7 +377,7 @@ def same_norm(a, b) -> bool:
 
 
 class _Renormalise(nn.Module):
-    "Images normalised by `source` → normalised by `target`, one multiplication and one addition a pixel."
+    "Images normalised by `source` → normalised by `target`, one multiplication and one addition per pixel."
 
     scale: torch.Tensor
     shift: torch.Tensor
