@@ -332,10 +332,11 @@ class DistillationTask(_Labelled):
 
     Args:
         student: A timm name, or an `nn.Module` that gives logits (B, K).
-        teacher: What `Teacher` takes, such as a trained `nn.Module` or a file; kept answers: an array, a .npy
-            or .npz file, or a dict of logits and pooled, a row per training image; None for a method without.
+        teacher: What `Teacher` takes, such as a trained `nn.Module` or a file. Or answers computed before: an
+            array, a .npy or .npz file, or a dict of logits and pooled, a row per training image. None for a
+            method without a teacher.
         input_size: (C, H, W) of the images in pixels; default what `data` says. One of the two must.
-        input_norm: (mean, std) by which the images are normalised, a number a channel; default what `data`
+        input_norm: (mean, std) by which the images are normalised, a number per channel; default what `data`
             says. A teacher that expects a normalisation of its own needs it.
         data: A data set such as `split` gives, in place of the size, the norm and the classes.
         num_classes: K; default what `data` says, else the student's own, 10 for a student by name.
@@ -534,7 +535,7 @@ class DeepSupervision(DistillationTask):
 
 # %% ../nbs/course/50_tasks.ipynb #a40f6d19
 def _exit_gammas(
-    gamma,  # one number, or one an exit in the order of `stages` and then one for the final logits
+    gamma,  # one number, or one per exit in the order of `stages` and then one for the final logits
     stages: list[int],  # as they were chosen, each once
 ):  # like `gamma`, in the order of the stack: the exits from the image on, the final logits last
     "Each exit's own γ, whatever the order in which its stage was named (Hao et al., 2023)."
@@ -564,7 +565,7 @@ class OFA(DistillationTask):
         gamma: γ ≥ 1: one number, or a sequence with one for each exit in the order of `stages` and then one
             for the final logits. Default 1.4.
         form: 'paper' (Eq. 6, the labels' cross-entropy inside, default) or 'released' (the authors' code:
-            without it, and one cross-entropy of the final logits beside).
+            without it, and with one cross-entropy of the final logits).
         temperature: T > 0 of both softmaxes, without a factor T². Default 1.
         stages: Numbers of the stages that get an exit, from 1; default None, all.
         kd_weight: w ≥ 0 of the final logits' loss. Default 1.
@@ -576,8 +577,8 @@ class OFA(DistillationTask):
             before its softmax (Sun et al., 2024); the student's are left alone. Default False.
 
     Raises:
-        ValueError: γ < 1, as many γ as there are no exits, a `label_weight` in the paper's form, a weight
-            below 0, and what `DistillationTask` refuses.
+        ValueError: γ < 1, another number of γ than of exits and final logits, a `label_weight` in the paper's
+            form, a weight below 0, and what `DistillationTask` refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -688,7 +689,7 @@ def method_class(method: str) -> type[DistillationTask]:
 
 def check_options(
     method: str,  # its name, or several joined by +
-    options: dict,  # what `create_task` would be given beside student, teacher and data
+    options: dict,  # what `create_task` would be given besides student, teacher and data
 ) -> None:
     "Raise what `create_task` would raise for these options, as far as no network is needed to know."
     if '+' in method:
