@@ -275,7 +275,7 @@ def unmoved() -> Iterator[None]:
 
 # %% ../nbs/course/52_look.ipynb #5200aa05
 def _kept_score(teacher: KeptTeacher, part) -> tuple[float, float, int] | None:
-    "The same of answers that were kept, which are about training images alone."
+    "The same of answers that were computed before, which are about training images alone."
     labels = part.labels.cpu()
     known = (labels >= 0).nonzero()[:, 0]
     if not len(known) or len(labels) != len(teacher.kept):
