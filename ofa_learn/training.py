@@ -73,7 +73,7 @@ def predict(
             images at its own size and normalisation.
         part: The images, such as `data.test`.
         norm: How the model expects them normalised, such as `data.norm`.
-        batch_size: Images a batch.
+        batch_size: Images per batch.
 
     Returns:
         (N, K) logits in the order of the part, on the model's device.
@@ -215,7 +215,7 @@ class Loop:
     scheduler: Any = None  # of timm
     clip: float | None = 5.0
     precision: str = 'fp32'
-    accumulate: int = 1  # batches an update
+    accumulate: int = 1  # batches per update
     mix: Mix | None = None
     channels_last: bool = False
     unlabelled: bool = False  # whether some of the images have no label
@@ -351,7 +351,7 @@ def fit(
             'train' and 'valid', and perhaps 'norm' and 'classes'.
         epochs: Passes over the training images. A run that is resumed may have more than it was planned for;
             where its rate then follows another curve than until now, that is said.
-        batch_size: Images a batch, over all processes.
+        batch_size: Images per batch, over all processes.
         opt: One of `optimizers()`: timm's, but for a few.
         lr: Peak learning rate.
         weight_decay: Not on biases, norms, positions and class tokens.
@@ -368,7 +368,7 @@ def fit(
         balanced: Every class comes equally often in an epoch, however many images it has; else every image
             comes once.
         precision: 'fp32', 'bf16' or 'fp16', of matrix products; weights and losses stay float32.
-        accumulate: Batches an update; like one batch of the product's size.
+        accumulate: Batches per update; like one batch of the product's size.
         ema: Decay of a moving average of the weights, such as .999; None keeps none.
         seed: Order of the images, and dropout.
         view_seed: The views.
