@@ -1,17 +1,19 @@
-"""The exercises at the end of each lesson of the course.
+"""How each lesson of the course and on methods begins, with a picture, and ends, with exercises.
 
 A wrong answer is told what is wrong and never what is right; a right one may come in any form.
 """
 
 import json
+import re
 
 import pytest
 from copies import ROOT
 from fresh import call
 from solving import try_checks
 
-COURSE = ROOT / 'nbs' / 'course'
-BOOKS = [p for p in sorted(COURSE.glob('*.ipynb')) if 'Exercises(' in p.read_text(encoding='utf-8')]
+FOLDERS = ('course', 'methods')
+LESSONS = [p for folder in FOLDERS for p in sorted((ROOT / 'nbs' / folder).glob('*.ipynb'))]
+BOOKS = [p for p in LESSONS if 'Exercises(' in p.read_text(encoding='utf-8')]
 
 # For each exercise, as code: wrong answers that people give, each with a piece of its hint, and right ones
 # in another form than the solution's.
@@ -136,6 +138,41 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
         ),
         4: ([("'views'", 'view_seed'), ("['split', 'first weights']", 'was settled')], ["['first weights']"]),
     },
+    '55_logits': {
+        1: ([('4', 'more than twice as likely'), ('8', 'nearer to each other')], ["'5.77'", '[5.771]']),
+        2: (
+            [
+                ('lambda s, t: (s - t).square().mean() / 2', 'Adding 5 to all logits'),
+                ('lambda s, t: kd_loss(s, t, temperature=1000.0)', 'Near the limit, but not there'),
+                ('lambda s, t: 2 * limit(s, t)', 'Compare it with T = 1000'),
+                ('lambda s, t: limit(s, t) * s.shape[1] / 10', 'with other K'),
+                ('lambda s, t: limit(s.detach(), t) + 0 * s.sum()', 'but its gradient is not'),
+                ('lambda s, t: limit(s.detach(), t)', 'but its gradient is not'),
+            ],
+            ['lambda s, t: ((s - t) - (s - t).mean(-1)[:, None]).pow(2).sum() / (2 * s.numel())'],
+        ),
+        3: (
+            [
+                ('lambda t, y: t.softmax(1).gather(1, y[:, None])[:, 0]', 'do not add up to KL'),
+                ('lambda t, y: torch.full((len(t),), 8.0)', 'No one number fits'),
+                ('lambda t, y: 0.5', 'one number per image'),
+            ],
+            ['lambda t, y: [1 - row.softmax(0)[c].item() for row, c in zip(t, y)]'],
+        ),
+        4: (
+            [
+                ('lambda t: 2 * t', 'on no straight line'),
+                ('lambda t: torch.log(0.5 * t.softmax(1) + 0.5 / t.shape[1])', 'no surer than its teacher'),
+                ('lambda t: (4 * t.softmax(1) - 0.6).log()', 'fall below zero'),
+                (
+                    'lambda t: (0.2 + 0.99 / (1 - 5 * t.softmax(1).amin(1, keepdim=True))'
+                    ' * (t.softmax(1) - 0.2)).log()',
+                    'the columns are not',
+                ),
+            ],
+            ['lambda t: (t.softmax(1) - 0.9 * t.softmax(1).min()).log() + 3'],
+        ),
+    },
 }
 
 
@@ -150,6 +187,25 @@ def test_each_has_two_typical_mistakes_and_another_form():
     for lesson, exercises in TYPICAL.items():
         for n, (wrong, right) in exercises.items():
             assert len(wrong) >= 2 and right, f'{lesson}, exercise {n}'
+
+
+def pictures(cells: list[dict]) -> list[bool]:
+    "For each cell whether it is code that draws a figure, and says in words what the figure shows."
+    outputs = ['application/vnd.plotly.v1+json' in json.dumps(c.get('outputs', [])) for c in cells]
+    words = [re.search(r'^#\| fig-alt: \w.{20}', ''.join(c['source']), re.M) for c in cells]
+    return [drawn and bool(said) for drawn, said in zip(outputs, words)]
+
+
+@pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
+def test_a_picture_stands_in_the_first_three_cells(path):
+    assert any(pictures(json.loads(path.read_text(encoding='utf-8'))['cells'][:3]))
+
+
+def test_a_picture_is_drawn_and_has_words():
+    figure = dict(data={'application/vnd.plotly.v1+json': {}})
+    alt = ['#| fig-alt: two curves that meet at γ = 1\n', 'fig']
+    cells = [dict(source=alt, outputs=[figure]), dict(source=alt), dict(source=['fig'], outputs=[figure])]
+    assert pictures(cells) == [True, False, False]
 
 
 def test_checks_are_folded():
