@@ -173,6 +173,34 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ['lambda t: (t.softmax(1) - 0.9 * t.softmax(1).min()).log() + 3'],
         ),
     },
+    '57_more_logits': {
+        1: (
+            [
+                ('lambda K, T: (K - 1) / K**0.5 / T', 'Not yet at K = 10'),
+                ('lambda K, T: 1 / (1 + 9 * 2.718281828 ** (-(10**0.5) / T))', 'for no other K'),
+                ('lambda K, T: 1 / (1 + (K - 1) * 2.718281828 ** -(K**0.5))', 'at no other T'),
+            ],
+            ['lambda k, t: torch.tensor([k**0.5 / t] + [0.0] * (k - 1)).softmax(0)[0]'],
+        ),
+        2: (
+            [
+                ("'kd'", 'Another one'),
+                ("['kd', 'dist', 'wttm', 'deit']", 'the same loss for both'),
+                ("'ofa'", 'the five names'),
+            ],
+            ["'WTTM, dist, kd'", "{'kd', 'wttm', 'dist'}"],
+        ),
+        3: ([('10', 'then comes the power'), ('1', 'one per class')], ["'6.31'", 'torch.tensor([6.31])']),
+        4: (
+            [
+                ('lambda p, g: p', 'not flat enough'),
+                ('lambda p, g: p ** (1 / g)', 'not flat enough'),
+                ('lambda p, g: p**g / (p**g).sum(1, keepdim=True)', 'How much should an image count'),
+                ('lambda p, g: (p**g).sum(1)', 'one weight per class'),
+            ],
+            ['lambda p, g: (p**g).tolist()', 'lambda p, g: (g * p.log()).exp()'],
+        ),
+    },
 }
 
 
