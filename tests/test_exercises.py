@@ -201,6 +201,37 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ['lambda p, g: (p**g).tolist()', 'lambda p, g: (g * p.log()).exp()'],
         ),
     },
+    '60_hints': {
+        1: (
+            [
+                ('[1, 2, 3, 4]', 'six numbers'),
+                ('[1, 1, 2, 2, 3, 4]', 'ends nearest'),
+                ('[1, 2, 3, 4, 5, 6]', 'four stages'),
+                ('[1, 1, 2, 2, 3, 3]', 'learn from the last'),
+            ],
+            ["'1, 1, 2, 3, 3, 4'", 'torch.tensor([1, 1, 2, 3, 3, 4])'],
+        ),
+        2: ([('3136', 'look at all of a window'), ('196', 'four neighbours')], ["'784'", '[784]']),
+        3: ([('-0.798', 'lies deeper'), ('-6', 'not a bound'), ('1.596', 'below zero')], ["'-1.596'"]),
+        4: (
+            [
+                ('torch.ones(4, 4)', 'as large as MSE does'),
+                ('[[2, -2, 2, -2], [-2, 2, -2, 2]] * 2', 'is not 1'),
+                ('[[1, 1, -1, -1]] * 4', 'one of the pools still'),
+                ('[[0.0] * 4] * 4', 'is not 1'),
+            ],
+            ['torch.tensor([1.0, -1, 1, -1]).repeat(4, 1)[None, None]'],
+        ),
+        5: (
+            [
+                ('lambda s, t, m: 2 * (s - t)', 'below its margin'),
+                ('lambda s, t, m: 2 * (s - max(t, m))', 'the student is free'),
+                ('lambda s, t, m: 2 * (max(t, m) - s)', 'a plain square'),
+                ('lambda s, t, m: 2 * (s - max(t, m)) if t > 0 or t < m < s else 0', 'above a target'),
+            ],
+            ['lambda s, t, m: torch.tensor(2.0 * (s - max(t, m)) * (s > max(t, m) or max(t, m) > 0))'],
+        ),
+    },
 }
 
 
