@@ -232,6 +232,36 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ['lambda s, t, m: torch.tensor(2.0 * (s - max(t, m)) * (s > max(t, m) or max(t, m) > 0))'],
         ),
     },
+    '62_vkd': {
+        1: (
+            [
+                ("['longer', 'reordered']", 'gone after the layer norm'),
+                ("['reordered']", 'one more'),
+                ("['scaled']", 'the four names'),
+            ],
+            ["'one feature, reordered'", "{'reordered', 'one feature'}"],
+        ),
+        2: (
+            [
+                ('torch.zeros(64)', 'less than 1 apart'),
+                ('2 * narrow.weight[0]', 'still tell them apart'),
+                ('torch.ones(32)', '64 numbers'),
+            ],
+            ['(3 * torch.linalg.svd(narrow.weight)[2][40]).tolist()'],
+        ),
+        3: ([('1', 'does not come through'), ('0.25', 'shorten nothing')], ["'0.5'", '[0.5]']),
+        4: (
+            [
+                ('lambda A: torch.eye(len(A)) + A / 2', 'is not orthogonal'),
+                ('lambda A: torch.matrix_exp(A)', 'not the Cayley transform'),
+                (
+                    'lambda A: torch.linalg.inv(torch.eye(len(A)) + A / 2) @ (torch.eye(len(A)) - A / 2)',
+                    'not the Cayley transform',
+                ),
+            ],
+            ['lambda A: torch.linalg.inv(torch.eye(len(A)) - A / 2) @ (torch.eye(len(A)) + A / 2)'],
+        ),
+    },
 }
 
 
