@@ -262,6 +262,24 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ['lambda A: torch.linalg.inv(torch.eye(len(A)) - A / 2) @ (torch.eye(len(A)) + A / 2)'],
         ),
     },
+    '65_relations': {
+        1: (
+            [
+                ('triangle', 'another width'),
+                ('[[0, 0, 0], [3, 0, 0], [0, 4, 0]]', 'still 3, 4 and 5'),
+                ('torch.cat([stretched, stretched], 1)', 'other proportions'),
+                ('torch.zeros(3, 4)', 'are one'),
+                ('[[0, 0, 1], [6, 0, 1]]', 'three points'),
+            ],
+            ['torch.cat([triangle, triangle], 1)', '10 * torch.tensor([[0, 0, 0], [0, 3, 0], [4, 0, 0]])'],
+        ),
+        2: ([('3', 'The others are free'), ('6', 'would be seen')], ["'4'", '[4]']),
+        3: (
+            [('512', 'does not fit'), ('467', 'does not fit'), ('256', 'another image')],
+            ["'466'", 'torch.tensor(466)'],
+        ),
+        4: ([('0', 'the ε in'), ('1e-7', 'the ε in'), ('10.7', 'surer student')], ["'0.128'", '[0.128]']),
+    },
 }
 
 
