@@ -153,7 +153,7 @@ def rkd_angle_loss(
 ) -> torch.Tensor:
     """Smooth L1 between the cosines of all triplets' angles (Park et al., 2019).
 
-    Needs memory for B²D + B³ numbers a side.
+    Needs memory for B²D + B³ numbers per side.
 
     Args:
         student: (B, d_s) with B ≥ 2, pooled features; any floating dtype.

@@ -140,7 +140,8 @@ def _tokens(hint: str):
 
 def _wrong_answers(answer):
     yield from ('', 'nonsense', -12345.678, 1e9, float('nan'), [], {}, object(), lambda *a, **k: None)
-    if isinstance(answer, (int, float)) or hasattr(answer, 'item'):
+    size = getattr(answer, 'numel', lambda: 1)()  # a tensor of many numbers is no number
+    if size == 1 and (isinstance(answer, (int, float)) or hasattr(answer, 'item')):
         yield from (2 * float(answer) + 1, -float(answer) - 1)
 
 

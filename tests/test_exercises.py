@@ -1,17 +1,19 @@
-"""The exercises at the end of each lesson of the course.
+"""How each lesson of the course and on methods begins, with a picture, and ends, with exercises.
 
 A wrong answer is told what is wrong and never what is right; a right one may come in any form.
 """
 
 import json
+import re
 
 import pytest
 from copies import ROOT
 from fresh import call
 from solving import try_checks
 
-COURSE = ROOT / 'nbs' / 'course'
-BOOKS = [p for p in sorted(COURSE.glob('*.ipynb')) if 'Exercises(' in p.read_text(encoding='utf-8')]
+FOLDERS = ('course', 'methods')
+LESSONS = [p for folder in FOLDERS for p in sorted((ROOT / 'nbs' / folder).glob('*.ipynb'))]
+BOOKS = [p for p in LESSONS if 'Exercises(' in p.read_text(encoding='utf-8')]
 
 # For each exercise, as code: wrong answers that people give, each with a piece of its hint, and right ones
 # in another form than the solution's.
@@ -136,6 +138,148 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
         ),
         4: ([("'views'", 'view_seed'), ("['split', 'first weights']", 'was settled')], ["['first weights']"]),
     },
+    '55_logits': {
+        1: ([('4', 'more than twice as likely'), ('8', 'nearer to each other')], ["'5.77'", '[5.771]']),
+        2: (
+            [
+                ('lambda s, t: (s - t).square().mean() / 2', 'Adding 5 to all logits'),
+                ('lambda s, t: kd_loss(s, t, temperature=1000.0)', 'Near the limit, but not there'),
+                ('lambda s, t: 2 * limit(s, t)', 'Compare it with T = 1000'),
+                ('lambda s, t: limit(s, t) * s.shape[1] / 10', 'with other K'),
+                ('lambda s, t: limit(s.detach(), t) + 0 * s.sum()', 'but its gradient is not'),
+                ('lambda s, t: limit(s.detach(), t)', 'but its gradient is not'),
+            ],
+            ['lambda s, t: ((s - t) - (s - t).mean(-1)[:, None]).pow(2).sum() / (2 * s.numel())'],
+        ),
+        3: (
+            [
+                ('lambda t, y: t.softmax(1).gather(1, y[:, None])[:, 0]', 'do not add up to KL'),
+                ('lambda t, y: torch.full((len(t),), 8.0)', 'No one number fits'),
+                ('lambda t, y: 0.5', 'one number per image'),
+            ],
+            ['lambda t, y: [1 - row.softmax(0)[c].item() for row, c in zip(t, y)]'],
+        ),
+        4: (
+            [
+                ('lambda t: 2 * t', 'on no straight line'),
+                ('lambda t: torch.log(0.5 * t.softmax(1) + 0.5 / t.shape[1])', 'no surer than its teacher'),
+                ('lambda t: (4 * t.softmax(1) - 0.6).log()', 'fall below zero'),
+                (
+                    'lambda t: (0.2 + 0.99 / (1 - 5 * t.softmax(1).amin(1, keepdim=True))'
+                    ' * (t.softmax(1) - 0.2)).log()',
+                    'the columns are not',
+                ),
+            ],
+            ['lambda t: (t.softmax(1) - 0.9 * t.softmax(1).min()).log() + 3'],
+        ),
+    },
+    '57_more_logits': {
+        1: (
+            [
+                ('lambda K, T: (K - 1) / K**0.5 / T', 'Not yet at K = 10'),
+                ('lambda K, T: 1 / (1 + 9 * 2.718281828 ** (-(10**0.5) / T))', 'for no other K'),
+                ('lambda K, T: 1 / (1 + (K - 1) * 2.718281828 ** -(K**0.5))', 'at no other T'),
+            ],
+            ['lambda k, t: torch.tensor([k**0.5 / t] + [0.0] * (k - 1)).softmax(0)[0]'],
+        ),
+        2: (
+            [
+                ("'kd'", 'Another one'),
+                ("['kd', 'dist', 'wttm', 'deit']", 'the same loss for both'),
+                ("'ofa'", 'the five names'),
+            ],
+            ["'WTTM, dist, kd'", "{'kd', 'wttm', 'dist'}"],
+        ),
+        3: ([('10', 'then comes the power'), ('1', 'one per class')], ["'6.31'", 'torch.tensor([6.31])']),
+        4: (
+            [
+                ('lambda p, g: p', 'not flat enough'),
+                ('lambda p, g: p ** (1 / g)', 'not flat enough'),
+                ('lambda p, g: p**g / (p**g).sum(1, keepdim=True)', 'How much should an image count'),
+                ('lambda p, g: (p**g).sum(1)', 'one weight per class'),
+            ],
+            ['lambda p, g: (p**g).tolist()', 'lambda p, g: (g * p.log()).exp()'],
+        ),
+    },
+    '60_hints': {
+        1: (
+            [
+                ('[1, 2, 3, 4]', 'six numbers'),
+                ('[1, 1, 2, 2, 3, 4]', 'ends nearest'),
+                ('[1, 2, 3, 4, 5, 6]', 'four stages'),
+                ('[1, 1, 2, 2, 3, 3]', 'learn from the last'),
+            ],
+            ["'1, 1, 2, 3, 3, 4'", 'torch.tensor([1, 1, 2, 3, 3, 4])'],
+        ),
+        2: ([('3136', 'look at all of a window'), ('196', 'four neighbours')], ["'784'", '[784]']),
+        3: ([('-0.798', 'lies deeper'), ('-6', 'not a bound'), ('1.596', 'below zero')], ["'-1.596'"]),
+        4: (
+            [
+                ('torch.ones(4, 4)', 'as large as MSE does'),
+                ('[[2, -2, 2, -2], [-2, 2, -2, 2]] * 2', 'is not 1'),
+                ('[[1, 1, -1, -1]] * 4', 'one of the pools still'),
+                ('[[0.0] * 4] * 4', 'is not 1'),
+            ],
+            ['torch.tensor([1.0, -1, 1, -1]).repeat(4, 1)[None, None]'],
+        ),
+        5: (
+            [
+                ('lambda s, t, m: 2 * (s - t)', 'below its margin'),
+                ('lambda s, t, m: 2 * (s - max(t, m))', 'the student is free'),
+                ('lambda s, t, m: 2 * (max(t, m) - s)', 'a plain square'),
+                ('lambda s, t, m: 2 * (s - max(t, m)) if t > 0 or t < m < s else 0', 'above a target'),
+            ],
+            ['lambda s, t, m: torch.tensor(2.0 * (s - max(t, m)) * (s > max(t, m) or max(t, m) > 0))'],
+        ),
+    },
+    '62_vkd': {
+        1: (
+            [
+                ("['longer', 'reordered']", 'gone after the layer norm'),
+                ("['reordered']", 'one more'),
+                ("['scaled']", 'the four names'),
+            ],
+            ["'one feature, reordered'", "{'reordered', 'one feature'}"],
+        ),
+        2: (
+            [
+                ('torch.zeros(64)', 'less than 1 apart'),
+                ('2 * narrow.weight[0]', 'still tell them apart'),
+                ('torch.ones(32)', '64 numbers'),
+            ],
+            ['(3 * torch.linalg.svd(narrow.weight)[2][40]).tolist()'],
+        ),
+        3: ([('1', 'does not come through'), ('0.25', 'shorten nothing')], ["'0.5'", '[0.5]']),
+        4: (
+            [
+                ('lambda A: torch.eye(len(A)) + A / 2', 'is not orthogonal'),
+                ('lambda A: torch.matrix_exp(A)', 'not the Cayley transform'),
+                (
+                    'lambda A: torch.linalg.inv(torch.eye(len(A)) + A / 2) @ (torch.eye(len(A)) - A / 2)',
+                    'not the Cayley transform',
+                ),
+            ],
+            ['lambda A: torch.linalg.inv(torch.eye(len(A)) - A / 2) @ (torch.eye(len(A)) + A / 2)'],
+        ),
+    },
+    '65_relations': {
+        1: (
+            [
+                ('triangle', 'another width'),
+                ('[[0, 0, 0], [3, 0, 0], [0, 4, 0]]', 'still 3, 4 and 5'),
+                ('torch.cat([stretched, stretched], 1)', 'other proportions'),
+                ('torch.zeros(3, 4)', 'are one'),
+                ('[[0, 0, 1], [6, 0, 1]]', 'three points'),
+            ],
+            ['torch.cat([triangle, triangle], 1)', '10 * torch.tensor([[0, 0, 0], [0, 3, 0], [4, 0, 0]])'],
+        ),
+        2: ([('3', 'The others are free'), ('6', 'would be seen')], ["'4'", '[4]']),
+        3: (
+            [('512', 'does not fit'), ('467', 'does not fit'), ('256', 'another image')],
+            ["'466'", 'torch.tensor(466)'],
+        ),
+        4: ([('0', 'the ε in'), ('1e-7', 'the ε in'), ('10.7', 'surer student')], ["'0.128'", '[0.128]']),
+    },
 }
 
 
@@ -150,6 +294,25 @@ def test_each_has_two_typical_mistakes_and_another_form():
     for lesson, exercises in TYPICAL.items():
         for n, (wrong, right) in exercises.items():
             assert len(wrong) >= 2 and right, f'{lesson}, exercise {n}'
+
+
+def pictures(cells: list[dict]) -> list[bool]:
+    "For each cell whether it is code that draws a figure, and says in words what the figure shows."
+    outputs = ['application/vnd.plotly.v1+json' in json.dumps(c.get('outputs', [])) for c in cells]
+    words = [re.search(r'^#\| fig-alt: \w.{20}', ''.join(c['source']), re.M) for c in cells]
+    return [drawn and bool(said) for drawn, said in zip(outputs, words)]
+
+
+@pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
+def test_a_picture_stands_in_the_first_three_cells(path):
+    assert any(pictures(json.loads(path.read_text(encoding='utf-8'))['cells'][:3]))
+
+
+def test_a_picture_is_drawn_and_has_words():
+    figure = dict(data={'application/vnd.plotly.v1+json': {}})
+    alt = ['#| fig-alt: two curves that meet at γ = 1\n', 'fig']
+    cells = [dict(source=alt, outputs=[figure]), dict(source=alt), dict(source=['fig'], outputs=[figure])]
+    assert pictures(cells) == [True, False, False]
 
 
 def test_checks_are_folded():

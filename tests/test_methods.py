@@ -557,6 +557,10 @@ def test_a_part_may_be_switched_off():
             lambda t: create_task('dkd', 'micro_vit', t, data=DATA, setting='his'),
             'expected one of own, ofa_paper',
         ),
+        (
+            lambda t: create_task('dist', 'micro_vit', t, data=DATA, setting='mine'),
+            'expected one of own, ofa_paper',
+        ),
         (lambda t: create_task('ofa+ofa', 'micro_vit', t, data=DATA), 'different methods'),
         (lambda t: create_task('ofa+', 'micro_vit', t, data=DATA), 'method: expected one of'),
         (lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, weights=(1, 0)), 'numbers > 0'),
