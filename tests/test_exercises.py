@@ -1,4 +1,4 @@
-"""The exercises at the end of each lesson of the course.
+"""The exercises at the end of each lesson of the course and of the methods, and the picture at its start.
 
 A wrong answer is told what is wrong and never what is right; a right one may come in any form.
 """
@@ -10,8 +10,8 @@ from copies import ROOT
 from fresh import call
 from solving import try_checks
 
-COURSE = ROOT / 'nbs' / 'course'
-BOOKS = [p for p in sorted(COURSE.glob('*.ipynb')) if 'Exercises(' in p.read_text(encoding='utf-8')]
+LESSONS = [p for folder in ('course', 'methods') for p in sorted((ROOT / 'nbs' / folder).glob('*.ipynb'))]
+BOOKS = [p for p in LESSONS if 'Exercises(' in p.read_text(encoding='utf-8')]
 
 # For each exercise, as code: wrong answers that people give, each with a piece of its hint, and right ones
 # in another form than the solution's.
@@ -123,6 +123,24 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
         ),
         3: ([('50', 'by a hair'), ('80', 'standard error')], ["'65 %'", 'torch.tensor([65.0])']),
     },
+    '70_rsd': {
+        1: ([('0', 'Something is to pay'), ('121', 'do to a factor')], ["'4'", 'torch.tensor([4.0])']),
+        2: ([('7', 'Did you add both'), ('0.07', 'Did you add both'), ('63', 'count fully')], ["'7.07'"]),
+        3: ([('511', 'its own share'), ('64', 'centring'), ('8', 'one forward')], ["'63'", '[63]']),
+        4: ([('7.68', 'counts twice'), ('768**2', 'forget')], ["'5898'", '5899', 'torch.tensor(5898.24)']),
+    },
+    '72_hcd': {
+        1: (
+            [('0.707', 'above θ squared'), ('0.207', 'true class out'), ('0.244', 'true class out')],
+            ["'0.043'", 'torch.tensor([0.0429])'],
+        ),
+        2: ([('0.25', 'Does the cosine'), ('1', 'Does the cosine')], ["'0'", '[0.0]']),
+        3: ([('2.303', 'over the stages'), ('36.8', 'stages only')], ["'9.21'", '[9.2103]']),
+        4: (
+            [('0.307', 'How many stages'), ('2.46', 'Which layer'), ('0', 'how many sets')],
+            ["'1.23'", 'torch.tensor(1.2304)'],
+        ),
+    },
     '80_training': {
         1: ([('6', 'Do several batches make one update?'), ('3.25', 'Do several batches')], ["'3'", '[3]']),
         2: ([('50', 'leave out of the count'), ('75', 'is wrong')], ["'66.7 %'", 'torch.tensor(66.67)']),
@@ -150,6 +168,15 @@ def test_each_has_two_typical_mistakes_and_another_form():
     for lesson, exercises in TYPICAL.items():
         for n, (wrong, right) in exercises.items():
             assert len(wrong) >= 2 and right, f'{lesson}, exercise {n}'
+
+
+def test_a_picture_comes_first():
+    "Within the first three cells a stored figure, and words for who cannot see it."
+    for path in BOOKS:
+        cells = json.loads(path.read_text(encoding='utf-8'))['cells'][:3]
+        with_words = [c for c in cells if '#| fig-alt: ' in ''.join(c['source'])]
+        kinds = {kind for c in with_words for o in c['outputs'] for kind in o.get('data', ())}
+        assert kinds & {'application/vnd.plotly.v1+json', 'text/html'}, path.name
 
 
 def test_checks_are_folded():

@@ -54,9 +54,8 @@ def name(path: Path) -> str:
 
 
 # Those with exercises run where these are tried: tests/test_walkthroughs.py, tests/test_exercises.py.
-WITH_CHECKS = [
-    p for p in BOOKS if p.parent.name in ('walkthroughs', 'course') and 'Exercises(' in p.read_text('utf-8')
-]
+TRIED = ('walkthroughs', 'course', 'methods')
+WITH_CHECKS = [p for p in BOOKS if p.parent.name in TRIED and 'Exercises(' in p.read_text('utf-8')]
 
 
 # Where there is a browser, tests/test_lab.py runs each cell of these in JupyterLab.
