@@ -141,6 +141,20 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ["'1.23'", 'torch.tensor(1.2304)'],
         ),
     },
+    '74_scalekd': {
+        1: (
+            [
+                ("lambda student, teacher: dfm_loss(student, teacher, 'alternative')", 'order of the lesson'),
+                ('lambda student, teacher: dfm_loss(student, teacher)', 'taken off at all'),
+                ('lambda student, teacher: len(student) * exchanged(student, teacher)', 'divide by B'),
+                ('lambda student, teacher: student - teacher', 'one number'),
+            ],
+            ["lambda student, teacher: exchanged(student, teacher).item()"],
+        ),
+        2: ([('3.136', 'on another grid'), ('0.016', 'each position')], ["'0.784'", 'torch.tensor(0.784)']),
+        3: ([('49', 'to choose between'), ('0', 'does come out')], ["'1'", '[1.0]']),
+        4: ([('24.42', 'must stay'), ('9.67', 'and one to stage 4')], ["'12.21'", '[12.2]']),
+    },
     '80_training': {
         1: ([('6', 'Do several batches make one update?'), ('3.25', 'Do several batches')], ["'3'", '[3]']),
         2: ([('50', 'leave out of the count'), ('75', 'is wrong')], ["'66.7 %'", 'torch.tensor(66.67)']),
