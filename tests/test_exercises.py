@@ -155,6 +155,46 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
         3: ([('49', 'to choose between'), ('0', 'does come out')], ["'1'", '[1.0]']),
         4: ([('24.42', 'must stay'), ('9.67', 'and one to stage 4')], ["'12.21'", '[12.2]']),
     },
+    '76_combined': {
+        1: (
+            [
+                ("['kd_ce', 'kd_kd', *(f'ofa_exit_{i}' for i in range(1, 5)), 'ofa_final']", 'Who holds'),
+                ("['kd', 'final', 'exit_1', 'exit_2', 'exit_3', 'exit_4']", 'How are parts named'),
+                ("['kd_kd', *(f'ofa_exit_{i}' for i in range(1, 5))]", 'One is missing'),
+            ],
+            ["('ofa_final', 'kd_kd', *(f'ofa_exit_{i}' for i in range(1, 5)))"],
+        ),
+        2: (
+            [
+                (
+                    "sum(v for k, (v, _) in last.items() if k[:3] == 'ofa') / last['fitnet_hint_2'][0]",
+                    'Did you compare values',
+                ),
+                (
+                    "sum(g.norm() for k, (_, g) in last.items() if k[:3] == 'ofa')"
+                    " / last['fitnet_hint_2'][1].norm()",
+                    'Gradients are vectors',
+                ),
+            ],
+            ["of_ofa.norm() / last['fitnet_hint_2'][1].norm()"],
+        ),
+        3: ([('3', 'comes first'), ('5', 'KD weighs'), ('0', 'comes first')], ["'4.8'", '[4.8]']),
+        4: ([('3', 'answer several'), ('2', 'answer several')], ["'1'", 'torch.tensor(1)']),
+    },
+    '78_multilabel': {
+        1: ([('0.018', 'share one unit'), ('0.982', 'two equal logits')], ["'0.482'", '[0.4821]']),
+        2: ([('75', 'The first image'), ('100', 'The first image'), ('0.5', 'so far')], ["'50 %'", '[50]']),
+        3: ([('81', 'every no'), ('0', 'stand equal')], ["'19 %'", 'torch.tensor(19.0)']),
+        4: (
+            [
+                ("['rkd', 'reviewkd', 'crd']", 'its negatives'),
+                ("['rkd', 'dist', 'reviewkd']", 'reads a softmax'),
+                ("'rkd'", 'not all'),
+                ("['kd']", 'out of the five'),
+            ],
+            ["{'ReviewKD', 'RKD'}"],
+        ),
+    },
     '80_training': {
         1: ([('6', 'Do several batches make one update?'), ('3.25', 'Do several batches')], ["'3'", '[3]']),
         2: ([('50', 'leave out of the count'), ('75', 'is wrong')], ["'66.7 %'", 'torch.tensor(66.67)']),
@@ -167,6 +207,22 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ["[('lr', 0.008), ('batch_size', 20), ('weight_decay', 0.0), ('sched', 'none')]"],
         ),
         4: ([("'views'", 'view_seed'), ("['split', 'first weights']", 'was settled')], ["['first weights']"]),
+    },
+    '94_demo': {
+        1: (
+            [
+                ("'labels'", 'more than a student'),
+                ("'ofa_t4'", 'has a teacher'),
+                ("'exits'", 'has this name'),
+            ],
+            ["'deep supervision'"],
+        ),
+        2: ([('100', 'Equal epochs'), ('20', 'twice the steps')], ["'40'", '[40]']),
+        3: (
+            [('0.42', 'makes it larger'), ('5.6', 'not variances'), ('1', 'makes it larger')],
+            ["'2.37'", '[2.37]'],
+        ),
+        4: ([('0', 'misses'), ('9.5', 'far too many'), ('5', 'far too many')], ["'0.5'", '[0.5]']),
     },
 }
 
