@@ -558,6 +558,7 @@ def test_a_part_may_be_switched_off():
             'expected one of own, ofa_paper',
         ),
         (lambda t: create_task('ofa+ofa', 'micro_vit', t, data=DATA), 'different methods'),
+        (lambda t: create_task('ofa+kd', 'micro_vit', t), 'input_size: give the images'),
         (lambda t: create_task('ofa+', 'micro_vit', t, data=DATA), 'method: expected one of'),
         (lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, weights=(1, 0)), 'numbers > 0'),
         (
