@@ -125,6 +125,78 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
         ),
         3: ([('50', 'by a hair'), ('80', 'standard error')], ["'65 %'", 'torch.tensor([65.0])']),
     },
+    '70_rsd': {
+        1: ([('0', 'Something is to pay'), ('121', 'do to a factor')], ["'4'", 'torch.tensor([4.0])']),
+        2: ([('7', 'Did you add both'), ('0.07', 'Did you add both'), ('63', 'count fully')], ["'7.07'"]),
+        3: ([('511', 'its own share'), ('64', 'centring'), ('8', 'one forward')], ["'63'", '[63]']),
+        4: ([('7.68', 'counts twice'), ('768**2', 'forget')], ["'5898'", '5899', 'torch.tensor(5898.24)']),
+    },
+    '72_hcd': {
+        1: (
+            [('0.707', 'above θ squared'), ('0.207', 'true class out'), ('0.244', 'true class out')],
+            ["'0.043'", 'torch.tensor([0.0429])'],
+        ),
+        2: ([('0.25', 'Does the cosine'), ('1', 'Does the cosine')], ["'0'", '[0.0]']),
+        3: ([('2.303', 'over the stages'), ('36.8', 'stages only')], ["'9.21'", '[9.2103]']),
+        4: (
+            [('0.307', 'How many stages'), ('2.46', 'Which layer'), ('0', 'how many sets')],
+            ["'1.23'", 'torch.tensor(1.2304)'],
+        ),
+    },
+    '74_scalekd': {
+        1: (
+            [
+                ("lambda student, teacher: dfm_loss(student, teacher, 'alternative')", 'order of the lesson'),
+                ('lambda student, teacher: dfm_loss(student, teacher)', 'taken off at all'),
+                ('lambda student, teacher: len(student) * exchanged(student, teacher)', 'divide by B'),
+                ('lambda student, teacher: student - teacher', 'one number'),
+            ],
+            ["lambda student, teacher: exchanged(student, teacher).item()"],
+        ),
+        2: ([('3.136', 'on another grid'), ('0.016', 'each position')], ["'0.784'", 'torch.tensor(0.784)']),
+        3: ([('49', 'to choose between'), ('0', 'does come out')], ["'1'", '[1.0]']),
+        4: ([('24.42', 'must stay'), ('9.67', 'and one to stage 4')], ["'12.21'", '[12.2]']),
+    },
+    '76_combined': {
+        1: (
+            [
+                ("['kd_ce', 'kd_kd', *(f'ofa_exit_{i}' for i in range(1, 5)), 'ofa_final']", 'Who holds'),
+                ("['kd', 'final', 'exit_1', 'exit_2', 'exit_3', 'exit_4']", 'How are parts named'),
+                ("['kd_kd', *(f'ofa_exit_{i}' for i in range(1, 5))]", 'One is missing'),
+            ],
+            ["('ofa_final', 'kd_kd', *(f'ofa_exit_{i}' for i in range(1, 5)))"],
+        ),
+        2: (
+            [
+                (
+                    "sum(v for k, (v, _) in last.items() if k[:3] == 'ofa') / last['fitnet_hint_2'][0]",
+                    'Did you compare values',
+                ),
+                (
+                    "sum(g.norm() for k, (_, g) in last.items() if k[:3] == 'ofa')"
+                    " / last['fitnet_hint_2'][1].norm()",
+                    'Gradients are vectors',
+                ),
+            ],
+            ["of_ofa.norm() / last['fitnet_hint_2'][1].norm()"],
+        ),
+        3: ([('3', 'comes first'), ('5', 'KD weighs'), ('0', 'comes first')], ["'4.8'", '[4.8]']),
+        4: ([('3', 'answer several'), ('2', 'answer several')], ["'1'", 'torch.tensor(1)']),
+    },
+    '78_multilabel': {
+        1: ([('0.018', 'share one unit'), ('0.982', 'two equal logits')], ["'0.482'", '[0.4821]']),
+        2: ([('75', 'The first image'), ('100', 'The first image'), ('0.5', 'so far')], ["'50 %'", '[50]']),
+        3: ([('81', 'every no'), ('0', 'stand equal')], ["'19 %'", 'torch.tensor(19.0)']),
+        4: (
+            [
+                ("['rkd', 'reviewkd', 'crd']", 'its negatives'),
+                ("['rkd', 'dist', 'reviewkd']", 'reads a softmax'),
+                ("'rkd'", 'not all'),
+                ("['kd']", 'out of the five'),
+            ],
+            ["{'ReviewKD', 'RKD'}"],
+        ),
+    },
     '80_training': {
         1: ([('6', 'Do several batches make one update?'), ('3.25', 'Do several batches')], ["'3'", '[3]']),
         2: ([('50', 'leave out of the count'), ('75', 'is wrong')], ["'66.7 %'", 'torch.tensor(66.67)']),
@@ -279,6 +351,22 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
             ["'466'", 'torch.tensor(466)'],
         ),
         4: ([('0', 'the ε in'), ('1e-7', 'the ε in'), ('10.7', 'surer student')], ["'0.128'", '[0.128]']),
+    },
+    '94_demo': {
+        1: (
+            [
+                ("'labels'", 'more than a student'),
+                ("'ofa_t4'", 'has a teacher'),
+                ("'exits'", 'has this name'),
+            ],
+            ["'deep supervision'"],
+        ),
+        2: ([('100', 'Equal epochs'), ('20', 'twice the steps')], ["'40'", '[40]']),
+        3: (
+            [('0.42', 'makes it larger'), ('5.6', 'not variances'), ('1', 'makes it larger')],
+            ["'2.37'", '[2.37]'],
+        ),
+        4: ([('0', 'misses'), ('9.5', 'far too many'), ('5', 'far too many')], ["'0.5'", '[0.5]']),
     },
 }
 

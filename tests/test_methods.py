@@ -562,6 +562,7 @@ def test_a_part_may_be_switched_off():
             'expected one of own, ofa_paper',
         ),
         (lambda t: create_task('ofa+ofa', 'micro_vit', t, data=DATA), 'different methods'),
+        (lambda t: create_task('ofa+kd', 'micro_vit', t), 'input_size: give the images'),
         (lambda t: create_task('ofa+', 'micro_vit', t, data=DATA), 'method: expected one of'),
         (lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, weights=(1, 0)), 'numbers > 0'),
         (
@@ -569,6 +570,14 @@ def test_a_part_may_be_switched_off():
             'expected options for ofa, kd, got rsd',
         ),
         (lambda t: create_task('rsd', 'micro_vit', t, data=DATA, weight=0), 'weight'),
+        (
+            lambda t: create_task('hcd', 'micro_vit', t, data=DATA, n=1),
+            'n: expected an integer from 2, got 1',
+        ),
+        (
+            lambda t: create_task('hcd', 'micro_vit', t, data=DATA, stages=(5,)),
+            r'expected one or more of \(1, 2, 3, 4\)',
+        ),
         (lambda t: step(create_task('kd', 'micro_vit', t, data=DATA), 1), 'at least two images'),
         (lambda t: Plan(methods=('rsd', 'nothing')), 'got nothing'),
         (lambda t: choose(dict(a={}), 'b'), "expected one of a, got 'b'"),

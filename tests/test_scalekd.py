@@ -10,15 +10,14 @@ import torch.nn as nn
 from timm.optim import create_optimizer_v2
 
 from ofa_learn.data import digits, split
+from ofa_learn.last_stage import _LastStage, find_last_stage
 from ofa_learn.models import count_params, find_taps, make_model
 from ofa_learn.scalekd import (
     _VIEWS,
     CAP,
     Projectors,
     _default_heads,
-    _LastStage,
     dfm_loss,
-    find_last_stage,
     soft_ce_loss,
 )
 from ofa_learn.tasks import Teacher, create_task
