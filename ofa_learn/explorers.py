@@ -591,7 +591,8 @@ def _cost_figure(s: dict) -> Sketch:
         'Pale: not chosen. All of it is paid while training only.',
         430,
     )
-    return fig.update_xaxes(type='category')
+    top = max(v for trace in fig.data for v in trace['y'])
+    return fig.update_xaxes(type='category').update_yaxes(range=[0, 1.05 * top])
 
 
 @drawn
@@ -630,6 +631,9 @@ def _exits_figure(s: dict) -> Sketch:
     )
     styled(fig, 'What exits give', 'test accuracy (%)', 'exits', 'Every dot is a run.', 430)
     order = dict(type='category', categoryorder='array', categoryarray=names[::-1])
+    order |= dict(range=[-0.8, len(names) - 0.2])  # the ring fits wherever it stands
+    runs = [a for v in s['over'].values() for a in v]
+    fig.update_xaxes(range=[min(runs) - 1, max(runs) + 1])
     return fig.update_yaxes(**order, dtick=1, tickfont_size=11)  # every choice is named
 
 # %% ../nbs/widgets/91_explorers.ipynb #f4fdc98d
@@ -681,7 +685,8 @@ class BranchExplorer(OverRecords):
         return _branch_state(self.records, **values)
 
     def draw(self, s):
-        return [sketch(figure, s).update_layout(height=400) for figure in (_cost_figure, _exits_figure)]
+        figures = (_cost_figure, _exits_figure)
+        return [sketch(figure, s).update_layout(height=400, margin_l=84) for figure in figures]
 
 # %% ../nbs/widgets/91_explorers.ipynb #36d73284
 _DEEP: dict[str, tuple[str, dict, str | list[str]]] = dict(
@@ -861,6 +866,18 @@ def _cka_table(s: dict) -> list[list[str]]:
     return table
 
 
+def _layer_axis(whose: str, layers: list[str]) -> dict:
+    "An axis of a network's layers, named by what tells them apart: 'blocks.3' is 3, 'stages.0.1' is 0.1."
+    short = [layer.partition('.')[2] or layer for layer in layers]
+    part = 'stage.block' if any('.' in name for name in short) else 'block'
+    return dict(
+        title_text=f'{part} of the {whose}',
+        tickvals=list(range(len(layers))),
+        ticktext=short,
+        range=[-0.5, len(layers) - 0.5],
+    )
+
+
 @drawn
 def _cka_figure(s: dict, when: str) -> Sketch:
     "The heat map 'before' or 'after'."
@@ -869,8 +886,10 @@ def _cka_figure(s: dict, when: str) -> Sketch:
     teacher, student = FAMILIES[s['teacher']], FAMILIES[s['student']]
     rows = [f'{teacher} {layer}' for layer in run['rows']]
     columns = [f'{student} {layer}' for layer in run['columns']]
-    axes = (f'layer of the {student} student', f'layer of the {teacher} teacher')
-    return sketch(cka_heatmap, run['matrix'], rows, columns, f'{when.capitalize()}: {said}', *axes)
+    fig = sketch(cka_heatmap, run['matrix'], rows, columns, f'{when.capitalize()}: {said}')
+    fig.update_layout(margin_l=78)  # room for 'stem' where no layer is called so: the map keeps its place
+    fig.update_xaxes(**_layer_axis(f'{student} student', run['columns']))
+    return fig.update_yaxes(**_layer_axis(f'{teacher} teacher', run['rows']))
 
 # %% ../nbs/widgets/91_explorers.ipynb #e9a1ec6b
 class CKAExplorer(OverRecords):

@@ -526,8 +526,6 @@ def _cka_trace(matrix, rows, columns, showscale=True) -> dict:
         colorscale=_CKA_SCALE,
         showscale=showscale,
         hoverongaps=False,
-        xgap=1,
-        ygap=1,
         colorbar=dict(title=dict(text='CKA', side='right'), thickness=14),
         hovertemplate='%{y}<br>%{x}<br>CKA %{z:.3f}<extra></extra>',
     )

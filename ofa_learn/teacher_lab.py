@@ -265,7 +265,7 @@ def _labels_figure(s: dict) -> Sketch:
         there = ', '.join(map(str, s['seen'])) or 'no number of'
         only = f'A teacher of {s["images"]} images is recorded with {there} labels only. '
         _note(fig, f'{only}Labels alone need no teacher.')
-    names = [f'<b>{n}</b>' if n == s['labels'] else str(n) for n in s['at']]
+    names = [str(n) for n in s['at']]
     fig.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5])
     return fig.update_yaxes(range=s['frames']['test'])
 
@@ -284,6 +284,8 @@ def _training_figure(s: dict) -> Sketch:
     fig.update_layout(height=480)
     if s['method'] not in s['series']:
         _note(fig, _missing(s, s['method']))
+    if epochs := [e for runs in s['series'].values() for x, _ in runs for e in x]:
+        fig.update_xaxes(range=[min(epochs), max(epochs)])
     return fig.update_yaxes(range=s['frames']['valid'])
 
 # %% ../nbs/widgets/97_teacher_lab.ipynb #fd363d53
@@ -387,4 +389,5 @@ class TeacherLab(OverRecords):
         return _lab_state(self.records, **values)
 
     def draw(self, s):
-        return [sketch(figure, s).update_layout(height=420) for figure in (_labels_figure, _training_figure)]
+        figures = (_labels_figure, _training_figure)
+        return [sketch(figure, s).update_layout(height=420, margin_l=72) for figure in figures]
