@@ -252,12 +252,12 @@ def _labels_figure(s: dict) -> Sketch:
     column = s['at'].index(s['labels'])
     edges = dict(type='rect', x0=column - 0.5, x1=column + 0.5, y0=0, y1=1, yref='paper')
     fig.update_layout(shapes=[edges | dict(fillcolor='#ececec', layer='below', line=dict(width=0))])
-    title = f'Final test accuracy, {pair_name(s["pair"])}, teacher of {s["images"]} images'
+    title = f'{pair_name(s["pair"])}, teacher of {s["images"]} images'
     styled(
         fig,
         title,
-        'labels that the student has (not to scale)',
-        'test accuracy (%)',
+        'the student’s labels (not to scale)',
+        'final test accuracy (%)',
         'A small dot is a run, bars are 95 % intervals of the mean; the dotted line only joins means.',
         480,
     )

@@ -3,6 +3,7 @@
 // figure once; a move that changes only values, ranges and words is painted into its SVG at once, in a
 // millisecond or two, and plotly takes the numbers over when the hand rests. Whatever else changes, plotly draws.
 const REST = 250;  // milliseconds without a move
+const LEAST = 150;  // pixels from the top of what is drawn to its bottom, without titles and legend
 const MOVING = ['x', 'y', 'z', 'text'];
 const SAID = ['customdata', 'hovertemplate'];  // only shown by pointing
 const WITHIN = {error_y: ['array'], marker: ['opacity']};  // of what is drawn too, what may change
@@ -219,7 +220,7 @@ function heat({group, xaxis, yaxis}, trace) {
   const box = {x: left, width: right - left, y: high, height: low - high};
   return () => {
     for (const [name, v] of Object.entries(box)) image.setAttribute(name, px(v));
-    image.setAttributeNS('http://www.w3.org/1999/xlink', 'href', canvas.toDataURL());
+    image.href.baseVal = canvas.toDataURL();
   };
 }
 
@@ -288,13 +289,22 @@ function stage(Plotly, node, config) {
   let drawn = null;  // what plotly drew last
   let frame = 0;
   let rest = 0;
+  let grown = {more: 0};  // by how much a narrow figure is higher, for a legend of many lines
 
   function draw() {
     clearTimeout(rest);
     // plotly writes into what it draws, so it gets a copy.
     drawn = shown;
-    const {data, layout} = structuredClone(shown);
-    Plotly.react(node, data, layout, config);
+    if (grown.width !== node.clientWidth) grown = {width: node.clientWidth, more: 0};
+    for (const again of [true, false]) {
+      const {data, layout} = structuredClone(shown);
+      if (layout.height) layout.height += grown.more;
+      Plotly.react(node, data, layout, config);
+      const lack = Math.ceil(LEAST - node._fullLayout._size.h);
+      if (!again || lack <= 0 || !layout.height || grown.more) break;
+      grown.more = lack;
+      node.style.height = `${layout.height + lack}px`;
+    }
   }
 
   function follow() {
