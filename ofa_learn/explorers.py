@@ -29,6 +29,7 @@ from ofa_learn.figures import (
     curves,
     drawn,
     escaped,
+    layer_axis,
     method_label,
     method_style,
     pair_name,
@@ -591,7 +592,9 @@ def _cost_figure(s: dict) -> Sketch:
         'Pale: not chosen. All of it is paid while training only.',
         430,
     )
-    return fig.update_xaxes(type='category')
+    return fig.update_xaxes(type='category').update_yaxes(
+        range=[0, 1.05 * max(v for t in fig.data for v in t['y'])]
+    )
 
 
 @drawn
@@ -629,8 +632,15 @@ def _exits_figure(s: dict) -> Sketch:
         marker=dict(symbol='circle-open', size=18, color=PALETTE['vermilion'], line_width=3),
     )
     styled(fig, 'What exits give', 'test accuracy (%)', 'exits', 'Every dot is a run.', 430)
-    order = dict(type='category', categoryorder='array', categoryarray=names[::-1])
-    return fig.update_yaxes(**order, dtick=1, tickfont_size=11)  # every choice is named
+    fig.update_xaxes(range=[min(fig.data[0]['x']) - 1, max(fig.data[0]['x']) + 1])
+    return fig.update_yaxes(
+        type='category',
+        categoryorder='array',
+        categoryarray=names[::-1],
+        range=[-0.8, len(names) - 0.2],  # the ring fits wherever it stands
+        dtick=1,  # every choice is named
+        tickfont_size=11,
+    )
 
 # %% ../nbs/widgets/91_explorers.ipynb #f4fdc98d
 class BranchExplorer(OverRecords):
@@ -681,7 +691,10 @@ class BranchExplorer(OverRecords):
         return _branch_state(self.records, **values)
 
     def draw(self, s):
-        return [sketch(figure, s).update_layout(height=400) for figure in (_cost_figure, _exits_figure)]
+        return [
+            sketch(figure, s).update_layout(height=400, margin_l=84)
+            for figure in (_cost_figure, _exits_figure)
+        ]
 
 # %% ../nbs/widgets/91_explorers.ipynb #36d73284
 _DEEP: dict[str, tuple[str, dict, str | list[str]]] = dict(
@@ -867,10 +880,16 @@ def _cka_figure(s: dict, when: str) -> Sketch:
     run = s[when]
     said = method_label(s['start'] if when == 'before' else s['method'])
     teacher, student = FAMILIES[s['teacher']], FAMILIES[s['student']]
-    rows = [f'{teacher} {layer}' for layer in run['rows']]
-    columns = [f'{student} {layer}' for layer in run['columns']]
-    axes = (f'layer of the {student} student', f'layer of the {teacher} teacher')
-    return sketch(cka_heatmap, run['matrix'], rows, columns, f'{when.capitalize()}: {said}', *axes)
+    rows, columns = (
+        [f'{f} {layer}' for layer in run[k]] for f, k in ((teacher, 'rows'), (student, 'columns'))
+    )
+    across, up = (
+        layer_axis(f'{student} student', run['columns']),
+        layer_axis(f'{teacher} teacher', run['rows']),
+    )
+    # Room for 'stem' where no layer is called so: the map keeps its place.
+    fig = sketch(cka_heatmap, run['matrix'], rows, columns, f'{when.capitalize()}: {said}')
+    return fig.update_layout(margin_l=78).update_xaxes(**across).update_yaxes(**up)
 
 # %% ../nbs/widgets/91_explorers.ipynb #e9a1ec6b
 class CKAExplorer(OverRecords):

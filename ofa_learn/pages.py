@@ -42,7 +42,7 @@ from .records import interval_text, results, table_cells, table_html, table_lege
 def gamma_numbers(
     probs: list[float],  # (K,) the teacher's probabilities of one image
     label: int,  # its true class, 0 to K-1
-    gamma: float,  # γ ≥ 1
+    gamma: float,  # γ > 0
 ) -> dict:  # paper, released: (K,) weights; target_…: of the true class; dark_…: of all others, for each form
     "The weight of every class in both forms (Hao et al., 2023, Eq. 6, and the released code)."
     forms = form_weights(probs, label, gamma)
@@ -137,19 +137,25 @@ def check_cards(
     return names
 
 # %% ../nbs/widgets/92_pages.ipynb #815d097a
+BELOW_ONE = (
+    'Below 1 γ lifts the wrong classes instead, which is what WTTM uses it for. '
+    'WTTM gives every class p^γ, so it differs from the released form in the true class alone, '
+    'which gets (1 + p)^γ − 1 there.'
+)
 _GAMMA_CAPTION = (
     'Slide γ (the arrow keys work) and pick images, '
     'from those the teacher gets wrong to those it is sure of. '
     'Watch the wrong classes: the paper’s form leaves them as the teacher has them, '
     'the released one shrinks them. '
-    'For an image that the teacher gets wrong, γ hardly changes the target.'
+    'For an image that the teacher gets wrong, γ hardly changes the target. '
+    f'{BELOW_ONE}'
 )
 
 
 def gamma_version(
     digits: list[dict],  # each: image (rows of 0–255, 255 is ink), label, probs ((K,), the teacher's)
     classes: list[str] | None = None,  # the K classes' names; their numbers when left out
-    gamma: float = 1.4,  # where the slider starts, 1 to 4
+    gamma: float = 1.4,  # where the slider starts, .1 to 4
 ) -> str:  # a <figure> that pages.js brings to life
     "The γ slider over real images: target weighting and class weights, without a kernel."
     if not digits:
@@ -382,7 +388,7 @@ def validation_curve(record: dict) -> tuple[list, list]:
 def _dots(records: list[dict]) -> str:
     "Every run's test accuracy, as HTML."
     rows = [dict(method=r['method'], seed=r['seed'], accuracy=r['test_accuracy']) for r in records]
-    height = 90 + 44 * len({r['method'] for r in rows})  # three small lines for a name
+    height = 130 + 50 * len({r['method'] for r in rows})  # a name may have three small lines
     figure = paired_dots(rows).update_layout(height=height)
     return figure_html(figure.update_yaxes(tickfont_size=11))
 

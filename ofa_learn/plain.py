@@ -10,6 +10,8 @@ import html
 import math
 import time
 from collections.abc import Callable, Iterator
+from functools import wraps
+from threading import RLock
 
 # %% ../nbs/internals/04_plain.ipynb #b3d598d3
 def as_lists(values) -> list:
@@ -60,13 +62,13 @@ def percent(p: float) -> str:
 def form_weights(
     probs: list[float],  # (K,) the teacher's probabilities of one image
     label: int,  # its true class
-    gamma: float,  # γ ≥ 1
+    gamma: float,  # γ > 0
 ) -> dict[str, list[float]]:  # paper, released: (K,) weights
     "The weight of every class in both forms (Hao et al., 2023, Eq. 6, and the released code)."
     if not 0 <= label < len(probs):
         raise ValueError(f'label: expected a class from 0 to {len(probs) - 1}, got {label}')
-    if not gamma >= 1:
-        raise ValueError(f'gamma: expected at least 1, got {gamma}')
+    if not gamma > 0:
+        raise ValueError(f'gamma: expected a number above 0, got {gamma}')
     target = (1 + probs[label]) ** gamma
     paper, released = list(probs), [p**gamma for p in probs]
     paper[label], released[label] = target, target - 1
@@ -171,6 +173,20 @@ def formulas_html(s: dict) -> str:
     return f'<div role="status">{"".join(lines)}<p style="{look}">{html.escape(said)}</p></div>'
 
 # %% ../nbs/internals/04_plain.ipynb #51d28673
+_DRAWING = RLock()
+
+
+def one_at_a_time(method: Callable) -> Callable:
+    "The same, but a thread waits until no other is in any such function; one may call another."
+
+    @wraps(method)
+    def guarded(*args):
+        with _DRAWING:
+            return method(*args)
+
+    return guarded
+
+
 class Pieces:
     "Work that goes on for a moment whenever it is asked for, and begins again after its end."
 

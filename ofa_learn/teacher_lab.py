@@ -252,12 +252,12 @@ def _labels_figure(s: dict) -> Sketch:
     column = s['at'].index(s['labels'])
     edges = dict(type='rect', x0=column - 0.5, x1=column + 0.5, y0=0, y1=1, yref='paper')
     fig.update_layout(shapes=[edges | dict(fillcolor='#ececec', layer='below', line=dict(width=0))])
-    title = f'Final test accuracy, {pair_name(s["pair"])}, teacher of {s["images"]} images'
+    title = f'{pair_name(s["pair"])}, teacher of {s["images"]} images'
     styled(
         fig,
         title,
-        'labels that the student has (not to scale)',
-        'test accuracy (%)',
+        'the student’s labels (not to scale)',
+        'final test accuracy (%)',
         'A small dot is a run, bars are 95 % intervals of the mean; the dotted line only joins means.',
         480,
     )
@@ -265,7 +265,7 @@ def _labels_figure(s: dict) -> Sketch:
         there = ', '.join(map(str, s['seen'])) or 'no number of'
         only = f'A teacher of {s["images"]} images is recorded with {there} labels only. '
         _note(fig, f'{only}Labels alone need no teacher.')
-    names = [f'<b>{n}</b>' if n == s['labels'] else str(n) for n in s['at']]
+    names = [str(n) for n in s['at']]
     fig.update_xaxes(tickvals=list(range(len(names))), ticktext=names, range=[-0.5, len(names) - 0.5])
     return fig.update_yaxes(range=s['frames']['test'])
 
@@ -284,6 +284,8 @@ def _training_figure(s: dict) -> Sketch:
     fig.update_layout(height=480)
     if s['method'] not in s['series']:
         _note(fig, _missing(s, s['method']))
+    if epochs := [e for runs in s['series'].values() for x, _ in runs for e in x]:
+        fig.update_xaxes(range=[min(epochs), max(epochs)])
     return fig.update_yaxes(range=s['frames']['valid'])
 
 # %% ../nbs/widgets/97_teacher_lab.ipynb #fd363d53
@@ -387,4 +389,5 @@ class TeacherLab(OverRecords):
         return _lab_state(self.records, **values)
 
     def draw(self, s):
-        return [sketch(figure, s).update_layout(height=420) for figure in (_labels_figure, _training_figure)]
+        figures = (_labels_figure, _training_figure)
+        return [sketch(figure, s).update_layout(height=420, margin_l=72) for figure in figures]

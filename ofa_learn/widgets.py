@@ -30,6 +30,7 @@ from ofa_learn.figures import (
     target_weighting,
 )
 from ofa_learn.pages import (
+    BELOW_ONE,
     GAMMAS,
     PAGE_VERSION,
     check_cards,
@@ -49,6 +50,7 @@ from ofa_learn.plain import (
     form_weights,
     formulas_html,
     formulas_text,
+    one_at_a_time,
     percent,
     softmax,
 )
@@ -122,22 +124,24 @@ def probs_of(
 _LOSSES = dict(kd='KD (γ = 1)', paper='OFA, paper’s form', released='OFA, released form')
 
 
-def _check_setting(gamma: float, temperature: float) -> None:
-    if not 1 <= gamma < math.inf:
-        raise ValueError(f'gamma: expected finite numbers of at least 1, got {gamma}')
+def _check_setting(gamma: float, temperature: float, least: float) -> None:
+    if not least <= gamma < math.inf:
+        raise ValueError(f'gamma: expected finite numbers of at least {least:g}, got {gamma}')
     if not 0 < temperature < math.inf:
         raise ValueError(f'temperature: expected a finite number above 0, got {temperature}')
 
 
 def gamma_state(
     card: dict,  # one image's label and teacher's logits
-    gamma: float,  # γ ≥ 1
+    gamma: float,  # γ ≥ .1
     temperature: float = 1.0,  # T > 0
-) -> dict:  # probs (K,), p; for kd, paper, released: weights (K,), and target, dark, share by form
-    "Every class's weight in KD and in OFA's forms (Hao et al., 2023, Eqs. 5, 6, and the released code)."
-    _check_setting(gamma, temperature)
+) -> dict:  # probs (K,), p; for kd, paper, released, wttm: weights (K,), and target, dark, share by form
+    "Every class's weight in KD, OFA's forms (Hao et al., 2023) and WTTM (Zheng and Yang, 2024)."
+    _check_setting(gamma, temperature, least=0.1)
     label, probs = card['label'], probs_of(card, temperature)
-    weights = dict(kd=form_weights(probs, label, 1.0)['paper']) | form_weights(probs, label, gamma)
+    weights = form_weights(probs, label, gamma) | dict(
+        kd=form_weights(probs, label, 1.0)['paper'], wttm=[p**gamma for p in probs]
+    )
     dark = {k: math.fsum(v for c, v in enumerate(w) if c != label) for k, w in weights.items()}
     return dict(
         gamma=gamma,
@@ -156,7 +160,7 @@ def _gamma_rows(
     s: dict,  # of `gamma_state`
     classes: list[str],  # the classes' names
 ) -> list[list[str]]:  # cells, the header first
-    "The numbers of `gamma_state` as a table: a row for each loss."
+    "The numbers of `gamma_state` as a table: a row for each loss, and below γ = 1 one for WTTM."
     wrong = [c for c in range(len(s['probs'])) if c != s['label']]
     rival = max(wrong, key=lambda c: s['probs'][c])
     head = [
@@ -167,7 +171,7 @@ def _gamma_rows(
         'dark knowledge kept',
     ]
     rows = [head]
-    for k, name in _LOSSES.items():
+    for k, name in (_LOSSES | ({'wttm': 'WTTM, p^γ'} if s['gamma'] < 1 else {})).items():
         target, dark, share = (s[part][k] for part in ('target', 'dark', 'share'))
         rows.append([name, f'{target:.3f}', f'{s[k][rival]:.4f}', f'{dark:.4f}', f'{100 * share:.0f} %'])
     return rows
@@ -192,7 +196,7 @@ def anatomy_state(
     temperature: float = 1.0,  # T > 0
 ) -> dict:  # p, ce, dark, kd (Eq. 5), ofa (6), ofa2 (8), weights and rest of the series (7), gradients (K,)
     "One image's loss by Eqs. 5 to 8, and its gradient in the student's logits (Hao et al., 2023)."
-    _check_setting(gamma, temperature)
+    _check_setting(gamma, temperature, least=1)
     if len(student_logits) != len(card['logits']):
         raise ValueError(f'student_logits: expected {len(card["logits"])}, got {len(student_logits)}')
     label = card['label']
@@ -439,7 +443,10 @@ def in_rows(controls: list[W.DOMWidget]) -> W.HBox:
     "Controls in rows, as many in each as there is room for."
     for control in controls:
         control.layout = dict(flex='1 1 280px')
-    return W.HBox(controls, layout=dict(flex_flow='row wrap', grid_gap='0 1.5rem', overflow='hidden'))
+    # The padding is for the ring about the control that has the focus.
+    return W.HBox(
+        controls, layout=dict(flex_flow='row wrap', grid_gap='0 1.5rem', overflow='hidden', padding='3px')
+    )
 
 
 _ALONE = (
@@ -470,6 +477,7 @@ class Moving(W.VBox):
     def paragraph(text: str) -> str:
         return f'<p style="line-height:1.4; margin:4px 0">{text}</p>'
 
+    @one_at_a_time
     def show(self):
         "Make the figures, the first time."
         self.numbers = self.state()
@@ -490,6 +498,7 @@ class Moving(W.VBox):
         "What the views have to be given: None for each piece of work, and all of it at last."
         yield [figure.given for figure in self.figures]
 
+    @one_at_a_time
     def asked(self, figure: _Plot, content: dict, buffers) -> None:
         "The page asks for what its views have to be given; where there is more to do, it asks again."
         if all(f.moves_itself() for f in self.figures if f.view):
@@ -500,6 +509,7 @@ class Moving(W.VBox):
         if tables is None:
             figure.send(dict(more=True))
 
+    @one_at_a_time
     def redraw(self, change=None):
         "Everything again from the controls' values."
         self.numbers = self.state()
@@ -522,11 +532,11 @@ class Moving(W.VBox):
 class Explorer(Moving):
     "Digits, γ and T, and figures of the one that is picked."
 
-    def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0):
+    def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0, least=1.0):
         super().__init__()
         self.cards = cards = lab_cards() if cards is None else cards
         self.classes = check_cards(cards, classes)
-        self.gamma = Slider(description='γ', min=1, max=4, step=0.1, value=gamma)
+        self.gamma = Slider(description='γ', min=least, max=4, step=0.1, value=gamma)
         self.temperature = Slider(description='temperature T', min=1, max=8, step=0.5, value=temperature)
         names = [f"{self.classes[c['label']]}: {percent(probs_of(c)[c['label']])}" for c in cards]
         self.digit = _Strip(
@@ -560,7 +570,7 @@ class GammaExplorer(Explorer):
     Args:
         cards: images with a label and a teacher's logits each, from `teacher_cards`; default recorded ones.
         classes: the names of the K classes; default their numbers.
-        gamma: γ at the start, from 1 to 4.
+        gamma: γ at the start, from .1 to 4.
         temperature: T at the start, from 1 to 8.
     Raises:
         ValueError: no cards, a card that lacks something or does not fit, or a value out of range.
@@ -570,7 +580,7 @@ class GammaExplorer(Explorer):
         >>> print(w.text().splitlines()[0].split('  ')[0])
         loss
     Source:
-        Hao et al., 2023, Eq. 6, and their released code.
+        Hao et al., 2023, Eq. 6, and their released code; below γ = 1 Zheng and Yang, 2024.
     """
 
     title = 'Slide γ'
@@ -579,7 +589,7 @@ class GammaExplorer(Explorer):
         'Pick the last digit and slide again: hardly anything moves, '
         'γ trusts a label only where the teacher agrees. Then watch orange among the wrong classes: '
         'the released form silences the dark knowledge that the paper’s form keeps. '
-        'Raise T to wake more of it.'
+        f'Raise T to wake more of it. {BELOW_ONE}'
     )
 
     def __init__(
@@ -589,7 +599,7 @@ class GammaExplorer(Explorer):
         gamma: float = 1.4,
         temperature: float = 1.0,
     ):
-        super().__init__(cards, classes, gamma, temperature)
+        super().__init__(cards, classes, gamma, temperature, least=0.1)
         self.show()
         self.bars = self.figures[1]
         self.arrange()
@@ -717,12 +727,14 @@ class LossAnatomy(Explorer):
             slider.value = self.logits[c]
         self.loading = False
 
+    @one_at_a_time
     def moved(self, change):
         if not self.loading:
             for slider, c in zip(self.z, _three_classes(self.card)):
                 self.logits[c] = slider.value
             super().redraw()
 
+    @one_at_a_time
     def redraw(self, change=None):
         if change and change['owner'] is self.digit:
             self.load()
@@ -739,7 +751,8 @@ class LossAnatomy(Explorer):
 
     def draw(self, s):
         figures = sketch(_anatomy_figure, s), sketch(_gradient_figure, s, self.classes)
-        return [figure.update_layout(height=340) for figure in figures]
+        # The room on the left is the same for −16 and for 2, so that nothing jumps.
+        return [figure.update_layout(height=340, margin_l=72) for figure in figures]
 
     def text(self):
         return formulas_text(self.numbers)

@@ -273,7 +273,7 @@ def test_teacher_lab_draws_records_and_nothing_between_them():
         assert list(ring.y) == ([pytest.approx(sum(here) / 3)] if here else [])
         layout = w.figures[0].layout
         assert list(layout.yaxis.range) == w.numbers['frames']['test']
-        assert layout.xaxis.ticktext[w.labels.values.index(labels)] == f'<b>{labels}</b>'
+        assert layout.xaxis.ticktext[w.labels.values.index(labels)] == str(labels)
         assert (layout.shapes[0].x0 + layout.shapes[0].x1) / 2 == w.labels.values.index(labels)
         notes = [a.text for a in layout.annotations]
         only = 'A teacher of 60 images is recorded with 60 labels only.'

@@ -6,6 +6,8 @@ import math
 import re
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import plotly.graph_objects as go
 import pytest
@@ -20,6 +22,7 @@ from ofa_learn.explorers import AccuracyCurves, BranchExplorer, CKAExplorer
 from ofa_learn.figures import class_bars, target_weighting
 from ofa_learn.losses import class_weights, dark_mass, kd_loss, ofa_loss
 from ofa_learn.models import make_model
+from ofa_learn.more_logits import wttm_loss
 from ofa_learn.pages import GAMMAS, check_cards, gamma_numbers, static_text, steps_version
 from ofa_learn.plain import formulas
 from ofa_learn.widgets import (
@@ -193,7 +196,7 @@ def test_figures_have_titles_captions_and_room():
 def test_gamma_explorer_follows_its_controls(cards):
     w = GammaExplorer(cards)
     assert w.gamma.value == 1.4 and w.numbers['gamma'] == 1.4
-    for gamma, T, digit in ((2.0, 1.0, 0), (1.0, 1.0, 0), (4.0, 3.0, 7), (1.4, 8.0, 2)):
+    for gamma, T, digit in ((2.0, 1.0, 0), (1.0, 1.0, 0), (0.1, 1.0, 0), (4.0, 3.0, 7), (1.4, 8.0, 2)):
         w.gamma.value, w.temperature.value, w.digit.value = gamma, T, digit
         label = cards[digit]['label']
         p = probs_of(cards[digit], T)
@@ -277,7 +280,7 @@ def test_plotly_is_sent_once_for_all_figures(cards):
     w, v = GammaExplorer(cards), LossAnatomy(cards)
     engines = {f.engine.model_id for f in (*w.figures, *v.figures, live(go.Figure()))}
     assert len(engines) == 1 and len(_Engine.get().code) > 1e6
-    assert all(len(f._esm) < 2e4 for f in w.figures)  # our own scripts, without plotly's megabytes
+    assert all(len(f._esm) < 3e4 for f in w.figures)  # our own scripts, without plotly's megabytes
     _Engine.get().close()  # as Widget.close_all does
     assert live(go.Figure()).engine.comm is not None
 
@@ -295,6 +298,47 @@ def test_one_move_redraws_once(cards, monkeypatch):
         drawn.clear()
         control.value = value
         assert len(drawn) == 1
+
+
+class Watched(LossAnatomy):
+    "It takes its time, and notes how many draw at once."
+
+    inside = 0
+
+    def __init__(self, *args):
+        self.together = []
+        super().__init__(*args)
+
+    def draw(self, s):
+        self.inside += 1
+        self.together.append(self.inside)
+        time.sleep(0.05)
+        figures = super().draw(s)
+        self.inside -= 1
+        return figures
+
+    def tables(self):
+        time.sleep(0.05)
+        yield from super().tables()
+
+
+def test_a_cell_and_a_hand_draw_one_after_the_other(cards):
+    "From JupyterLab 4.4 on they come from two threads."
+    w = Watched(cards)
+    with ThreadPoolExecutor(2) as pool:
+        moves = [pool.submit(setattr, c, 'value', v) for c, v in ((w.gamma, 3.0), (w.temperature, 2.0))]
+    assert [move.result() for move in moves] == [None] * 2
+    assert max(w.together) == 1 and len(w.together) == 3
+    assert (w.numbers['gamma'], w.numbers['temperature']) == (3.0, 2.0)
+    assert [t.y for t in w.fig.data] == [t.y for t in _anatomy_figure(w.numbers).data]
+
+
+def test_two_pages_ask_at_once(cards):
+    w = Watched(cards)
+    with ThreadPoolExecutor(2) as pool:
+        asked = [pool.submit(w.asked, w.fig, dict(wants='table'), []) for _ in range(2)]
+    assert [ask.result() for ask in asked] == [None] * 2
+    assert all(f.moves_itself() for f in w.figures)
 
 
 def test_a_given_student_stays_and_far_logits_fit(cards):
@@ -394,7 +438,8 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
         (lambda: check_cards([dict(image=[[1], [1, 2]], label=0, logits=[0.0, 1.0])]), 'rows of one length'),
         (lambda: check_cards([card(k=10), card(k=9)]), 'expected 10 probabilities'),
         (lambda: GammaExplorer([]), 'cards: expected at least one image, got none'),
-        (lambda: GammaExplorer([card()], gamma=9), 'γ: expected a number from 1 to 4, got 9'),
+        (lambda: GammaExplorer([card()], gamma=9), 'γ: expected a number from 0.1 to 4, got 9'),
+        (lambda: LossAnatomy([card()], gamma=0.5), 'γ: expected a number from 1 to 4, got 0.5'),
         (
             lambda: GammaExplorer([card()], temperature=0),
             'temperature T: expected a number from 1 to 8, got 0',
@@ -408,7 +453,7 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
         ),
         (lambda: setattr(GammaExplorer([card()]).digit, 'value', 1), 'digit: expected 0 to 0, got 1'),
         (lambda: steps_version([[]], [''], 1.0, ''), 'figures: expected 31'),
-        (lambda: gamma_state(card(), 0.5), 'gamma: expected finite numbers of at least 1'),
+        (lambda: gamma_state(card(), 0.05), 'gamma: expected finite numbers of at least 0.1'),
         (
             lambda: Slider(description='x', min=0, max=1, value=math.nan),
             'x: expected a number from 0 to 1, got nan',
@@ -424,7 +469,7 @@ def test_a_refused_value_leaves_the_widget_as_it_was(cards):
     w = GammaExplorer(cards)
     before = list(w.fig.data[1].y)
     with pytest.raises(ValueError):
-        w.gamma.value = 0.5
+        w.gamma.value = 0.05
     assert w.gamma.value == 1.4 and list(w.fig.data[1].y) == before
 
 
@@ -462,6 +507,24 @@ def test_rows_are_the_numbers(cards):
     head, kd, paper, released = _gamma_rows(gamma_state(cards[2], 2.0), list('0123456789'))
     assert len(head) == len(kd) == 5 and 'class, 2' in head[1]
     assert paper[-1] == kd[-1] == '100 %' and float(released[-1].split()[0]) < 100
+
+
+def test_below_gamma_1_the_released_form_is_wttm_but_for_the_true_class(cards):
+    for c in cards:
+        s = gamma_state(c, 0.3)
+        z_s, z_t, _ = as_batch(c, [0.5 * i for i in range(10)])
+        z_s.requires_grad_()
+        (gradient,) = torch.autograd.grad(wttm_loss(z_s, z_t, gamma=0.3), z_s)
+        w = torch.tensor(s['wttm'], dtype=torch.float64)
+        assert gradient[0].tolist() == close((w.sum() * z_s[0].softmax(0) - w).tolist())
+        wrong = [i for i in range(10) if i != c['label']]
+        assert [s['wttm'][i] for i in wrong] == [s['released'][i] for i in wrong]
+    *_, released, wttm = _gamma_rows(s, list('0123456789'))
+    assert wttm[0] == 'WTTM, p^γ' and wttm[2:] == released[2:] and wttm[1] != released[1]
+    assert s['share']['wttm'] > 1
+    # What a wrong class gets is seen.
+    bars = class_bars(s['probs'], c['label'], 0.3)
+    assert max(bars.data[5].y) <= bars.layout.yaxis2.range[1] <= 2 * max(bars.data[5].y)
 
 
 WITHOUT_TORCH = '''

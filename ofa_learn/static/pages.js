@@ -35,10 +35,10 @@
     return places;
   }
 
-  // A slider over γ from 1 to 4; it returns a function that gives its value and says it.
-  function gammaIn(parent, id, start, changed) {
+  // A slider over γ up to 4; it returns a function that gives its value and says it.
+  function gammaIn(parent, id, least, start, changed) {
     element('label', {for: id, text: 'γ'}, parent);
-    const limits = {min: '1', max: '4', step: '0.1', value: String(start)};
+    const limits = {min: String(least), max: '4', step: '0.1', value: String(start)};
     const slider = element('input', {type: 'range', id, ...limits}, parent);
     const output = element('output', {for: id}, parent);
     slider.addEventListener('input', changed);
@@ -72,7 +72,7 @@
 
   function mountGamma(figure, state, number) {
     const controls = controlsIn(figure);
-    const gammaNow = gammaIn(controls, `page-${number}-gamma`, state.gamma, draw);
+    const gammaNow = gammaIn(controls, `page-${number}-gamma`, 0.1, state.gamma, draw);
     const strip = stripIn(controls, `page-${number}-image`, state);
     strip.addEventListener('change', draw);
     const places = plotsIn(figure, state.figures);
@@ -90,7 +90,7 @@
   // Precomputed: state.steps holds, for each γ of the slider, what changes in each figure
   // (ofa_learn.pages.steps_version).
   function mountSteps(figure, state, number) {
-    const gammaNow = gammaIn(controlsIn(figure), `page-${number}-gamma`, state.gamma, draw);
+    const gammaNow = gammaIn(controlsIn(figure), `page-${number}-gamma`, 1, state.gamma, draw);
     const places = plotsIn(figure, state.figures);
 
     function draw() {

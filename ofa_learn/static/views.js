@@ -53,7 +53,8 @@ const views = {
     const traces = [[label], wrong].flatMap((at) => [probs, paper, released].map((values) => (
       {x: at.map((c) => names[c]), y: at.map((c) => values[c])}
     )));
-    const top = Math.max(0.05, 1.1 * Math.max(0, ...wrong.map((c) => probs[c])));
+    let top = Math.max(0.05, 1.1 * Math.max(0, ...wrong.map((c) => probs[c])));
+    while (wrong.some((c) => released[c] > top)) top *= 2;  // below γ = 1
     const reach = 2 ** Math.ceil(Math.log2(Math.max(paper[label], 2)));
     const ranges = {yaxis: [0, 1.05 * reach], yaxis2: [0, top]};
     return moved(figure, traces, `What each class counts at γ = ${gamma}`, ranges);
