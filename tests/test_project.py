@@ -45,7 +45,7 @@ ROOMS = {
         'hcd': 'arguments branches losses tasks',
         'scalekd': 'arguments models losses tasks',
         'combined': 'arguments models checks tasks wrapping',
-        'multilabel': 'hints logits losses relations rsd tasks',
+        'multilabel': 'hints logits losses relations rsd tasks vkd',
     },
     'running': {
         'identity': '',
