@@ -100,6 +100,30 @@ def check_switch(
     if not isinstance(value, bool):
         raise TypeError(f'{name}: expected True or False, got {value!r}')
 
+# %% ../nbs/internals/03_arguments.ipynb #52c141fa
+def check_spread(
+    num_classes: int,  # K
+) -> None:
+    "Raise where standardised logits would be the same for every image but for their order."
+    if num_classes < 3:
+        raise ValueError(
+            f'student: expected at least 3 classes, got {num_classes}; two standardised logits are always '
+            '±1/√2, however sure a network is. Use kd, or leave standardise out'
+        )
+
+
+def check_hard(
+    hard: bool,  # whether the teacher's most likely class alone is learned
+    temperature: float | None,  # what came; None: nothing
+) -> None:
+    "Raise unless `hard` is True or False, and comes without a temperature where it is True."
+    check_switch('hard', hard)
+    if hard and temperature is not None:
+        raise ValueError(
+            "temperature: the teacher's most likely class is the same at every T; hard=True has none, "
+            'hard=False has'
+        )
+
 # %% ../nbs/internals/03_arguments.ipynb #a791f400
 def check_logits(
     student_logits: torch.Tensor,  # (B, K) or (E, B, K), floating

@@ -28,6 +28,13 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]  # which of the two modules there is
     import msvcrt
 
+# %% ../nbs/internals/02_atomic.ipynb #29e4b0e0
+def path_of(
+    path: str | os.PathLike,  # as somebody wrote it
+) -> Path:
+    "A path with `~` written out; that of a user whom nobody knows stays as it is."
+    return Path(os.path.expanduser(path))
+
 # %% ../nbs/internals/02_atomic.ipynb #5ee213b3
 _BUSY = (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK)  # somebody holds the lock
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)  # of a file system without any
@@ -89,7 +96,7 @@ def whole(
     "Within: a file to write to. Afterwards all of it is at `path`; after an error, what was there before."
     if mode not in ('w', 'wb'):
         raise ValueError(f"mode: expected 'w' or 'wb', got {mode!r}")
-    path = Path(path)
+    path = path_of(path)
     if path.exists() and not path.is_file():
         raise ValueError(f'path: {path} is a folder or a device, and a file cannot take its place')
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +123,7 @@ def write_atomically(
     "Write `text` to `path`: all of it, or nothing."
     with whole(path) as f:
         f.write(text)
-    return Path(path)
+    return path_of(path)
 
 # %% ../nbs/internals/02_atomic.ipynb #fd69d4a2
 def _checksum(value: dict) -> str:
@@ -224,7 +231,7 @@ def locked(
     thing: str = '',  # one thing in it, such as a run's name; empty: the folder
 ) -> Iterator[Path]:  # the folder
     "Within: nobody else holds this lock. A `Taken`, which is a `ValueError`, says who holds it already."
-    folder, me = Path(folder), threading.get_ident()
+    folder, me = path_of(folder), threading.get_ident()
     file = Path(os.path.realpath(folder)) / (f'.{thing}.lock' if thing else '.lock')
     if file in _held and _held[file][0] == me:
         yield folder
@@ -249,7 +256,7 @@ def check_place(
     overwrite: bool = True,  # whether a file that is there may be replaced
 ) -> Path:  # the file
     "Raise now what writing to `path` would raise later, as far as that can be known."
-    path = Path(path)
+    path = path_of(path)
     if path.exists() and not path.is_file():
         raise ValueError(f'path: {path} is a folder or a device, and a file cannot take its place')
     if path.exists() and not overwrite:

@@ -22,7 +22,7 @@ import torch
 from tqdm.auto import tqdm
 
 from .arguments import whole_from
-from .atomic import whole, write_atomically
+from .atomic import path_of, whole, write_atomically
 from .checkpoints import differences, jsonable
 from .data import Augment, Batches, ImageData, Splits
 from .identity import described, in_short, teacher_identity
@@ -178,7 +178,7 @@ class _Asked(_Kept):
         taps = teacher.find_taps(data.input_size) if 'pooled' in needs else None
         self.widths = [data.num_classes, 0 if taps is None else taps.width, 1]
         self.key = cache_key(teacher, data, augment, view_seed, self.batches.batch_size, needs)
-        super().__init__(Path(folder), (len(data.train), sum(self.widths)), augment == Augment())
+        super().__init__(path_of(folder), (len(data.train), sum(self.widths)), augment == Augment())
 
     def ask(self, input: torch.Tensor) -> torch.Tensor:
         "The teacher's answers to a batch and the marks of its images, side by side, (B, W) float32."
@@ -404,8 +404,8 @@ def keep_answers(
     path: str | Path,  # the .npz file to write
 ) -> dict[str, tuple[int, int]]:  # the shape of each array that was written
     "Ask a teacher about every training image once, and keep logits and pooled features in one file."
-    if Path(path).suffix != '.npz':
-        raise ValueError(f'out: expected a file ending in .npz, got {Path(path).name}')
+    if path_of(path).suffix != '.npz':
+        raise ValueError(f'out: expected a file ending in .npz, got {path_of(path).name}')
     needs = ('logits',) if teacher.find_taps(data.input_size) is None else ('logits', 'pooled')
     fitted = fit_teacher(teacher, *_facts(data), needs, data.classes)
     device = next(teacher.model.parameters()).device

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 
-from .atomic import whole, write_atomically
+from .atomic import path_of, whole, write_atomically
 from .identity import described, in_short
 from .models import load_model, make_model
 from .settings import learning_rates, load_optimizer_state, optimizer_state
@@ -166,7 +166,7 @@ def save_checkpoint(
 ) -> Path:
     "Write a state atomically: after a crash at any moment the old or the new one is whole."
     _check_state(state)
-    path = Path(path)
+    path = path_of(path)
     with whole(path, 'wb') as f:
         hashing = _Hashing(f)
         try:
@@ -202,7 +202,7 @@ def _contents(path: Path, device) -> tuple[dict, bool]:
 
 def load_checkpoint(path: str | Path, device='cpu') -> dict:
     "The state of a `save_checkpoint` file, read without running it; a `ValueError` says what is wrong."
-    path = Path(path)
+    path = path_of(path)
     if not path.is_file():
         raise ValueError(f'{path}: no such file')
     found, sealed = _contents(path, device)
@@ -220,7 +220,7 @@ def load_checkpoint(path: str | Path, device='cpu') -> dict:
 # %% ../nbs/running/78_checkpoints.ipynb #65621264
 def newest(path: str | Path, device='cpu') -> dict | None:
     "The newest whole checkpoint at `path` or before it, or None; a warning names those that are broken."
-    path, broken = Path(path), []
+    path, broken = path_of(path), []
     for candidate in (path, previous_of(path)):
         if not candidate.exists():
             continue
@@ -509,7 +509,7 @@ def load_student(
     """
     if which not in ('last', 'best', 'ema'):
         raise ValueError(f"which: expected 'last', 'best' or 'ema', got {which!r}")
-    folder = Path(folder)
+    folder = path_of(folder)
     path, exported = folder / ('best.pt' if which == 'best' else 'last.pt'), folder / 'student.safetensors'
     if not (path.exists() or previous_of(path).exists()):
         if which == 'last' and exported.exists() and student is None:

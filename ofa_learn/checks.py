@@ -12,7 +12,6 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from numbers import Integral
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from .arguments import check_choice, check_weight, name_of, whole_from
+from .atomic import path_of
 from .models import blank_image, evaluating, make_model
 
 # %% ../nbs/internals/48_checks.ipynb #5e0a71c4
@@ -356,13 +356,13 @@ def is_answers(teacher) -> bool:
     "Whether what is given as a teacher is kept answers: an array, a .npy or .npz file, or a dict of them."
     if isinstance(teacher, (np.ndarray, torch.Tensor, Mapping)):
         return True
-    return isinstance(teacher, (str, os.PathLike)) and Path(teacher).suffix in ('.npy', '.npz')
+    return isinstance(teacher, (str, os.PathLike)) and path_of(teacher).suffix in ('.npy', '.npz')
 
 
 def _read_array(path) -> Any:
     "What NumPy finds in a file; a .npy file stays on the disk."
     try:
-        return np.load(path, mmap_mode='r', allow_pickle=False)
+        return np.load(path_of(path), mmap_mode='r', allow_pickle=False)
     except (OSError, ValueError, EOFError) as e:
         raise ValueError(f'teacher: {path} is no readable file of answers ({e})') from e
 
@@ -386,7 +386,7 @@ def _rows_of(name: str, given) -> np.ndarray:
 # %% ../nbs/internals/48_checks.ipynb #4800aa03
 def _parts_of(source) -> dict:
     "Kept answers by name: logits, pooled, views, images."
-    if isinstance(source, (str, os.PathLike)) and Path(source).suffix == '.npz':
+    if isinstance(source, (str, os.PathLike)) and path_of(source).suffix == '.npz':
         source = dict(_read_array(source))
     parts = dict(source) if isinstance(source, Mapping) else dict(logits=source)
     odd = [k for k in parts if k not in ('logits', 'pooled', 'views', 'images')]

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch.utils.data import RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 from tqdm.auto import tqdm
 
+from .atomic import path_of
 from .data import Batches, ImageData, Norm, Splits, channel_norm, load_data
 from ofa_learn.models import (
     as_map,
@@ -607,12 +608,12 @@ def compare(
 # %% ../nbs/course/20_cka.ipynb #dcea3f3c
 def _reads(source, images: int):
     "A function of a size → the images, and whether they come from a folder."
-    folder = isinstance(source, (str, Path)) and Path(source).is_dir()
+    folder = isinstance(source, (str, Path)) and path_of(source).is_dir()
     classes = 0
     if folder:
         parts = part_folders(source)  # of a set that is split already, the test part is looked at
         source = parts.get('test') or parts.get('valid') or parts.get('train') or source
-        classes = len(folders_in(Path(source)))
+        classes = len(folders_in(path_of(source)))
 
     def read(size):
         options = dict(size=size, per_class=-(-images // max(classes, 1))) if folder else {}

@@ -22,6 +22,7 @@ from typing import Any, get_args
 
 from fastcore.script import anno_parser
 
+from .atomic import path_of
 from ofa_learn.cli_distill import (
     answers,
     distill,
@@ -188,7 +189,7 @@ def _train(r, out: str, method: str, how: dict) -> None:
     from ofa_learn.workers import distributed, pick_device, place
 
     how = how | dict(device=pick_device(how['device']))
-    with going_on(Path(out)), distributed():
+    with going_on(path_of(out)), distributed():
         say = print if place()[0] == 0 else lambda *_: None
         say(f'{r.name}: {method}, {r.epochs} epochs, into {out}')
         done = run_recipe(r, out, method, say=say, **how)
@@ -219,9 +220,9 @@ def cka(
     from ofa_learn.pages import cka_page
     from ofa_learn.workers import pick_device
 
-    table = Path(csv) if csv else Path(out).with_suffix('.csv')
+    table = path_of(csv) if csv else path_of(out).with_suffix('.csv')
     networks = [n for n in names.split(',') if n]
-    if table == Path(out):
+    if table == path_of(out):
         raise ValueError(f'csv: page and table would both be {out}; name another file')
     if all(n.endswith('.safetensors') for n in networks):
         leave_out(
@@ -388,7 +389,7 @@ def _missing(done: list[dict], planned: list[dict], out: str) -> str:
     "What is to be said of runs that have no record."
     there = {r['run'] for r in done}
     missing = [r['name'] for r in planned if r['name'] not in there]
-    failed = sum((Path(out) / 'failed' / f'{n}.txt').exists() for n in missing)
+    failed = sum((path_of(out) / 'failed' / f'{n}.txt').exists() for n in missing)
     left = len(missing) - failed
     said = []
     if failed:
@@ -459,7 +460,7 @@ def sweep(
         raise ValueError(f'jobs: expected at least 0, got {jobs}')
     if device is not None:
         pick_device(device)  # says whether it is here
-    check_place(Path(out) / 'runs' / 'any.json')
+    check_place(path_of(out) / 'runs' / 'any.json')
     advice = f'stopped; {out} keeps every finished run, and the same command goes on'
     with stoppable(at_once=True, advice=advice):
         _run_plan(todo, out, jobs, not loop, device, only, prepare)

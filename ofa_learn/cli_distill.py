@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .atomic import path_of
+
 # %% ../nbs/internals/98_cli_distill.ipynb #f1b39e99
 def leave_out(
     why: str,  # the reason, as the beginning of a sentence
@@ -36,7 +38,7 @@ def going_on(folder: Path):
         with stoppable(at_once=True):
             yield
     except KeyboardInterrupt as e:
-        kept = resumable(folder) or any(map(resumable, Path(folder).glob('*.training')))
+        kept = resumable(folder) or any(map(resumable, path_of(folder).glob('*.training')))
         advice = f'{folder} holds all of it, the same command with --resume goes on' if kept else _NOTHING
         raise Stopped(f'{str(e).partition(";")[0] or "stopped"}; {advice}') from e
 
@@ -186,7 +188,7 @@ def distill(
         resume=resume,
         onnx=onnx,
     )
-    with going_on(Path(out)):
+    with going_on(path_of(out)):
         more = parse_options(options)
         distill_pictures(
             known, student, data, out, method, epochs, dry_run=dry_run, device=device, **how, **more

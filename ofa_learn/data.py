@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.meta import delegates
 
+from .atomic import path_of
 from ofa_learn.parts import (
     OFFICIAL,
     Pixels,
@@ -174,7 +175,7 @@ def from_npz(path: str | Path) -> ImageData:
     "An `ImageData` from an `.npz` file with the arrays `images`, `labels` and optionally `classes`."
     if parts := npz_parts(path):
         raise ValueError(f'{path}: a set that is split already ({", ".join(parts)}); `load_splits` reads it')
-    return from_arrays(**read_npz(path, ('images', 'labels'), ('classes',)), name=Path(path).stem)
+    return from_arrays(**read_npz(path, ('images', 'labels'), ('classes',)), name=path_of(path).stem)
 
 # %% ../nbs/course/00_data.ipynb #c578ea89
 def from_folder(
@@ -186,13 +187,13 @@ def from_folder(
 ) -> ImageData:
     "An `ImageData` from class folders, read into memory; unreadable images and empty classes are errors."
     found, classes = list_folder(path)
-    if found['train'].root != Path(path):
+    if found['train'].root != path_of(path):
         raise ValueError(
             f'{path}: a set that is split already ({", ".join(found)}); `load_splits` reads its parts, or '
             f'give the folder of one, such as {found["train"].root}'
         )
     how: dict[str, Any] = dict(size=size, channels=channels, per_class=per_class, background=background)
-    return _checked(*listed_pixels(found['train'], classes, Path(path).name, **how), Path(path).name)
+    return _checked(*listed_pixels(found['train'], classes, path_of(path).name, **how), path_of(path).name)
 
 # %% ../nbs/course/00_data.ipynb #b7d5a36a
 @delegates(from_folder)
@@ -231,13 +232,13 @@ def load_data(source: Any = 'digits', **kwargs) -> ImageData:
     if source == 'digits':
         _as_it_is(source, kwargs)
         return digits()
-    if isinstance(source, (str, Path)) and Path(source).is_dir():
+    if isinstance(source, (str, Path)) and path_of(source).is_dir():
         return from_folder(source, **kwargs)
-    if isinstance(source, (str, Path)) and Path(source).suffix == '.npz' and Path(source).is_file():
+    if isinstance(source, (str, Path)) and path_of(source).suffix == '.npz' and path_of(source).is_file():
         return from_npz(_as_it_is(source, kwargs))
     raise ValueError(
         f"source: expected 'digits', an existing .npz file or a folder of class folders, got {str(source)!r}"
-        '; unpack an archive, download an address, write out ~'
+        '; unpack an archive, download an address'
     )
 
 
@@ -564,7 +565,7 @@ def load_splits(
         raise ValueError(f'official: {source} has no official parts, only {", ".join(OFFICIAL)} have')
     if isinstance(source, dict):
         return _of_parts(given_parts(source, partial(load_data, **kwargs)), 'parts', counts)
-    path = Path(source) if isinstance(source, (str, Path)) else None
+    path = path_of(source) if isinstance(source, (str, Path)) else None
     if path is not None and path.is_dir():
         return _folder_splits(path, counts, kwargs) or split(load_data(path, **kwargs), **counts)
     if path is not None and path.suffix == '.npz' and path.is_file() and (parts := npz_parts(path)):

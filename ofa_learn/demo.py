@@ -23,7 +23,7 @@ import torch
 
 from . import __version__
 from .arguments import check_gamma, whole_from
-from .atomic import check_place, locked, sealed, unsealed, write_atomically
+from .atomic import check_place, locked, path_of, sealed, unsealed, write_atomically
 from .checkpoints import Stopped, differences, jsonable, stoppable
 from .data import Augment, Splits, digits, split
 from .figures import method_label
@@ -238,7 +238,7 @@ def _loss_cards(
 # %% ../nbs/course/94_demo.ipynb #7db55be9
 def _demo_folder(out: str | Path) -> Path:
     "Where a demo keeps what is done until its report is written: a folder beside it."
-    return Path(out).with_suffix('.running')
+    return path_of(out).with_suffix('.running')
 
 
 def _begin(folder: Path, setting: dict, resume: bool) -> None:
@@ -438,7 +438,7 @@ def _keep(records: list[dict], folder: str | Path | None) -> None:
     if not folder:
         return
     for r in records:
-        save_record(r, Path(folder) / f'{r["pair"]}_{r["method"]}_{r["seed"]}.json')
+        save_record(r, path_of(folder) / f'{r["pair"]}_{r["method"]}_{r["seed"]}.json')
 
 
 def _teacher(plan: Plan, data: Splits, quick: bool, folder: Path, say) -> tuple[str, dict]:
@@ -504,7 +504,7 @@ def demo(
     if jobs < 1:
         raise ValueError(f'jobs: expected at least 1, got {jobs}')
     _check_rows(plan, data)
-    for file in ([out] if out else []) + ([Path(keep) / 'any.json'] if keep else []):
+    for file in ([out] if out else []) + ([path_of(keep) / 'any.json'] if keep else []):
         check_place(file)
     torch.set_num_threads(1)  # as the workers: on busy cores more threads are slower
     with _at_work(plan, quick, out, resume) as folder:

@@ -21,6 +21,7 @@ import anywidget
 import ipywidgets as W
 import traitlets as tr
 
+from .atomic import path_of
 from ofa_learn.figures import (
     FAMILIES,
     PALETTE,
@@ -810,7 +811,7 @@ def record_cka(
 # %% ../nbs/widgets/91_explorers.ipynb #234757da
 def load_cka(path: str | Path | None = None) -> dict:
     "On what was measured, and the runs by (teacher, student, method); by default the package's recording."
-    path = recording_path('cka') if path is None else Path(path)
+    path = recording_path('cka') if path is None else path_of(path)
     if not path.is_file():
         raise ValueError(f'path: no file {path}; `{_CKA_COMMAND}` makes one')
     try:

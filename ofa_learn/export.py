@@ -26,7 +26,7 @@ import torch
 import torch.nn as nn
 from timm.models import save_for_hf
 
-from .atomic import locked
+from .atomic import locked, path_of
 from .models import blank_image, evaluating, same_answer
 
 # %% ../nbs/running/88_export.ipynb #275a8803
@@ -114,7 +114,7 @@ def export_student(
         ...     print(sorted(p.name for p in folder.iterdir()))
         ['config.json', 'model.safetensors']
     """
-    folder = Path(folder)
+    folder = path_of(folder)
     _architecture(student)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f'folder: {folder} exists already; nothing was written')
@@ -205,7 +205,7 @@ def export_onnx(
         ...
         ValueError: path: expected a file ending in .onnx, got student.bin
     """
-    path = Path(path)
+    path = path_of(path)
     if path.suffix != '.onnx':
         raise ValueError(f'path: expected a file ending in .onnx, got {path.name}')
     _check_onnx()
@@ -346,7 +346,7 @@ def onnx_table(
 ) -> OnnxTable:
     "Write a student as ONNX, in float32 and int8; accuracy, size and time of each compared with PyTorch's."
     check_int8(int8)
-    folder, threads = Path(folder), torch.get_num_threads()
+    folder, threads = path_of(folder), torch.get_num_threads()
     network = copy.deepcopy(student).cpu().float().eval()
     files = [folder / 'student.onnx', folder / 'student.int8.onnx']
     export_onnx(network, files[0], data.input_size)

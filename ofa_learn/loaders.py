@@ -21,6 +21,7 @@ from PIL import Image, ImageOps
 from timm.data import ImageDataset, create_dataset, create_transform
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from .atomic import path_of
 from ofa_learn.data import (
     Augment,
     Batch,
@@ -327,7 +328,7 @@ def _open(name: str, root, part: str, download: bool, mode: str):
     how: dict[str, Any] = {} if name.startswith('torch/') else dict(input_img_mode=mode)
     try:
         return create_dataset(
-            name, root=None if root is None else str(root), split=part, download=download, **how
+            name, root=None if root is None else str(path_of(root)), split=part, download=download, **how
         )
     except (RuntimeError, OSError, AssertionError, ImportError, KeyError) as e:
         why = f'{type(e).__name__}: {str(e)[:200]}'
@@ -446,13 +447,13 @@ def load_images(
     if len(norm.mean) != channels:
         raise ValueError(f'norm: expected {channels} means and deviations, got {len(norm.mean)}; give norm=')
     if name in _FOLDERS:
-        found, classes = list_folder(root, parts and _named_roots(Path(root), parts))
+        found, classes = list_folder(root, parts and _named_roots(path_of(root), parts))
         sets = _folder_parts(found, classes, channels, background)
     else:
         mode = 'RGB' if channels == 3 else 'L'
         sets = _timm_parts(name, root, parts or ('train', 'validation'), download, mode)
     views = dict(color_jitter=0.0, interpolation='bicubic') | (views or {})
-    about = dict(image_size=shape, name=name or Path(root).name, views=views, crop=crop, workers=workers)
+    about = dict(image_size=shape, name=name or path_of(root).name, views=views, crop=crop, workers=workers)
     return deal_parts(_loaded(sets, **about), None, valid, test, split_seed, norm=norm)
 
 # %% ../nbs/running/81_loaders.ipynb #65987c60

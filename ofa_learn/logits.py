@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 
 from ofa_learn.arguments import (
+    check_hard,
     check_logits,
     check_positive,
+    check_spread,
     check_switch,
     check_target,
     check_weight,
@@ -23,17 +25,6 @@ from .losses import kd_loss, or_teachers, over_classes, standardised, wide
 from .tasks import DistillationTask, choose, register
 
 # %% ../nbs/methods/55_logits.ipynb #5a71c0e2
-def check_spread(
-    num_classes: int,  # K
-) -> None:
-    "Raise where standardised logits would be the same for every image but for their order."
-    if num_classes < 3:
-        raise ValueError(
-            f'student: expected at least 3 classes, got {num_classes}; two standardised logits are always '
-            '±1/√2, whatever a network says, and teach nothing. Use kd without standardise'
-        )
-
-
 def both_standardised(
     student_logits: torch.Tensor,  # (…, K)
     teacher_logits: torch.Tensor,  # (B, K)
@@ -61,16 +52,12 @@ _KD_SETTINGS = dict(
 
 def _kd_numbers(hard: bool, standardise: bool, setting: str, temperature, **weights) -> dict:
     "What `kd` multiplies by; raise where something was given that a hard answer has no use for."
-    check_switch('hard', hard)
+    check_hard(hard, temperature)
     check_switch('standardise', standardise)
     if not hard:
         return choose(_KD_SETTINGS, setting, temperature=temperature, **weights)
     if standardise:
         raise ValueError('standardise: hard=True reads the most likely class alone, which it leaves as it is')
-    if temperature is not None:
-        raise ValueError(
-            "temperature: the teacher's most likely class is the same at every T; hard=True has none"
-        )
     if setting != 'own':
         raise ValueError(f'setting: hard=True has weights of its own, ½ and ½; leave out {setting!r}')
     halves = dict(label_weight=0.5, kd_weight=0.5)

@@ -34,7 +34,7 @@ from torch.func import functional_call
 from torch.nn.modules.dropout import _DropoutNd
 
 from .arguments import answers_of, classifiers_of, is_distilled, one_answer
-from .atomic import whole
+from .atomic import path_of, whole
 
 # %% ../nbs/course/10_models.ipynb #49d0571f
 class BasicBlock(nn.Module):
@@ -670,7 +670,7 @@ def save_model(
         >>> save_model(make_model('micro_vit'), 'vit.safetensors', (1, 8, 8)).name
         'vit.safetensors'
     """
-    path = Path(path)
+    path = path_of(path)
     cfg = getattr(model, 'pretrained_cfg', None) or {}
     if path.suffix != '.safetensors':
         raise ValueError(f'path: expected a file ending in .safetensors, got {path.name}')
@@ -726,7 +726,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, dict]:
         >>> about['architecture'], about['input_size'], about['norm']
         ('micro_vit', (1, 8, 8), ((0.3,), (0.4,)))
     """
-    if not Path(path).is_file():
+    path = path_of(path)
+    if not path.is_file():
         raise ValueError(f'{path}: no such file')
     try:
         with safe_open(path, 'pt') as f:

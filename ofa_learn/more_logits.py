@@ -10,8 +10,16 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
-from .arguments import check_choice, check_logits, check_positive, check_switch, check_weight
-from .logits import both_standardised, check_spread, hard_loss
+from ofa_learn.arguments import (
+    check_choice,
+    check_hard,
+    check_logits,
+    check_positive,
+    check_spread,
+    check_switch,
+    check_weight,
+)
+from .logits import both_standardised, hard_loss
 from .losses import REDUCTIONS, kd_loss, over_classes, reduced, wide
 from .tasks import DistillationTask, register
 
@@ -224,10 +232,7 @@ class DeiT(DistillationTask):
 
     @classmethod
     def check_together(cls, options):
-        if options['hard'] and options['temperature'] is not None:
-            raise ValueError(
-                "temperature: the teacher's most likely class is the same at every T; say hard=False"
-            )
+        check_hard(options['hard'], options['temperature'])
 
     def build_heads(self):
         taps = self.student_taps

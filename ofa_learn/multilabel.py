@@ -19,6 +19,7 @@ from .losses import wide
 from .relations import CC, RKD
 from .rsd import RSD
 from .tasks import DeepSupervision, DistillationTask, Labels, method_class
+from .vkd import VkD
 
 # %% ../nbs/methods/78_multilabel.ipynb #b41b0008
 def check_many(
@@ -58,6 +59,16 @@ def binary_kd_loss(
     no = (1 - p) * (F.logsigmoid(-t) - F.logsigmoid(-s))
     return temperature**2 * (yes + no).mean()
 
+
+def binary_hard_loss(
+    student_logits: torch.Tensor,  # (B, K)
+    teacher_logits: torch.Tensor,  # (B, K); no gradient goes to it
+) -> torch.Tensor:  # a scalar, NaN where a teacher's answer is
+    "The binary cross-entropy with the teacher's yes and no."
+    decided = ~teacher_logits.isnan().any()
+    loss = many_label_loss(student_logits, teacher_logits > 0)
+    return loss * torch.where(decided, 1.0, torch.nan)
+
 # %% ../nbs/methods/78_multilabel.ipynb #b41b000d
 class _Many:
     "Labels that are a yes or no for each class, in place of one class."
@@ -82,7 +93,7 @@ class ManyKD(_Many, KD):
 
     def _from_teacher(self, z_s: torch.Tensor, z_t: torch.Tensor) -> torch.Tensor:
         if self.hard:
-            return many_label_loss(z_s, z_t > 0)
+            return binary_hard_loss(z_s, z_t)
         return binary_kd_loss(z_s, z_t, self.temperature)
 
 # %% ../nbs/methods/78_multilabel.ipynb #b41b000e
@@ -96,6 +107,13 @@ class ManyOFD(_Many, OFD):
 
 class ManyReviewKD(_Many, ReviewKD):
     "Binary cross-entropy, and ReviewKD's features."
+
+
+class ManyVkD(_Many, VkD):
+    "Binary cross-entropy, VkD's features, and the binary divergence from the teacher where it has a weight."
+
+    def _from_teacher(self, z_s: torch.Tensor, z_t: torch.Tensor) -> torch.Tensor:
+        return binary_kd_loss(z_s, z_t)
 
 
 class ManyCC(_Many, CC):
@@ -117,6 +135,7 @@ MANY: dict[str, type[DistillationTask]] = dict(
     fitnet=ManyFitNet,
     ofd=ManyOFD,
     reviewkd=ManyReviewKD,
+    vkd=ManyVkD,
     cc=ManyCC,
     rkd=ManyRKD,
     rsd=ManyRSD,
@@ -128,7 +147,6 @@ WHY_NOT = dict(
     wttm='it raises a softmax to a power, and here no softmax ties the classes together',
     deit='its second head learns the one most likely class, and here several are true, or none',
     dist='it correlates probabilities that share one unit between the classes, and these do not',
-    vkd='its part on logits is a divergence of softmaxes, whose classes exclude each other',
     hcd='its sub-logits are parted by the one true class, and here several are true, or none',
     scalekd='its part on logits is a cross-entropy of softmaxes, whose classes exclude each other',
     crd='its negatives are images of other classes, and here an image shares some classes with many',
@@ -161,7 +179,7 @@ def multilabel_task(
     is right.
 
     Args:
-        method: 'labels', 'deep_supervision', 'kd', 'fitnet', 'ofd', 'reviewkd', 'cc', 'rkd' or 'rsd'.
+        method: 'labels', 'deep_supervision', 'kd', 'fitnet', 'ofd', 'reviewkd', 'vkd', 'cc', 'rkd' or 'rsd'.
         student: As `create_task` takes it.
         teacher: As `create_task` takes it; its logits are answers to K questions of yes or no.
         options: As `create_task` takes them, but for `label_smoothing`, `class_weights` and `standardise`.

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from .atomic import path_of
 from ofa_learn.reading import (
     Listed,
     by_number,
@@ -125,7 +126,7 @@ def official_arrays(name: str, root, train: bool) -> Pixels:
     "One part of a torchvision set, downloaded when it is not there; or of a file under its name."
     from torchvision import datasets
 
-    if (file := Path(root) / f'{name}.npz').is_file():
+    if (file := path_of(root) / f'{name}.npz').is_file():
         parts = npz_parts(file)
         if set(parts) != {'train', 'test'}:
             raise ValueError(f'{file}: expected x_train, y_train, x_test, y_test and classes')

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .arguments import divided
-from .atomic import check_place, write_atomically
+from .atomic import check_place, path_of, write_atomically
 from .checkpoints import jsonable, newest
 from .data import Augment, ImageData, Splits
 from .evaluation import Evaluation, confusion_figure, evaluate
@@ -154,7 +154,7 @@ def _default_size(teacher: Teacher | None, source: str) -> tuple[int, int] | Non
 
     It is the teacher's, or the one that timm's published weights of its architecture were trained at.
     """
-    if not isinstance(teacher, torch.nn.Module) or not Path(source).is_dir():
+    if not isinstance(teacher, torch.nn.Module) or not path_of(source).is_dir():
         return None
     config = getattr(getattr(teacher, 'model', None), 'pretrained_cfg', None) or {}
     published = config.get('input_size') if config.get('url') or config.get('hf_hub_id') else None
@@ -307,7 +307,7 @@ def distill_pictures(
         ...     print(sorted(p.name for p in Path(home).iterdir() if p.suffix in ('.html', '.safetensors')))
         ['report.html', 'student.safetensors']
     """
-    out, there, source = Path(out), pick_device(device), str(source)
+    out, there, source = path_of(out), pick_device(device), str(source)
     of_fit, own = divided(method, options)
     _check_first(out, resume, of_fit | dict(epochs=epochs, seed=seed), method, own, onnx)
     taught = _opened(teacher, method)

@@ -19,11 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .atomic import path_of
+
 # %% ../nbs/internals/01_reading.ipynb #e1a00006
 def read_npz(path: str | Path, needed: tuple[str, ...], also: tuple[str, ...] = ()) -> dict:
     "The named arrays of an `.npz` file; a `ValueError` names a file that cannot be read, or what it lacks."
     try:
-        with np.load(path, allow_pickle=False) as z:
+        with np.load(path_of(path), allow_pickle=False) as z:
             found = {k: z[k] for k in z.files if k in (*needed, *also)}
             names = ', '.join(z.files) or 'nothing'
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error) as e:
@@ -309,7 +311,7 @@ def named_parts(named: dict) -> dict:
 # %% ../nbs/internals/01_reading.ipynb #4b7b4e9b
 def part_folders(path: str | Path) -> dict[str, Path]:
     "The folders of a set that is split already, by 'train', 'valid' and 'test'; empty where it is not."
-    there = folders_in(Path(path))
+    there = folders_in(path_of(path))
     parts = {p.name: p for p in there if part_of(p.name) and folders_in(p)}
     if not parts:
         return {}
@@ -338,7 +340,7 @@ _KINDS = {
 def npz_parts(path: str | Path) -> dict[str, dict]:
     "{part: {'images': array's name, 'labels': array's name}} of a file with parts of its own; else empty."
     read_npz(path, ())
-    with np.load(path, allow_pickle=False) as z:
+    with np.load(path_of(path), allow_pickle=False) as z:
         names = z.files
     found: dict[str, dict] = {}
     for name in names:
@@ -422,7 +424,7 @@ def list_folder(
     roots: dict[str, Path] | None = None,  # the parts' folders; default: those that have such names
 ) -> tuple[dict[str, Listed], tuple[str, ...]]:
     "The pictures of a folder by part ('train' alone where it is not split), and the classes of all of them."
-    path = Path(path)
+    path = path_of(path)
     if not path.is_dir():
         raise ValueError(f'{path}: no such folder')
     roots = roots or part_folders(path) or dict(train=path)

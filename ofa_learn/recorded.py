@@ -19,6 +19,7 @@ from .records import check_record, load_records, recording_path
 
 if TYPE_CHECKING:
     from ofa_learn.sweeps import Sweep
+from .atomic import path_of
 
 # %% ../nbs/running/87_recorded.ipynb #91ae3168
 _LAST = ('loss', 'train_accuracy')  # kept of the last epoch
@@ -167,7 +168,7 @@ def pack(
     from ofa_learn.sweeps import Sweep, load_plan, planned_runs
 
     plan = plan if isinstance(plan, Sweep) else load_plan(plan)
-    kept = Path(folder) / 'runs'
+    kept = path_of(folder) / 'runs'
     records = load_records(kept) if kept.is_dir() else []
     if not records:
         raise ValueError(
@@ -190,7 +191,7 @@ def load_recording(
 ) -> list[dict]:  # its records, in the order of the plan
     "The records of a packed sweep; runs that are none are named in a warning and left out."
     try:
-        found = json.loads(Path(path).read_bytes())
+        found = json.loads(path_of(path).read_bytes())
     except FileNotFoundError:
         raise ValueError(f'path: no file {path}') from None
     except ValueError as e:

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-from .atomic import sealed, unsealed, write_atomically
+from .atomic import path_of, sealed, unsealed, write_atomically
 from .plain import t_below, t_quantile
 
 # %% ../nbs/running/84_records.ipynb #ea7e3031
@@ -113,7 +113,7 @@ def save_record(record: dict, path: str | Path) -> Path:
 
 def load_record(path: str | Path) -> dict:
     "One record from its file; a `ValueError` names the file and what is wrong in it."
-    text = Path(path).read_bytes()
+    text = path_of(path).read_bytes()
     try:
         return check_record(unsealed(json.loads(text)))
     except (ValueError, RecursionError) as e:
@@ -122,10 +122,10 @@ def load_record(path: str | Path) -> dict:
 # %% ../nbs/running/84_records.ipynb #d4adff59
 def load_records(folder: str | Path) -> list[dict]:
     "All records (`*.json`) under a folder, by file name; what is no record is left out, with a warning."
-    if not Path(folder).is_dir():
+    if not path_of(folder).is_dir():
         raise ValueError(f'folder: expected a folder, got {str(folder)!r}')
     out = []
-    for path in sorted(Path(folder).rglob('*.json')):
+    for path in sorted(path_of(folder).rglob('*.json')):
         try:
             out.append(load_record(path))
         except (ValueError, OSError) as e:
@@ -140,7 +140,7 @@ def recording_path(name: str) -> Path:
 
 def record_path(out: str | Path, name: str) -> Path:
     "Where a sweep keeps the record of a run."
-    return Path(out) / 'runs' / f'{name}.json'
+    return path_of(out) / 'runs' / f'{name}.json'
 
 
 def finished(out: str | Path, name: str) -> dict | None:

@@ -23,7 +23,7 @@ from timm.models import get_pretrained_cfg
 from timm.optim import create_optimizer_v2
 
 from .arguments import answering, option_takers
-from .atomic import check_place, write_atomically
+from .atomic import check_place, path_of, write_atomically
 from .checkpoints import jsonable
 from .data import OFFICIAL, Augment, Batch, Norm, Splits, digits, load_splits, split
 from .identity import teacher_identity
@@ -87,13 +87,13 @@ def published(
 # %% ../nbs/running/83_runs.ipynb #696a70f6
 def training_folder(path: str | Path) -> Path:
     "Where `teach` keeps its checkpoints until the teacher's file is written: a folder beside it."
-    return Path(path).with_suffix('.training')
+    return path_of(path).with_suffix('.training')
 
 
 def _check_resume(folder: str | Path) -> None:
     "A `ValueError` where there is nothing to go on from."
     if not resumable(folder):
-        what = 'holds no checkpoint' if Path(folder).exists() else 'does not exist'
+        what = 'holds no checkpoint' if path_of(folder).exists() else 'does not exist'
         raise ValueError(f'resume: {folder} {what}, so there is nothing to go on from; begin without resume')
 
 # %% ../nbs/running/83_runs.ipynb #98ca3d2c
@@ -154,8 +154,8 @@ def teach(
         >>> list(info)
         ['name', 'params', 'valid_accuracy', 'test_accuracy']
     """
-    if Path(path).suffix != '.safetensors':
-        raise ValueError(f'path: expected a file ending in .safetensors, got {Path(path).name}')
+    if path_of(path).suffix != '.safetensors':
+        raise ValueError(f'path: expected a file ending in .safetensors, got {path_of(path).name}')
     folder = training_folder(path) if out is _BESIDE else out
     if resume and folder is not None:
         _check_resume(folder)
@@ -261,9 +261,9 @@ def _check_reading(r: Recipe, root, workers: int | None) -> None:
         raise ValueError(f'data: {r.name} trains on the digits, which are in the package; leave it out')
     if r.dataset == 'digits' and workers is not None:
         raise ValueError(f'workers: the images of {r.name} are in memory, nobody reads; leave it out')
-    if r.dataset in OFFICIAL and root is not None and Path(root).is_dir():
-        own = any(Path(root).glob(f'{r.dataset[:5]}*'))
-        if not own and pictures_of(Path(root)):
+    if r.dataset in OFFICIAL and root is not None and path_of(root).is_dir():
+        own = any(path_of(root).glob(f'{r.dataset[:5]}*'))
+        if not own and pictures_of(path_of(root)):
             raise ValueError(
                 f'data: {r.name} trains on {r.dataset}, and {root} holds other pictures, which nobody would '
                 'look at; give the folder where its files are, or shall be'
@@ -288,7 +288,7 @@ def _recipe_data(
     norm: Any = r.norm  # a name only where the data are the digits
     cifar = r.dataset in OFFICIAL
     return load_images(
-        Path('data' if root is None else root),
+        path_of('data' if root is None else root),
         f'torch/{r.dataset}' if cifar else '',
         r.input_size[1],
         norm=Norm(tuple(norm['mean']), tuple(norm['std'])),
@@ -315,13 +315,13 @@ def teaching_data(
     test: int | None = None,
 ) -> Splits:
     "The parts of any set that `ofa-learn teach` knows, at `size` pixels per side."
-    if Path(source).is_dir() and part_folders(source):  # read while training, by timm
+    if path_of(source).is_dir() and part_folders(source):  # read while training, by timm
         _check_whole(source, train, None)
         return load_images(source, size=224 if size is None else size, valid=valid, test=test)
     if source in OFFICIAL and size is not None:
         _check_whole(source, train, test)
         return load_images('data', f'torch/{source}', size, valid=valid, crop=1.0, download=True)
-    if Path(source).is_dir() and size is None:
+    if path_of(source).is_dir() and size is None:
         size = 32
     how: dict[str, Any] = {} if size is None else dict(size=size)
     return load_splits(source, train, valid, test, **how)
@@ -546,7 +546,7 @@ def check_run(
         _check_teaching(r)
     if teacher is not None and not needs_teacher(method):
         raise ValueError(f'teacher: {method} learns without one; leave it out')
-    if teacher is not None and not Path(teacher).is_file():
+    if teacher is not None and not path_of(teacher).is_file():
         raise ValueError(f'teacher: {teacher}: no such file')
     if not isinstance(data, Splits):
         _check_reading(r, data, workers)
@@ -618,7 +618,7 @@ def run_recipe(
         ...     print(sorted(p.name for p in Path(home).glob('*.*') if p.suffix in ('.csv', '.json')))
         ['history.csv', 'run.json']
     """
-    out, there = Path(out), pick_device(device)
+    out, there = path_of(out), pick_device(device)
     if (out / 'student.safetensors').exists():
         raise ValueError(
             f'out: {out} holds a finished run (student.safetensors); choose another folder, or remove it'
@@ -680,7 +680,8 @@ def run_recipe(
 def stamp_of(source: str, root: str) -> str:
     "What changes when the files of a data set do: names, sizes and times of what `source` or `root` holds."
     found = hashlib.sha256()
-    within = Path(source).rglob('*') if Path(source).is_dir() else [Path(source), *Path(root).glob('*')]
+    place = path_of(source)
+    within = place.rglob('*') if place.is_dir() else [place, *path_of(root).glob('*')]
     for file in sorted(within):
         if file.exists():
             a = file.stat()

@@ -33,7 +33,7 @@ from ofa_learn.arguments import (
     option_takers,
     whole_from,
 )
-from .atomic import Taken, locked, read_sealed, sealed, unsealed, write_atomically
+from .atomic import Taken, locked, path_of, read_sealed, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached
 from .checkpoints import jsonable, stoppable
 from .data import Augment, Norm, Splits
@@ -215,7 +215,7 @@ def save_plan(plan: Sweep, path: str | Path) -> Path:
 
 def load_plan(path: str | Path) -> Sweep:
     "The plan of a JSON file, or of recorded:NAME; a `ValueError` names a field that plans do not have."
-    file = recording_path(str(path)[9:]) if str(path).startswith('recorded:') else Path(path)
+    file = recording_path(str(path)[9:]) if str(path).startswith('recorded:') else path_of(path)
     if not file.is_file():
         raise ValueError(f'plan: no file {path}')
     try:
@@ -247,7 +247,7 @@ def _digest(value) -> str:
 # %% ../nbs/running/86_sweeps.ipynb #f86ab84b
 @lru_cache(16)
 def _file_hash(path: str, *_) -> str:
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(path_of(path).read_bytes()).hexdigest()[:16]
 
 
 def _teacher_source(plan: Sweep, name: str) -> dict:
@@ -257,7 +257,7 @@ def _teacher_source(plan: Sweep, name: str) -> dict:
         cfg = get_pretrained_cfg(name)
         return dict(name=name, pretrained=cfg and (cfg.url or cfg.hf_hub_id))
     if given:
-        file = Path(given)
+        file = path_of(given)
         if not file.is_file():
             raise ValueError(f'teachers: {name!r} should be in {file}, and there is no such file')
         return dict(name=name, file=_file_hash(str(file), file.stat().st_mtime_ns, file.stat().st_size))
@@ -364,11 +364,11 @@ def _ready_teacher(
     plan: Sweep, name: str, out: str | Path, device: str | torch.device | None = None
 ) -> tuple[Path, dict]:
     "The teacher's file and what is known of it; trained first where it is not there."
-    data, folder, given = plan.load(), Path(out) / 'teachers', plan.teachers.get(name)
+    data, folder, given = plan.load(), path_of(out) / 'teachers', plan.teachers.get(name)
     made = folder / f'{name}_{_digest(_teacher_source(plan, name))}.safetensors'
     tested = _digest([data.valid.fingerprint, data.test.fingerprint, data.norm])
     about = folder / f'{made.stem}_{tested}.json'  # how good it is depends on these
-    file = made if given in (None, 'pretrained') else Path(given)
+    file = made if given in (None, 'pretrained') else path_of(given)
     info = read_sealed(about) if file.exists() else None
     if info is None:
         with in_turn(folder, made.stem):
@@ -392,7 +392,7 @@ def _ready_cache(
     size = min(batch_size, len(data.train))
     key = cache_key(teacher, data, plan.augment, plan.view_seed, size, needs)
     cache = TeacherCache(
-        Path(out) / 'caches' / _digest(key),
+        path_of(out) / 'caches' / _digest(key),
         teacher,
         data,
         augment=plan.augment,
@@ -499,7 +499,7 @@ def _work(plan: Sweep, run: dict, out, cache: bool, device) -> str | None:
     "Do a run and keep its record; returns who is doing it, where somebody else is."
     plan.load()  # may take long, and is nothing to save
     try:
-        with one_thread(), locked(Path(out) / 'runs', run['name']), stoppable():
+        with one_thread(), locked(path_of(out) / 'runs', run['name']), stoppable():
             if not finished(out, run['name']):
                 save_record(_run_one(plan, run, out, cache, device), record_path(out, run['name']))
     except Taken as e:
@@ -547,7 +547,7 @@ def make_ready(
 # %% ../nbs/running/86_sweeps.ipynb #7dea510f
 def _note(out: str | Path, name: str, error: str | None) -> None:
     "Keep the traceback of a failed run; forget that of one that went."
-    file = Path(out) / 'failed' / f'{name}.txt'
+    file = path_of(out) / 'failed' / f'{name}.txt'
     if error:
         write_atomically(file, error)
     else:
@@ -643,7 +643,7 @@ def commands(
     "One shell command a run, for a job array; the plan is written to `out`."
     planned = planned_runs(plan)
     check_runs(plan, planned)
-    file = save_plan(plan, Path(out) / f'plan_{_digest(asdict(plan))}.json')
+    file = save_plan(plan, path_of(out) / f'plan_{_digest(asdict(plan))}.json')
     words = [*shlex.split(program), '--plan', str(file), '--out', str(out), '--jobs', '0']
     if device:
         words += ['--device', device]

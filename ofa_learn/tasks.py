@@ -25,6 +25,7 @@ from ofa_learn.arguments import (
     answering_methods,
     check_gamma,
     check_positive,
+    check_spread,
     check_switch,
     check_target,
     check_weight,
@@ -578,7 +579,7 @@ class OFA(DistillationTask):
 
     Raises:
         ValueError: γ < 1, another number of γ than of exits and final logits, a `label_weight` in the paper's
-            form, a weight below 0, and what `DistillationTask` refuses.
+            form, a weight below 0, fewer than 3 classes with `standardise`, and what `DistillationTask` refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
@@ -628,6 +629,8 @@ class OFA(DistillationTask):
         self.label_weight = 1.0 if label_weight is None else label_weight
         super().__init__(student, teacher, **options)
         check_gamma(self.gamma, len(self.stages) + 1)
+        if standardise:
+            check_spread(self.num_classes)
 
     @classmethod
     def check_together(cls, options):

@@ -17,6 +17,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 
+from .atomic import path_of
 from .checks import WRAPPERS, KeptAnswers, check_finite, check_norm, is_answers, matched_classes
 from .data import Augment, Norm
 from .given import between
@@ -61,11 +62,11 @@ _SUFFIXES = {'.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.tar', '.pkl', '.t
 def as_path(model) -> Path | None:
     "The path that stands for a network, None where it is a name or a module."
     if isinstance(model, os.PathLike):
-        return Path(os.fspath(model))
+        return path_of(os.fspath(model))
     if not isinstance(model, str) or timm.is_model(model):
         return None
-    looks = Path(model).suffix in _SUFFIXES or os.sep in model or Path(model).exists()
-    return Path(model) if looks else None
+    looks = path_of(model).suffix in _SUFFIXES or os.sep in model or path_of(model).exists()
+    return path_of(model) if looks else None
 
 
 def published_norm(model: nn.Module, channels: int) -> tuple | None:

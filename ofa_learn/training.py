@@ -20,7 +20,7 @@ import torch.nn as nn
 from tqdm.auto import tqdm
 
 from .arguments import answering, before_options, divided, name_of
-from .atomic import locked
+from .atomic import locked, path_of
 from ofa_learn.checkpoints import (
     Stopped,
     board,
@@ -418,7 +418,7 @@ def fit(
 # %% ../nbs/course/80_training.ipynb #f8f33a8b
 def resumable(out: str | Path) -> bool:
     "Whether a folder holds a checkpoint that `fit` could go on from."
-    last = Path(out) / 'last.pt'
+    last = path_of(out) / 'last.pt'
     return last.exists() or previous_of(last).exists()
 
 
@@ -511,7 +511,7 @@ class _Run:
         self.seconds, self.best = 0.0, -1.0
         self.epoch, self.start = 0, 0
         if self.out is not None:
-            self.out = Path(self.out)
+            self.out = path_of(self.out)
             self.setting = jsonable(self.setting | dict(data=data_identity(d)) | task_identity(task))
             _restore(self)
 

@@ -113,11 +113,14 @@ class VkD(DistillationTask):
     def build_heads(self):
         return _Turn(self.student_taps.width, self.teacher_taps.width)
 
+    def _from_teacher(self, z_s: torch.Tensor, z_t: torch.Tensor) -> torch.Tensor:
+        return kd_loss(z_s, z_t)
+
     def losses(self, student, heads, teacher, target):
         parts = dict(
             ce=self.label_loss(student.logits, target),
             vkd=self.weight * vkd_loss(heads, teacher.pooled),
         )
         if self.kd_weight:
-            parts['kd'] = self.kd_weight * kd_loss(student.logits, teacher.logits)
+            parts['kd'] = self.kd_weight * self._from_teacher(student.logits, teacher.logits)
         return parts

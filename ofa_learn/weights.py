@@ -21,6 +21,7 @@ import torch.nn as nn
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
+from .atomic import path_of
 from .models import check_model_name, load_model, make_model
 
 # %% ../nbs/internals/47_weights.ipynb #47a00007
@@ -258,7 +259,7 @@ def state_at(
     "The weights of a file under their plain names."
     if isinstance(weights, Mapping):
         return state_in(weights, 'weights', key)
-    return state_in(_content(Path(weights)), weights, key)
+    return state_in(_content(path_of(weights)), weights, key)
 
 
 def _content(path: Path):
@@ -277,7 +278,7 @@ def model_at(
     key: str | None = None,  # the entry of a checkpoint
 ) -> tuple[nn.Module, dict]:  # the network in eval mode; architecture, input_size, norm, classes, if known
     "The network that a file or a hub's folder holds, with what it says about its images."
-    path = Path(path)
+    path = path_of(path)
     if path.is_dir():
         file, about = hub_facts(path)
         kwargs = {k: v for k, v in about['kwargs'].items() if k not in ('in_chans', 'num_classes')}

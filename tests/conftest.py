@@ -30,7 +30,7 @@ IN_A_BROWSER = {'browser', 'built', 'page', 'visit'}
 SLOW = {
     *('test_after', 'test_bench', 'test_cka', 'test_cli', 'test_demo', 'test_explorers', 'test_given'),
     *('test_kept', 'test_live', 'test_package', 'test_recorded', 'test_report', 'test_runs', 'test_sweeps'),
-    *('test_training', 'test_workers', *SITE),
+    *('test_home', 'test_training', 'test_workers', *SITE),
 }
 SLOW_TESTS = {
     *('test_runs', 'test_checks', 'test_the_types_fit', 'test_every_method_learns'),

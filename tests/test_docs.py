@@ -149,7 +149,9 @@ PANDOC_KNOWS = """
 @pytest.mark.parametrize('path', BOOKS, ids=lambda p: p.stem)
 def test_formulas_are_such_as_pandoc_draws(path):
     cells = json.loads(read(path))['cells']
-    text = '\n'.join(''.join(c['source']) for c in cells if c['cell_type'] == 'markdown')
+    written = [''.join(c['source']) for c in cells if c['cell_type'] == 'markdown']
+    computed = [o.get('data', {}).get('text/markdown', '') for c in cells for o in c.get('outputs', [])]
+    text = '\n'.join([*written, *map(''.join, computed)])
     formulas = re.findall(
         r'\$\$.*?\$\$|\$[^$\n]+\$', re.sub(r'```.*?```|`[^`]*`', '', text, flags=re.S), re.S
     )

@@ -16,7 +16,7 @@ from ofa_learn.models import make_model
 from ofa_learn.multilabel import MANY, WHY_NOT, average_precision, multilabel_task
 from ofa_learn.parts import balanced_rows
 from ofa_learn.tasks import DistillationTask, Teacher, all_methods, create_task
-from ofa_learn.training import distill, fit
+from ofa_learn.training import NotFinite, distill, fit
 
 DATA = split(digits(), train=200)
 QUIET = dict(device='cpu', progress=False)
@@ -401,6 +401,44 @@ def test_the_teachers_part_of_several_classes_by_hand():
     assert parts['kd'] == pytest.approx(9 * (binary(z / 3, p) - entropy), rel=1e-6)
     hard, z = parts_of(make_many('kd', hard=True), SHOWN)
     assert hard['kd'] == pytest.approx(0.5 * binary(z, (t > 0).long()), rel=1e-9)
+    vkd, z = parts_of(make_many('vkd', kd_weight=2.0), SHOWN)
+    assert vkd['kd'] == pytest.approx(2 * (binary(z, t.sigmoid()) - binary(t, t.sigmoid())), rel=1e-6)
+
+
+def test_the_features_of_vkd_are_compared_as_for_one_class():
+    torch.manual_seed(0)
+    one = create_task('vkd', 'micro_vit', make_model('micro_resnet'), **MANY_HOW).double()
+    many = make_many('vkd')
+    many.load_state_dict(one.state_dict())
+    assert parts_of(many, SHOWN)[0]['vkd'] == pytest.approx(parts_of(one, Y)[0]['vkd'], rel=1e-12)
+    without_classes = multilabel_task(
+        'vkd', 'micro_vit', make_model('micro_resnet', 0), kd_weight=0, **MANY_HOW
+    )
+    assert set(without_classes(X, SHOWN)) == {'ce', 'vkd', 'loss', 'output'}
+
+
+class SaysNothing(torch.nn.Module):
+    "A teacher whose answer to one question of one image is no number."
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        z = self.net(x).clone()
+        z[0, 3] = torch.nan
+        return z
+
+
+@pytest.mark.parametrize('options', [dict(hard=True), {}])
+def test_a_teacher_that_answers_nothing_is_no_no(options):
+    "NaN > 0 is False: without a check it would have been learned as a no."
+    torch.manual_seed(0)
+    teacher = SaysNothing(make_model('micro_resnet'))
+    task = multilabel_task('kd', 'micro_vit', teacher, **MANY_HOW, **options)
+    data = TensorDataset(X, SHOWN)
+    with pytest.raises(NotFinite, match='the loss is not finite: kd'):
+        fit(task, (data, data), 1, batch_size=8, **QUIET)
 
 
 @pytest.mark.parametrize('method', [m for m in ALL if m not in MANY] + ['kd+rsd'])

@@ -21,12 +21,12 @@ from test_style import WHERE
 # {folder: {module: what it may import of the package}}, in reading order; * is all that has a lower number.
 ROOMS = {
     'course': {
-        'data': 'parts reading',
+        'data': 'atomic parts reading',
         'models': 'arguments atomic',
-        'cka': 'data models reading watching',
+        'cka': 'atomic data models reading watching',
         'branches': 'models',
         'losses': 'arguments',
-        'teachers': 'data given models checks weights',
+        'teachers': 'atomic data given models checks weights',
         'tasks': 'arguments models branches losses checks teachers wrapping',
         'look': 'data figures teachers',
         'training': (
@@ -45,14 +45,14 @@ ROOMS = {
         'hcd': 'arguments branches losses tasks',
         'scalekd': 'arguments last_stage models losses tasks',
         'combined': 'arguments models checks tasks wrapping',
-        'multilabel': 'hints logits losses relations rsd tasks',
+        'multilabel': 'hints logits losses relations rsd tasks vkd',
     },
     'running': {
         'identity': '',
         'settings': 'arguments data',
         'checkpoints': 'atomic identity models settings wrapping',
         'workers': 'atomic checkpoints wrapping',
-        'loaders': 'data parts reading',
+        'loaders': 'atomic data parts reading',
         'recipes': '',
         'runs': (
             'arguments atomic checkpoints data identity loaders look models reading recipes settings tasks '
@@ -76,22 +76,23 @@ ROOMS = {
         'figures': 'plain',
         'widgets': 'figures plain records losses data models cka branches training pages',
         'explorers': (
-            'figures records recorded widgets pages cka branches models data tasks training runs sweeps'
+            'atomic figures records recorded widgets pages cka branches models data tasks training runs '
+            'sweeps'
         ),
         'pages': 'figures plain records',
         'live': 'arguments figures records widgets pages training tasks data checkpoints models',
         'teacher_lab': 'explorers figures pages recorded records',
     },
     'internals': {
-        'reading': '',
+        'reading': 'atomic',
         'atomic': '',
         'arguments': '',
-        'parts': 'reading',
+        'parts': 'atomic reading',
         'plain': '',
         'given': 'arguments data reading',
         'watching': 'models',
-        'weights': 'models',
-        'checks': 'arguments models',
+        'weights': 'atomic models',
+        'checks': 'arguments atomic models',
         'wrapping': '',
         'last_stage': 'models teachers',
         'exercises': '',
@@ -104,7 +105,12 @@ ROOMS = {
         '__main__': '*',
     },
 }
-READ_LATE = {'pages', 'parts', 'reading'}  # imported by lessons before it: they are the better introduction
+READ_LATE = {
+    'atomic',
+    'pages',
+    'parts',
+    'reading',
+}  # imported by lessons before it: they are the better introduction
 NOT_MODULES = {'__init__', '_modidx', '__main__'}
 REGISTRIES = [
     'py' + 'pi.org',

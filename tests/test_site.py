@@ -6,6 +6,7 @@ Pages, figures, keys, search, words for pictures, and what axe finds.
 import functools
 import http.server
 import os
+import re
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +24,7 @@ ACCESS = [  # a page of every kind; what they have in common is looked at in bot
     ('reference/logits.html', PHONE, 'dark'),  # definitions
     ('walkthroughs/10_slide_gamma.html', PHONE, 'light'),  # figures that move
     ('widgets/97_teacher_lab.html', DESKTOP, 'light'),  # lists and a slider over recorded runs
+    ('pages/cheat_sheet.html', PHONE, 'light'),  # formulas in wide tables
 ]
 WAIT = 120_000  # ms; a busy machine takes its time over plotly
 LOOK = '''async () => {
@@ -212,6 +214,36 @@ def test_teacher_lab_moves_by_keyboard(visit):
     )
     assert 'Not recorded: KD, T = 4 with 120 labels and a teacher that has seen 60 images.' in words[1]
     assert visit.wrong == []
+
+
+PRINTED = '''() => {
+    const seen = e => e.getClientRects().length && e.textContent.trim()
+    const cells = [...document.querySelectorAll('.sheet :is(th, td), .sheet td code')].filter(seen)
+    const style = e => getComputedStyle(e)
+    return {
+        smallest: Math.min(...cells.map(e => parseFloat(style(e).fontSize))),
+        colours: [...new Set(cells.map(e => style(e).color))],
+        backs: [...new Set([document.body, ...cells].map(e => style(e).backgroundColor))],
+        beside: [...document.querySelectorAll('nav, header, footer, button')].filter(seen).length,
+        wide: document.documentElement.scrollWidth - document.documentElement.clientWidth,
+        cut: cells.filter(e => e.scrollWidth > e.clientWidth + 1 && e.tagName !== 'CODE').length,
+    }
+}'''
+WITHIN_A4 = dict(width=round((210 - 2 * 9) / 25.4 * 96), height=1000)  # CSS pixels between the margins
+
+
+@pytest.mark.parametrize('scheme', ['light', 'dark'])
+def test_the_cheat_sheet_prints_on_two_sides_of_a4(visit, scheme):
+    "Black on white, in type that can be read, whole, and nothing else on the paper."
+    page = visit('pages/cheat_sheet.html', WITHIN_A4, scheme)
+    page.emulate_media(media='print', color_scheme=scheme)
+    look = page.evaluate(PRINTED)
+    assert look.pop('smallest') >= 7 / 72 * 96  # 7 pt
+    assert look == dict(colours=['rgb(0, 0, 0)'], backs=['rgb(255, 255, 255)'], beside=0, wide=0, cut=0)
+    paper = page.pdf(prefer_css_page_size=True)
+    (size,) = set(re.findall(rb'/MediaBox \[([\d. ]+)\]', paper))
+    assert [round(float(v) / 72 * 25.4) for v in size.split()[2:]] == [210, 297]
+    assert len(re.findall(rb'/Type /Page\b', paper)) == 2
 
 
 def test_search_finds_a_function(visit):

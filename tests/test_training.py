@@ -277,13 +277,20 @@ def test_a_part_of_an_epoch_is_the_rest_of_it():
         Batches(DATA.train, DATA.norm, 20, shard=(0, 3))
 
 
+IMAGE_BY_IMAGE = [
+    *[('kd', {}), ('kd', dict(hard=True)), ('kd', dict(standardise=True)), ('dkd', dict(standardise=True))],
+    *[('ofa', {}), ('ofa', dict(standardise=True)), ('lskd', {}), ('wttm', {}), ('vkd', {})],
+    *[('deit', {}), ('deit', dict(hard=False, temperature=2.0))],
+]
+OVER_THE_BATCH = [('rsd', dict(features=what)) for what in ('pooled', 'logits', 'stages')]
 TWO = (
     COMMON
+    + f'CASES = {IMAGE_BY_IMAGE + OVER_THE_BATCH}'
     + '''
 with distributed():
-    for method in ('kd', 'ofa'):
-        task = make(method)
-        folder = f'{sys.argv[1]}/{method}'
+    for i, (method, options) in enumerate(CASES):
+        task = make(method, **options)
+        folder = f'{sys.argv[1]}/{i}'
         how = dict(lr=3e-3, augment=Augment(shift=1), device='cpu', progress=False, out=folder)
         history = fit(task, DATA, 2, **how)
         if place()[0] == 0:
@@ -292,17 +299,20 @@ with distributed():
 )
 
 
-def test_two_processes_give_the_losses_of_one(tmp_path):
+@pytest.mark.filterwarnings('ignore:rsd. a batch')
+def test_two_processes_give_the_losses_of_one_but_for_statistics_of_the_batch(tmp_path):
     script(tmp_path, TWO, tmp_path, torchrun=2)
-    for method in ('kd', 'ofa'):
-        task = make(method)
-        history, two = fit(task, DATA, 2, **SAME), torch.load(tmp_path / f'{method}.pt', weights_only=True)
-        for a, b in zip(history, two['history']):
-            assert b['loss'] == pytest.approx(a['loss'], rel=1e-5) and b['valid_accuracy'] == pytest.approx(
-                a['valid_accuracy'], abs=0.6
-            )
+    for i, (method, options) in enumerate(IMAGE_BY_IMAGE + OVER_THE_BATCH):
+        history = fit(make(method, **options), DATA, 2, **SAME)
+        two = torch.load(tmp_path / f'{i}.pt', weights_only=True)['history']
+        assert (tmp_path / str(i) / 'last.pt').exists() and (tmp_path / str(i) / 'history.csv').exists()
+        if (method, options) in OVER_THE_BATCH:
+            assert abs(two[0]['loss'] / history[0]['loss'] - 1) > 1e-3, (method, options)
+            continue
+        for a, b in zip(history, two):
+            assert b['loss'] == pytest.approx(a['loss'], rel=1e-5), (method, options)
+            assert b['valid_accuracy'] == pytest.approx(a['valid_accuracy'], abs=0.6)
             assert b['train_accuracy'] == pytest.approx(a['train_accuracy'], abs=1e-3)
-        assert (tmp_path / method / 'last.pt').exists() and (tmp_path / method / 'history.csv').exists()
 
 
 FAILS = (
