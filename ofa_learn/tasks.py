@@ -579,7 +579,8 @@ class OFA(DistillationTask):
 
     Raises:
         ValueError: γ < 1, another number of γ than of exits and final logits, a `label_weight` in the paper's
-            form, a weight below 0, fewer than 3 classes with `standardise`, and what `DistillationTask` refuses.
+            form, a weight below 0, fewer than 3 classes with `standardise`, and what `DistillationTask`
+            refuses.
 
     Example:
         >>> from ofa_learn.models import make_model
