@@ -302,7 +302,7 @@ def _named_in(path: Path, key: str | None) -> tuple[nn.Module, dict]:
         return filled_model(name, found, key=key), dict(architecture=name)
     state = state_in(found, path, key)
     raise ValueError(
-        f'{path}: {len(state)} weights, and nothing says of which network. Name it: '
-        f"Teacher('resnet18', weights={str(path)!r}, …), or --architecture resnet18. Weights of your own "
+        f'{path}: {len(state)} weights, and nothing says of which network. Give its timm name, say NAME: '
+        f"Teacher('NAME', weights={str(path)!r}, …), or --architecture NAME. Weights of your own "
         'module are loaded into it first, and the module is given'
     )
