@@ -66,13 +66,13 @@ TYPICAL = {
             ),
             (
                 "import copy\n"
-                "answer_4 = distill('ofa', 'micro_vit', copy.deepcopy(teacher), data, epochs=1, **how)\n"
+                "answer_4 = distill('ofa', 'micro_resnet', copy.deepcopy(teacher), data, epochs=1, **how)\n"
                 "answer_4.setting['epochs'] = EPOCHS",
                 'Another teacher',
             ),
             (
-                "answer_4 = distill('ofa', 'micro_vit', teacher, data, epochs=1, "
-                "device='cpu', progress=False)\n"
+                "answer_4 = distill('ofa', 'micro_resnet', teacher, data, epochs=1, gamma=1.4, "
+                "temperature=4, device='cpu', progress=False)\n"
                 "answer_4.setting['epochs'] = EPOCHS",
                 'the settings of the other two',
             ),
