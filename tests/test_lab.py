@@ -47,6 +47,7 @@ BOOKS = dict(
         'maps = CKAExplorer()\nmaps',
     ),
     teacher_lab=('from ofa_learn.teacher_lab import TeacherLab', 'lab = TeacherLab()\nlab'),
+    alone=('from ofa_learn.widgets import LossAnatomy\nLossAnatomy()',),
 )
 # Folders that JupyterLab would otherwise take from the user.
 FOLDERS = (
@@ -67,7 +68,7 @@ def free_port():
 
 
 def write_books(folder):
-    "The walkthroughs, and two more books."
+    "The walkthroughs, and the other books."
     without = shutil.ignore_patterns('.ipynb_checkpoints')
     shutil.copytree(ROOT / 'nbs' / 'walkthroughs', folder, ignore=without)
     kernel = dict(kernelspec=dict(name='python3', display_name='python3'))
@@ -270,6 +271,8 @@ STOPWATCH = '''() => {
     const look = (node) => ['d', 'transform', 'href', 'style'].map((k) => node.getAttribute(k)).join();
     const seen = (plot) => [...plot.querySelectorAll(strokes)].map((n) => look(n) + n.textContent).join();
     window.took = [];
+    window.stopwatch?.abort();  // one at a time
+    window.stopwatch = new AbortController();
     control.addEventListener('keydown', () => {
         const start = performance.now();
         const before = plots.map(seen);
@@ -278,7 +281,7 @@ STOPWATCH = '''() => {
             else setTimeout(wait, 1);
         };
         setTimeout(wait, 0);
-    }, {capture: true});
+    }, {capture: true, signal: stopwatch.signal});
 }'''
 
 
@@ -382,6 +385,7 @@ def test_gamma_by_keyboard(book):
             assert bars[trace]['y'] + bars[trace + 3]['y'] == pytest.approx(want, abs=1e-12)
     # The arrow keys moved the slider, not the notebook.
     assert book.evaluate('document.activeElement.type') == 'range'
+    assert book.locator('.ofa-alone').count() == 4 and not book.locator('.ofa-alone:visible').count()
 
 
 def test_digit_and_temperature_by_keyboard(book):
@@ -441,6 +445,7 @@ def test_anatomy_by_keyboard(book):
     )
     shot(book, 'anatomy')
     moves_while_the_kernel_sleeps(book, 'anatomy', gamma, 'ArrowRight', 4)
+    moves_while_the_kernel_sleeps(book, 'anatomy', book.get_by_label('(true)').first, 'ArrowLeft', 5)
 
 
 def test_recorded_accuracies_by_keyboard(book):
@@ -546,6 +551,7 @@ def test_teacher_lab_by_keyboard(lab, new_page):
         assert reaches(page, ring, rounded([*chosen.x, *chosen.y]))
 
     shown()
+    latency_of(page, 'TeacherLab')  # from 60 to 120 labels and back, all recorded
     moves = (
         ('labels', 'range', ['ArrowRight'], dict(labels=120)),
         ('temperature T', 'select-one', ['ArrowUp'], dict(temperature=1.0)),
@@ -567,9 +573,25 @@ def test_teacher_lab_by_keyboard(lab, new_page):
     assert page.locator('.annotation-text').filter(has_text='Not recorded').count() == 1
     shot(page, 'teacher-lab')
     moves_while_the_kernel_sleeps(page, 'lab', page.get_by_label('labels', exact=True), 'Home', 1)
-    latency_of(page, 'TeacherLab')
+    latency_of(page, 'TeacherLab', 'to what was not recorded and back: ')  # 60 was, 120 was not
     page.close()
     assert trouble == []
+
+
+def test_without_the_front_end_the_page_says_what_to_do(lab, new_page):
+    "JupyterLab that lacks anywidget's part: one sentence to be seen, after the time that loading may take."
+    page = new_page()
+    page.route('**/extensions/anywidget/**', lambda route: route.abort())
+    page.goto(lab.format('alone.ipynb'))
+    page.wait_for_function(IDLE, timeout=WAIT)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    said = page.locator('.jupyter-widgets .ofa-alone')
+    said.wait_for(state='visible', timeout=5 * WAIT)
+    assert 'run pip install anywidget jupyterlab_widgets' in said.inner_text()
+    assert page.evaluate(FAILED) == []
+    assert not page.locator('.js-plotly-plot:visible, .ofa-range:visible').count()
+    shot(page, 'alone')
+    page.close()
 
 
 NAMES = '''[...document.querySelectorAll('.jupyter-widgets input')]
