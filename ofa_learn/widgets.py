@@ -450,7 +450,8 @@ def in_rows(controls: list[W.DOMWidget]) -> W.HBox:
 
 _ALONE = (
     '<style>@keyframes ofa-late { to { visibility: visible } }</style>'
-    '<p class="ofa-alone" role="alert" style="visibility:hidden; animation:ofa-late 0s 4s forwards">'
+    '<p class="ofa-alone" role="alert" style="border:2px solid; padding:.5rem; '
+    'visibility:hidden; animation:ofa-late 0s 4s forwards">'
     'Controls and figures need the front end of anywidget, which this page lacks: '
     'run pip install anywidget jupyterlab_widgets where JupyterLab runs, and load the page again.</p>'
 )
@@ -743,8 +744,7 @@ class LossAnatomy(Explorer):
         return anatomy_state(self.logits, self.card, self.gamma.value, self.temperature.value)
 
     def views(self):
-        hands = self.hands() | {f'z{i}': z for i, z in enumerate(self.z)}
-        return [dict(view=name, hands=hands, given=_of_digit(self)) for name in ('anatomy', 'gradient')]
+        return _anatomy_views(self)
 
     def tables(self):
         yield [_of_digit(self)] * 2
@@ -771,14 +771,21 @@ def _logit_name(w: LossAnatomy, c: int) -> str:
 
 def _of_digit(w: LossAnatomy) -> dict:
     "What the views have to be given besides γ, T and the sliders' logits, as long as the digit stays."
-    card, i = w.card, w.digit.value
     return dict(
-        among=dict(digit=[i]),
-        label=card['label'],
-        logits=card['logits'],
-        student=[*w.student[i]],
-        moving=_three_classes(card),
+        among=dict(digit=[w.digit.value]),
+        label=w.card['label'],
+        logits=w.card['logits'],
+        student=[*w.logits],
+        moving=_three_classes(w.card),
     )
+
+
+def _anatomy_views(w: LossAnatomy) -> list[dict]:
+    "How the bars and the gradient move on the page: by γ, T and the three logits."
+    return [
+        dict(view=name, hands=w.hands() | {f'z{i}': z for i, z in enumerate(w.z)}, given=_of_digit(w))
+        for name in ('anatomy', 'gradient')
+    ]
 
 
 def _anatomy_version(w: LossAnatomy) -> str:

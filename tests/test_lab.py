@@ -267,7 +267,8 @@ STOPWATCH = '''() => {
     const control = document.activeElement;
     const widget = control.closest('figure.ofa-page, .widget-vbox');
     const plots = [...widget.querySelectorAll('.js-plotly-plot')];
-    const strokes = '.gtitle, .cartesianlayer path, .cartesianlayer image, .cartesianlayer text';
+    const drawn = ['path', 'image', 'text'].map((kind) => `.cartesianlayer ${kind}`);
+    const strokes = ['.gtitle', '.shapelayer path', ...drawn].join();
     const look = (node) => ['d', 'transform', 'href', 'style'].map((k) => node.getAttribute(k)).join();
     const seen = (plot) => [...plot.querySelectorAll(strokes)].map((n) => look(n) + n.textContent).join();
     window.took = [];
@@ -574,6 +575,8 @@ def test_teacher_lab_by_keyboard(lab, new_page):
     shot(page, 'teacher-lab')
     moves_while_the_kernel_sleeps(page, 'lab', page.get_by_label('labels', exact=True), 'Home', 1)
     latency_of(page, 'TeacherLab', 'to what was not recorded and back: ')  # 60 was, 120 was not
+    labels = page.get_by_label('labels', exact=True)
+    latency(page, 'where nothing was recorded: TeacherLab, labels', labels, first=2)  # 120 and 300 were not
     page.close()
     assert trouble == []
 
@@ -642,7 +645,15 @@ COUNTED = '''() => {
 LET_GO = 'held.splice(0).forEach((draw) => draw())'
 LOWEST = '''() => Math.max(...[...document.querySelectorAll('.ofa-page .plot, .ofa-page .controls')]
     .map((part) => part.getBoundingClientRect().bottom))'''
-# Lines, bars, texts, ranges, ticks; markers, error bars, opacities, rectangles; heat maps and their layers.
+
+
+def not_recorded():
+    "A teacher that was recorded with 60 labels only, at a place where it was not."
+    return TeacherLab(images=60, labels=120)
+
+
+# Lines, bars, texts, ranges, ticks; markers, error bars, opacities, rectangles; heat maps and their layers;
+# words in a box.
 PAINTED = [
     (GammaExplorer, 'γ', ['ArrowRight', 'Home']),
     (LossAnatomy, 'γ', ['ArrowRight', 'Home', 'End']),
@@ -653,6 +664,7 @@ PAINTED = [
     (CKAExplorer, 'student after', ['ArrowUp']),
     (TeacherLab, 'labels', ['ArrowRight', 'ArrowRight', 'Home']),
     (TeacherLab, 'pair', ['Home', 'End']),
+    (not_recorded, 'labels', ['ArrowRight', 'ArrowRight', 'ArrowLeft']),
 ]
 
 

@@ -280,7 +280,7 @@ def test_plotly_is_sent_once_for_all_figures(cards):
     w, v = GammaExplorer(cards), LossAnatomy(cards)
     engines = {f.engine.model_id for f in (*w.figures, *v.figures, live(go.Figure()))}
     assert len(engines) == 1 and len(_Engine.get().code) > 1e6
-    assert all(len(f._esm) < 3e4 for f in w.figures)  # our own scripts, without plotly's megabytes
+    assert all(len(f._esm) < 4e4 for f in w.figures)  # our own scripts, without plotly's megabytes
     _Engine.get().close()  # as Widget.close_all does
     assert live(go.Figure()).engine.comm is not None
 
@@ -411,7 +411,9 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
     w.digit.value, w.z[0].value, w.temperature.value = 3, 2.0, 2.0
     state = states(w.to_html(tmp_path / 'page.html'))[-1]
     assert state['gamma'] == 1.4 and state['views'] == [f.view for f in w.figures] == ['anatomy', 'gradient']
-    assert state['given'] == w.fig.given | dict(student=w.student[3]) and state['values']['z0'] == 2.0
+    own = dict(label=w.card['label'], logits=w.card['logits'], student=w.logits)
+    assert state['given'] == own | dict(among=dict(digit=[3]), moving=_three_classes(w.card))
+    assert state['values']['z0'] == w.logits[w.card['label']] == 2.0
     for shown, drawn in zip((w.fig, w.gradient), state['figures']):
         assert [t['y'] for t in drawn['data']] == [list(t.y) for t in shown.data]
         assert drawn['layout']['title']['text'] == shown.layout.title.text
