@@ -520,11 +520,8 @@ def test_exits_and_layers_by_keyboard(lab, new_page):
     assert reaches(page, of_maps.inner_text, want)
     kernel = ask(page, "[[list(map(float, r)) for r in f.data[0]['z']] for f in maps.draw(maps.numbers)]")
 
-    def sizes(maps):
-        return [[len(row) for row in rows] for rows in maps]
-
-    assert reaches(page, lambda: sizes(page.evaluate(MAPS)), sizes(kernel))
-    assert page.evaluate(MAPS) == [[pytest.approx(row) for row in rows] for rows in kernel]
+    want = [[pytest.approx(row) for row in rows] for rows in kernel]
+    assert until(page, lambda: page.evaluate(MAPS), want) == want
     shot(page, 'exits-and-layers')
     moves_while_the_kernel_sleeps(page, 'exits', page.get_by_label('stage 1', exact=True), 'Space', 1)
     moves_while_the_kernel_sleeps(page, 'maps', page.get_by_label('student after'), 'ArrowUp', 3)
