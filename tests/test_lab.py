@@ -709,6 +709,29 @@ def test_what_is_painted_is_what_plotly_draws(new_page, tmp_path, widget, label,
     assert trouble == []
 
 
+def test_what_was_not_recorded_comes_and_goes_at_once(new_page, tmp_path):
+    "A ring, two lines and a box with words: all of them before the hand rests, whoever draws."
+    page = new_page()
+    page.set_viewport_size(dict(width=1280, height=800))
+    page.add_init_script(HELD)
+    page.goto(not_recorded().to_html(tmp_path / 'page.html').as_uri())
+    page.wait_for_selector('.js-plotly-plot .gtitle')
+    page.wait_for_timeout(1000)
+    page.evaluate(LET_GO)
+    before = pictures(page)
+    for key in ('ArrowLeft', 'ArrowRight', 'ArrowLeft'):  # from 120 labels to 60, which were recorded
+        page.get_by_label('labels', exact=True).focus()
+        page.keyboard.press(key)
+        page.wait_for_timeout(500)
+        soon = pictures(page)
+        page.evaluate(LET_GO)
+        page.wait_for_timeout(200)
+        assert min(map(apart, soon, before)) > 40  # both figures have moved
+        assert max(map(apart, soon, pictures(page))) <= 40
+        before = soon
+    page.close()
+
+
 DRAWN = "i => document.querySelectorAll('[data-page=steps] .plot')[i].data.map((t) => Array.from(t.y))"
 
 

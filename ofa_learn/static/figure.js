@@ -269,7 +269,9 @@ function traceStroke(node, i, before, trace, axes, stacks) {
   const differs = changed(before, trace);
   const may = (k) => MOVING.includes(k) || SAID.includes(k) || alike(before[k], trace[k], WITHIN[k] ?? []);
   if (!differs.every(may)) return null;
-  if ((node._fullData?.[i]?.visible ?? true) !== true) return undefined;
+  const visible = node._fullData?.[i]?.visible ?? true;
+  if (visible === false && differs.some((k) => MOVING.includes(k))) return null;  // it was empty, and may not be now
+  if (visible !== true) return undefined;
   const found = known(node, i, axes);
   if (!found) return null;
   const moves = differs.some((k) => !SAID.includes(k)) || found.xaxis.moves || found.yaxis.moves;
