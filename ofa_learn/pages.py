@@ -185,35 +185,26 @@ def gamma_version(
 GAMMAS = [round(1 + i / 10, 1) for i in range(31)]
 
 
-def what_moves(figure: Sketch) -> dict:
-    "What a step changes in a figure: its title, its range, and each trace's values and texts."
-    traces = [{k: list(t[k]) for k in ('y', 'text') if k in t} for t in figure.data]
-    layout = figure.layout
-    return dict(title=layout['title']['text'], range=layout['yaxis']['range'], traces=traces)
-
-
 def steps_version(
-    figures: list[list[Sketch]],  # for each γ of `GAMMAS` its figures
-    texts: list[str],  # for each γ what to say
+    figures: list[Sketch],  # at the γ of `GAMMAS` where the slider starts
+    moving: dict,  # views: of views.js, one for each figure; given; values: of the controls but γ
+    texts: list[str],  # for each γ of `GAMMAS` what to say
     gamma: float,  # where the slider starts
     caption: str,  # an instruction to the reader
 ) -> str:  # a <figure> that pages.js brings to life
-    "A γ slider over precomputed figures, without a kernel."
-    if not len(figures) == len(texts) == len(GAMMAS):
-        raise ValueError(
-            f'figures: expected {len(GAMMAS)}, one for each γ, and as many texts, '
-            f'got {len(figures)} and {len(texts)}'
-        )
-    start = min(range(len(GAMMAS)), key=lambda i: abs(GAMMAS[i] - gamma))
-    state = dict(
-        gamma=GAMMAS[start],
-        figures=[f.plain() for f in figures[start]],
-        steps=[dict(text=t, figures=[what_moves(f) for f in fs]) for t, fs in zip(texts, figures)],
-    )
+    "A γ slider over figures that the page computes, with words for each of its steps, without a kernel."
+    if len(texts) != len(GAMMAS):
+        raise ValueError(f'texts: expected {len(GAMMAS)}, one for each γ, got {len(texts)}')
+    if len(figures) != len(moving['views']):
+        raise ValueError(f'figures: expected one for each view, got {len(figures)}')
+    if gamma not in GAMMAS:
+        raise ValueError(f'gamma: expected a stop of the slider, 1 to 4 in tenths, got {gamma}')
+    state = moving | dict(gamma=gamma, figures=[f.plain() for f in figures], texts=texts)
     return (
         '<figure class="ofa-page" data-page="steps">'
         f'<script type="application/json">{embed_json(state)}</script>'
-        f'<p class="numbers" style="white-space: pre-line" role="status">{html.escape(texts[start])}</p>'
+        '<p class="numbers" style="white-space: pre-line" role="status">'
+        f'{html.escape(texts[GAMMAS.index(gamma)])}</p>'
         f'<figcaption>{html.escape(caption)}</figcaption></figure>'
     )
 

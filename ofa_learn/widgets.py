@@ -40,7 +40,6 @@ from ofa_learn.pages import (
     plain_figure,
     static_text,
     steps_version,
-    what_moves,
     write_page,
 )
 from ofa_learn.plain import (
@@ -451,7 +450,8 @@ def in_rows(controls: list[W.DOMWidget]) -> W.HBox:
 
 _ALONE = (
     '<style>@keyframes ofa-late { to { visibility: visible } }</style>'
-    '<p class="ofa-alone" role="alert" style="visibility:hidden; animation:ofa-late 0s 4s forwards">'
+    '<p class="ofa-alone" role="alert" style="border:2px solid; padding:.5rem; '
+    'visibility:hidden; animation:ofa-late 0s 4s forwards">'
     'Controls and figures need the front end of anywidget, which this page lacks: '
     'run pip install anywidget jupyterlab_widgets where JupyterLab runs, and load the page again.</p>'
 )
@@ -744,10 +744,10 @@ class LossAnatomy(Explorer):
         return anatomy_state(self.logits, self.card, self.gamma.value, self.temperature.value)
 
     def views(self):
-        return [dict(view='steps', hands=self.hands() | {f'z{i}': z for i, z in enumerate(self.z)})] * 2
+        return _anatomy_views(self)
 
     def tables(self):
-        return _over_gamma(self)
+        yield [_of_digit(self)] * 2
 
     def draw(self, s):
         figures = sketch(_anatomy_figure, s), sketch(_gradient_figure, s, self.classes)
@@ -769,12 +769,23 @@ def _logit_name(w: LossAnatomy, c: int) -> str:
     return f'student’s logit of {w.classes[c]}' + (' (true)' if c == w.card['label'] else '')
 
 
-def _over_gamma(w: LossAnatomy) -> Iterator[list[dict]]:
-    "For each figure what moves at every γ, for the digit, T and logits of the moment."
-    among = {k: [hand.value] for k, hand in w.fig.hands.items()} | dict(gamma=GAMMAS)
-    T = w.temperature.value
-    steps = [w.draw(anatomy_state(w.logits, w.card, gamma, T)) for gamma in GAMMAS]
-    yield [dict(among=among, steps=[what_moves(f) for f in figures]) for figures in zip(*steps)]
+def _of_digit(w: LossAnatomy) -> dict:
+    "What the views have to be given besides γ, T and the sliders' logits, as long as the digit stays."
+    return dict(
+        among=dict(digit=[w.digit.value]),
+        label=w.card['label'],
+        logits=w.card['logits'],
+        student=[*w.logits],
+        moving=_three_classes(w.card),
+    )
+
+
+def _anatomy_views(w: LossAnatomy) -> list[dict]:
+    "How the bars and the gradient move on the page: by γ, T and the three logits."
+    return [
+        dict(view=name, hands=w.hands() | {f'z{i}': z for i, z in enumerate(w.z)}, given=_of_digit(w))
+        for name in ('anatomy', 'gradient')
+    ]
 
 
 def _anatomy_version(w: LossAnatomy) -> str:
@@ -785,11 +796,17 @@ def _anatomy_version(w: LossAnatomy) -> str:
     strip = digit_strip([w.card['image']], [name], title='The image', caption=known)
     student = ', '.join(f'{w.classes[c]}: {v:g}' for c, v in enumerate(w.logits))
     note = f'<p>The student’s logits: {html.escape(student)}. On this page only γ moves.</p>'
-    states = [anatomy_state(w.logits, w.card, gamma, T) for gamma in GAMMAS]
+    start = min(GAMMAS, key=lambda gamma: abs(gamma - w.gamma.value))
+    states = {gamma: anatomy_state(w.logits, w.card, gamma, T) for gamma in GAMMAS}
     slider = steps_version(
-        [w.draw(s) for s in states],
-        [formulas_text(s) for s in states],
-        w.gamma.value,
+        w.draw(states[start]),
+        dict(
+            views=[f.view for f in w.figures],
+            given=_of_digit(w),
+            values={name: hand.value for name, hand in w.fig.hands.items()},
+        ),
+        [formulas_text(s) for s in states.values()],
+        start,
         'Slide γ (the arrow keys work). '
         'At 2 the last three bars are equal; between whole numbers one block may hang below zero.',
     )

@@ -1,6 +1,7 @@
 """The explorers: numbers against the records, figures that follow, pages that hold the same, and errors."""
 
 import json
+import random
 import re
 from itertools import product
 
@@ -26,7 +27,6 @@ from ofa_learn.explorers import (
     pair_name,
 )
 from ofa_learn.models import count_params, make_model
-from ofa_learn.pages import GAMMAS as STOPS
 from ofa_learn.pages import accuracy_frames, embed_json, plain_figure, static_text
 from ofa_learn.recorded import recorded
 from ofa_learn.records import interval, named, results, spread_text
@@ -652,17 +652,19 @@ def test_a_table_comes_in_pieces_and_then_the_kernel_only_follows(monkeypatch):
     assert len(said) == 12
 
 
-def test_the_table_of_an_image_holds_for_what_it_was_made_for():
+def test_what_an_image_gives_holds_for_its_digit():
     w, turns = LossAnatomy(), []
     w.fig.observe(lambda change: turns.append(change['new']), 'turn')
-    given_table(w)
-    w.gamma.value = 3.0
+    w.gamma.value, w.temperature.value, w.z[0].value = 3.0, 2.0, -1.5
     assert turns == [] and w.fig.layout.title.text.endswith('γ = 3')
-    w.gamma.value = 1.45  # no stop of the slider
+    w.digit.value = 2  # its classes have other names, and its student other logits
+    assert turns == [2] and not w.fig.moves_itself()
+    assert given_table(w)[0]['among'] == dict(digit=[2]) and w.fig.moves_itself()
     w.z[0].value = 2.0
-    assert turns == [2, 3] and not w.fig.moves_itself()
-    w.gamma.value = 1.5
-    assert given_table(w)[0]['among']['z0'] == [2.0] and w.fig.moves_itself()
+    w.digit.value = 0
+    assert turns == [2, 3] and w.z[0].value == -1.5
+    given_table(w)
+    assert w.fig.given['student'] == w.student[0] and w.student[0][w.card['label']] == -1.5
 
 
 def no_fit(part):
@@ -676,15 +678,13 @@ VIEWS = '''([givens, figures, name, states]) => states.map(
 
 
 def test_what_the_page_draws_by_itself_is_what_the_kernel_draws(browser):
-    "Every recorded choice at some epochs, and one image's loss at every γ: the same arrays and words."
+    "Every recorded choice at some epochs: the same arrays and words."
     page = browser.new_page()
     page.add_script_tag(content=static_text('shared.js', 'figure.js', 'views.js'))
-    for w in (*(make() for make in WIDGETS.values()), LossAnatomy(gamma=1.0)):
+    for w in (make() for make in WIDGETS.values()):
         first = [dict(data=f.traces, layout=f.look) for f in w.figures]
         hands = w.fig.hands
-        options = {k: c.options() if isinstance(c, Choice) else [c.value] for k, c in hands.items()}
-        if isinstance(w, LossAnatomy):
-            options['gamma'] = STOPS
+        options = {k: c.options() for k, c in hands.items()}
         states = [dict(zip(hands, values)) for values in list(product(*options.values()))[::3]]
         shown = page.evaluate(VIEWS, [given_table(w), first, w.fig.view, states])
         for values, figures in zip(states, shown, strict=True):
@@ -695,6 +695,38 @@ def test_what_the_page_draws_by_itself_is_what_the_kernel_draws(browser):
                 assert one['data'] == other['data']
                 for part in ('title', 'xaxis', 'yaxis', 'annotations', 'shapes'):
                     assert no_fit(one['layout'].get(part)) == no_fit(other['layout'].get(part))
+    page.close()
+
+
+def stirred(w, draw):
+    "Random places of the sliders of a `LossAnatomy`: often their ends, often whole."
+    sliders = {k: c for k, c in w.fig.hands.items() if c is not w.digit}
+    places = {k: draw.choice([c.min, c.max, draw.uniform(c.min, c.max)]) for k, c in sliders.items()}
+    return {k: round(v, draw.choice([0, 1, 4])) for k, v in places.items()} | dict(digit=w.digit.value)
+
+
+def test_one_images_loss_on_the_page_is_the_kernels(browser):
+    "Any γ, T and logits, of several teachers and students: what views.js computes is what Python does."
+    draw = random.Random(1)
+    page = browser.new_page()
+    page.add_script_tag(content=static_text('shared.js', 'figure.js', 'views.js'))
+    for spread in (0.1, 3, 30, 300):
+        logits = [[draw.gauss(0, spread) for _ in range(5)] for _ in range(2)]
+        image = [[0, 255], [255, 0]]
+        w = LossAnatomy([dict(image=image, label=1, logits=logits[0])], list('abcde'), 1.0, 1.0, logits[1:])
+        first = [dict(data=f.traces, layout=f.look) for f in w.figures]
+        states = [stirred(w, draw) for _ in range(40)]
+        for i, (view, figure) in enumerate(zip(('anatomy', 'gradient'), first)):
+            shown = page.evaluate(VIEWS, [[w.figures[i].given], [figure], view, states])
+            for values, (one,) in zip(states, shown, strict=True):
+                for name, value in values.items():
+                    w.fig.hands[name].value = value
+                other = plain_figure(w.draw(w.numbers)[i])
+                assert w.figures[i].moves_itself() and one['layout']['title'] == other['layout']['title']
+                assert one['layout']['yaxis']['range'] == pytest.approx(other['layout']['yaxis']['range'])
+                for a, b in zip(one['data'], other['data'], strict=True):
+                    assert a.pop('y') == pytest.approx(b.pop('y'), rel=1e-9, abs=1e-11)
+                    assert a == b
     page.close()
 
 

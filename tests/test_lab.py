@@ -47,6 +47,7 @@ BOOKS = dict(
         'maps = CKAExplorer()\nmaps',
     ),
     teacher_lab=('from ofa_learn.teacher_lab import TeacherLab', 'lab = TeacherLab()\nlab'),
+    alone=('from ofa_learn.widgets import LossAnatomy\nLossAnatomy()',),
 )
 # Folders that JupyterLab would otherwise take from the user.
 FOLDERS = (
@@ -67,7 +68,7 @@ def free_port():
 
 
 def write_books(folder):
-    "The walkthroughs, and two more books."
+    "The walkthroughs, and the other books."
     without = shutil.ignore_patterns('.ipynb_checkpoints')
     shutil.copytree(ROOT / 'nbs' / 'walkthroughs', folder, ignore=without)
     kernel = dict(kernelspec=dict(name='python3', display_name='python3'))
@@ -266,10 +267,13 @@ STOPWATCH = '''() => {
     const control = document.activeElement;
     const widget = control.closest('figure.ofa-page, .widget-vbox');
     const plots = [...widget.querySelectorAll('.js-plotly-plot')];
-    const strokes = '.gtitle, .cartesianlayer path, .cartesianlayer image, .cartesianlayer text';
+    const drawn = ['path', 'image', 'text'].map((kind) => `.cartesianlayer ${kind}`);
+    const strokes = ['.gtitle', '.shapelayer path', ...drawn].join();
     const look = (node) => ['d', 'transform', 'href', 'style'].map((k) => node.getAttribute(k)).join();
     const seen = (plot) => [...plot.querySelectorAll(strokes)].map((n) => look(n) + n.textContent).join();
     window.took = [];
+    window.stopwatch?.abort();  // one at a time
+    window.stopwatch = new AbortController();
     control.addEventListener('keydown', () => {
         const start = performance.now();
         const before = plots.map(seen);
@@ -278,7 +282,7 @@ STOPWATCH = '''() => {
             else setTimeout(wait, 1);
         };
         setTimeout(wait, 0);
-    }, {capture: true});
+    }, {capture: true, signal: stopwatch.signal});
 }'''
 
 
@@ -382,6 +386,7 @@ def test_gamma_by_keyboard(book):
             assert bars[trace]['y'] + bars[trace + 3]['y'] == pytest.approx(want, abs=1e-12)
     # The arrow keys moved the slider, not the notebook.
     assert book.evaluate('document.activeElement.type') == 'range'
+    assert book.locator('.ofa-alone').count() == 4 and not book.locator('.ofa-alone:visible').count()
 
 
 def test_digit_and_temperature_by_keyboard(book):
@@ -441,6 +446,7 @@ def test_anatomy_by_keyboard(book):
     )
     shot(book, 'anatomy')
     moves_while_the_kernel_sleeps(book, 'anatomy', gamma, 'ArrowRight', 4)
+    moves_while_the_kernel_sleeps(book, 'anatomy', book.get_by_label('(true)').first, 'ArrowLeft', 5)
 
 
 def test_recorded_accuracies_by_keyboard(book):
@@ -514,11 +520,8 @@ def test_exits_and_layers_by_keyboard(lab, new_page):
     assert reaches(page, of_maps.inner_text, want)
     kernel = ask(page, "[[list(map(float, r)) for r in f.data[0]['z']] for f in maps.draw(maps.numbers)]")
 
-    def sizes(maps):
-        return [[len(row) for row in rows] for rows in maps]
-
-    assert reaches(page, lambda: sizes(page.evaluate(MAPS)), sizes(kernel))
-    assert page.evaluate(MAPS) == [[pytest.approx(row) for row in rows] for rows in kernel]
+    want = [[pytest.approx(row) for row in rows] for rows in kernel]
+    assert until(page, lambda: page.evaluate(MAPS), want) == want
     shot(page, 'exits-and-layers')
     moves_while_the_kernel_sleeps(page, 'exits', page.get_by_label('stage 1', exact=True), 'Space', 1)
     moves_while_the_kernel_sleeps(page, 'maps', page.get_by_label('student after'), 'ArrowUp', 3)
@@ -546,6 +549,7 @@ def test_teacher_lab_by_keyboard(lab, new_page):
         assert reaches(page, ring, rounded([*chosen.x, *chosen.y]))
 
     shown()
+    latency_of(page, 'TeacherLab')  # from 60 to 120 labels and back, all recorded
     moves = (
         ('labels', 'range', ['ArrowRight'], dict(labels=120)),
         ('temperature T', 'select-one', ['ArrowUp'], dict(temperature=1.0)),
@@ -567,9 +571,27 @@ def test_teacher_lab_by_keyboard(lab, new_page):
     assert page.locator('.annotation-text').filter(has_text='Not recorded').count() == 1
     shot(page, 'teacher-lab')
     moves_while_the_kernel_sleeps(page, 'lab', page.get_by_label('labels', exact=True), 'Home', 1)
-    latency_of(page, 'TeacherLab')
+    latency_of(page, 'TeacherLab', 'to what was not recorded and back: ')  # 60 was, 120 was not
+    labels = page.get_by_label('labels', exact=True)
+    latency(page, 'where nothing was recorded: TeacherLab, labels', labels, first=2)  # 120 and 300 were not
     page.close()
     assert trouble == []
+
+
+def test_without_the_front_end_the_page_says_what_to_do(lab, new_page):
+    "JupyterLab that lacks anywidget's part: one sentence to be seen, after the time that loading may take."
+    page = new_page()
+    page.route('**/extensions/anywidget/**', lambda route: route.abort())
+    page.goto(lab.format('alone.ipynb'))
+    page.wait_for_function(IDLE, timeout=WAIT)
+    page.evaluate("window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    said = page.locator('.jupyter-widgets .ofa-alone')
+    said.wait_for(state='visible', timeout=5 * WAIT)
+    assert 'run pip install anywidget jupyterlab_widgets' in said.inner_text()
+    assert page.evaluate(FAILED) == []
+    assert not page.locator('.js-plotly-plot:visible, .ofa-range:visible').count()
+    shot(page, 'alone')
+    page.close()
 
 
 NAMES = '''[...document.querySelectorAll('.jupyter-widgets input')]
@@ -620,7 +642,15 @@ COUNTED = '''() => {
 LET_GO = 'held.splice(0).forEach((draw) => draw())'
 LOWEST = '''() => Math.max(...[...document.querySelectorAll('.ofa-page .plot, .ofa-page .controls')]
     .map((part) => part.getBoundingClientRect().bottom))'''
-# Lines, bars, texts, ranges, ticks; markers, error bars, opacities, rectangles; heat maps and their layers.
+
+
+def not_recorded():
+    "A teacher that was recorded with 60 labels only, at a place where it was not."
+    return TeacherLab(images=60, labels=120)
+
+
+# Lines, bars, texts, ranges, ticks; markers, error bars, opacities, rectangles; heat maps and their layers;
+# words in a box.
 PAINTED = [
     (GammaExplorer, 'γ', ['ArrowRight', 'Home']),
     (LossAnatomy, 'γ', ['ArrowRight', 'Home', 'End']),
@@ -631,6 +661,7 @@ PAINTED = [
     (CKAExplorer, 'student after', ['ArrowUp']),
     (TeacherLab, 'labels', ['ArrowRight', 'ArrowRight', 'Home']),
     (TeacherLab, 'pair', ['Home', 'End']),
+    (not_recorded, 'labels', ['ArrowRight', 'ArrowRight', 'ArrowLeft']),
 ]
 
 
@@ -676,6 +707,29 @@ def test_what_is_painted_is_what_plotly_draws(new_page, tmp_path, widget, label,
     assert page.evaluate('document.documentElement.scrollWidth') <= 1280
     page.close()
     assert trouble == []
+
+
+def test_what_was_not_recorded_comes_and_goes_at_once(new_page, tmp_path):
+    "A ring, two lines and a box with words: all of them before the hand rests, whoever draws."
+    page = new_page()
+    page.set_viewport_size(dict(width=1280, height=800))
+    page.add_init_script(HELD)
+    page.goto(not_recorded().to_html(tmp_path / 'page.html').as_uri())
+    page.wait_for_selector('.js-plotly-plot .gtitle')
+    page.wait_for_timeout(1000)
+    page.evaluate(LET_GO)
+    before = pictures(page)
+    for key in ('ArrowLeft', 'ArrowRight', 'ArrowLeft'):  # from 120 labels to 60, which were recorded
+        page.get_by_label('labels', exact=True).focus()
+        page.keyboard.press(key)
+        page.wait_for_timeout(500)
+        soon = pictures(page)
+        page.evaluate(LET_GO)
+        page.wait_for_timeout(200)
+        assert min(map(apart, soon, before)) > 40  # both figures have moved
+        assert max(map(apart, soon, pictures(page))) <= 40
+        before = soon
+    page.close()
 
 
 DRAWN = "i => document.querySelectorAll('[data-page=steps] .plot')[i].data.map((t) => Array.from(t.y))"

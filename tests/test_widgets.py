@@ -280,7 +280,7 @@ def test_plotly_is_sent_once_for_all_figures(cards):
     w, v = GammaExplorer(cards), LossAnatomy(cards)
     engines = {f.engine.model_id for f in (*w.figures, *v.figures, live(go.Figure()))}
     assert len(engines) == 1 and len(_Engine.get().code) > 1e6
-    assert all(len(f._esm) < 3e4 for f in w.figures)  # our own scripts, without plotly's megabytes
+    assert all(len(f._esm) < 4e4 for f in w.figures)  # our own scripts, without plotly's megabytes
     _Engine.get().close()  # as Widget.close_all does
     assert live(go.Figure()).engine.comm is not None
 
@@ -410,15 +410,17 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
     w = LossAnatomy(cards, gamma=1.4)
     w.digit.value, w.z[0].value, w.temperature.value = 3, 2.0, 2.0
     state = states(w.to_html(tmp_path / 'page.html'))[-1]
-    assert len(state['steps']) == len(GAMMAS) == 31 and state['gamma'] == 1.4
-    for gamma, step in zip(GAMMAS, state['steps']):
+    assert state['gamma'] == 1.4 and state['views'] == [f.view for f in w.figures] == ['anatomy', 'gradient']
+    own = dict(label=w.card['label'], logits=w.card['logits'], student=w.logits)
+    assert state['given'] == own | dict(among=dict(digit=[3]), moving=_three_classes(w.card))
+    assert state['values']['z0'] == w.logits[w.card['label']] == 2.0
+    for shown, drawn in zip((w.fig, w.gradient), state['figures']):
+        assert [t['y'] for t in drawn['data']] == [list(t.y) for t in shown.data]
+        assert drawn['layout']['title']['text'] == shown.layout.title.text
+    assert len(state['texts']) == len(GAMMAS) == 31
+    for gamma, text in zip(GAMMAS, state['texts']):
         w.gamma.value = gamma
-        for shown, drawn in zip((w.fig, w.gradient), step['figures']):
-            assert [t['y'] for t in drawn['traces']] == [list(t.y) for t in shown.data]
-            assert drawn['title'] == shown.layout.title.text
-            assert drawn['range'] == list(shown.layout.yaxis.range)
-        assert step['text'] == w.text()
-    assert list(w.fig.data[-1].text) == state['steps'][-1]['figures'][0]['traces'][-1]['text']
+        assert text == w.text()
 
 
 # Errors
@@ -452,7 +454,9 @@ def test_anatomy_page_has_the_widgets_numbers(cards, tmp_path):
             'student_logits: expected finite numbers',
         ),
         (lambda: setattr(GammaExplorer([card()]).digit, 'value', 1), 'digit: expected 0 to 0, got 1'),
-        (lambda: steps_version([[]], [''], 1.0, ''), 'figures: expected 31'),
+        (lambda: steps_version([], dict(views=[]), [''], 1.0, ''), 'texts: expected 31'),
+        (lambda: steps_version([], dict(views=['anatomy']), [''] * 31, 1.0, ''), 'one for each view, got 0'),
+        (lambda: steps_version([], dict(views=[]), [''] * 31, 1.45, ''), 'gamma: expected a stop'),
         (lambda: gamma_state(card(), 0.05), 'gamma: expected finite numbers of at least 0.1'),
         (
             lambda: Slider(description='x', min=0, max=1, value=math.nan),

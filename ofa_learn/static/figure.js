@@ -115,6 +115,31 @@ function rectangle(node, i, {type, xref = 'x', yref = 'y', x0, x1, y0, y1}, axes
   return () => path.setAttribute('d', drawn);
 }
 
+// Other words in a box at the figure's right end, as many lines as before; null where plotly has to draw.
+function boxed(node, i, {text, xanchor}) {
+  const note = node.querySelector(`.infolayer > .annotation[data-index="${i}"] > .annotation-text-g`);
+  const [turned, full] = [note?.getAttribute('transform'), node._fullLayout.annotations[i]];
+  const middle = /^rotate\(0,([\d.]+),([\d.]+)\)$/.exec(turned)?.slice(1).map(Number);
+  const spans = [...(note?.querySelectorAll('tspan.line') ?? [])];
+  const lines = text.split('<br>');
+  const fits = lines.length > 1 && lines.length === spans.length && lines.every(plain);
+  if (!middle || !fits || xanchor !== 'right') return null;
+  const [box, words] = [note.querySelector('rect.bg'), note.querySelector('text')];
+  const around = 2 * (full.borderpad + full.borderwidth);
+  return () => {
+    spans.forEach((span, k) => { span.textContent = lines[k]; });
+    const inner = words.getBoundingClientRect().width + around;
+    const width = Math.round(inner);
+    const before = Number(box.getAttribute('width')) + full.borderwidth;
+    const x = middle[0] + (before - width) / 2;  // the right end stays
+    const [, y] = note.firstElementChild.getAttribute('transform').match(/,([\d.]+)/);
+    box.setAttribute('width', String(width - full.borderwidth));
+    [words, ...spans].forEach((part) => part.setAttribute('x', String(inner / 2)));
+    note.setAttribute('transform', `rotate(0,${px(x)},${middle[1]})`);
+    note.firstElementChild.setAttribute('transform', `translate(${Math.round(x - width / 2)},${y})`);
+  };
+}
+
 // What shows another layout, as functions; with null among them where plotly has to draw.
 function layoutStrokes(node, before, after, axes) {
   return changed(before, after).flatMap((k) => {
@@ -124,6 +149,10 @@ function layoutStrokes(node, before, after, axes) {
     if (k === 'shapes' && a?.length === b?.length) {
       const still = a.every((shape, i) => alike(shape, b[i], ['x0', 'x1', 'y0', 'y1']));
       return still ? b.map((shape, i) => rectangle(node, i, shape, axes)) : [null];
+    }
+    if (k === 'annotations' && a?.length === b?.length) {
+      const still = a.every((note, i) => alike(note, b[i], ['text']));
+      return still ? b.map((note, i) => same(note, a[i]) ? undefined : boxed(node, i, note)) : [null];
     }
     if (!AXIS.test(k) || !alike(a, b, ['range', 'tickvals', 'ticktext', 'title'])) return [null];
     const id = k.replace('axis', '');
@@ -240,7 +269,9 @@ function traceStroke(node, i, before, trace, axes, stacks) {
   const differs = changed(before, trace);
   const may = (k) => MOVING.includes(k) || SAID.includes(k) || alike(before[k], trace[k], WITHIN[k] ?? []);
   if (!differs.every(may)) return null;
-  if ((node._fullData?.[i]?.visible ?? true) !== true) return undefined;
+  const visible = node._fullData?.[i]?.visible ?? true;
+  if (visible === false && differs.some((k) => MOVING.includes(k))) return null;  // it was empty, and may not be now
+  if (visible !== true) return undefined;
   const found = known(node, i, axes);
   if (!found) return null;
   const moves = differs.some((k) => !SAID.includes(k)) || found.xaxis.moves || found.yaxis.moves;

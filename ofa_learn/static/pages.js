@@ -87,16 +87,16 @@
     draw();
   }
 
-  // Precomputed: state.steps holds, for each γ of the slider, what changes in each figure
+  // The figures are computed here; state.texts holds, for each γ of the slider, what to say
   // (ofa_learn.pages.steps_version).
   function mountSteps(figure, state, number) {
     const gammaNow = gammaIn(controlsIn(figure), `page-${number}-gamma`, 1, state.gamma, draw);
     const places = plotsIn(figure, state.figures);
 
     function draw() {
-      const step = state.steps[Math.round((gammaNow() - 1) / 0.1)];
-      places.forEach((place, i) => place.show(stepped(state.figures[i], step.figures[i])));
-      figure.querySelector('.numbers').textContent = step.text;
+      const values = {...state.values, gamma: gammaNow()};
+      places.forEach((place, i) => place.show(views[state.views[i]](state.figures[i], state.given, values)));
+      figure.querySelector('.numbers').textContent = state.texts[Math.round((values.gamma - 1) / 0.1)];
     }
     draw();
   }

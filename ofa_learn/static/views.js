@@ -1,10 +1,17 @@
 // What γ does to one image: state → numbers → what moves in the figures, for the widget and the page alike.
-// The numbers are those of ofa_learn.plain, and a browser test holds the two equal.
+// The numbers are those of ofa_learn.plain and ofa_learn.widgets, and browser tests hold the two equal.
 function softmax(logits, temperature) {
   const top = Math.max(...logits);
   const powers = logits.map((z) => Math.exp((z - top) / temperature));
   const whole = powers.reduce((sum, power) => sum + power, 0);
   return powers.map((power) => power / whole);
+}
+
+// −log softmax(z/T), what each class would cost.
+function costs(logits, temperature) {
+  const top = Math.max(...logits);
+  const whole = logits.reduce((sum, z) => sum + Math.exp((z - top) / temperature), 0);
+  return logits.map((z) => Math.log(whole) - (z - top) / temperature);
 }
 
 function formWeights(probs, label, gamma) {
@@ -22,8 +29,10 @@ function moved({data, layout}, traces, text, ranges) {
   };
 }
 
-// A figure after one step of a table: its title, its range, and the arrays that change.
-const stepped = (figure, {title, range, traces}) => moved(figure, traces, title, {yaxis: range});
+const total = (values) => values.reduce((sum, v) => sum + v, 0);
+
+// The smallest power of 2 above all values, with a tenth to spare.
+const powerAbove = (...values) => 2 ** Math.ceil(Math.log2(Math.max(1.1 * Math.max(...values), 0.1)));
 
 // A figure whose traces and layout are numbers of what stands once in a pool.
 const pooled = (pool, [traces, layout]) => ({data: traces.map((i) => pool[i]), layout: pool[layout]});
@@ -59,10 +68,38 @@ const views = {
     const ranges = {yaxis: [0, 1.05 * reach], yaxis2: [0, top]};
     return moved(figure, traces, `What each class counts at γ = ${gamma}`, ranges);
   },
-  // Over γ, as long as all other controls stand where they stood when the table was made.
-  steps(figure, {among, steps}, values) {
-    const known = Object.entries(among).every(([name, there]) => there.includes(values[name]));
-    return known ? stepped(figure, steps[among.gamma.indexOf(values.gamma)]) : null;
+  // The loss by Eqs. 5 to 8, as parts that stand on one another, and its gradient, for one digit and its student.
+  anatomy(figure, given, values) {
+    const state = anatomyState(given, values);
+    if (!state) return null;
+    const {gamma, p, ce, dark, target, weights} = state;
+    const series = weights.map((weight) => weight * ce);
+    const rest = (target - 1 - total(weights)) * ce;
+    const stacks = [
+      [dark, ce, p * ce, 0, 0, 0, 0, 0],
+      [dark, 0, 0, 0, 0, 0, 0, target * ce],
+      [dark, ce, ...series, rest, 0],
+      [dark, ce, 2 * p * ce, p * p * ce, 0, 0, 0, 0],
+    ];
+    const totals = stacks.map(total);
+    const parts = stacks[0].map((_, part) => ({y: stacks.map((stack) => stack[part])}));
+    const traces = [...parts, {y: totals, text: totals.map((v) => v.toFixed(3))}];
+    const below = Math.min(...stacks.map((stack) => total(stack.filter((v) => v < 0))));
+    const low = below < -1e-9 ? -powerAbove(-below) / 2 : 0;
+    const top = powerAbove(...stacks.map((stack) => total(stack.filter((v) => v > 0))));
+    return moved(figure, traces, `One image’s loss at γ = ${gamma}`, {yaxis: [low, top]});
+  },
+  gradient(figure, given, values) {
+    const state = anatomyState(given, values);
+    if (!state) return null;
+    const {gamma, temperature, label, teacher, own} = state;
+    const lines = [1, gamma].map((power) => {
+      const {paper} = formWeights(teacher, label, power);
+      return own.map((q, c) => (total(paper) * q - paper[c]) / temperature);
+    });
+    const top = powerAbove(...lines.flat().map(Math.abs));
+    const traces = lines.map((y) => ({y}));
+    return moved(figure, traces, `What the student feels at γ = ${gamma}`, {yaxis: [-top, top]});
   },
   // Over all recorded choices. A control in `lines` only moves a line, which has its name.
   choices(figure, {controls, lines, states, pool}, values) {
@@ -82,4 +119,21 @@ const views = {
 function imageState({cards, names}, {gamma, temperature, digit}) {
   const {label, logits, probs} = cards[digit];
   return {label, names, gamma, probs: probs ?? softmax(logits, temperature)};
+}
+
+// What an image's loss is made of (Eqs. 5 to 8), as long as the digit is the one that was given: its classes
+// `moving` have their student's logits from the sliders z0, z1 and z2.
+function anatomyState({among, label, logits, student, moving}, {gamma, temperature, digit, ...sliders}) {
+  if (!among.digit.includes(digit)) return null;
+  const z = student.map((v, c) => moving.includes(c) ? sliders[`z${moving.indexOf(c)}`] : v);
+  const [teacher, own] = [logits, z].map((values) => softmax(values, temperature));
+  const cost = costs(z, temperature);
+  const p = teacher[label];
+  const dark = total(cost.map((v, c) => c === label ? 0 : teacher[c] * v));
+  // The first terms C(γ, k) pᵏ of (1 + p)^γ − 1; a whole γ ends the series.
+  const weights = [1, 2, 3, 4].reduce(([out, term], k) => {
+    const next = term * p * (gamma - k + 1) / k;
+    return [[...out, next], next];
+  }, [[], 1])[0];
+  return {gamma, temperature, label, teacher, own, p, ce: cost[label], dark, weights, target: (1 + p) ** gamma};
 }
