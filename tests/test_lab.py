@@ -249,11 +249,23 @@ SLEEP = '''() => {
 }'''
 
 
+def at_rest(page, i):
+    "The i-th figure, once two looks half a second apart are alike: plotly draws again when the hand rests."
+
+    def alike():
+        first = plotted(page, i)
+        page.wait_for_timeout(500)
+        return plotted(page, i) == first
+
+    assert until(page, alike, True)
+    return plotted(page, i)
+
+
 def moves_while_the_kernel_sleeps(page, widget, control, key, i):
     "A key on a control: the i-th figure follows at once, and the widget in the kernel when it can."
     know = f'all(f.moves_itself() for f in {widget}.figures)'
     assert reaches(page, lambda: ask(page, know), True)  # the table has come
-    before, stood = plotted(page, i), ask(page, f'{widget}.text()')
+    before, stood = at_rest(page, i), ask(page, f'{widget}.text()')
     control.focus()
     page.evaluate(SLEEP)
     page.keyboard.press(key)
