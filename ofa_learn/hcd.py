@@ -26,7 +26,7 @@ class JointLogits(nn.Module):
         branches: ExitBranches,  # exits of the chosen stages; their classifiers are taken off
         teacher_width: int,  # d_t
         num_classes: int,  # K
-        n: int = 4,  # sets of logits a stage
+        n: int = 4,  # sets of logits per stage
     ):
         super().__init__()
         self.n, self.branches = n, branches

@@ -80,7 +80,7 @@ class CAP(nn.Module):
         width: int,  # C_t
         grid: tuple[int, int],  # (h, w) of the teacher's map
         heads: int | None = None,  # of the attention; default `_default_heads(width)`
-        s: float = 5.0,  # what the logits are multiplied by, beside 1/sqrt(d_head)
+        s: float = 5.0,  # what the logits are multiplied by, on top of 1/sqrt(d_head)
         learned_queries: bool = True,  # False: queries are given with each call
     ):
         super().__init__()
