@@ -143,7 +143,7 @@ def _run_one(
 ) -> tuple[dict, list]:
     "One run of the plan → its record, and the student's logits on the test images at `show`."
     torch.set_num_threads(1)
-    warnings.filterwarnings('ignore', 'rsd: a batch of')  # once for each process is too often here
+    warnings.filterwarnings('ignore', 'rsd: a batch of')  # it would come once per process
     data = _shown(plan, row)
     method, options = _rows(plan)[row]
     teacher = None if method == 'labels' else Teacher(teacher_file)
@@ -305,7 +305,7 @@ def _do(todo: list[tuple], plan: Plan, rest: tuple, folder: Path, jobs: int, say
 # %% ../nbs/course/94_demo.ipynb #6dce8550
 def _run_all(
     plan: Plan,  # what to run
-    teacher_file: str,  # see `_run_one`, as the next two
+    teacher_file: str,  # see `_run_one`, also for the next two
     teacher_info: dict,
     show: list[int],
     folder: Path,  # where each finished run is kept; those that are there are not done again
@@ -351,7 +351,7 @@ def _write_report(
     plan: Plan,  # what was run
     data: Splits,  # its images
     done: list[tuple[dict, list]],  # what `_run_all` gave
-    at: list[int],  # what `_pick_digits` gave, as the next
+    at: list[int],  # what `_pick_digits` gave, like the next
     teacher_logits: torch.Tensor,
     about: list[str],  # the notes
     said: list[str],  # what the numbers support
