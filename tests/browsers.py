@@ -41,9 +41,16 @@ def watch(page, own=LOCAL, harmless=(), kinds=('error', 'warning')):
     "A list that fills with what goes wrong on a page: errors, warnings, dialogs, requests to elsewhere."
     trouble = []
 
+    def counts(said):
+        return not any(text in said for text in harmless)
+
     def heard(message):
-        if message.type in kinds and not any(text in message.text for text in harmless):
+        if message.type in kinds and counts(message.text):
             trouble.append(f'console: {message.text}')
+
+    def thrown(error):
+        if counts(str(error)):
+            trouble.append(f'page: {error}')
 
     def asked(dialog):
         trouble.append(f'dialog: {dialog.message}')
@@ -53,7 +60,7 @@ def watch(page, own=LOCAL, harmless=(), kinds=('error', 'warning')):
         if not request.url.startswith(own):
             trouble.append(f'request: {request.url}')
 
-    page.on('pageerror', lambda error: trouble.append(f'page: {error}'))
+    page.on('pageerror', thrown)
     page.on('console', heard)
     page.on('dialog', asked)
     page.on('request', requested)
