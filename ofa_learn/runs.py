@@ -135,8 +135,8 @@ def teach(
         eval_every: Epochs between looks at the validation part; default only after the last.
         batch_size, opt, weight_decay, sched, momentum, warmup_epochs, warmup_lr: As `fit` takes them.
         decay_epochs, min_lr, clip, augment, mixup, cutmix, precision, accumulate: As `fit` takes them.
-        ema, balanced, view_seed, device, channels_last, compile, save_seconds: As `fit` takes them.
-        patience, progress, on_epoch, on_step: As `fit` takes them.
+        ema, balanced, view_seed, device, channels_last, compile: As `fit` takes them.
+        save_seconds, save_epochs, patience, progress, on_epoch, on_step: As `fit` takes them.
 
     Returns:
         `name`, `params` (a number), `valid_accuracy` and `test_accuracy` (percent).

@@ -11,6 +11,7 @@ import importlib
 import inspect
 import json
 import shlex
+import shutil
 import warnings
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
@@ -96,7 +97,7 @@ class Sweep:
 _BUILT = {'student', 'teacher', 'data', 'input_size', 'input_norm', 'num_classes', 'device'}
 _RUNNING = {
     *('seed', 'view_seed', 'augment', 'device', 'progress', 'on_epoch', 'on_step', 'out', 'resume'),
-    *('channels_last', 'compile', 'save_seconds', 'eval_every', 'patience'),
+    *('channels_last', 'compile', 'save_seconds', 'save_epochs', 'eval_every', 'patience'),
 }
 _PLAIN = (type(None), bool, int, float, str, tuple, list, dict)
 
@@ -431,7 +432,22 @@ def _record(plan: Sweep, run: dict, task: DistillationTask, history: list[dict],
     )
     return check_record(jsonable(record))
 
+# %% ../nbs/running/86_sweeps.ipynb #747048af
+_KEEP_SECONDS = 60.0  # between the checkpoints of a run
 
+
+def _unfinished(out: str | Path, name: str, made: dict) -> Path:
+    "Where a run keeps its checkpoints until its record is written, apart for each version of the programs."
+    by = _digest([made['versions'], made['commit'], made['cached']])
+    return training_folder(record_path(out, f'{name}_{by}'))
+
+
+def _forget(out: str | Path, name: str) -> None:
+    "Remove the checkpoints of a run whose record is written."
+    for folder in record_path(out, name).parent.glob(f'{name}_*.training'):
+        shutil.rmtree(folder)
+
+# %% ../nbs/running/86_sweeps.ipynb #c287268e
 def _run_one(
     plan: Sweep,  # the plan that the run is of
     run: dict,  # one of `planned_runs(plan)`
@@ -454,6 +470,8 @@ def _run_one(
     task = create_task(method, student, teacher, data=data, **run['options'])
     if kept is not None:
         cached(task, kept)
+    made = dict(teacher=info, cached=kept is not None) | surroundings(there)
+    folder = _unfinished(out, run['name'], made)
     history = fit(
         task,
         data,
@@ -462,10 +480,13 @@ def _run_one(
         augment=plan.augment,
         view_seed=plan.view_seed,
         eval_every=plan.eval_every,
+        out=folder,
+        resume=resumable(folder),
+        save_seconds=_KEEP_SECONDS,
+        save_epochs=False,
         device=there,
         progress=False,
     )
-    made = dict(teacher=info, cached=kept is not None) | surroundings(there)
     return _record(plan, run, task, history, **made)
 
 # %% ../nbs/running/86_sweeps.ipynb #c52d46e3
@@ -502,6 +523,7 @@ def _work(plan: Sweep, run: dict, out, cache: bool, device) -> str | None:
         with one_thread(), locked(path_of(out) / 'runs', run['name']), stoppable():
             if not finished(out, run['name']):
                 save_record(_run_one(plan, run, out, cache, device), record_path(out, run['name']))
+                _forget(out, run['name'])
     except Taken as e:
         return str(e)
     return None

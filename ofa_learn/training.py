@@ -19,7 +19,7 @@ import torch
 import torch.nn as nn
 from tqdm.auto import tqdm
 
-from .arguments import answering, before_options, divided, name_of
+from .arguments import answering, before_options, check_switch, divided, name_of
 from .atomic import locked, path_of
 from ofa_learn.checkpoints import (
     Stopped,
@@ -286,7 +286,7 @@ def train_epoch(
 # %% ../nbs/course/80_training.ipynb #5e883088
 _CARRIED_OUT = [
     *('out', 'resume', 'device', 'channels_last', 'compile'),
-    *('save_seconds', 'eval_every', 'patience', 'progress', 'on_epoch', 'on_step'),
+    *('save_seconds', 'save_epochs', 'eval_every', 'patience', 'progress', 'on_epoch', 'on_step'),
 ]
 
 
@@ -333,6 +333,7 @@ def fit(
     channels_last: bool = False,
     compile: bool = False,
     save_seconds: float = 300.0,
+    save_epochs: bool = True,
     eval_every: int = 1,
     patience: int | None = None,
     progress: bool = True,
@@ -378,6 +379,8 @@ def fit(
         channels_last: Memory format of maps, faster for CNNs on GPUs.
         compile: Whether torch.compile compiles student, heads and teacher.
         save_seconds: Seconds between checkpoints within an epoch.
+        save_epochs: Whether each epoch's end is saved as well, with `history.csv` and `best.pt`; False keeps
+            `last.pt` alone, and no epoch waits for the disk.
         eval_every: Epochs between looks at the validation part; after the last there always is one.
         patience: End after so many looks none of which was better than the best before; default None, all
             epochs. The student is still that of the last epoch; the best one is in `best.pt`.
@@ -424,8 +427,7 @@ def resumable(out: str | Path) -> bool:
 
 def _check_folder(out, resume: bool) -> None:
     "A run that is to be resumed must be there."
-    if not isinstance(resume, bool):
-        raise TypeError(f'resume: expected True or False, got {resume!r}')
+    check_switch('resume', resume)
     if resume and out is None:
         raise ValueError('resume: say with out= which folder holds the checkpoint')
     if resume and not resumable(out):
@@ -472,6 +474,7 @@ class _Run:
     channels_last: bool
     compile: bool
     save_seconds: float
+    save_epochs: bool
     eval_every: int
     patience: int | None
     progress: bool
@@ -483,6 +486,8 @@ class _Run:
         check_settings(s | {k: getattr(self, k) for k in ('eval_every', 'patience', 'save_seconds')})
         if not isinstance(s['augment'], Augment):
             raise TypeError(f'augment: expected an Augment, got {type(s["augment"]).__name__}')
+        for name in ('channels_last', 'compile', 'save_epochs'):
+            check_switch(name, getattr(self, name))
         _check_folder(self.out, self.resume)
         _check_fits(task, d)
         check_kept(task.teacher, d.train, s)
@@ -509,6 +514,7 @@ class _Run:
         self.setting = s | dict(augment=asdict(s['augment']))
         self.history: list[dict] = []
         self.seconds, self.best = 0.0, -1.0
+        self.saved = time.perf_counter()  # when a checkpoint was last written
         self.epoch, self.start = 0, 0
         if self.out is not None:
             self.out = path_of(self.out)
@@ -547,8 +553,14 @@ def _save(run: _Run, name: str = 'last.pt') -> None:
     kept = {k: getattr(run, k) for k in ('setting', 'history', 'seconds', 'best', 'epoch', 'start')}
     kept |= dict(student=student_facts(run.task, run.data), loop=state)
     save_checkpoint(kept, run.out / name, previous=name == 'last.pt')
-    if run.history:
+    if run.history and run.save_epochs:
         write_history(run.history, run.out / 'history.csv')
+    run.saved = time.perf_counter()
+
+
+def _due(run: _Run) -> bool:
+    "Whether the last checkpoint is so old that it is time for another; the first process's clock decides."
+    return run.rank == 0 and time.perf_counter() - run.saved >= run.save_seconds
 
 # %% ../nbs/course/80_training.ipynb #b82f6e07
 def check_fit(
@@ -586,14 +598,13 @@ def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
             clock['start'] += time.perf_counter() - before  # a pause is no training
         if done == run.steps or not getattr(run.batches, 'numbered', True):
             return  # the epoch's end saves, and looks whether somebody asked
-        due = run.rank == 0 and time.perf_counter() - clock['saved'] >= run.save_seconds
-        asked, due = _agreed(run, stop, due)
+        asked, due = _agreed(run, stop, _due(run))
         if not (asked or due):
             return
         run.loop.watch.check()  # a loss that is not finite is not saved
         run.start, now = done, time.perf_counter()
         run.seconds += now - clock['start']
-        clock['saved'] = clock['start'] = now
+        clock['start'] = now
         _save(run)
         if asked:
             raise _stopped(run, run.epoch + 1, done)
@@ -664,9 +675,10 @@ def _train(run: _Run) -> list[dict]:
         unit='epoch',
         leave=False,
     )
-    with _wrapped(run), stoppable() as stop, bar, board(None if run.rank else run.out, run.epoch) as show:
+    shown = run.out if run.save_epochs and not run.rank else None
+    with _wrapped(run), stoppable() as stop, bar, board(shown, run.epoch) as show:
         while run.epoch < epochs and not out_of_patience(run.history, run.patience):
-            clock = dict(start=time.perf_counter(), saved=time.perf_counter())
+            clock = dict(start=time.perf_counter())
             after = _between(run, stop, clock)
             means = train_epoch(run.loop, run.batches, run.epoch, run.start, after)
             took = time.perf_counter() - clock['start']  # to read the means was to wait for the device
@@ -677,13 +689,19 @@ def _train(run: _Run) -> list[dict]:
             run.epoch, run.start = run.epoch + 1, 0
             if (row['valid_accuracy'] or -1.0) > run.best:
                 run.best = row['valid_accuracy']
-                _save(run, 'best.pt')
-            _save(run)
+                if run.save_epochs:
+                    _save(run, 'best.pt')
+            ends = run.epoch == epochs or 'ended' in row
+            saved = run.save_epochs or ends or _agreed(run, _due(run))[0]
+            if saved:
+                _save(run)
             bar.update()
             bar.set_postfix_str(_told(row, images / took))
             if run.on_epoch is not None:
                 run.on_epoch(row)
             if _agreed(run, stop)[0]:
+                if not saved:
+                    _save(run)
                 raise _stopped(run, run.epoch, run.steps)
     return run.history
 
@@ -713,7 +731,7 @@ class Run:
         return looked(self.model, getattr(self.data, part), self.data.norm)
 
 # %% ../nbs/course/80_training.ipynb #6ab23f82
-_NOT_TOLD = ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds')
+_NOT_TOLD = ('progress', 'on_epoch', 'on_step', 'device', 'out', 'resume', 'save_seconds', 'save_epochs')
 
 
 @before_options(fit)
@@ -746,7 +764,7 @@ def distill(
         warmup_epochs, warmup_lr, decay_epochs, min_lr, clip: As `fit` takes them.
         augment, mixup, cutmix, balanced, view_seed: As `fit` takes them.
         precision, accumulate, ema, channels_last, compile, device: As `fit` takes them.
-        out, resume, save_seconds, eval_every, patience, progress: As `fit` takes them.
+        out, resume, save_seconds, save_epochs, eval_every, patience, progress: As `fit` takes them.
         on_epoch, on_step: As `fit` takes them.
         options: The method's, as `create_task` takes them, such as gamma=1.4; default those of its paper.
 

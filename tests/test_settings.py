@@ -143,6 +143,13 @@ def test_a_wrong_setting_is_named_before_anything_trains_or_is_written(name, val
     assert all(torch.equal(v, before[k]) for k, v in end(task).items()) and not (tmp_path / 'run').exists()
 
 
+@pytest.mark.parametrize('name', ['channels_last', 'compile', 'resume', 'save_epochs'])
+def test_a_switch_is_on_or_off(name, tmp_path):
+    with pytest.raises(TypeError, match=f"^{name}: expected True or False, got 'no'"):
+        fit(small_task(), DATA, 1, out=tmp_path / 'run', **QUIET | {name: 'no'})
+    assert not (tmp_path / 'run').exists()
+
+
 def test_augment_is_an_augment():
     with pytest.raises(TypeError, match='^augment: expected an Augment, got dict'):
         fit(small_task(), DATA, 1, augment=dict(shift=1), **QUIET)

@@ -936,6 +936,68 @@ def test_a_teacher_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkey
     assert sorted(p.suffix for p in (tmp_path / 'o' / 'teachers').iterdir()) == ['.json', '.safetensors']
 
 
+class Killed(Exception):
+    "Power is gone."
+
+
+def once(what, after):
+    "`fit`, with something happening after so many updates, once; and where each update was."
+    done, trained = [], sweeps.fit
+
+    @wraps(trained)
+    def fit(*args, **how):
+        def tick(at):
+            done.append(at)
+            if len(done) == after:
+                what()
+
+        return trained(*args, **how, on_step=tick)
+
+    return fit, done
+
+
+def power_fails():
+    raise Killed
+
+
+@pytest.mark.parametrize('method', ['kd', 'fitnet'])  # with its teacher's answers kept, and with the teacher
+@pytest.mark.parametrize('how', ['stopped', 'killed'])
+def test_a_run_that_ended_in_the_middle_goes_on_from_its_checkpoint(tmp_path, monkeypatch, method, how):
+    "And its record is that of one that was left alone."
+    plan = Sweep(methods=method, seeds=1, grid=dict(epochs=3), **SMALL)
+    (alone,) = sweep(plan, tmp_path / 'alone', **quiet)
+    fit, done = once(power_fails if how == 'killed' else lambda: signal.raise_signal(signal.SIGTERM), 3)
+    monkeypatch.setattr(sweeps, 'fit', fit)
+    monkeypatch.setattr(sweeps, '_KEEP_SECONDS', 0.0 if how == 'killed' else 60.0)
+    if how == 'killed':
+        with pytest.warns(UserWarning, match='failed: .*Killed'):
+            assert sweep(plan, tmp_path / 'o', **quiet) == []
+    else:
+        with pytest.raises(Stopped):
+            sweep(plan, tmp_path / 'o', **quiet)
+    (folder,) = (tmp_path / 'o' / 'runs').iterdir()
+    assert sorted(p.name for p in folder.iterdir())[0] == 'last.pt', 'no history, no best'
+    (record,) = sweep(plan, tmp_path / 'o', **quiet)
+    again = 1 if how == 'killed' else 0  # the update that was under way
+    assert len(done) == 6 + again and sorted(set(done)) == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    assert timeless(record) == timeless(alone)
+    assert [p.suffix for p in (tmp_path / 'o' / 'runs').iterdir()] == ['.json'], 'the checkpoints are gone'
+
+
+def test_no_record_is_half_of_another_version(tmp_path, monkeypatch):
+    "A run whose checkpoint another version wrote begins again, and takes that with it at its end."
+    plan = Sweep(methods='labels', seeds=1, grid=dict(epochs=2), **SMALL)
+    fit, done = once(lambda: signal.raise_signal(signal.SIGTERM), 3)
+    monkeypatch.setattr(sweeps, 'fit', fit)
+    with pytest.raises(Stopped):
+        sweep(plan, tmp_path / 'o', **quiet)
+    there, before = sweeps.surroundings, len(done)
+    monkeypatch.setattr(sweeps, 'surroundings', lambda device: there(device) | dict(commit='another'))
+    (record,) = sweep(plan, tmp_path / 'o', **quiet)
+    assert record['commit'] == 'another' and done[before:] == [0.5, 1.0, 1.5, 2.0]
+    assert [p.suffix for p in (tmp_path / 'o' / 'runs').iterdir()] == ['.json']
+
+
 def test_a_sweep_that_was_stopped_while_its_teacher_learned_goes_on(tmp_path, monkeypatch):
     plan = Sweep(methods='kd', grid=dict(epochs=1), seeds=1, parts=dict(train=120), teaching=dict(epochs=4))
     how = dict(jobs=0, device='cpu', progress=False)

@@ -227,6 +227,27 @@ def test_best_is_never_replaced_by_a_worse_one(tmp_path):
     assert best['best'] == max(seen) and best['history'][-1]['valid_accuracy'] == max(seen)
 
 
+def test_short_epochs_need_not_wait_for_the_disk(tmp_path):
+    "`save_epochs=False` writes the checkpoint of the end, and that of a stop wherever it comes, and no more."
+    whole = fit(make(), DATA, 3, **SAME)
+    at_ends = []
+
+    def look(row):
+        at_ends.append((tmp_path / 'a' / 'last.pt').exists())
+        if row['epoch'] == 2 and len(at_ends) == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    how = dict(out=tmp_path / 'a', save_epochs=False, on_epoch=look)
+    with pytest.raises(Stopped, match='stopped in epoch 2 of 3'):
+        fit(make(), DATA, 3, **SAME, **how)
+    assert at_ends == [False, False] and load_checkpoint(tmp_path / 'a' / 'last.pt')['epoch'] == 2
+    assert untimed(fit(make(), DATA, 3, **SAME, **how, resume=True)) == untimed(whole)
+    assert load_checkpoint(tmp_path / 'a' / 'last.pt')['epoch'] == 3
+    assert sorted(p.name for p in (tmp_path / 'a').iterdir()) == ['last.pt', 'previous.last.pt']
+    fit(make(), DATA, 3, **SAME, out=tmp_path / 'b', save_epochs=False, save_seconds=0)
+    assert load_checkpoint(previous_of(tmp_path / 'b' / 'last.pt'))['epoch'] == 2, 'each was due'
+
+
 @pytest.mark.parametrize('method', ['labels', 'kd'])
 def test_accumulated_batches_are_one_batch(method):
     a, b = make(method), make(method)
