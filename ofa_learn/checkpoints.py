@@ -17,6 +17,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator
@@ -258,6 +259,19 @@ def differences(
 def jsonable(value):
     "A value as JSON keeps it (tuples become lists), so that settings compare equal after a round trip."
     return json.loads(json.dumps(value, default=str))
+
+
+def digest(value) -> str:
+    "12 hex digits of a plain value; 1 and 1.0 are the same, the order of keys does not matter."
+
+    def same(v):
+        if isinstance(v, dict):
+            return {str(k): same(w) for k, w in v.items()}
+        if isinstance(v, (list, tuple)):
+            return [same(w) for w in v]
+        return int(v) if isinstance(v, float) and v.is_integer() else v
+
+    return hashlib.sha256(json.dumps(same(jsonable(value)), sort_keys=True).encode()).hexdigest()[:12]
 
 # %% ../nbs/running/78_checkpoints.ipynb #7800aa03
 def check_same(
@@ -539,3 +553,44 @@ def _no_student(folder: Path, which: str, path: Path) -> str:
     if (folder / 'student.safetensors').exists():
         return f"which: {folder} holds student.safetensors alone, without checkpoints; it has 'last' only"
     return f'folder: {folder} holds no last.pt and no student.safetensors; did a run write it?'
+
+# %% ../nbs/running/78_checkpoints.ipynb #0bb279af
+_PROGRESS = ('history', 'seconds', 'best', 'epoch', 'start')  # of a run, beside that of its loop
+
+
+def take_up(run) -> None:
+    "Go on from the newest checkpoint, or refuse to write over one that was not meant."
+    state = newest(run.out / 'last.pt')
+    if state is None:
+        return
+    if not run.resume:
+        raise ValueError(
+            f'out: {run.out} holds a run already (epoch {state["epoch"]}); '
+            'give resume=True to go on, or another folder'
+        )
+    check_same(run.out, state['setting'], run.setting)
+    every = run.setting['accumulate']
+    say_longer(run.out, state, run.setting['epochs'], run.steps // every, every)
+    load_loop_state(run.loop, state['loop'])
+    for k in _PROGRESS:
+        setattr(run, k, state[k])
+
+# %% ../nbs/running/78_checkpoints.ipynb #5b30b477
+def keep(run, name: str = 'last.pt') -> None:
+    "Write a checkpoint and the history: the first process does, and all of them call it."
+    if run.out is None:
+        return
+    state = loop_state(run.loop)
+    if run.rank:
+        return
+    kept = {k: getattr(run, k) for k in ('setting', *_PROGRESS)}
+    kept |= dict(student=student_facts(run.task, run.data), loop=state)
+    save_checkpoint(kept, run.out / name, previous=name == 'last.pt')
+    if run.history and run.save_epochs:
+        write_history(run.history, run.out / 'history.csv')
+    run.saved = time.perf_counter()
+
+
+def is_due(run) -> bool:
+    "Whether the last checkpoint is so old that it is time for another; the first process's clock decides."
+    return run.rank == 0 and time.perf_counter() - run.saved >= run.save_seconds

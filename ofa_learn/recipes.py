@@ -130,7 +130,7 @@ class _Pair:
     teacher_timm: str | None
     student_timm: str | None
     pair: str  # families, as 'vit-cnn'
-    twin: str | None  # the laptop recipe of the same families
+    laptop: str | None  # the recipe of the same families at laptop scale
     table: int | None  # of the paper
     settings: str  # 'released', 'authors_run' or 'ours'
 
@@ -256,7 +256,7 @@ def _pair_of(name: str) -> dict:
     t = models[teacher]
     s = models[student]
     pair = f"{t['family']}-{s['family']}"
-    has_twin = table is not None and t['family'] != s['family']
+    on_laptops = table is not None and t['family'] != s['family']
     return dict(
         name=name,
         teacher=teacher,
@@ -266,7 +266,7 @@ def _pair_of(name: str) -> dict:
         teacher_timm=t['timm'],
         student_timm=s['timm'],
         pair=pair,
-        twin=f'laptop/{pair}' if has_twin else None,
+        laptop=f'laptop/{pair}' if on_laptops else None,
         table=table,
     )
 
@@ -321,7 +321,7 @@ def paper_numbers(
     "What the paper printed for a recipe's pair."
     r = of if isinstance(of, Recipe) else recipe(of)
     if r.table is None:
-        same = ', '.join(n for n in recipes() if recipe(n).twin == r.name)
+        same = ', '.join(n for n in recipes() if recipe(n).laptop == r.name)
         raise ValueError(
             f'of: {r.name} is a laptop recipe and in no paper; the pairs of its families: {same}'
         )
@@ -371,7 +371,7 @@ def steps(
 
 # %% ../nbs/running/82_recipes.ipynb #7959cb30
 _NOT_LISTED = (
-    *('name', 'teacher', 'student', 'teacher_timm', 'student_timm', 'pair', 'twin', 'table', 'settings'),
+    *('name', 'teacher', 'student', 'teacher_timm', 'student_timm', 'pair', 'laptop', 'table', 'settings'),
     *('methods', 'provenance', 'notes', 'remarks'),
 )
 
@@ -450,6 +450,6 @@ def describe(
     if at_once is not None:
         out += _accumulated(r, at_once)
     out += _number_lines(r)
-    if r.twin:
-        out.append(f'laptop version: {r.twin}')
+    if r.laptop:
+        out.append(f'laptop version: {r.laptop}')
     return '\n'.join(out + [f'note: {x}' for x in r.remarks])

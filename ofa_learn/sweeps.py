@@ -36,7 +36,7 @@ from ofa_learn.arguments import (
 )
 from .atomic import Taken, locked, path_of, read_sealed, sealed, unsealed, write_atomically
 from .cache import TeacherCache, cache_key, cached
-from .checkpoints import jsonable, stoppable
+from .checkpoints import digest, jsonable, stoppable
 from .data import Augment, Norm, Splits
 from .identity import surroundings, weights_hash
 from .models import count_params
@@ -232,19 +232,6 @@ def load_plan(path: str | Path) -> Sweep:
         raise ValueError(f'{path}: a plan has no {", ".join(sorted(unknown))}; it has {", ".join(has)}')
     return Sweep(**found)
 
-# %% ../nbs/running/86_sweeps.ipynb #894f6c96
-def _digest(value) -> str:
-    "12 hex digits of a plain value; 1 and 1.0 are the same, the order of keys does not matter."
-
-    def same(v):
-        if isinstance(v, dict):
-            return {str(k): same(w) for k, w in v.items()}
-        if isinstance(v, (list, tuple)):
-            return [same(w) for w in v]
-        return int(v) if isinstance(v, float) and v.is_integer() else v
-
-    return hashlib.sha256(json.dumps(same(jsonable(value)), sort_keys=True).encode()).hexdigest()[:12]
-
 # %% ../nbs/running/86_sweeps.ipynb #f86ab84b
 @lru_cache(16)
 def _file_hash(path: str, *_) -> str:
@@ -297,7 +284,7 @@ def planned_runs(
             given = {k: chosen[k] for k in _fit_options() if k in chosen}
             options = _task_options(method, chosen, True)
             setting = jsonable(dict(augment=asdict(plan.augment)) | _fit_options() | given | options)
-            name = f'{pair}_{method}_{seed}_{_digest([pair, method, student, seed, setting, *depends])}'
+            name = f'{pair}_{method}_{seed}_{digest([pair, method, student, seed, setting, *depends])}'
             out[name] = dict(
                 name=name,
                 pair=pair,
@@ -306,7 +293,7 @@ def planned_runs(
                 options=_task_options(method, chosen, False),
                 fit=given,
                 setting=setting,
-                depends=_digest(depends),
+                depends=digest(depends),
             )
     return list(out.values())
 
@@ -329,7 +316,7 @@ def check_runs(
     with torch.random.fork_rng(devices=[]):
         for run in todo:
             (name, student), method = pair_models(run['pair']), run['method']
-            same = _digest([run['pair'], method, run['options'], run['fit']])
+            same = digest([run['pair'], method, run['options'], run['fit']])
             if same in seen:
                 continue
             seen.add(same)
@@ -366,8 +353,8 @@ def _ready_teacher(
 ) -> tuple[Path, dict]:
     "The teacher's file and what is known of it; trained first where it is not there."
     data, folder, given = plan.load(), path_of(out) / 'teachers', plan.teachers.get(name)
-    made = folder / f'{name}_{_digest(_teacher_source(plan, name))}.safetensors'
-    tested = _digest([data.valid.fingerprint, data.test.fingerprint, data.norm])
+    made = folder / f'{name}_{digest(_teacher_source(plan, name))}.safetensors'
+    tested = digest([data.valid.fingerprint, data.test.fingerprint, data.norm])
     about = folder / f'{made.stem}_{tested}.json'  # how good it is depends on these
     file = made if given in (None, 'pretrained') else path_of(given)
     info = read_sealed(about) if file.exists() else None
@@ -393,7 +380,7 @@ def _ready_cache(
     size = min(batch_size, len(data.train))
     key = cache_key(teacher, data, plan.augment, plan.view_seed, size, needs)
     cache = TeacherCache(
-        path_of(out) / 'caches' / _digest(key),
+        path_of(out) / 'caches' / digest(key),
         teacher,
         data,
         augment=plan.augment,
@@ -438,7 +425,7 @@ _KEEP_SECONDS = 60.0  # between the checkpoints of a run
 
 def _unfinished(out: str | Path, name: str, made: dict) -> Path:
     "Where a run keeps its checkpoints until its record is written, apart for each version of the programs."
-    by = _digest([made['versions'], made['commit'], made['cached']])
+    by = digest([made['versions'], made['commit'], made['cached']])
     return training_folder(record_path(out, f'{name}_{by}'))
 
 
@@ -458,7 +445,7 @@ def _run_one(
     "Train and test one student as the run says."
     teacher_name, student = pair_models(run['pair'])
     there, data, method = pick_device(device), plan.load(), run['method']
-    if run['depends'] != _digest(_depends(plan, method, teacher_name)):
+    if run['depends'] != digest(_depends(plan, method, teacher_name)):
         raise ValueError("data: the images, or the teacher's file, have changed since this run was planned")
     teacher, info, kept = None, None, None
     if _method_needs(method):
@@ -665,7 +652,7 @@ def commands(
     "One shell command a run, for a job array; the plan is written to `out`."
     planned = planned_runs(plan)
     check_runs(plan, planned)
-    file = save_plan(plan, path_of(out) / f'plan_{_digest(asdict(plan))}.json')
+    file = save_plan(plan, path_of(out) / f'plan_{digest(asdict(plan))}.json')
     words = [*shlex.split(program), '--plan', str(file), '--out', str(out), '--jobs', '0']
     if device:
         words += ['--device', device]

@@ -24,19 +24,14 @@ from .atomic import locked, path_of
 from ofa_learn.checkpoints import (
     Stopped,
     board,
-    check_same,
+    is_due,
     jsonable,
-    load_loop_state,
-    loop_state,
-    newest,
+    keep,
     out_of_patience,
     previous_of,
-    save_checkpoint,
     say_ended,
-    say_longer,
     stoppable,
-    student_facts,
-    write_history,
+    take_up,
 )
 from .checks import check_step
 from .data import Augment, Batches, ImageData, Norm, Splits
@@ -425,14 +420,20 @@ def resumable(out: str | Path) -> bool:
     return last.exists() or previous_of(last).exists()
 
 
-def _check_folder(out, resume: bool) -> None:
-    "A run that is to be resumed must be there."
-    check_switch('resume', resume)
-    if resume and out is None:
+def _check_arguments(run: '_Run') -> None:
+    "Settings are in range, switches on or off, and a run that is to be resumed is there."
+    ranges = {k: getattr(run, k) for k in ('eval_every', 'patience', 'save_seconds')}
+    check_settings(run.setting | ranges)
+    augment = run.setting['augment']
+    if not isinstance(augment, Augment):
+        raise TypeError(f'augment: expected an Augment, got {type(augment).__name__}')
+    for name in ('resume', 'channels_last', 'compile', 'save_epochs'):
+        check_switch(name, getattr(run, name))
+    if run.resume and run.out is None:
         raise ValueError('resume: say with out= which folder holds the checkpoint')
-    if resume and not resumable(out):
+    if run.resume and not resumable(run.out):
         raise ValueError(
-            f'resume: {out} holds no checkpoint to go on from. To begin there leave resume out; '
+            f'resume: {run.out} holds no checkpoint to go on from. To begin there leave resume out; '
             'resume=resumable(out) begins or goes on, whichever it is'
         )
 
@@ -480,15 +481,11 @@ class _Run:
     progress: bool
     on_epoch: Callable[[dict], None] | None
     on_step: Callable[[float], None] | None
+    saved: float = field(default_factory=time.perf_counter, init=False)  # when a checkpoint was last written
 
     def __post_init__(self):
         s, d, task = self.setting, self.data, self.task
-        check_settings(s | {k: getattr(self, k) for k in ('eval_every', 'patience', 'save_seconds')})
-        if not isinstance(s['augment'], Augment):
-            raise TypeError(f'augment: expected an Augment, got {type(s["augment"]).__name__}')
-        for name in ('channels_last', 'compile', 'save_epochs'):
-            check_switch(name, getattr(self, name))
-        _check_folder(self.out, self.resume)
+        _check_arguments(self)
         _check_fits(task, d)
         check_kept(task.teacher, d.train, s)
         self.device = pick_device(self.device)
@@ -514,53 +511,14 @@ class _Run:
         self.setting = s | dict(augment=asdict(s['augment']))
         self.history: list[dict] = []
         self.seconds, self.best = 0.0, -1.0
-        self.saved = time.perf_counter()  # when a checkpoint was last written
         self.epoch, self.start = 0, 0
         if self.out is not None:
             self.out = path_of(self.out)
             self.setting = jsonable(self.setting | dict(data=data_identity(d)) | task_identity(task))
-            _restore(self)
+            take_up(self)
 
     def train(self) -> list[dict]:
         return _train(self)
-
-# %% ../nbs/course/80_training.ipynb #8666fa39
-def _restore(run: _Run) -> None:
-    "Go on from the newest checkpoint, or refuse to write over one that was not meant."
-    state = newest(run.out / 'last.pt')
-    if state is None:
-        return
-    if not run.resume:
-        raise ValueError(
-            f'out: {run.out} holds a run already (epoch {state["epoch"]}); '
-            'give resume=True to go on, or another folder'
-        )
-    check_same(run.out, state['setting'], run.setting)
-    every = run.setting['accumulate']
-    say_longer(run.out, state, run.setting['epochs'], run.steps // every, every)
-    load_loop_state(run.loop, state['loop'])
-    for k in ('history', 'seconds', 'best', 'epoch', 'start'):
-        setattr(run, k, state[k])
-
-
-def _save(run: _Run, name: str = 'last.pt') -> None:
-    "Write a checkpoint and the history: the first process does, and all of them call it."
-    if run.out is None:
-        return
-    state = loop_state(run.loop)
-    if run.rank:
-        return
-    kept = {k: getattr(run, k) for k in ('setting', 'history', 'seconds', 'best', 'epoch', 'start')}
-    kept |= dict(student=student_facts(run.task, run.data), loop=state)
-    save_checkpoint(kept, run.out / name, previous=name == 'last.pt')
-    if run.history and run.save_epochs:
-        write_history(run.history, run.out / 'history.csv')
-    run.saved = time.perf_counter()
-
-
-def _due(run: _Run) -> bool:
-    "Whether the last checkpoint is so old that it is time for another; the first process's clock decides."
-    return run.rank == 0 and time.perf_counter() - run.saved >= run.save_seconds
 
 # %% ../nbs/course/80_training.ipynb #b82f6e07
 def check_fit(
@@ -598,14 +556,14 @@ def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
             clock['start'] += time.perf_counter() - before  # a pause is no training
         if done == run.steps or not getattr(run.batches, 'numbered', True):
             return  # the epoch's end saves, and looks whether somebody asked
-        asked, due = _agreed(run, stop, _due(run))
+        asked, due = _agreed(run, stop, is_due(run))
         if not (asked or due):
             return
         run.loop.watch.check()  # a loss that is not finite is not saved
         run.start, now = done, time.perf_counter()
         run.seconds += now - clock['start']
         clock['start'] = now
-        _save(run)
+        keep(run)
         if asked:
             raise _stopped(run, run.epoch + 1, done)
 
@@ -645,6 +603,20 @@ def _told(row: dict, rate: float) -> str:
     "What the progress bar says of an epoch, where there was a look the accuracy, too."
     valid = row['valid_accuracy']
     return f'loss={row["loss"]:.3f}{"" if valid is None else f", valid={valid:.1f}"}, images={rate:.0f}/s'
+
+# %% ../nbs/course/80_training.ipynb #793756bf
+def _keep_epoch(run: _Run, row: dict) -> bool:
+    "Save an epoch's end: each, or those that are due, and the last; returns whether this one was."
+    better = (row['valid_accuracy'] or -1.0) > run.best
+    if better:
+        run.best = row['valid_accuracy']
+    if better and run.save_epochs:
+        keep(run, 'best.pt')
+    last = run.epoch == run.setting['epochs'] or 'ended' in row
+    saved = run.save_epochs or last or _agreed(run, is_due(run))[0]
+    if saved:
+        keep(run)
+    return saved
 
 # %% ../nbs/course/80_training.ipynb #67b9a767
 @contextmanager
@@ -687,21 +659,14 @@ def _train(run: _Run) -> list[dict]:
             run.history.append(row)
             show(row)
             run.epoch, run.start = run.epoch + 1, 0
-            if (row['valid_accuracy'] or -1.0) > run.best:
-                run.best = row['valid_accuracy']
-                if run.save_epochs:
-                    _save(run, 'best.pt')
-            ends = run.epoch == epochs or 'ended' in row
-            saved = run.save_epochs or ends or _agreed(run, _due(run))[0]
-            if saved:
-                _save(run)
+            saved = _keep_epoch(run, row)
             bar.update()
             bar.set_postfix_str(_told(row, images / took))
             if run.on_epoch is not None:
                 run.on_epoch(row)
             if _agreed(run, stop)[0]:
                 if not saved:
-                    _save(run)
+                    keep(run)
                 raise _stopped(run, run.epoch, run.steps)
     return run.history
 

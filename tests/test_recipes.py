@@ -41,7 +41,7 @@ ABOUT = {
     'teacher_timm',
     'student_timm',
     'pair',
-    'twin',
+    'laptop',
     'table',
     'settings',
     'methods',
@@ -406,12 +406,12 @@ def test_origins_of_what_was_run():
 
 
 @pytest.mark.parametrize('name', PAPER)
-def test_twins(name):
+def test_a_paper_pair_has_its_laptop_version(name):
     r = recipe(name)
     if r.table == 5 or name == 'imagenet/resnet152-resnet50':
-        assert r.twin is None
+        assert r.laptop is None
     else:
-        assert recipe(r.twin).pair == r.pair and r.twin in LAPTOP
+        assert recipe(r.laptop).pair == r.pair and r.laptop in LAPTOP
 
 
 @pytest.mark.parametrize('name', LAPTOP)
@@ -562,7 +562,7 @@ def test_described(name):
         and all(x in text for x in r.remarks)
     )
     assert ('Table' in text.split('steps:')[1]) == (r.table is not None) and (
-        r.twin is None or f'laptop version: {r.twin}' in text
+        r.laptop is None or f'laptop version: {r.laptop}' in text
     )
     assert ('unknown' in text) == ('unknown' in r.provenance.values())
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from ofa_learn.checkpoints import digest
 from ofa_learn.cli import sweep as sweep_command
 from ofa_learn.recorded import (
     contents,
@@ -23,7 +24,7 @@ from ofa_learn.recorded import (
     source_of,
 )
 from ofa_learn.records import check_record, named, results
-from ofa_learn.sweeps import Sweep, _digest, load_plan, planned_runs, recording_path, save_plan, sweep
+from ofa_learn.sweeps import Sweep, load_plan, planned_runs, recording_path, save_plan, sweep
 
 PLAN = Sweep(
     pairs=('cnn-vit',),
@@ -64,7 +65,7 @@ def test_records_come_back(packed):
         assert {k: v for k, v in a.items() if k not in ('history', 'test_accuracy', 'valid_accuracy')} == {
             k: v for k, v in b.items() if k not in ('history', 'test_accuracy', 'valid_accuracy')
         }
-        assert _digest(a['setting']) == _digest(b['setting'])  # true stays true, 1.0 a number
+        assert digest(a['setting']) == digest(b['setting'])  # true stays true, 1.0 a number
         looked = [h for h in b['history'] if h['valid_accuracy'] is not None]
         assert [h['epoch'] for h in a['history']] == [h['epoch'] for h in looked] == [2]
         assert [h['valid_accuracy'] for h in a['history']] == [round(h['valid_accuracy'], 2) for h in looked]

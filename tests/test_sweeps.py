@@ -25,7 +25,7 @@ from processes import gone, others_of_group
 
 from ofa_learn import sweeps, workers
 from ofa_learn.atomic import locked
-from ofa_learn.checkpoints import Stopped
+from ofa_learn.checkpoints import Stopped, digest
 from ofa_learn.cli import sweep as sweep_command
 from ofa_learn.cli_distill import parse_grid
 from ofa_learn.data import Augment
@@ -33,7 +33,6 @@ from ofa_learn.records import check_record, load_record, load_records, named, ov
 from ofa_learn.runs import pair_models
 from ofa_learn.sweeps import (
     Sweep,
-    _digest,
     _method_options,
     _ready_teacher,
     _run_one,
@@ -496,9 +495,9 @@ def test_plans_as_files(tmp_path):
 
 
 def test_small_pieces(whole):
-    assert pair_models('mlp-resnet18') == ('micro_mixer', 'resnet18') and _digest(
+    assert pair_models('mlp-resnet18') == ('micro_mixer', 'resnet18') and digest(
         dict(a=1, b=[2.0])
-    ) == _digest(dict(b=(2,), a=1.0)) != _digest(dict(a=True, b=[2]))
+    ) == digest(dict(b=(2,), a=1.0)) != digest(dict(a=True, b=[2]))
     assert parse_grid(' lr=.1,1e-3 opt=sgd,adamw clip=None ') == dict(
         lr=[0.1, 1e-3], opt=['sgd', 'adamw'], clip=[None]
     )

@@ -5,7 +5,7 @@
 // It must be on the input itself, where JupyterLab begins to look.
 const QUIET = {'data-lm-suppress-shortcuts': 'true'};
 
-// anywidget loads this file anew for every control, so a counter would start at 0 each time.
+// anywidget loads this file again for every control, so a counter would start at 0 each time.
 const unique = (name) => `${name}-${Math.random().toString(36).slice(2)}`;
 
 function send(model, value) {
