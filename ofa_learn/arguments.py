@@ -16,7 +16,6 @@ from numbers import Integral, Real
 from typing import Any, TypeVar
 
 import torch
-import torch.nn as nn
 
 # %% ../nbs/internals/03_arguments.ipynb #86ec4ef2
 def can_look(t: torch.Tensor) -> bool:
@@ -152,64 +151,6 @@ def check_logits(
         raise ValueError(f'teacher_logits: expected at least 2 classes, got {k}')
     if student_logits.numel() == 0:
         raise ValueError(f'student_logits: an empty batch, shape {tuple(student_logits.shape)}')
-
-# %% ../nbs/internals/03_arguments.ipynb #5a71c0e5
-def classifiers_of(model: Any) -> list[nn.Module]:
-    "The layers that give the logits, by the model's own account; none where it gives none."
-    found = model.get_classifier() if hasattr(model, 'get_classifier') else []
-    found = found if isinstance(found, (tuple, list, nn.ModuleList)) else [found]
-    return [getattr(m, 'fc', m) for m in found if isinstance(m, nn.Module)]  # a whole head keeps it as fc
-
-
-def _pair_within(head: Any) -> list[nn.Module]:
-    "Both classifiers, for the labels and for a teacher, of a head that holds them, as RepViT's does."
-    second = getattr(head, 'head_dist', nn.Identity())
-    return [] if isinstance(second, nn.Identity) else [head.head, second]
-
-
-def is_distilled(model: nn.Module) -> bool:
-    "Whether it has one classifier for the labels and one for a teacher, as timm builds such models."
-    found = classifiers_of(model) if hasattr(model, 'set_distilled_training') else []
-    return len(found) == 2 or bool(found and _pair_within(found[0]))
-
-# %% ../nbs/internals/03_arguments.ipynb #5a71c0e6
-def one_answer(
-    model: nn.Module,  # which gave it
-    out,  # logits (B, K), or a tuple of them
-) -> torch.Tensor:  # (B, K)
-    "The logits; the mean of both where timm's distilled training hands them out apart."
-    if torch.is_tensor(out):
-        return out
-    if is_distilled(model) and len(out) == 2:
-        return (out[0] + out[1]) / 2
-    raise ValueError(
-        f'student: expected logits (B, K) from it while it trains, got {type(out).__name__}; build it '
-        'without auxiliary outputs'
-    )
-
-
-@torch.compiler.disable  # hooks that come and go would be compiled again each time
-def _parted(head: nn.Module, pooled: torch.Tensor) -> tuple[Any, tuple]:
-    "What a head says that holds a pair, and what each of the two says, of one run."
-    said: list[torch.Tensor] = []
-    hooks = [c.register_forward_hook(lambda m, args, output: said.append(output)) for c in _pair_within(head)]
-    try:
-        return head(pooled), tuple(said)
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def answers_of(
-    model: nn.Module,  # whose one classifier reads pooled features
-    pooled: torch.Tensor,  # (B, d)
-) -> tuple[torch.Tensor, tuple]:  # logits, and those of both heads where there is a pair
-    "What a plain classifier says."
-    head = classifiers_of(model)[0]
-    if not is_distilled(model):
-        return head(pooled), ()
-    out, pair = _parted(head, pooled)
-    return one_answer(model, out), pair
 
 # %% ../nbs/internals/03_arguments.ipynb #b41a9d02
 NO_REGRESSION = ', one number for each image: that is regression, which no method here learns'

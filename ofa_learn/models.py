@@ -16,8 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,10 +30,9 @@ from timm.models.mlp_mixer import MlpMixer
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch.func import functional_call
-from torch.nn.modules.dropout import _DropoutNd
 
-from .arguments import answers_of, classifiers_of, is_distilled, one_answer
 from .atomic import path_of, whole
+from .classifiers import is_distilled, is_plain, run_head
 
 # %% ../nbs/course/10_models.ipynb #49d0571f
 class BasicBlock(nn.Module):
@@ -411,79 +409,8 @@ def tapped_forward(
     indices = [s.index for s in wanted if s.index >= 0] or [0]
     final, found = _timm(model).forward_intermediates(x, indices=indices, output_fmt='NCHW', **options)
     maps = iter(found)
-    logits, pooled, heads = _head(model, final, taps.plain_head)
+    logits, pooled, heads = run_head(model, final, taps.plain_head)
     return Features(logits, pooled, [final if s.index < 0 else next(maps) for s in wanted], heads)
-
-# %% ../nbs/course/10_models.ipynb #a839d3b7
-@torch.compiler.disable  # hooks that come and go would be compiled again each time
-def _watched_head(model: nn.Module, final) -> tuple[torch.Tensor, list, list]:
-    "Logits of one run of the head, what its classifiers read, each thing once, and what each says."
-    read: list[torch.Tensor] = []
-    said: list[torch.Tensor] = []
-
-    def note(module, args, output):
-        if args and not any(args[0] is r for r in read):
-            read.append(args[0])
-        said.append(output)
-
-    hooks = [c.register_forward_hook(note) for c in classifiers_of(model)]
-    try:
-        return one_answer(model, _timm(model).forward_head(final)), read, said
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-# %% ../nbs/course/10_models.ipynb #28d37826
-def _head(model: nn.Module, final, plain: bool) -> tuple[torch.Tensor, torch.Tensor, tuple]:
-    "Logits, what the classifier reads (B, d), and what both heads of a pair say, of one run."
-    if plain:
-        pooled = _timm(model).forward_head(final, pre_logits=True)
-        logits, pair = answers_of(model, pooled)
-        return logits, pooled, pair
-    logits, read, said = _watched_head(model, final)
-    if not read or any(r.numel() > r.shape[0] * r.shape[1] for r in read):  # maps or tokens, pooled later
-        again = _timm(model).forward_head(final, pre_logits=True)
-        read = again if isinstance(again, (list, tuple)) else [again]
-    vectors = [r.flatten(1) for r in read]  # a convolution reads (B, d, 1, 1)
-    pooled = vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1)
-    return logits, pooled, tuple(said) if is_distilled(model) and len(said) == 2 else ()
-
-# %% ../nbs/course/10_models.ipynb #9cd1f043
-@contextmanager
-def _dropping(model: nn.Module):
-    "Within: dropouts drop half, and what keeps running statistics stays in eval. After: all as it was."
-    names = ('training', 'p', 'drop_rate')
-    was = [(m, name, vars(m)[name]) for m in model.modules() for name in names if name in vars(m)]
-    try:
-        for m, name, value in was:
-            if name == 'training':
-                m.training = m is model or not list(m.buffers(recurse=False))
-            elif isinstance(value, Real) and (name == 'drop_rate' or isinstance(m, _DropoutNd)):
-                setattr(m, name, 0.5)
-        yield
-    finally:
-        for m, name, value in was:
-            setattr(m, name, value)
-
-# %% ../nbs/course/10_models.ipynb #9cd1f045
-def _is_plain(model: nn.Module, final) -> bool:
-    "Whether the classifier on `forward_head(final, pre_logits=True)` is the whole head, dropout included."
-    classifiers = classifiers_of(model)
-    if len(classifiers) != 1 or not torch.is_tensor(final):
-        return False
-    fork = partial(torch.random.fork_rng, [final.device] if final.device.type == 'cuda' else [])
-    with _dropping(model), torch.no_grad():
-        with fork():
-            some = torch.randn_like(final)
-        with fork():
-            logits, read, _ = _watched_head(model, some)
-        with fork():  # from the same random numbers
-            pooled = _timm(model).forward_head(some, pre_logits=True)
-            if len(read) != 1 or not torch.is_tensor(pooled) or pooled.shape != read[0].shape:
-                return False
-            return torch.equal(pooled, read[0]) and torch.equal(
-                one_answer(model, classifiers[0](pooled)), logits
-            )
 
 # %% ../nbs/course/10_models.ipynb #2e0ca38a
 def _layout(model: nn.Module, final) -> str:
@@ -514,8 +441,8 @@ def _probe(model: nn.Module, input_size: tuple[int, int, int]):
     "Final, intermediate and pooled features of a blank image, its pair of answers, if the head is plain."
     with evaluating(model):
         final, maps = _timm(model).forward_intermediates(blank_image(model, input_size), output_fmt='NCHW')
-        plain = _is_plain(model, final)
-        _, pooled, pair = _head(model, final, plain)
+        plain = is_plain(model, final)
+        _, pooled, pair = run_head(model, final, plain)
         return final, maps, pooled, pair, plain
 
 # %% ../nbs/course/10_models.ipynb #9ce889cc

@@ -32,7 +32,6 @@ from ofa_learn.arguments import (
     method_options,
     name_of,
     odd_option,
-    one_answer,
     one_of,
     whole_from,
 )
@@ -48,6 +47,7 @@ from ofa_learn.checks import (
     probe_classes,
     unread,
 )
+from .classifiers import one_answer
 from .losses import label_loss, ofa_loss, or_teachers, standardised, wide
 from .models import Features, Taps, find_taps, tapped_forward
 from .teachers import Answers, Fitted, Teacher, as_teacher, fit_teacher

@@ -16,6 +16,8 @@ import torch.nn as nn
 from timm.task import TrainingTask
 from torch.nn.parallel import DistributedDataParallel
 
+from ofa_learn.classifiers import classifiers_of
+
 # %% ../nbs/internals/49_wrapping.ipynb #dfb9c0d7
 def unwrapped(module: Any) -> Any:
     "The module inside data-parallel, averaging and compilation wrappers."
@@ -66,11 +68,7 @@ def check_given(
 # %% ../nbs/internals/49_wrapping.ipynb #0e48daf8
 def _classifier_parameters(student: Any) -> set[int]:
     "The ids of the parameters of a timm model's classifier; of both where it has two."
-    if not hasattr(student, 'get_classifier'):
-        return set()
-    found = student.get_classifier()
-    heads = found if isinstance(found, (tuple, list)) else (found,)
-    return {id(p) for head in heads for p in head.parameters()}
+    return {id(p) for head in classifiers_of(student) for p in head.parameters()}
 
 
 def _without_broadcast(options: dict) -> dict:

@@ -22,12 +22,12 @@ from test_style import WHERE
 ROOMS = {
     'course': {
         'data': 'atomic parts reading',
-        'models': 'arguments atomic',
+        'models': 'atomic classifiers',
         'cka': 'atomic data models reading watching',
         'branches': 'models',
         'losses': 'arguments',
         'teachers': 'atomic data given models checks weights',
-        'tasks': 'arguments models branches losses checks teachers wrapping',
+        'tasks': 'arguments models branches classifiers losses checks teachers wrapping',
         'look': 'data figures teachers',
         'training': (
             'arguments atomic checkpoints checks data given identity look models settings tasks teachers '
@@ -90,10 +90,11 @@ ROOMS = {
         'parts': 'atomic reading',
         'plain': '',
         'given': 'arguments data reading',
+        'classifiers': '',
         'watching': 'models',
         'weights': 'atomic models',
         'checks': 'arguments atomic models',
-        'wrapping': '',
+        'wrapping': 'classifiers',
         'last_stage': 'models teachers',
         'exercises': '',
         'bench': '*',
