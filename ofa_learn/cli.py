@@ -436,8 +436,9 @@ def sweep(
     train: int | None = None,  # training images
     seeds: int | None = None,  # runs of each (default: 3)
     out: str = 'sweep',  # the folder of teachers, caches and records
-    jobs: int | None = None,  # processes of one thread each; 0 works in this one (default: 2)
-    device: str | None = None,  # cuda, mps or cpu (default: the first there is)
+    # processes of one thread each, on as many GPUs as there are; 0 works in this one (default: 2)
+    jobs: int | None = None,
+    device: str | None = None,  # cuda, cuda:1, mps or cpu (default: the first there is)
     only: str | None = None,  # the name or hash of a single run
     loop: bool = False,  # keep the teacher in the loop instead of asking once
     prepare: bool = False,  # train the teachers and ask them, and stop there

@@ -607,7 +607,8 @@ def sweep(
     Args:
         plan: What to run: every pair, method, choice of options and seed.
         out: The folder where teachers, caches and records are kept.
-        jobs: Processes of one thread each; 0 works in this one, as notebooks need it.
+        jobs: Processes of one thread each, on as many GPUs as there are; 0 works in this one, as notebooks
+            need it.
         cache: Ask each teacher once, where the method allows it; else it stays in the loop.
         device: Where to train; default CUDA, Apple's MPS or the CPU, in this order.
         only: The name of a single run, or how it begins or ends, such as its hash.

@@ -65,6 +65,7 @@ class _Reins:
 
 # %% ../nbs/running/79_workers.ipynb #fdb8c380
 _for_life: list = []  # the context of a worker; were it forgotten, it would be left
+_number: list[int] = []  # a worker's among the others, from 0
 
 
 def _watch(stop_heard, end_heard) -> None:
@@ -81,9 +82,12 @@ def _watch(stop_heard, end_heard) -> None:
     os._exit(1)
 
 
-def _begin(stop_heard, end_heard, begun) -> None:
-    "In a new process: one thread, and ears."
+def _begin(stop_heard, end_heard, begun, numbers) -> None:
+    "In a new process: one thread, a number, and ears."
     begun.send_bytes(b'.')
+    with numbers.get_lock():
+        _number.append(numbers.value)
+        numbers.value += 1
     torch.set_num_threads(1)
     _for_life.append(stoppable())
     asked = _for_life[0].__enter__()
@@ -110,7 +114,8 @@ def _pooled(fn: Callable, queue: deque, n: int, flying: dict) -> Iterator[tuple]
     "(item, result, error) of what is in the queue, from `n` processes; what is under way stands in `flying`."
     reins = _Reins()
     spawn = get_context('spawn')
-    pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_begin, initargs=reins.ends())
+    given = (*reins.ends(), spawn.Value('i', 0))
+    pool = ProcessPoolExecutor(n, mp_context=spawn, initializer=_begin, initargs=given)
     try:
         while queue or flying:
             with stoppable():  # the pool's own work is not interrupted; a stop is raised at the end of this
@@ -193,13 +198,24 @@ def _there(device) -> torch.device:
     return found
 
 
+def _own_gpu() -> torch.device:
+    "The current GPU; in a worker its own, by its number."
+    if _number:
+        torch.cuda.set_device(_number[0] % torch.cuda.device_count())
+    return torch.device('cuda', torch.cuda.current_device())
+
+
 def pick_device(device: str | torch.device | None = None) -> torch.device:
-    "The device asked for, else CUDA, else Apple's MPS, else the CPU; one that is not here is a `ValueError`."
-    if device is not None:
-        return _there(device)
-    if torch.cuda.is_available():
-        return torch.device('cuda', torch.cuda.current_device())
-    return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
+    """The device asked for, else CUDA, else Apple's MPS, else the CPU; a `ValueError` where it is not here.
+
+    A GPU without an index is, in a process of `each`, the one of that process's number.
+    """
+    if device is None and torch.cuda.is_available():
+        return _own_gpu()
+    if device is None:
+        return torch.device('mps' if torch.backends.mps.is_available() else 'cpu')
+    found = _there(device)
+    return _own_gpu() if found == torch.device('cuda') else found
 
 # %% ../nbs/running/79_workers.ipynb #ed1de480
 def summed(values: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -138,3 +138,37 @@ def test_a_program_without_a_main_guard_is_told_what_it_lacks(tmp_path):
     done = finished(as_main, program, folder=tmp_path)
     assert done.returncode == 1 and not done.stdout
     assert "below the line `if __name__ == '__main__':`" in done.stderr.strip().splitlines()[-1]
+
+
+GPUS = '''
+import os, time
+from pathlib import Path
+import torch
+from ofa_learn.workers import each, pick_device
+
+def own(device, gpus, jobs):
+    "Where a call takes place, in a process that has so many GPUs; it waits for the other processes."
+    at, here = [0], Path(f'{device}-{gpus}-{jobs}')
+    here.mkdir(exist_ok=True)
+    (here / str(os.getpid())).touch()
+    end = time.time() + 60
+    while len(list(here.iterdir())) < jobs and time.time() < end:
+        time.sleep(0.05)
+    torch.cuda.is_available = lambda: gpus > 0
+    torch.cuda.device_count = lambda: gpus
+    torch.cuda.set_device = lambda i: at.__setitem__(0, i)
+    torch.cuda.current_device = lambda: at[0]
+    return str(pick_device(device))
+
+if __name__ == '__main__':
+    for device, gpus, jobs in [('any', 2, 3), ('cuda', 2, 2), ('cuda:1', 2, 2), ('any', 0, 2), ('any', 2, 0)]:
+        calls = [(None if device == 'any' else device, gpus, jobs)] * 6
+        print(*sorted({result or error for _, result, error in each(own, calls, jobs)}))
+'''
+
+
+def test_each_process_takes_a_gpu_of_its_own(tmp_path):
+    "As far as there are that many; a GPU that is named is that one."
+    (tmp_path / 'program.py').write_text(GPUS)
+    done = finished(as_main, tmp_path / 'program.py', folder=tmp_path)
+    assert done.stdout.split('\n')[:5] == ['cuda:0 cuda:1', 'cuda:0 cuda:1', 'cuda:1', 'cpu', 'cuda:0'], done
