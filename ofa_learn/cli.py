@@ -398,6 +398,29 @@ def _missing(done: list[dict], planned: list[dict], out: str) -> str:
         said.append(f'{left} of {len(planned)} runs are being done elsewhere')
     return '; '.join(said)
 
+# %% ../nbs/internals/99_cli.ipynb #f963fcf6
+def _look_at_teachers(plan, planned: list[dict], out: str, jobs: int, device) -> None:
+    "Say what the teachers of runs that are yet to be done know, before they teach."
+    from ofa_learn.look import look_at, warn_of_report
+    from ofa_learn.records import finished
+    from ofa_learn.runs import needs_teacher, pair_models
+    from ofa_learn.sweeps import check_runs, make_ready, ready_teacher
+
+    todo = [r for r in planned if not finished(out, r['name'])]
+    if not todo:
+        return
+    check_runs(plan, todo)
+    wrong = make_ready(plan, todo, out, jobs, cache=False, device=device)
+    names = {pair_models(r['pair'])[0]: None for r in todo if needs_teacher(r['method'])}
+    data = plan.load()
+    if not (data.train.labels >= 0).any():
+        return  # nothing to compare its answers with
+    for name in (n for n in names if n not in wrong):
+        file, _ = ready_teacher(plan, name, out, device)
+        report = look_at(str(file), data, augment=plan.augment, view_seed=plan.view_seed)
+        print(f'the teacher, {report}', flush=True)
+        warn_of_report(report)
+
 # %% ../nbs/internals/99_cli.ipynb #885b6cfe
 def _run_plan(plan, out: str, jobs: int, cache: bool, device, only, prepare: bool) -> None:
     "What `sweep` does when it has its plan."
@@ -415,6 +438,7 @@ def _run_plan(plan, out: str, jobs: int, cache: bool, device, only, prepare: boo
         print(f'{out}: ready')
         return
     try:
+        _look_at_teachers(plan, planned, out, jobs, device)
         done = run(plan, out, jobs, cache, device, only)
     except Stopped:
         _report(finished_of(out, planned), plan, planned, out)

@@ -27,6 +27,7 @@ from .atomic import check_place, locked, path_of, sealed, unsealed, write_atomic
 from .checkpoints import Stopped, differences, jsonable, stoppable
 from .data import Augment, Splits, digits, split
 from .figures import method_label
+from .look import look_at
 from .losses import decompose
 from .models import count_params, load_model
 from .pages import report
@@ -409,23 +410,36 @@ def _more(records: list[dict], rows: dict) -> list[str]:
     ]
 
 
+def _asides(records: list[dict]) -> list[str]:
+    "What images without labels and exits without a teacher are worth."
+    rows = {r['method']: r for r in results(records, 'labels')}
+    exits = _against(records, 'deep_supervision', 'labels')
+    return [*_more(records, rows), f'Exits without a teacher, against labels alone: {exits}.']
+
+
 def _conclusions(records: list[dict]) -> list[str]:
-    "What a demo's numbers support, in sentences."
+    "What a demo's numbers support, in three sentences."
     rows = {r['method']: r for r in results(records, 'labels')}
     taught = [r for m, r in rows.items() if m not in ('labels', 'deep_supervision', 'labels_all')]
     best = max(taught, key=lambda r: r['mean'])
     alone, ceiling = rows['labels']['mean'], rows['labels_all']['mean']
     softer = [_against(records, f'{m}_t4', f'{m}_t1') for m in ('kd', 'ofa')]
-    exits = _against(records, 'deep_supervision', 'labels')
     return [
-        f'Labels alone reach {alone:.1f} %; with all the teacher’s images they would reach {ceiling:.1f} %.',
-        f'The highest mean with a teacher is that of {method_label(best["method"])}, {best["mean"]:.1f} %: '
-        f'{_difference([best])} against labels alone.',
-        *_more(records, rows),
+        f'Labels alone reach {alone:.1f} %, with all the teacher’s images they would reach {ceiling:.1f} %, '
+        f'and the highest mean with a teacher is that of {method_label(best["method"])}, '
+        f'{best["mean"]:.1f} %: {_difference([best])} against labels alone.',
         _counted(taught),
         f'From T = 1 to T = 4, KD moves by {softer[0]} and OFA by {softer[1]}.',
-        f'Exits without a teacher, against labels alone: {exits}.',
     ]
+
+# %% ../nbs/course/94_demo.ipynb #96d69c0b
+def _tell(records: list[dict], say) -> list[str]:
+    "Say the table and what its numbers support; the sentences, those to take along first."
+    rows = results(records, 'labels')
+    say('\n' + table_text(table_cells(rows, method_label)) + '\n' + table_legend(rows))
+    said, asides = _conclusions(records), _asides(records)
+    say('\n' + '\n'.join(f'· {aside}' for aside in asides) + '\n\n' + '\n'.join(said))
+    return said + asides
 
 # %% ../nbs/course/94_demo.ipynb #04253d0a
 def _say(text: str) -> None:
@@ -511,13 +525,12 @@ def demo(
         file, info = _teacher(plan, data, quick, folder, say)
         about = _notes(plan, data, info, jobs, quick)
         say('\n'.join(f'· {n}' for n in about) + '\n')
+        say(f'The teacher, {look_at(file, data, temperature=4.0, augment=plan.augment)}\n')
         shown = _pick_digits(load_model(file)[0], data.for_teacher())
         done = _run_all(plan, file, info, shown[0], folder, jobs, say)
         done.sort(key=lambda d: (list(_rows(plan)).index(d[0]['method']), d[0]['seed']))
         records = [r for r, _ in done]
-        said, rows = _conclusions(records), results(records, 'labels')
-        say('\n' + table_text(table_cells(rows, method_label)) + '\n' + table_legend(rows))
-        say('\n' + '\n'.join(said))
+        said = _tell(records, say)
         _keep(records, keep)
         if out:
             _write_report(plan, data, done, *shown, about, said, out)

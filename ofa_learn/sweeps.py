@@ -348,7 +348,7 @@ def _make_teacher(plan: Sweep, name: str, file: Path, about: Path, device) -> di
     return info
 
 # %% ../nbs/running/86_sweeps.ipynb #2644038b
-def _ready_teacher(
+def ready_teacher(
     plan: Sweep, name: str, out: str | Path, device: str | torch.device | None = None
 ) -> tuple[Path, dict]:
     "The teacher's file and what is known of it; trained first where it is not there."
@@ -449,7 +449,7 @@ def _run_one(
         raise ValueError("data: the images, or the teacher's file, have changed since this run was planned")
     teacher, info, kept = None, None, None
     if _method_needs(method):
-        file, info = _ready_teacher(plan, teacher_name, out, there)
+        file, info = ready_teacher(plan, teacher_name, out, there)
         teacher = Teacher(str(file)).to(there)
     if teacher is not None and cache and _cacheable(method):
         kept = _ready_cache(plan, teacher, out, run['setting']['batch_size'], run['setting']['epochs'])
@@ -493,12 +493,12 @@ def picked(plan: Sweep, only: str | None) -> list[dict]:
 # %% ../nbs/running/86_sweeps.ipynb #51f4c443
 def _teach(plan: Sweep, name: str, out, device) -> None:
     with one_thread():
-        _ready_teacher(plan, name, out, device)
+        ready_teacher(plan, name, out, device)
 
 
 def _keep(plan: Sweep, name: str, out, device, batch_size: int, epochs: int) -> None:
     with one_thread():
-        file, _ = _ready_teacher(plan, name, out, device)
+        file, _ = ready_teacher(plan, name, out, device)
         teacher = Teacher(str(file)).to(pick_device(device))
         _ready_cache(plan, teacher, out, batch_size, epochs)
 

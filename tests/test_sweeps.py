@@ -34,12 +34,12 @@ from ofa_learn.runs import pair_models
 from ofa_learn.sweeps import (
     Sweep,
     _method_options,
-    _ready_teacher,
     _run_one,
     check_runs,
     commands,
     load_plan,
     planned_runs,
+    ready_teacher,
     save_plan,
     sweep,
 )
@@ -108,7 +108,7 @@ def test_records_are_complete(whole):
 def test_equal_to_plain_training(whole):
     "Seed by seed the same as `distill` with the teacher in the loop: the cache changes nothing."
     out, records = whole
-    file, info = _ready_teacher(PLAN, 'micro_resnet', out)
+    file, info = ready_teacher(PLAN, 'micro_resnet', out)
     for r in [r for r in records if r['method'] == 'kd'] + records[-1:]:
         own = {k: v for k, v in r['setting'].items() if k in ('gamma',)}
         run = distill(
@@ -138,7 +138,7 @@ def test_nothing_is_repeated(whole, monkeypatch):
     def no(*_, **__):
         raise AssertionError('trained again')
 
-    for name in ('_run_one', '_ready_teacher', '_ready_cache'):
+    for name in ('_run_one', 'ready_teacher', '_ready_cache'):
         monkeypatch.setattr(sweeps, name, no)
     assert (
         sweep(PLAN, out, **quiet) == records and {p: p.stat().st_mtime_ns for p in out.rglob('*')} == before
@@ -306,7 +306,7 @@ def test_a_bad_teacher_takes_only_its_runs(tmp_path):
 
 def test_a_teacher_from_a_file(whole, tmp_path):
     out, records = whole
-    file, info = _ready_teacher(PLAN, 'micro_resnet', out)
+    file, info = ready_teacher(PLAN, 'micro_resnet', out)
     plan = replace(
         PLAN,
         methods=('kd',),
@@ -574,20 +574,20 @@ def test_a_teacher_is_described_for_the_images_at_hand(tmp_path):
     "The same file of weights, other test images: its accuracies are those of these images."
     from dataclasses import replace
 
-    from ofa_learn.sweeps import _ready_teacher
+    from ofa_learn.sweeps import ready_teacher
 
     plan = Sweep(
         methods='kd', seeds=1, parts=dict(train=60, valid=50, test=50), teaching=dict(epochs=2, lr=5e-3)
     )
     other = replace(plan, parts=dict(train=60, valid=50, test=400))
     (file, one), (_, again), (same, two) = (
-        _ready_teacher(p, 'micro_resnet', tmp_path, 'cpu') for p in (plan, plan, other)
+        ready_teacher(p, 'micro_resnet', tmp_path, 'cpu') for p in (plan, plan, other)
     )
     assert (
-        one == again and one['weights'] == _ready_teacher(plan, 'micro_resnet', tmp_path, 'cpu')[1]['weights']
+        one == again and one['weights'] == ready_teacher(plan, 'micro_resnet', tmp_path, 'cpu')[1]['weights']
     )
     given = [
-        _ready_teacher(replace(p, teachers=dict(micro_resnet=str(file))), 'micro_resnet', tmp_path, 'cpu')[1]
+        ready_teacher(replace(p, teachers=dict(micro_resnet=str(file))), 'micro_resnet', tmp_path, 'cpu')[1]
         for p in (plan, other)
     ]
     assert (
@@ -748,7 +748,7 @@ def test_a_teacher_that_somebody_is_making_is_waited_for(whole, tmp_path):
         held(3, out / 'teachers', file.stem),
         pytest.warns(UserWarning, match='waiting: .* is being written by'),
     ):
-        made = _ready_teacher(PLAN, 'micro_resnet', out, 'cpu')
+        made = ready_teacher(PLAN, 'micro_resnet', out, 'cpu')
     assert made[0] == file and about.read_text() == known
     with held(60, out / 'teachers', file.stem), pytest.warns(UserWarning, match='waiting') as seen:
         about.unlink()
@@ -915,7 +915,7 @@ def test_rows_of_a_stopped_sweep_say_what_was_planned(whole):
 def test_a_teacher_that_was_stopped_goes_on_from_its_checkpoint(tmp_path, monkeypatch):
     "And ends as one that was left alone."
     plan = Sweep(methods='kd', seeds=1, grid=dict(epochs=1), **SMALL)
-    alone = _ready_teacher(plan, 'micro_resnet', tmp_path / 'alone', 'cpu')
+    alone = ready_teacher(plan, 'micro_resnet', tmp_path / 'alone', 'cpu')
     done, taught = [], sweeps.teach
 
     def stop_once(name, data, file, **how):
