@@ -4,9 +4,9 @@ BIN := .venv/bin
 NB ?=
 
 .PHONY: demo lab test quick docs lite readme prepare clean
-demo: .venv/ready  ## the main job: a CNN teaches a ViT to read real digits
+demo: .venv/ready  ## the main job: a ViT teaches a CNN to read real digits
 	$(BIN)/ofa-learn demo --out demo.html
-lab: .venv/ready  ## open JupyterLab at the guided tours, beginning with the first; the lessons are in the folder above
+lab: .venv/ready  ## open JupyterLab at the guided tours, with Slide γ open; the lessons are in the folder above
 	$(BIN)/jupyter lab --notebook-dir=nbs --LabApp.default_url=/lab/tree/walkthroughs/10_slide_gamma.ipynb
 test: .venv/ready  ## every notebook, every test; ends with "N passed, N failed"
 	@$(BIN)/python -m pytest -n 2 --dist loadscope --no-loadscope-reorder

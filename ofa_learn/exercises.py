@@ -80,7 +80,8 @@ def check_guess(
     within: float = 0.05,  # how far off is fine
 ) -> Said:
     "Whether a guess is right; if not, in which direction it is off and where to look, never the answer."
-    if guess is not None and math.isnan(_number(guess)):
+    several = isinstance(guess, (list, tuple))  # of however many: a guess is one number
+    if guess is not None and (several or math.isnan(_number(guess))):
         return Said('Not a number.' if isinstance(guess, float) else f'Expected a number, got {guess!r}.')
     return judge(guess, near(truth, low, high, within), NO_GUESS)
 

@@ -349,7 +349,8 @@ def fit(
             where its rate then follows another curve than until now, that is said.
         batch_size: Images per batch, over all processes.
         opt: One of `optimizers()`: timm's, but for a few.
-        lr: Peak learning rate.
+        lr: Peak learning rate. In a run of fewer than a hundred updates or so the cosine falls too early for
+            the default: take up to four times the rate, or sched='constant' (keep the warm-up).
         weight_decay: Not on biases, norms, positions and class tokens.
         sched: One of `SCHEDULES`: timm's, but for plateau.
         momentum: Of optimizers that have one, such as SGD.

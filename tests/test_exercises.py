@@ -11,6 +11,8 @@ from copies import ROOT
 from fresh import call
 from solving import try_checks
 
+from ofa_learn.exercises import check_guess, judge, near
+
 FOLDERS = ('course', 'methods')
 LESSONS = [p for folder in FOLDERS for p in sorted((ROOT / 'nbs' / folder).glob('*.ipynb'))]
 BOOKS = [p for p in LESSONS if 'Exercises(' in p.read_text(encoding='utf-8')]
@@ -382,6 +384,16 @@ def test_each_has_two_typical_mistakes_and_another_form():
     for lesson, exercises in TYPICAL.items():
         for n, (wrong, right) in exercises.items():
             assert len(wrong) >= 2 and right, f'{lesson}, exercise {n}'
+
+
+def test_a_guess_is_one_number_and_an_answer_may_stand_in_a_list():
+    for guess in ('forty', [1], [2], (2,), [], [1, 2], True):
+        assert check_guess(guess, 2, 'low', 'high') == f'Expected a number, got {guess!r}.'
+    assert [check_guess(guess, 2, 'low', 'high') for guess in (1, '1', 2, '2 %')] == [
+        *['Too low. low'] * 2,
+        *['Right.'] * 2,
+    ]
+    assert judge([2], near(2, 'low', 'high')) == 'Right.', 'what is computed often comes in a list'
 
 
 def pictures(cells: list[dict]) -> list[bool]:

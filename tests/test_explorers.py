@@ -475,10 +475,14 @@ def test_the_caption_says_what_the_recording_shows():
         assert max(abs(a - b) for a, b in zip(means(s), means(s)[1:])) < 2
     apart = [max(v) - min(v) for v in at('vit-cnn', 'paper', 1.0)['over'].values()]
     assert max(apart) > 3 and 'runs of one γ lie further apart than that' in caption
-    assert 'accuracy falls as γ grows, on every pair' in caption
-    for pair in {r['pair'] for r in records}:
-        falling = means(at(pair, 'released', 4.0))
-        assert falling[0] > falling[-1]
+    falling = {pair: means(at(pair, 'released', 4.0)) for pair in {r['pair'] for r in records}}
+    lost = [first - last for first, *_, last in falling.values()]
+    assert 'γ = 4 ends below γ = 1, by a quarter of a point to four points' in caption
+    assert 0.2 < min(lost) < 0.3 and 3.9 < max(lost) < 4
+    steady = [pair for pair, v in falling.items() if all(b < a + 1e-6 for a, b in zip(v, v[1:]))]
+    assert steady == ['vit-mlp'] and 'From ViT to MLP no stop rises, elsewhere some do' in caption
+    best = {pair: max(v[1:]) - v[0] for pair, v in falling.items()}
+    assert [pair for pair, gain in best.items() if gain > 0.1] == ['cnn-vit'], 'so says pages/results'
     assert 'about the line of deep supervision, which meets no teacher' in caption
     for pair, form, t in product(('cnn-vit', 'cnn-mlp'), FORMS, TEMPERATURES):
         s = at(pair, form, t)

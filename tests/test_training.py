@@ -266,7 +266,27 @@ def test_half_precision_learns(precision):
     assert history[-1]['loss'] < history[0]['loss'] and all(
         p.dtype == torch.float32 for p in task.trainable_module.parameters()
     )
-    assert accuracy(task.student, DATA.test, DATA.norm) > 20
+    assert accuracy(task.student, DATA.test, DATA.norm) > 30  # 39 and 43 where this was written, 38 in fp32
+
+
+def test_the_default_schedule_is_not_much_worse_than_a_constant_rate_on_a_short_run():
+    "Means of two seeds on test were 70.1 and 71.8 at 2e-3, 70.8 and 56.3 at 8e-3, see 77_settings."
+    data = split(digits(), train=60, valid=200, teach=1097)
+
+    def reaches(lr, **schedule):
+        found = []
+        for seed in (0, 1):
+            torch.manual_seed(seed)
+            task = create_task('labels', 'micro_vit', data=data)
+            how = SAME | dict(augment=Augment(), batch_size=20, lr=lr, weight_decay=0, seed=seed)
+            fit(task, data, 20, **how, eval_every=20, **schedule)
+            found.append(accuracy(task.student, data.test, data.norm))
+        return sum(found) / 2
+
+    constant = dict(sched='constant', warmup_epochs=0)
+    low, high = reaches(2e-3), reaches(8e-3)
+    assert low > 65 and reaches(2e-3, **constant) - low < 6
+    assert high > 66 and high - reaches(8e-3, **constant) > 5
 
 
 def test_moving_average_and_mixing():
