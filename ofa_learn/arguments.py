@@ -296,18 +296,11 @@ _ALSO_CALLED = dict(
 )  # a name that people use elsewhere: ours
 
 
-def also_called(
-    word: str,  # what somebody wrote
-    before: str = '',  # put before ours
-) -> list[str]:  # at most one
-    "Our name for what people call otherwise elsewhere."
-    return [before + _ALSO_CALLED[word]] if word in _ALSO_CALLED else []
-
-
 def odd_option(
     given: Iterable[str],  # the names that came
     has: Sequence[str],  # those that are taken
     takers: Callable[[], dict[str, str]] = option_takers,  # who takes what elsewhere
+    written: Callable[[str], str] = repr,  # how a name is shown
 ) -> str | None:  # for a message: 'no option …'; None where all are taken
     "What to say of the first option that is not taken: the nearest that is, and who takes it elsewhere."
     odd = next((name for name in given if name not in has), None)
@@ -317,17 +310,18 @@ def odd_option(
         return "no option 'options'; a method's options are given directly, such as gamma=1.4, not in a dict"
     elsewhere = takers()
     if odd in elsewhere:
-        longer = [repr(name) for name in has if name.endswith(f'_{odd}')]  # such as kd_weight for weight
+        longer = [written(name) for name in has if name.endswith(f'_{odd}')]  # such as kd_weight for weight
         meant = f'did you mean {" or ".join(longer)}? ' if longer else ''
-        return f'no option {odd!r}; {meant}{odd!r} is an option of {elsewhere[odd]}'
+        return f'no option {written(odd)}; {meant}{written(odd)} is an option of {elsewhere[odd]}'
     known = dict.fromkeys([*has, *elsewhere])
     near = difflib.get_close_matches(odd, known, 1, 0.6)
     if _ALSO_CALLED.get(odd) in known:
         near = [_ALSO_CALLED[odd]]
     if not near:
-        return f'no option {odd!r}; expected one of {", ".join(has)}'
+        named = has if written is repr else map(written, has)
+        return f'no option {written(odd)}; expected one of {", ".join(named)}'
     whose = '' if near[0] in has else f', an option of {elsewhere[near[0]]}'
-    return f'no option {odd!r}; did you mean {near[0]!r}{whose}?'
+    return f'no option {written(odd)}; did you mean {written(near[0])}{whose}?'
 
 # %% ../nbs/internals/03_arguments.ipynb #90f843eb
 # CRD's temperature is that of a contrast

@@ -231,7 +231,8 @@ def locked(
     thing: str = '',  # one thing in it, such as a run's name; empty: the folder
 ) -> Iterator[Path]:  # the folder
     "Within: nobody else holds this lock. A `Taken`, which is a `ValueError`, says who holds it already."
-    folder, me = path_of(folder), threading.get_ident()
+    folder = path_of(folder)
+    me = threading.get_ident()
     file = Path(os.path.realpath(folder)) / (f'.{thing}.lock' if thing else '.lock')
     if file in _held and _held[file][0] == me:
         yield folder

@@ -9,7 +9,6 @@ __all__ = ['method_costs', 'bench']
 import contextlib
 import copy
 import gc
-import inspect
 import io
 import multiprocessing
 import os
@@ -30,6 +29,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from . import __version__
+from .arguments import listed, odd_option, option_takers, settings_of
 from .cka import cka, layer_names
 from .data import Batches, digits, split
 from .demo import PAIRS
@@ -482,13 +482,40 @@ def table(rows: list[tuple[str, str]]) -> str:
     return '\n'.join(f'{name:{wide}}  {value}' for name, value in rows)
 
 # %% ../nbs/internals/95_bench.ipynb #3615c49c
+def _bench_takers() -> dict[str, str]:
+    "Who takes which option: methods, `fit`, or some of the benchmarks."
+    owners: dict[str, list[str]] = {}
+    for name, function in BENCHMARKS.items():
+        for option in settings_of(function):
+            owners.setdefault(option, []).append(name)
+    some = {o: f'the benchmark{"s" if len(n) > 1 else ""} {listed(n)}' for o, n in owners.items()}
+    return option_takers('create_task for ') | some
+
+
 def bench(name: str, say=print, **options) -> dict:
-    "Run a benchmark by its name and print its table; a `ValueError` lists the names where there is none."
+    """Run a benchmark by its name and print its table.
+
+    Args:
+        name: One of `BENCHMARKS`, such as 'loss'.
+        say: Gets what is to be read, line by line; prints by default.
+        **options: Of the benchmark, such as rounds, or quick=True for a tiny size.
+
+    Returns:
+        What was measured, ready for JSON: the machine, times in seconds and their ratios, and the table's
+        rows. The benchmark's own function says more.
+
+    Raises:
+        ValueError: No benchmark of this name, or one without such an option; the nearest are named.
+
+    Example:
+        >>> result = bench('loss', say=lambda text: None, quick=True)
+        >>> result['images'], result['classes']
+        (64, 50)
+    """
     if name not in BENCHMARKS:
         raise ValueError(f'benchmark: expected one of {", ".join(BENCHMARKS)}, got {name!r}')
-    odd = set(options) - set(inspect.signature(BENCHMARKS[name]).parameters)
-    if odd:
-        raise ValueError(f'{", ".join(sorted(odd))}: the benchmark {name} has no such option')
+    if odd := odd_option(options, list(settings_of(BENCHMARKS[name])), _bench_takers):
+        raise ValueError(f'the benchmark {name} has {odd}')
     result = BENCHMARKS[name](say=say, **options)
     m = result['machine']
     where = f"{m['cores']} core(s), {m['threads']} thread(s), {m['device']}"

@@ -66,7 +66,8 @@ def optimizer_and_schedule(module: nn.Module, updates: int) -> tuple:
 def minimal_epoch(teacher, trainable, optimizer, scheduler, batches: Batches, epoch: int) -> None:
     "OFA by hand: one pass over the training images, γ = 1.4, the gradient clipped to 5."
     trainable.train()
-    params, branches = list(trainable.parameters()), trainable.heads.branches
+    params = list(trainable.parameters())
+    branches = trainable.heads.branches
     for step, b in enumerate(batches.epoch(epoch)):
         scheduler.step_update(epoch * len(batches) + step)
         with torch.no_grad():

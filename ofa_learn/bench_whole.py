@@ -150,7 +150,8 @@ def watched(command: list[str]) -> tuple[float, float | None]:
             _, status, used = os.wait4(process.pid, 0)
             process.returncode = os.waitstatus_to_exitcode(status)
             peak = used.ru_maxrss / (2**20 if sys.platform == 'darwin' else 1024)
-        seconds, code = time.perf_counter() - start, process.wait()
+        seconds = time.perf_counter() - start
+        code = process.wait()
         said.seek(0)
         if code:
             raise RuntimeError(f'{command[1]} ended with {code}:\n{said.read().decode()[-2000:]}')

@@ -52,7 +52,8 @@ def _facts(data: Splits) -> tuple[Any, Any, int]:
 
 def _shown(teacher: Teacher, data: Splits) -> dict:
     "The size at which a teacher is shown the images and the columns that are read, where they are not plain."
-    seen, own = teacher.sees(data.input_size), teacher.classes
+    seen = teacher.sees(data.input_size)
+    own = teacher.classes
     found = dict(sees=list(seen)) if seen != tuple(data.input_size) else {}
     columns = None if own is None else matched_classes(own, data.classes, len(own), data.num_classes)
     return found if columns is None else found | dict(columns=columns.tolist())
@@ -93,7 +94,8 @@ def _same_marks(a: torch.Tensor, b: torch.Tensor, pixels: int) -> bool:
 # %% ../nbs/running/85_cache.ipynb #ca4799ba
 def _kept_sum(path: Path, size: int) -> tuple[bytes, bytes]:
     "The SHA-256 of a file's first `size` bytes, and what stands behind them."
-    total, left = hashlib.sha256(), size
+    total = hashlib.sha256()
+    left = size
     with open(path, 'rb') as f:
         while left and (block := f.read(min(left, 2**20))):
             total.update(block)

@@ -132,7 +132,8 @@ def _write_seal(file, digest: str) -> None:
 
 def _read_seal(path: Path) -> tuple[str, str] | None:
     "The SHA-256 that stands in an archive's comment, and that of its bytes; None without such a comment."
-    size, found = path.stat().st_size, hashlib.sha256()
+    size = path.stat().st_size
+    found = hashlib.sha256()
     left = size - _SEALED - 2
     with open(path, 'rb') as f:
         f.seek(max(left, 0))
@@ -221,7 +222,8 @@ def load_checkpoint(path: str | Path, device='cpu') -> dict:
 # %% ../nbs/running/78_checkpoints.ipynb #65621264
 def newest(path: str | Path, device='cpu') -> dict | None:
     "The newest whole checkpoint at `path` or before it, or None; a warning names those that are broken."
-    path, broken = path_of(path), []
+    path = path_of(path)
+    broken = []
     for candidate in (path, previous_of(path)):
         if not candidate.exists():
             continue

@@ -31,6 +31,7 @@ from ofa_learn.cli_distill import (
     named_options,
     not_taken,
     parse_grid,
+    set_elsewhere,
 )
 
 # %% ../nbs/internals/99_cli.ipynb #27a0cdc1
@@ -524,20 +525,21 @@ def _unknown(word: str, name: str) -> str:
     "What is wrong with a word that a command has no place for, and what was perhaps meant."
     if not word.startswith('-'):
         return f'no place for {word!r}; ofa-learn {name} --help says what it takes'
-    typed = word.partition('=')[0].replace('_', '-')
-    options = ['--' + p.replace('_', '-') for p in inspect.signature(COMMANDS[name]).parameters]
-    near = difflib.get_close_matches(typed, options, 1, 0.5)
-    if name == 'distill':  # which takes those of methods and of training, too
-        from ofa_learn.arguments import also_called
+    from ofa_learn.arguments import odd_option
 
-        near = also_called(typed.removeprefix('--'), '--') or near
-    if name == 'sweep' and not difflib.get_close_matches(typed, near, 1, 0.8):
-        from ofa_learn.arguments import option_takers
+    typed = word.partition('=')[0].lstrip('-').replace('-', '_')
+    own = list(inspect.signature(COMMANDS[name]).parameters)
+    near = difflib.get_close_matches(typed, own, 1, 0.8)  # such as seeds for seed, which training has
+    if typed in ('batch_size', 'bs') and 'batch' in own:
+        near = ['batch']
+    if near:
+        return f'no option {_dashed(typed)}; did you mean {_dashed(near[0])}?'
+    return str(odd_option([typed], own, lambda: set_elsewhere(name), _dashed))
 
-        option = typed.removeprefix('--').replace('-', '_')
-        if option in option_takers():
-            return f'no option {typed}; it goes into the grid: --grid "{option}=…"'
-    return f'no option {typed}' + (f'; did you mean {near[0]}?' if near else f'; it has {", ".join(options)}')
+
+def _dashed(option: str) -> str:
+    "An argument as an option is typed: `dry_run` → `--dry-run`."
+    return '--' + option.replace('_', '-')
 
 
 def _types_of(function) -> dict[str, type]:

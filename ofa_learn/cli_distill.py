@@ -111,6 +111,32 @@ def not_taken(words: list[str]) -> str | None:
     named = [w for w in words if w.startswith('--')]
     return next((w for w in named if w[2:].partition('=')[0] not in taken), None)
 
+# %% ../nbs/internals/98_cli_distill.ipynb #44b5f35d
+def set_elsewhere(
+    command: str,  # its name
+) -> dict[str, str]:  # an option: who takes it, and what sets it
+    "Options that a command does not take by their names, those of methods, of training and of recipes."
+    from ofa_learn.arguments import option_takers
+    from ofa_learn.recipes import recipe
+    from ofa_learn.sweeps import plan_takers
+
+    in_grids = {option for option, whose in plan_takers().items() if 'grid' in whose}
+    found = {}
+    for option, whose in option_takers().items():
+        grid = f'--grid "{option}=…"'
+        by_name = f'ofa-learn distill --{option.replace("_", "-")} …'
+        if option not in in_grids:
+            ways = by_name
+        else:
+            ways = grid if command == 'sweep' else f'{by_name} or ofa-learn sweep {grid}'
+        whose = whose.replace('fit and distill', 'training')
+        found[option] = whose if command == 'distill' else f'{whose}, set by {ways}'
+    if command == 'train':
+        for option in recipe('laptop/cnn-vit').provenance:  # its settings
+            grid = f', or by ofa-learn sweep --grid "{option}=…"' if option in in_grids else ''
+            found[option] = f'the recipe, set in Python by run_recipe(recipe(NAME, {option}=…), FOLDER){grid}'
+    return found
+
 # %% ../nbs/internals/98_cli_distill.ipynb #d15711a3
 def _own_teacher(teacher: str, architecture: str | None, pretrained: bool, size, norm: str | None):
     "The teacher that the options of `distill` describe."

@@ -110,13 +110,24 @@ class ImageData:
         return h.hexdigest()[:12]
 
 # %% ../nbs/course/00_data.ipynb #ce4a9326
-def from_arrays(
-    images,  # (N, H, W), (N, H, W, C) or (N, C, H, W); uint8, or floats in [0, 1]
-    labels,  # (N,) or (N, 1) integers from 0; −1 for an image without a label
-    classes=None,  # the classes' names, or a dict from the labels' numbers to them; default '0', '1', …
-    name: str = 'arrays',  # what to call the set
-) -> ImageData:  # checked, channels first, uint8
-    "An `ImageData` from a pair of arrays or tensors; raises `ValueError` or `TypeError` on anything unclear."
+def from_arrays(images, labels, classes=None, name: str = 'arrays') -> ImageData:
+    """An `ImageData` from a pair of arrays or tensors; anything unclear is an error.
+
+    Args:
+        images: (N, H, W), (N, H, W, C) or (N, C, H, W), N ≥ 2; uint8, or floats in [0, 1].
+        labels: (N,) or (N, 1) integers from 0; −1 for an image without a label.
+        classes: the classes' names, or a dict from the labels' numbers to them; default '0', '1', ….
+        name: what to call the set.
+    Returns:
+        An `ImageData` of uint8 images (N, C, H, W) and int64 labels (N,).
+    Raises:
+        ValueError: shapes that do not fit, pixels out of range, labels that are no classes, fewer than two
+            images or classes.
+        TypeError: pixels or labels of another type.
+    Example:
+        >>> from_arrays(torch.rand(4, 8, 8), [0, 1, 0, 1], classes=['cat', 'dog'])
+        ImageData(arrays: 4 images of 1×8×8, 2 classes)
+    """
     return _checked(*pixels(images, labels, classes), name)
 
 
@@ -141,6 +152,8 @@ def digits() -> ImageData:
 
     Returns:
         An `ImageData` of uint8 images (1797, 1, 8, 8) and int64 labels (1797,).
+    Raises:
+        ModuleNotFoundError: scikit-learn, which holds them, is not installed.
     Example:
         >>> digits()
         ImageData(digits: 1797 images of 1×8×8, 10 classes)
@@ -172,20 +185,59 @@ def contact_sheet(
 
 # %% ../nbs/course/00_data.ipynb #af6ebbf3
 def from_npz(path: str | Path) -> ImageData:
-    "An `ImageData` from an `.npz` file with the arrays `images`, `labels` and optionally `classes`."
+    """An `ImageData` from an `.npz` file with the arrays `images`, `labels` and optionally `classes`.
+
+    Args:
+        path: the file; its arrays are as `from_arrays` takes them, and its name is what the set is called.
+    Returns:
+        An `ImageData` of uint8 images (N, C, H, W) and int64 labels (N,).
+    Raises:
+        ValueError: no such file, one that cannot be read, arrays that are missing, a set that is split
+            already, and what `from_arrays` refuses.
+        TypeError: pixels or labels of another type.
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     np.savez(f'{home}/few.npz', images=np.zeros((4, 8, 8), np.uint8), labels=[0, 1, 0, 1])
+        ...     from_npz(f'{home}/few.npz')
+        ImageData(few: 4 images of 1×8×8, 2 classes)
+    """
     if parts := npz_parts(path):
         raise ValueError(f'{path}: a set that is split already ({", ".join(parts)}); `load_splits` reads it')
     return from_arrays(**read_npz(path, ('images', 'labels'), ('classes',)), name=path_of(path).stem)
 
 # %% ../nbs/course/00_data.ipynb #c578ea89
 def from_folder(
-    path: str | Path,  # a folder with one sub-folder per class
-    size: int | str | tuple[int, int] = 32,  # pixels per side after scaling, or (height, width)
-    channels: int = 3,  # 3 for colour, 1 for grey; 4 and 2 keep what is transparent
-    per_class: int | None = None,  # read at most so many of each class, spread over its sorted files
-    background: str = 'white',  # what is seen through transparent pixels
+    path: str | Path,
+    size: int | str | tuple[int, int] = 32,
+    channels: int = 3,
+    per_class: int | None = None,
+    background: str = 'white',
 ) -> ImageData:
-    "An `ImageData` from class folders, read into memory; unreadable images and empty classes are errors."
+    """An `ImageData` from class folders, read into memory; unreadable images and empty classes are errors.
+
+    Args:
+        path: a folder with one sub-folder per class.
+        size: pixels per side after scaling, or (height, width), or 'HxW'.
+        channels: 3 for colour, 1 for grey; 4 and 2 keep what is transparent.
+        per_class: read at most so many images of each class, spread over its sorted files; default all.
+        background: what is seen through transparent pixels, a colour's name.
+    Returns:
+        An `ImageData` of uint8 images (N, C, H, W) and int64 labels (N,); the classes are the folders' names
+        in order.
+    Raises:
+        ValueError: no such folder, one without classes, an empty class, images that cannot be read, a set
+            that is split already, or sizes, channels and numbers that there cannot be.
+    Example:
+        >>> import tempfile
+        >>> from PIL import Image
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     for i, name in enumerate(('cat', 'dog')):
+        ...         Path(home, 'pets', name).mkdir(parents=True)
+        ...         Image.new('RGB', (20, 16), (9 * i, 0, 0)).save(f'{home}/pets/{name}/0.png')
+        ...     from_folder(f'{home}/pets', size=(8, 10))
+        ImageData(pets: 2 images of 3×8×10, 2 classes)
+    """
     found, classes = list_folder(path)
     if found['train'].root != path_of(path):
         raise ValueError(

@@ -22,7 +22,7 @@ import timm
 import torch
 
 from . import __version__
-from .arguments import check_gamma, whole_from
+from .arguments import answering, check_gamma, whole_from
 from .atomic import check_place, locked, path_of, sealed, unsealed, write_atomically
 from .checkpoints import Stopped, differences, jsonable, stoppable
 from .data import Augment, Splits, digits, split
@@ -56,9 +56,35 @@ _ROWS: dict[str, tuple[str, dict]] = dict(
 _TEACHER_EPOCHS = dict(micro_resnet=40, micro_vit=80, micro_mixer=80)
 
 
+@answering()
 @dataclass(frozen=True)
 class Plan:
-    "What a comparison depends on."
+    """What a comparison depends on.
+
+    Args:
+        pair: a name in `PAIRS`: the teacher's family, then the student's.
+        train: images that the student is shown, with their labels.
+        teach: images that the teacher learns from, the student's among them.
+        valid: images that curves are drawn on.
+        epochs: passes over the images, of every row that sees the student's only.
+        seeds: runs of each row.
+        gamma: γ ≥ 1 of OFA.
+        opt: the name of one of timm's optimizers, for every row.
+        lr: peak learning rate of every row.
+        batch_size: images a step.
+        split_seed: which images are in which part.
+        view_seed: what the views look like.
+        augment: what a view may change, an `Augment`.
+        methods: more rows: methods in their own settings, or several joined by +.
+    Raises:
+        ValueError: a pair, a method or an optimizer that does not exist, a row that would be there twice, or
+            a number out of range.
+        TypeError: an argument that a plan does not have.
+    Example:
+        >>> plan = Plan(pair='mlp-cnn', train=100, methods=('rkd', 'ofa+rsd'))
+        >>> plan.data()
+        Splits(digits: 100 train, 200 valid, 500 test, 1097 for the teacher)
+    """
 
     pair: str = 'vit-cnn'  # teacher's family, then the student's
     train: int = 60  # images that the student is shown, with their labels
@@ -260,7 +286,8 @@ def _begin(folder: Path, setting: dict, resume: bool) -> None:
 def _at_work(plan: Plan, quick: bool, out: str | Path | None, resume: bool) -> Iterator[Path]:
     "Within: the folder of what is done, removed when all went well; a stop says how to go on."
     with tempfile.TemporaryDirectory() as temporary:
-        folder, advice = Path(temporary), 'nothing was kept, there is no out='
+        folder = Path(temporary)
+        advice = 'nothing was kept, there is no out='
         if out:
             folder = _demo_folder(out)
             advice = f'{folder} holds all of it, resume=True goes on'

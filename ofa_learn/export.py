@@ -279,7 +279,7 @@ class OnnxTable:
                 f'{r["name"]:20} {r["accuracy"]:7.1f} % {r["megabytes"]:6.2f} MB {r["milliseconds"]:7.2f} ms '
                 f'{r["ratio"]:15.2f}×'
             )
-        plural = 's' * (self.threads > 1)
+        plural = 's' if self.threads > 1 else ''
         how = f'{self.images} test images; one at a time, median of {self.turns} turns, {self.threads} thread'
         return '\n'.join([*lines, f'{how}{plural}, on this machine, one run'])
 
@@ -346,7 +346,8 @@ def onnx_table(
 ) -> OnnxTable:
     "Write a student as ONNX, in float32 and int8; accuracy, size and time of each compared with PyTorch's."
     check_int8(int8)
-    folder, threads = path_of(folder), torch.get_num_threads()
+    folder = path_of(folder)
+    threads = torch.get_num_threads()
     network = copy.deepcopy(student).cpu().float().eval()
     files = [folder / 'student.onnx', folder / 'student.int8.onnx']
     export_onnx(network, files[0], data.input_size)

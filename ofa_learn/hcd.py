@@ -129,6 +129,10 @@ def sub_cross_entropy(
     Returns:
         Scalar; float32, or float64 for float64 logits.
 
+    Raises:
+        ValueError, IndexError, RuntimeError: PyTorch's own, where the target's images or classes are not
+            those of the logits, or the weights are not K.
+
     Example:
         >>> round(sub_cross_entropy(torch.zeros(2, 4, 3, 10), torch.arange(3)).item(), 3)  # 2 log 10
         4.605

@@ -113,7 +113,7 @@ def _shapes(module: nn.Module) -> dict:
     "Type and shape of every weight and buffer, and whether training moves it."
     fixed = {n for n, p in module.named_parameters() if not p.requires_grad}
     state = module.state_dict().items()
-    return {n: f'{t.dtype} {list(t.shape)}' + ' frozen' * (n in fixed) for n, t in state}
+    return {n: f'{t.dtype} {list(t.shape)}{" frozen" if n in fixed else ""}' for n, t in state}
 
 
 def task_identity(task) -> dict:  # method, teacher, student, options, weights, layers
@@ -143,7 +143,8 @@ def in_short(
 ) -> str:
     "The first differences as one text, and how many more there are."
     shown = [line if len(line) <= width else f'{line[:width]} …' for line in lines[:most]]
-    return '; '.join(shown + [f'and {len(lines) - most} more'] * (len(lines) > most))
+    more = [f'and {len(lines) - most} more'] if len(lines) > most else []
+    return '; '.join(shown + more)
 
 # %% ../nbs/running/75_identity.ipynb #cf28c54c
 @lru_cache(1)
@@ -157,9 +158,8 @@ def _source_commit() -> str | None:
     try:
         if git('ls-files', '--error-unmatch', '__init__.py').returncode:
             return None
-        return git('rev-parse', 'HEAD').stdout.strip() + '+' * bool(
-            git('status', '--porcelain', '--untracked-files=no').stdout.strip()
-        )
+        changed = git('status', '--porcelain', '--untracked-files=no').stdout.strip()
+        return git('rev-parse', 'HEAD').stdout.strip() + ('+' if changed else '')
     except OSError:
         return None  # no git here
 

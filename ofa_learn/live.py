@@ -479,7 +479,8 @@ def _words_html(now: dict) -> str:
 
 def _live_page(w: LiveDistill, path: str | Path) -> Path:
     "One self-contained page with the curves of a run and its γ marks."
-    now, task = w.run.now(), w.run.task
+    now = w.run.now()
+    task = w.run.task
     if not now['rows']:
         raise ValueError(
             'to_html: nothing has been trained yet, so there is nothing to show; press Start first'

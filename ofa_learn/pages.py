@@ -398,7 +398,8 @@ def _courses(records: list[dict]) -> str:
 
 def _courses_of(records: list[dict]) -> list[str]:
     "A section for each pair's curves; with several pairs each says whose it is."
-    pairs, out = list(dict.fromkeys(r['pair'] for r in records)), []
+    pairs = list(dict.fromkeys(r['pair'] for r in records))
+    out = []
     for pair in pairs:
         heading = 'How they got there' + (f': {html.escape(pair)}' if len(pairs) > 1 else '')
         if drawn := _courses([r for r in records if r['pair'] == pair]):
@@ -464,7 +465,8 @@ def accuracy_frames(
 # %% ../nbs/widgets/92_pages.ipynb #02e7a84f
 def _first(records: list[dict], rows: list[dict], lead: str | None) -> list[str]:
     "What a report begins with: in words, every run, and the table."
-    pairs, out = list(dict.fromkeys(r['pair'] for r in records)), []
+    pairs = list(dict.fromkeys(r['pair'] for r in records))
+    out = []
     table = table_html(table_cells(rows, method_label), f'Test part, last epoch. {table_legend(rows)}')
     for pair in pairs:
         of = f'<strong>{html.escape(pair)}.</strong> ' if len(pairs) > 1 else ''
@@ -476,18 +478,50 @@ def _first(records: list[dict], rows: list[dict], lead: str | None) -> list[str]
 
 # %% ../nbs/widgets/92_pages.ipynb #5d4cb136
 def report(
-    records: list[dict],  # the runs, as `check_record` passes them
-    digits: list[dict],  # for the γ slider: image (rows of 0–255), label, probs ((K,), the teacher's)
-    parts: list[dict],  # label, image and terms ({name: nats}) each; or for each of `digits` its terms alone
-    path: str | Path,  # the file to write
+    records: list[dict],
+    digits: list[dict],
+    parts: list[dict],
+    path: str | Path,
     *,
-    title: str,  # the page's heading
-    notes: Sequence[str] = (),  # what else to know, one sentence each
-    classes: list[str] | None = None,  # the classes' names; those of the records, or numbers, when left out
-    baseline: str = 'kd',  # the method that differences are taken to
-    lead: str | None = None,  # the result in words, where there is one pair; default what OFA's rows say
-) -> Path:  # the file
-    "One self-contained HTML file: result in words, runs, table, curves, images' losses, and the γ slider."
+    title: str,
+    notes: Sequence[str] = (),
+    classes: list[str] | None = None,
+    baseline: str = 'kd',
+    lead: str | None = None,
+) -> Path:
+    """One self-contained HTML file: result in words, runs, table, curves, images' losses, and the γ slider.
+
+    Args:
+        records: The runs, as `check_record` passes them.
+        digits: For the γ slider: image (H rows of W grey values from 0 to 255), label, and probs (K,), the
+            teacher's.
+        parts: label, image and terms ({name: nats}) each; or for each of `digits` its terms alone. Empty:
+            the page has no such section.
+        path: The file to write.
+        title: The page's heading.
+        notes: What else to know, one sentence each.
+        classes: The K classes' names; those of the records, or numbers, when left out.
+        baseline: The method that differences are taken to.
+        lead: The result in words, where there is one pair; default what OFA's rows say.
+
+    Returns:
+        The file.
+
+    Raises:
+        ValueError: No records, records that do not fit together, or another number of `parts` than of
+            `digits`.
+
+    Example:
+        >>> import tempfile
+        >>> from ofa_learn.recorded import load_recording
+        >>> from ofa_learn.records import recording_path
+        >>> runs = [r for r in load_recording(recording_path('methods')) if r['method'] in ('labels', 'kd')]
+        >>> seen = [dict(image=[[0, 255], [255, 0]], label=1, probs=[0.2] * 5)]
+        >>> with tempfile.TemporaryDirectory() as home:
+        ...     page = report(runs, seen, [], f'{home}/report.html', title='Recorded runs')
+        ...     '<h2>What was run</h2>' in page.read_text('utf-8')
+        True
+    """
     if not records:
         raise ValueError('records: expected at least one run')
     if len(parts) != len(digits) and not all('terms' in p for p in parts):

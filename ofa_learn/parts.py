@@ -63,7 +63,8 @@ def listed_pixels(
     background: str = 'white',  # see `as_seen`
 ) -> Pixels:
     "The pictures of a folder, read into memory."
-    part, shape = by_letters(part), (check_channels(channels), *check_size(size))
+    part = by_letters(part)
+    shape = (check_channels(channels), *check_size(size))
     if per_class is not None and per_class < 1:
         raise ValueError(f'per_class: expected at least 1 image, got {per_class}')
     rows = [np.flatnonzero(part.labels == k) for k in range(len(classes))]

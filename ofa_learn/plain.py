@@ -78,7 +78,8 @@ def form_weights(
 def _t_below(freedom: int, t: float) -> float:
     "How often Student's t stays below t, as a finite sum."
     angle = math.atan2(t, math.sqrt(freedom))
-    cosine, odd = math.cos(angle), freedom % 2
+    cosine = math.cos(angle)
+    odd = freedom % 2
     total, term = 0.0, math.sin(angle) * (cosine if odd else 1.0)
     for k in range(2 + odd, freedom + 2, 2):
         total += term

@@ -269,7 +269,8 @@ def say(text: str) -> None:
 def files_in(path: Path) -> list[str]:
     "All files at any depth, relative to `path`, in order; links are followed, once."
     places = (os.stat(p) for p in path.resolve().parents)
-    found, done = [], {(p.st_dev, p.st_ino) for p in places}  # a link up would bring other classes in
+    found = []
+    done = {(p.st_dev, p.st_ino) for p in places}  # a link up would bring other classes in
     for here, inside, files in os.walk(path, followlinks=True):
         place = os.stat(here)
         if (place.st_dev, place.st_ino) in done:  # a link to a folder that was seen
@@ -518,7 +519,8 @@ def fits(
     shape: tuple[int, int, int],  # (C, H, W)
 ) -> bool:  # whether they take less than a third of the memory that is left
     "Whether pictures can be kept in memory; if not, the estimate is said."
-    need, free = n * int(np.prod(shape)), free_memory()
+    need = n * int(np.prod(shape))
+    free = free_memory()
     if need <= free // 3:
         return True
     size = '×'.join(map(str, shape))

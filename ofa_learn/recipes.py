@@ -285,12 +285,27 @@ def _remarks(name: str) -> tuple[str, ...]:
     return tuple(r['text'] for r in remarks if any(fnmatchcase(name, p) for p in r['for']))
 
 # %% ../nbs/running/82_recipes.ipynb #c2947423
-def recipe(
-    name: str,  # one of `recipes()`
-    settings: str | None = None,  # 'released': the files; 'authors_run' (default): what was run over them
-    **changes,  # settings of your own, such as epochs=10
-) -> Recipe:
-    "A pair's settings with their origins; a `ValueError` with the nearest names where there is none."
+def recipe(name: str, settings: str | None = None, **changes) -> Recipe:
+    """A pair's settings with their origins.
+
+    Args:
+        name: One of `recipes()`.
+        settings: 'released': the authors' configuration files; 'authors_run' (default): what was run over
+            them. A laptop recipe has one set of its own.
+        **changes: Settings of your own, such as epochs=10; their origin is then 'yours'.
+
+    Returns:
+        A `Recipe`, which `run_recipe` trains; `provenance` has each setting's origin, `notes` a word on it.
+
+    Raises:
+        ValueError: No recipe of this name (the nearest are named), a setting that recipes do not have, or
+            `settings` that it does not have.
+
+    Example:
+        >>> r = recipe('laptop/cnn-vit', epochs=10, gamma=2.0)
+        >>> r.teacher_model, r.student_model, r.epochs, r.methods['ofa']['gamma'], r.provenance['gamma']
+        ('micro_resnet', 'micro_vit', 10, 2.0, 'yours')
+    """
     if name not in _pairs():
         near = difflib.get_close_matches(str(name), list(_pairs()), 3, 0.5)
         advice = f'did you mean {" or ".join(near)}?' if near else 'see recipes()'

@@ -557,7 +557,8 @@ def named(
     among: list[dict] | None = None,  # the planned runs, of `planned_runs`; default the records themselves
 ) -> list[dict]:
     "The records with the settings that vary in the method's name, ready for `results`."
-    differ, out = varied(records if among is None else among), []
+    differ = varied(records if among is None else among)
+    out = []
     for r in records:
         own = _flat(r['setting'])
         said = [f' {k}={json.dumps(own.get(k))}'.replace('"', '') for k in differ.get(r['method'], ())]
@@ -639,7 +640,8 @@ def _add_series(fig, name: str, own: list[dict], values: list, span: list, optio
     for x in span:
         at[x] = [r['test_accuracy'] for r, v in zip(own, values) if v in (None, x)]
     at = {x: v for x, v in at.items() if v}
-    means, line = [sum(v) / len(v) for v in at.values()], dict(color=colour, width=2.5, dash=dash)
+    means = [sum(v) / len(v) for v in at.values()]
+    line = dict(color=colour, width=2.5, dash=dash)
     fig.add_scatter(x=list(at), y=means, name=label, mode='lines', line=line, legendgroup=label)
     if values[0] is None:
         return

@@ -225,7 +225,7 @@ def fit_arguments(
     if at_once is not None and (at_once < 1 or r.batch_size % batch):
         raise ValueError(
             f'at_once: expected a divisor of {r.batch_size // world}, the batch of {r.batch_size} over '
-            f'{world} process{"es" * (world > 1)}, got {at_once}'
+            f'{world} process{"es" if world > 1 else ""}, got {at_once}'
         )
     same = {k: getattr(r, k) for k in _SAME}
     same |= {k: v for k in ('momentum', 'decay_epochs') if (v := getattr(r, k)) is not None}

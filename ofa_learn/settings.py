@@ -154,7 +154,8 @@ def learning_rates(
     s |= dict(decay_epochs=decay_epochs, min_lr=min_lr)
     _check_schedule(s)
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
-    schedule, rates = make_schedule(optimizer, s, updates), []
+    schedule = make_schedule(optimizer, s, updates)
+    rates = []
     for update in range(epochs * updates):
         if schedule is not None:
             schedule.step_update(update)

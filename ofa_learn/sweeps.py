@@ -48,10 +48,38 @@ from .training import accuracy, check_fit, fit, resumable
 from .workers import each, in_turn, one_thread, pick_device
 
 # %% ../nbs/running/86_sweeps.ipynb #9e7b30d9
-@answering(lambda: _takers())
+@answering(lambda: plan_takers())
 @dataclass(frozen=True)
 class Sweep:
-    "What to run: every pair × method × choice of options × seed."
+    """What to run: every pair × method × choice of options × seed.
+
+    Args:
+        pairs: Teacher-student by families or timm names; one or several.
+        methods: As `create_task` knows them, also joined by +; one or several.
+        grid: An option of methods or of `fit` → a value, or a list of values that are all run; of one method
+            alone as 'ofa.gamma'.
+        seeds: How many runs of each, or their seeds; then a tuple of them. Default 3.
+        data: What `load_splits` reads.
+        data_options: Of `load_splits`, such as size in pixels per side, or root.
+        parts: Of `load_splits`: train, valid and test, in images.
+        split_seed: Which images are in which part.
+        view_seed: What the views look like.
+        augment: What a view may change, an `Augment`; default a shift by up to one pixel.
+        teachers: A name → a file of `save_model`, or 'pretrained'; other teachers are trained.
+        teaching: Options of `fit` for those that are trained.
+        imports: Modules that register methods of your own.
+        eval_every: Epochs between looks at the validation part.
+
+    Raises:
+        ValueError: Nothing to run, a pair, a method or an option that does not exist, a value that a method
+            or `fit` refuses, or an option by which methods mean different things.
+        TypeError: An argument that a plan does not have, or one of another type.
+
+    Example:
+        >>> plan = Sweep(methods=('kd', 'ofa'), seeds=2, grid={'ofa.gamma': [1.0, 1.4], 'epochs': 5})
+        >>> [(r['method'], r['seed'], r['options']) for r in planned_runs(plan) if r['seed'] == 0]
+        [('kd', 0, {}), ('ofa', 0, {'gamma': 1.0}), ('ofa', 0, {'gamma': 1.4})]
+    """
 
     pairs: tuple = ('cnn-vit',)  # teacher-student
     methods: tuple = ('labels', 'kd', 'ofa')  # as `create_task` knows them, also joined by +
@@ -143,7 +171,7 @@ def _method_needs(method: str) -> tuple:
     return tuple(dict.fromkeys(n for p in method.split('+') for n in all_methods()[p].needs))
 
 # %% ../nbs/running/86_sweeps.ipynb #8899ec34
-def _takers() -> dict[str, str]:
+def plan_takers() -> dict[str, str]:
     "Who takes which option: a plan's grid, `sweep`, or the plan."
     in_grids = option_takers("a plan's grid for ") | dict.fromkeys(_fit_options(), "fit in a plan's grid")
     in_plans = dict.fromkeys(inspect.signature(Sweep).parameters, 'Sweep') | dict(seed='Sweep, as seeds')
@@ -162,7 +190,7 @@ def _check_grid(plan: Sweep) -> None:
         if dot:
             check_choice(f'grid: the method of {name!r}', scope, list(known))
         has = known[scope] if dot else {n for o in (_fit_options(), *known.values()) for n in o}
-        if odd := odd_option([option], sorted(has), _takers):
+        if odd := odd_option([option], sorted(has), plan_takers):
             raise ValueError(f'grid: {scope or listed(["fit", *plan.methods])}: {odd}')
         if not dot and name not in _base():
             check_one_meaning(name, [m for m in known if '+' not in m and name in known[m]])
@@ -581,7 +609,8 @@ def _do(plan: Sweep, todo: list[dict], out, jobs: int, cache: bool, device, bar)
             else:
                 _note(out, run['name'], error)
             bar.update()
-            bar.set_postfix_str(run['name'].rpartition('_')[0] + f', {len(failed)} failed' * bool(failed))
+            so_far = f', {len(failed)} failed' if failed else ''
+            bar.set_postfix_str(run['name'].rpartition('_')[0] + so_far)
     finally:
         for name, error in failed.items():
             warnings.warn(f'failed: {name}: {error.strip().splitlines()[-1]}', stacklevel=3)
@@ -589,7 +618,7 @@ def _do(plan: Sweep, todo: list[dict], out, jobs: int, cache: bool, device, bar)
             warnings.warn(f'left out: {said}', stacklevel=3)
 
 # %% ../nbs/running/86_sweeps.ipynb #aabdcc94
-@answering(_takers)
+@answering(plan_takers)
 def sweep(
     plan: Sweep,
     out: str | Path,

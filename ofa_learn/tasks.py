@@ -456,6 +456,9 @@ class Labels(DistillationTask):
         label_smoothing, class_weights, positions, kind, device: As in `DistillationTask`.
         teacher: Taken and not looked at.
 
+    Raises:
+        ValueError, TypeError: What `DistillationTask` refuses.
+
     Example:
         >>> task = Labels('micro_vit', input_size=(1, 8, 8), label_smoothing=0.1)
         >>> sorted(task(torch.randn(4, 1, 8, 8), torch.arange(4)))

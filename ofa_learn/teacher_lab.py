@@ -201,7 +201,8 @@ def _note(fig: Sketch, text: str) -> Sketch:
 def _add_method(fig: Sketch, s: dict, method: str, x: dict[int, float]) -> None:
     "The runs of a method as small dots, their means with intervals; x by number of labels."
     _, colour, dash = method_style(method)
-    name, over = escaped(_lab_name(s, method)), s['over'][method]
+    name = escaped(_lab_name(s, method))
+    over = s['over'][method]
     means = {n: statistics.fmean(v) for n, v in over.items()}
     fig.add(
         'scatter',

@@ -346,7 +346,8 @@ class Ensemble(Teacher):
         if not 0 <= features < len(members):
             raise ValueError(f'features: expected a number from 0 to {len(members) - 1}, got {features!r}')
         self.model = nn.ModuleList(members)
-        self.shares, self.features = [w / sum(shares) for w in shares], features
+        self.shares = [w / sum(shares) for w in shares]
+        self.features = features
         self.norm, self.input_size, self.classes = self.one.norm, self.one.input_size, None
         self.eval()
 

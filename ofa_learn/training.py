@@ -73,6 +73,9 @@ def predict(
     Returns:
         (N, K) logits in the order of the part, on the model's device.
 
+    Raises:
+        ValueError: Fewer than two images a batch, or a `Teacher` that the images do not fit.
+
     Example:
         >>> from ofa_learn.data import digits, split
         >>> from ofa_learn.models import make_model
@@ -264,7 +267,8 @@ def train_epoch(
     after: Callable[[int], None] | None = None,  # called after every update with the batches that are done
 ) -> dict:  # means of the loss, its parts and the accuracy on the views
     "One pass over the training images."
-    task, updates = loop.task, whole_updates(batches, loop.accumulate)
+    task = loop.task
+    updates = whole_updates(batches, loop.accumulate)
     task.epoch = epoch  # for losses that warm up
     task.train()
     steps = range(start, updates * loop.accumulate)
@@ -561,7 +565,8 @@ def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
         if not (asked or due):
             return
         run.loop.watch.check()  # a loss that is not finite is not saved
-        run.start, now = done, time.perf_counter()
+        run.start = done
+        now = time.perf_counter()
         run.seconds += now - clock['start']
         clock['start'] = now
         keep(run)
@@ -764,5 +769,6 @@ def distill(
     history = fit(task, data, epochs, seed=seed, **how)
     test = accuracy(task.student, data.test, data.norm)
     told = {k: asdict(v) if isinstance(v, Augment) else v for k, v in how.items() if k not in _NOT_TOLD}
-    told, last = dict(epochs=epochs) | told | own, history[-1]
+    told = dict(epochs=epochs) | told | own
+    last = history[-1]
     return Run(task, history, last['valid_accuracy'], test, last['seconds'], told, data)

@@ -46,8 +46,14 @@ def test_every_benchmark_is_listed_once():
     assert list(BENCHMARKS) == names  # all of them, whatever was imported before this test
     with pytest.raises(ValueError, match='expected one of cka, loss'):
         bench('nothing')
-    with pytest.raises(ValueError, match='steps: the benchmark loss has no such option'):
+    with pytest.raises(ValueError, match="the benchmark loss has no option 'steps'"):
         bench('loss', steps=3)
+    with pytest.raises(
+        ValueError, match="no option 'gama'; did you mean 'gamma', an option of create_task for"
+    ):
+        bench('loss', gama=2)
+    with pytest.raises(ValueError, match="no option 'roundss'; did you mean 'rounds'[?]"):
+        bench('loss', roundss=2)
 
 
 def test_loss_versions_agree():
@@ -151,6 +157,7 @@ def test_command_line(tmp_path, capsys):
     assert 'largest difference' in capsys.readouterr().out and json.loads(file.read_bytes())['images'] == 64
     assert (
         main(['bench', 'loss', '--images', '3']) == 2
-        and 'images: the benchmark loss has no such option' in capsys.readouterr().err
+        and "the benchmark loss has no option 'images'; 'images' is an option of the benchmarks"
+        in capsys.readouterr().err
     )
     assert main(['bench', 'speed']) == 2 and 'sweep, muon, gpu' in capsys.readouterr().err

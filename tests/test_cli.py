@@ -51,14 +51,38 @@ def somewhere(tmp_path, monkeypatch):
     'words, said',
     [
         (['sweep', '--seed', '7'], 'no option --seed; did you mean --seeds?'),
-        (['sweep', '--gamma', '2'], 'no option --gamma; it goes into the grid: --grid "gamma=…"'),
-        (['sweep', '--lr', '2'], 'no option --lr; it goes into the grid'),
+        (['sweep', '--gamma', '2'], 'is an option of dist, ofa and wttm, set by --grid "gamma=…"'),
+        (['sweep', '--lr', '2'], '--lr is an option of training, set by --grid "lr=…"'),
+        (['sweep', '--gama', '2'], 'did you mean --gamma, an option of dist, ofa and wttm, set by --grid'),
+        (['sweep', '--patience', '2'], 'an option of training, set by ofa-learn distill --patience …'),
+        (
+            ['distill', '--gama', '3'],
+            'no option --gama; did you mean --gamma, an option of dist, ofa and wttm?',
+        ),
+        (
+            ['distill', '--temprature', '3'],
+            'no option --temprature; did you mean --temperature, an option of',
+        ),
+        (
+            ['distill', '--exit_weigth', '3'],
+            'no option --exit-weigth; did you mean --exit-weight, an option of',
+        ),
+        (['distill', '--lrr', '3'], 'no option --lrr; did you mean --lr, an option of training?'),
+        (
+            ['train', '--gamma', '2'],
+            'Python by run_recipe(recipe(NAME, gamma=…), FOLDER), or by ofa-learn sweep',
+        ),
+        (['train', '--temperature', '2'], '--temperature is an option of the recipe, set in Python'),
+        (['train', '--gama', '2'], 'no option --gama; did you mean --gamma, an option of the recipe'),
+        (['train', '--warmup', '2'], 'is an option of dkd and reviewkd, set by ofa-learn distill --warmup …'),
+        (['teach', 'micro_vit', '--gamma', '2'], 'distill --gamma … or ofa-learn sweep --grid "gamma=…"'),
+        (['teach', 'micro_vit', '--bs', '2'], 'no option --bs; did you mean --batch?'),
         (['teach', 'micro_vit', '--epoch', '3'], 'no option --epoch; did you mean --epochs?'),
         (['train', '--dry'], 'no option --dry; did you mean --dry-run?'),
         (['cka', 'micro_vit', '--batch_size=3'], 'no option --batch-size; did you mean --batch?'),
         (['teach', 'micro_vit', '--pdb'], 'no option --pdb'),
         (['methods', '--xtra', 'a'], 'no option --xtra'),
-        (['demo', '--zzz'], 'no option --zzz; it has --pair, --out'),
+        (['demo', '--zzz'], 'no option --zzz; expected one of --pair, --out'),
         (['train', 'laptop/cnn-vit'], "no place for 'laptop/cnn-vit'; ofa-learn train --help"),
         (['teach'], 'required: teacher'),
         (['teach', 'micro_vit', '--epochs', 'many'], "invalid int value: 'many'"),
@@ -69,6 +93,19 @@ def somewhere(tmp_path, monkeypatch):
 )
 def test_words_that_make_no_sense(words, said):
     assert said in refused(*words)
+
+
+def test_what_the_answer_says_sets_it():
+    "The grid, the method's options and the recipe take it as the message writes it."
+    from ofa_learn.arguments import divided
+    from ofa_learn.cli_distill import parse_grid
+    from ofa_learn.recipes import recipe
+    from ofa_learn.sweeps import Sweep
+
+    assert recipe('laptop/cnn-vit', gamma=2.0).methods['ofa']['gamma'] == 2.0
+    assert Sweep(methods='ofa', grid=parse_grid('gamma=2')).grid == dict(gamma=[2])
+    assert parsed('distill', ['--gamma', '2'])['options'] == 'gamma=2'
+    assert divided('ofa', dict(gamma=2, patience=3)) == (dict(patience=3), dict(gamma=2))
 
 
 def test_words_become_arguments():
@@ -118,7 +155,7 @@ def test_the_command_is_a_module_and_a_program(tmp_path):
         (['cka', 'a.safetensors', '--size', '8'], 'comes with its weights and size; leave out --size'),
         (['cka', 'micro_vit', '--out', 'a.csv'], 'page and table would both be a.csv'),
         (['bench', 'cka', '--quick', '--rounds', '3'], '--quick has a size of its own; leave out --rounds'),
-        (['bench', 'loss', '--images', '3'], 'images: the benchmark loss has no such option'),
+        (['bench', 'loss', '--images', '3'], "the benchmark loss has no option 'images'"),
         (['sweep', '--plan', 'p.json', '--seeds', '3'], 'A plan says all of it; leave out --seeds'),
         (['sweep', '--plan', 'p.json', '--data', 'digits'], 'A plan says all of it; leave out --data'),
         (['sweep', '--print', '--jobs', '2', '--loop'], 'writes commands only; leave out --jobs, --loop'),
@@ -418,8 +455,8 @@ def test_a_wrong_type_is_named():
 @pytest.mark.parametrize(
     'words, said',
     [
-        (['--batch', '4'], 'no option --batch; did you mean --batch_size?'),
-        (['--T', '4'], 'no option --T; did you mean --temperature?'),
+        (['--batch', '4'], 'no option --batch; did you mean --batch-size, an option of training?'),
+        (['--T', '4'], 'no option --T; did you mean --temperature, an option of'),
         (['--gamma', '2'], "'labels' has no option 'gamma'; 'gamma' is an option of dist, ofa and wttm"),
         (['--ema'], 'ema: expected a number from 0 and below 1, or None, got True'),
         (['--ema', '1.5'], 'ema: expected a number'),

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -195,6 +196,18 @@ def test_a_plan_refuses_what_no_run_could_use(name, value):
         Plan(**{name: value})
     with pytest.raises(ValueError, match='gamma: expected finite numbers'):
         Plan(gamma=float('inf'))
+
+
+@pytest.mark.parametrize(
+    'options, said',
+    [
+        (dict(gama=2), "Plan has no option 'gama'; did you mean 'gamma'?"),
+        (dict(temperature=2), "'temperature' is an option of create_task for"),
+    ],
+)
+def test_a_plan_answers_an_option_that_it_does_not_have(options, said):
+    with pytest.raises(TypeError, match=re.escape(said)):
+        Plan(**options)
 
 
 def test_rows_that_cannot_be_built_are_known_before_the_teacher_learns(tmp_path, monkeypatch):

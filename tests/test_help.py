@@ -1,9 +1,11 @@
 """What `help()` says of the entry points: parameters, what comes out, an example that runs."""
 
+import ast
 import doctest
 import inspect
 import re
 import sys
+import textwrap
 from importlib import import_module
 from pathlib import Path
 
@@ -12,9 +14,11 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / 'tools'))
 from docsite import items, sections
 
-# The other entry points still say less: methods, losses, fit and what follows them.
+from ofa_learn.tasks import all_methods
+
+# Beside the classes of the methods, which `all_methods` names.
 ENTRY_POINTS = {
-    'data': 'digits split load_data load_splits',
+    'data': 'digits split load_data load_splits from_arrays from_npz from_folder',
     'models': 'make_model find_taps save_model load_model',
     'losses': 'ofa_loss kd_loss decompose class_weights dark_mass target_weight',
     'cka': 'cka compare',
@@ -23,27 +27,37 @@ ENTRY_POINTS = {
     'widgets': 'GammaExplorer LossAnatomy',
     'explorers': 'AccuracyCurves BranchExplorer CKAExplorer',
     'teacher_lab': 'TeacherLab',
-    'demo': 'demo',
+    'demo': 'demo Plan',
     'look': 'look_at',
-    'tasks': 'Teacher DistillationTask create_task register Labels DeepSupervision OFA',
-    'logits': 'KD dkd_loss DKD dist_loss DIST',
-    'relations': 'cc_loss CC rkd_distance_loss rkd_angle_loss RKD nce_loss CRD',
-    'rsd': 'correlations rsd_loss RSD',
-    'hcd': 'orthogonality_loss sub_cross_entropy mutual_kl HCD',
-    'scalekd': 'dfm_loss soft_ce_loss ScaleKD',
+    'tasks': 'Teacher DistillationTask create_task register',
+    'teachers': 'Ensemble',
+    'logits': 'dkd_loss dist_loss',
+    'more_logits': 'wttm_loss',
+    'vkd': 'vkd_loss',
+    'relations': 'cc_loss rkd_distance_loss rkd_angle_loss nce_loss',
+    'rsd': 'correlations rsd_loss',
+    'hcd': 'orthogonality_loss sub_cross_entropy mutual_kl',
+    'scalekd': 'dfm_loss soft_ce_loss',
     'combined': 'Combined',
     'multilabel': 'multilabel_task',
-    'hints': 'fitnet_loss FitNet ofd_loss OFD hcl_loss ReviewKD',
+    'hints': 'fitnet_loss ofd_loss hcl_loss',
     'records': 'results',
     'export': 'export_student export_onnx',
     'settings': 'learning_rates',
     'training': 'distill fit accuracy predict',
     'loaders': 'load_images',
+    'evaluation': 'evaluate',
+    'checkpoints': 'load_student',
+    'pictures': 'distill_pictures',
+    'pages': 'report',
+    'recipes': 'recipe',
+    'bench': 'bench',
     'cache': 'TeacherCache cached',
     'runs': 'teach run_recipe',
-    'sweeps': 'sweep',
+    'sweeps': 'Sweep sweep',
 }
-NAMES = [(module, name) for module, names in ENTRY_POINTS.items() for name in names.split()]
+METHODS = [(cls.__module__.removeprefix('ofa_learn.'), cls.__name__) for cls in all_methods().values()]
+NAMES = [(module, name) for module, names in ENTRY_POINTS.items() for name in names.split()] + METHODS
 
 
 def found(module: str, name: str):
@@ -66,6 +80,45 @@ def test_every_parameter_is_documented(module, name):
     assert set(parameters(thing)) <= documented, set(parameters(thing)) - documented
     if not inspect.isclass(thing):
         assert 'Returns' in more
+
+
+def may_raise(source: str) -> bool:
+    "Whether a function's own body, or a class that is made, raises or calls a check."
+    tree = ast.parse(textwrap.dedent(source)).body[0]
+    made = ('__init__', '__post_init__')
+    body = [s for s in tree.body if not isinstance(tree, ast.ClassDef) or getattr(s, 'name', '') in made]
+    for node in (n for statement in body for n in ast.walk(statement)):
+        if isinstance(node, ast.Raise):
+            return True
+        if isinstance(node, ast.Call):
+            called = getattr(node.func, 'id', getattr(node.func, 'attr', ''))
+            if called.lstrip('_').startswith('check_'):
+                return True
+    return False
+
+
+@pytest.mark.parametrize('module, name', NAMES)
+def test_what_it_raises_is_documented(module, name):
+    "Where that can be told; every method has the checks of `DistillationTask`."
+    thing = inspect.unwrap(found(module, name))
+    if may_raise(inspect.getsource(thing)) or (module, name) in METHODS:
+        raises = items(sections(thing.__doc__ or '')[1].get('Raises', ''))
+        assert raises and all(raises.values())
+
+
+@pytest.mark.parametrize(
+    'source, raises',
+    [
+        ('def f(x):\n    return x', False),
+        ('def f(x):\n    if x:\n        raise ValueError(x)', True),
+        ('def f(x):\n    check_weight("x", x)', True),
+        ('def f(x):\n    a._check_it(x)', True),
+        ('class A:\n    def __post_init__(self):\n        check_gamma(self.x)', True),
+        ('class A:\n    def later(self):\n        raise ValueError', False),
+    ],
+)
+def test_what_raises_is_found(source, raises):
+    assert may_raise(source) == raises
 
 
 @pytest.mark.parametrize('module, name', NAMES)

@@ -1,5 +1,7 @@
 """Ruff has nothing to say about notebooks, tests and tools: neither its linter nor its formatter."""
 
+import ast
+import json
 import subprocess
 import sys
 
@@ -70,3 +72,78 @@ def test_the_types_fit(tmp_path):
     faults = [line for line in said.splitlines() if ': error:' in line]
     assert code == 1 and all('wrong.py' in line and 'arg-type' in line for line in faults), said
     assert len(faults) == 2 and 'Found 2 errors in 1 file' in said, said
+
+
+# ------------------------------------------------------------------ what ruff has no rule for
+
+QUESTIONS = ('bool', 'isinstance', 'issubclass', 'callable', 'hasattr', 'any', 'all', 'exists', 'is_file')
+QUESTIONS += ('is_dir', 'startswith', 'endswith')  # what they answer is True or False
+
+
+def is_text_or_list(node: ast.AST) -> bool:
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, (str, bytes))
+    return isinstance(node, (ast.JoinedStr, ast.List, ast.Tuple, ast.ListComp))
+
+
+def is_true_or_false(node: ast.AST) -> bool:
+    "Whether an expression can be told to be one of the two."
+    if isinstance(node, ast.BoolOp):
+        return all(map(is_true_or_false, node.values))
+    if isinstance(node, ast.Call):
+        return getattr(node.func, 'id', getattr(node.func, 'attr', '')) in QUESTIONS
+    if isinstance(node, ast.UnaryOp):
+        return isinstance(node.op, ast.Not)
+    return isinstance(node, ast.Compare) or (isinstance(node, ast.Constant) and isinstance(node.value, bool))
+
+
+def times_a_truth(source: str) -> list[str]:
+    "Texts and lists that are multiplied by True or False; `… if … else ''` says what is meant."
+    products = [n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.BinOp)]
+    return [
+        ast.unparse(p)
+        for p in products
+        if isinstance(p.op, ast.Mult)
+        and any(is_text_or_list(a) and is_true_or_false(b) for a, b in ((p.left, p.right), (p.right, p.left)))
+    ]
+
+
+def code_of(path) -> list[str]:
+    "A program, or the cells of a notebook without what only IPython understands."
+    if path.suffix == '.py':
+        return [path.read_text('utf-8')]
+    cells = [c for c in json.loads(path.read_text('utf-8'))['cells'] if c['cell_type'] == 'code']
+    lines = [[x for x in c['source'] if not x.lstrip().startswith(('%', '!'))] for c in cells]
+    return [''.join(x) for x in lines]
+
+
+def test_no_text_or_list_is_multiplied_by_a_truth():
+    paths = [*ROOT.glob('nbs/**/*.ipynb'), *ROOT.glob('tests/**/*.py'), *ROOT.glob('tools/**/*.py')]
+    paths = [p for p in paths if not any(part.startswith(('.', '_')) for part in p.relative_to(ROOT).parts)]
+    assert len(paths) > 100
+    assert {
+        f'{p.name}: {found}' for p in paths for code in code_of(p) for found in times_a_truth(code)
+    } == set()
+
+
+@pytest.mark.parametrize(
+    'fault',
+    [
+        "'s' * (n > 1)",
+        "(n in fixed) * ' frozen'",
+        "f', {n} failed' * bool(failed)",
+        "['more'] * (n > 1 and not m)",
+        "[x for x in y] * isinstance(n, int)",
+        "(1, 2) * path.is_file()",
+        "'x' * True",
+    ],
+)
+def test_a_text_or_list_times_a_truth_is_found(fault):
+    assert times_a_truth(f'print({fault})') == [ast.unparse(ast.parse(fault))]
+
+
+@pytest.mark.parametrize(
+    'fine', ["'-' * 9", "[0] * len(x)", "'s' if n > 1 else ''", "w * (n > 1)", "(0.0,) * (a or 3)"]
+)
+def test_a_text_or_list_times_a_number_is_fine(fine):
+    assert times_a_truth(fine) == []
