@@ -240,19 +240,33 @@ def recorded(
         )
     return load_recording(path)
 
-
+# %% ../nbs/running/87_recorded.ipynb #38cb6ce2
 def _counted(words: Iterable[str]) -> str:
     "Each word with how often it came."
     return ', '.join(f'{word} {n}' for word, n in Counter(words).items())
 
 
+def _either(words: Iterable) -> str:
+    "Different words, once each: '30, 60 or 120'."
+    *others, last = dict.fromkeys(map(str, words))
+    return f'{", ".join(others)} or {last}' if others else last
+
+
+def _knowing(records: list[dict]) -> str:
+    "How many images the teachers have learned from, in brackets; nothing where no record says it."
+    taught = sorted({r['teacher']['images'] for r in records if (r['teacher'] or {}).get('images')})
+    return f' (the teacher has seen {_either(taught)})' if taught else ''
+
+
 def contents(
     records: list[dict],  # of `recorded`
 ) -> str:
-    "What a recording holds, in a line: runs by pair and method."
+    "What a recording holds, in a line: runs, what student and teacher have seen, pairs and methods."
     pairs = _counted(r['pair'] for r in records)
     methods = _counted(r['method'] for r in records)
-    return f'{len(records)} runs of {records[0]["data"]["name"]}; pairs: {pairs}; methods: {methods}'
+    shown = f'{_either(r["data"]["train"] for r in records)} training images{_knowing(records)}'
+    runs = f'{len(records)} runs of {records[0]["data"]["name"]}'
+    return f'{runs}, {shown}; pairs: {pairs}; methods: {methods}'
 
 # %% ../nbs/running/87_recorded.ipynb #6a2b7c02
 def _again(names: Sequence[str]) -> str:
@@ -277,12 +291,6 @@ def source_of(
     return [r for name in given for r in recorded(name)], _again(given)
 
 
-def _either(words: Iterable) -> str:
-    "Different words, once each: '30, 60 or 120'."
-    *others, last = dict.fromkeys(map(str, words))
-    return f'{", ".join(others)} or {last}' if others else last
-
-
 def measured(records: list[dict]) -> str:
     "On what records were measured, in a sentence."
 
@@ -291,13 +299,11 @@ def measured(records: list[dict]) -> str:
         return _either(describe(r) for r in records)
 
     seeds = len({r['seed'] for r in records})
-    taught = sorted({r['teacher']['images'] for r in records if (r['teacher'] or {}).get('images')})
-    knowing = f' (the teacher has seen {_either(taught)})' if taught else ''
     machines = each(lambda r: 'one CPU thread' if (r['device'], r['threads']) == ('cpu', 1) else r['device'])
     return (
         f"Measured: {len(records)} runs of micro models on {each(lambda r: r['data']['name'])}, "
         f"{each(lambda r: r['data']['train'])} training and {records[0]['data']['test']} test images"
-        f'{knowing}, '
+        f'{_knowing(records)}, '
         f"{each(lambda r: r['epochs'])} epochs, {'1 seed' if seeds == 1 else f'{seeds} seeds'} on one split, "
         f'{machines} a run. A laptop’s scale: nothing here says what happens on ImageNet.'
     )

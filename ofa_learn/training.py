@@ -578,7 +578,7 @@ def _between(run: _Run, stop, clock: dict) -> Callable[[int], None]:
 # %% ../nbs/course/80_training.ipynb #f191414f
 def _row(run: _Run, means: dict) -> dict:
     "One line of the history."
-    labelled = means.pop('labelled', 1.0)
+    labelled, right = means.pop('labelled', 1.0), means.pop('accuracy')
     look = (run.epoch + 1) % run.eval_every == 0 or run.epoch + 1 == run.setting['epochs']
 
     def seen(model):
@@ -591,7 +591,7 @@ def _row(run: _Run, means: dict) -> dict:
         epoch=run.epoch + 1,
         seconds=round(run.seconds, 3),
         loss=means.pop('loss'),
-        train_accuracy=means.pop('accuracy') / labelled if labelled else None,
+        train_accuracy=right / labelled if labelled else None,
         parts=means,
         valid_accuracy=seen(run.task.student),
         lr=run.loop.optimizer.param_groups[0]['lr'],

@@ -210,6 +210,13 @@ def test_what_is_shipped(name):
     assert len(results(named(records), 'labels')) >= 1 and all(r['threads'] == 1 for r in records)
 
 
+def test_contents_say_what_student_and_teacher_have_seen():
+    own = recorded('lab_teacher_60') + recorded('lab_teacher_300')
+    assert ' runs of digits, 60 training images (the teacher has seen 60 or 300); pairs: ' in contents(own)
+    alone = [r for r in own if r['teacher'] is None]
+    assert ' runs of digits, 60 training images; pairs: ' in contents(alone)
+
+
 def test_several_recordings_are_one_source():
     names = ['lab_labels_30', 'lab_labels_120']
     records, command = source_of(names)

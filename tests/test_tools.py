@@ -27,7 +27,9 @@ def figure_cell():
 def project(tmp_path, monkeypatch):
     "An index alone, for tools/readme.py."
     cells = [
-        new_markdown_cell('# T\n\n> S\n\n[a](40_losses.ipynb) [c](https://example.org/x)'),
+        new_markdown_cell(
+            '# T\n\n> S\n\n[a](40_losses.ipynb) [b](40_losses.ipynb#the-loss) [c](https://example.org/x)'
+        ),
         new_code_cell('#| hide\nsecret()'),
         new_code_cell('#| eval: false\nshown()'),
         new_code_cell('print(1)', outputs=[new_output('stream', text='1\n')]),
@@ -40,7 +42,15 @@ def project(tmp_path, monkeypatch):
 
 def test_readme_shows_what_a_reader_needs(project):
     text = readme.readme()
-    for part in ('# T', '> S', '](nbs/40_losses.ipynb)', '](https://example.org/x)', 'shown()', '    1\n'):
+    for part in (
+        '# T',
+        '> S',
+        '](nbs/40_losses.ipynb)',
+        '](nbs/40_losses.ipynb#the-loss)',
+        '](https://example.org/x)',
+        'shown()',
+        '    1\n',
+    ):
         assert part in text
     for part in ('secret', '#|'):
         assert part not in text

@@ -30,8 +30,14 @@ def prose(path):
 
 
 def links(path):
-    "The notebooks to which one links."
-    return re.findall(r'\]\(([\w./]+\.ipynb)\)', prose(path))
+    "The notebooks to which one links, without the place in them."
+    return re.findall(r'\]\(([\w./]+\.ipynb)(?:#[\w.-]+)?\)', prose(path))
+
+
+def places(path):
+    "The anchors that a page's headings get on the site."
+    titles = re.findall(r'^#+ (.+)$', prose(path), re.M)
+    return {re.sub(r'[^\w.-]', '', t.lower().replace(' ', '-')) for t in titles}
 
 
 def test_all_are_there():
@@ -101,3 +107,16 @@ def test_the_start_lists_everything():
 def test_links(path):
     for link in links(path):
         assert (path.parent / link).resolve().is_file(), link
+
+
+GUIDE = '55_when_does_a_teacher_help.ipynb#which-method-for-my-problem'
+
+
+def test_the_guide_is_where_every_page_says():
+    "Every walkthrough leads from its end to the guide which says what method to begin with."
+    name, _, place = GUIDE.partition('#')
+    assert place in places(WALKS / name)
+    ends = {p.stem: cells(p)[-1][1] for p in ALL}
+    assert [k for k, end in ends.items() if f']({GUIDE})' not in end and f'](#{place})' not in end] == []
+    for page in ('index.ipynb', 'pages/methods.ipynb'):
+        assert f'walkthroughs/{GUIDE})' in prose(ROOT / 'nbs' / page), page

@@ -19,7 +19,7 @@ HIDE = Config(TagRemovePreprocessor=dict(enabled=True, remove_input_tags=('no-in
 
 def from_the_top(text: str) -> str:
     "Links to notebooks and pictures as they are from the folder above nbs/."
-    return re.sub(r'\]\(((?:[a-z]+/)?\w+\.(?:ipynb|png|gif))\)', r'](nbs/\1)', text)
+    return re.sub(r'\]\(((?:[a-z]+/)?\w+\.(?:ipynb|png|gif)(?:#[\w.-]+)?)\)', r'](nbs/\1)', text)
 
 
 def readme() -> str:
