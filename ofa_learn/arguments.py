@@ -353,7 +353,7 @@ def check_one_meaning(
     )
 
 # %% ../nbs/internals/03_arguments.ipynb #3f0c7a58
-F = TypeVar('F', bound=Callable)
+_F = TypeVar('_F', bound=Callable)
 
 
 def name_of(
@@ -364,7 +364,7 @@ def name_of(
     return type(task).__name__ if own is None else own
 
 
-def answering_methods(init: F) -> F:
+def answering_methods(init: _F) -> _F:
     "A decorator for the base's `__init__`: an option that no class of a method took is answered, too."
     own = list(inspect.signature(init).parameters)
 
@@ -381,7 +381,7 @@ def answering_methods(init: F) -> F:
 # %% ../nbs/internals/03_arguments.ipynb #b9f5426e
 def answering(
     takers: Callable[[], dict[str, str]] = lambda: option_takers('create_task for '),  # see `odd_option`
-) -> Callable[[F], F]:
+) -> Callable[[_F], _F]:
     "A decorator: an option that is not there is a `TypeError` that says what was meant; for classes, too."
 
     def decorate(function: Any) -> Any:
@@ -404,7 +404,7 @@ def answering(
 # %% ../nbs/internals/03_arguments.ipynb #798b2d43
 def before_options(
     settings: Callable,  # whose parameters come in by `**options`, those that need not be given
-) -> Callable[[F], F]:
+) -> Callable[[_F], _F]:
     "A decorator: show the settings of another function before the `**options` of this one."
 
     def decorate(function: Any) -> Any:

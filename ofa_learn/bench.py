@@ -150,7 +150,7 @@ def _images(n: int) -> torch.Tensor:
     return torch.randn(n, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 # %% ../nbs/internals/95_bench.ipynb #892a3ad3
-def run_forwards(a, b, images, batch_size):
+def _run_forwards(a, b, images, batch_size):
     "Both networks over all images."
     with torch.inference_mode():
         for x in images.split(batch_size):
@@ -158,12 +158,12 @@ def run_forwards(a, b, images, batch_size):
             b(x)
 
 
-def run_ours(a, b, images, batch_size, layers):
+def _run_ours(a, b, images, batch_size, layers):
     "All pairs of layers with this package."
     return cka(a, b, images, CKA_LAYERS[layers], batch_size=batch_size, progress=False).matrix
 
 
-def run_torch_cka(a, b, images, batch_size, layers):
+def _run_torch_cka(a, b, images, batch_size, layers):
     """The same with torch_cka, on copies, for its hooks stay.
 
     The layers are in the model's order: its rows come in that order, whatever the list says.
@@ -183,10 +183,10 @@ def run_torch_cka(a, b, images, batch_size, layers):
 def cka_work(which: str, n: int, batch_size: int, layers: int):
     "One of the programs from scratch, for the memory measurement."
     a, b = cka_networks()
-    return (run_ours if which == 'ours' else run_torch_cka)(a, b, _images(n), batch_size, layers)
+    return (_run_ours if which == 'ours' else _run_torch_cka)(a, b, _images(n), batch_size, layers)
 
 # %% ../nbs/internals/95_bench.ipynb #d7249563
-def has_torch_cka() -> bool:
+def _has_torch_cka() -> bool:
     "Whether torch_cka can be imported here."
     try:
         import torch_cka  # noqa: F401
@@ -197,9 +197,9 @@ def has_torch_cka() -> bool:
 
 def _beside_torch_cka(a, b, x: torch.Tensor, rounds: int, out: dict, say) -> list[tuple[str, str]]:
     "The lines of a table on torch_cka; the numbers go to `out`."
-    ours = partial(run_ours, a, b, x, len(x), 24)
-    theirs = partial(run_torch_cka, a, b, x, len(x), 24)
-    forwards = partial(run_forwards, a, b, x, len(x))
+    ours = partial(_run_ours, a, b, x, len(x), 24)
+    theirs = partial(_run_torch_cka, a, b, x, len(x), 24)
+    forwards = partial(_run_forwards, a, b, x, len(x))
     t = interleaved(dict(forwards=forwards, ours=ours, torch_cka=theirs), rounds, say)
     bare, mine, other = (statistics.median(t[k]) for k in ('forwards', 'ours', 'torch_cka'))
     out['whole'] = ratio(t['torch_cka'], t['ours'])
@@ -225,11 +225,11 @@ def bench_cka(
     a, b = cka_networks()
     x = _images(images)
     out: dict[str, Any] = dict(machine=machine(), images=images)
-    forwards = partial(run_forwards, a, b, x, images)
-    blocks = interleaved(dict(forwards=forwards, ours=partial(run_ours, a, b, x, images, 12)), rounds, say)
+    forwards = partial(_run_forwards, a, b, x, images)
+    blocks = interleaved(dict(forwards=forwards, ours=partial(_run_ours, a, b, x, images, 12)), rounds, say)
     out['over_forwards'] = ratio(blocks['ours'], blocks['forwards'])
     rows = [('all pairs of 12 × 12 blocks, over the two bare forwards', ratio_text(out['over_forwards']))]
-    if not has_torch_cka():
+    if not _has_torch_cka():
         return out | dict(rows=rows + [('torch_cka', 'not installed (pip install torch_cka matplotlib)')])
     rows += _beside_torch_cka(a, b, x, rounds, out, say)
     if memory:
@@ -255,7 +255,7 @@ def _cka_memory(images: int, out: dict, say) -> list[tuple[str, str]]:
     return rows
 
 # %% ../nbs/internals/95_bench.ipynb #cd850711
-def released_plainly(
+def _released_plainly(
     student_logits: torch.Tensor,  # (B, K)
     teacher_logits: torch.Tensor,  # (B, K)
     target: torch.Tensor,  # (B,) class indices
@@ -270,7 +270,7 @@ def released_plainly(
 
 def _head_by_head(heads: list, teacher_logits: torch.Tensor, target: torch.Tensor, gamma: float):
     "The plain version of every head, one after another."
-    return torch.stack([released_plainly(z, teacher_logits, target, gamma) for z in heads])
+    return torch.stack([_released_plainly(z, teacher_logits, target, gamma) for z in heads])
 
 
 LOSSES: dict[str, Callable] = dict(
@@ -310,7 +310,7 @@ def loss_work(which: str, images: int, classes: int, step: bool):
     return loss_step(which, *inputs) if step else inputs
 
 
-def loss_memory(images: int, classes: int) -> dict[str, float]:
+def _loss_memory(images: int, classes: int) -> dict[str, float]:
     "Peak extra memory over the inputs of each version, in MiB."
 
     def grown(which: str, step: bool) -> float:
@@ -348,7 +348,7 @@ def bench_loss(
     rows.append(('largest difference of the values and of the gradients, of the largest', differences))
     if quick:
         return out | dict(rows=rows)
-    out['memory'] = m = loss_memory(b, k)
+    out['memory'] = m = _loss_memory(b, k)
     for w in ('released', 'paper'):
         share = f"{m[w] / m['plain']:.2f} ({m[w]:.0f} of {m['plain']:.0f} MiB)"
         rows.append((f'peak extra memory of ofa_loss in the {w} form over the plain one', share))
@@ -476,7 +476,7 @@ def bench_methods(
 BENCHMARKS: dict[str, Callable[..., dict]] = dict(cka=bench_cka, loss=bench_loss, methods=bench_methods)
 
 
-def table(rows: list[tuple[str, str]]) -> str:
+def _table(rows: list[tuple[str, str]]) -> str:
     "Rows of (what, number) as aligned text."
     wide = max(len(name) for name, _ in rows)
     return '\n'.join(f'{name:{wide}}  {value}' for name, value in rows)
@@ -521,5 +521,5 @@ def bench(name: str, say=print, **options) -> dict:
     where = f"{m['cores']} core(s), {m['threads']} thread(s), {m['device']}"
     versions = f"torch {m['torch']}, timm {m['timm']}"
     say(f'\n{name}, {where}, {versions}; medians of interleaved rounds (lowest to highest)')
-    say(table(result['rows']))
+    say(_table(result['rows']))
     return result

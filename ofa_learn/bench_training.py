@@ -37,7 +37,7 @@ from .tasks import DistillationTask, Teacher, create_task
 from .training import PRECISIONS, Loop, train_epoch
 
 # %% ../nbs/internals/97_bench_training.ipynb #ad23a878
-def noise(
+def _noise(
     n: int,  # images
     side: int = 32,  # pixels per side
     classes: int = 10,  # K
@@ -52,18 +52,18 @@ def noise(
     )
 
 # %% ../nbs/internals/97_bench_training.ipynb #faec7b45
-SCHEDULE: dict[str, Any] = dict(
+_SCHEDULE: dict[str, Any] = dict(
     sched='cosine', num_epochs=100, warmup_epochs=5, warmup_lr=2e-5, min_lr=1e-5, step_on_epochs=False
 )
 
 
-def optimizer_and_schedule(module: nn.Module, updates: int) -> tuple:
+def _optimizer_and_schedule(module: nn.Module, updates: int) -> tuple:
     "AdamW and a cosine over steps, from timm."
     optimizer = create_optimizer_v2(module, opt='adamw', lr=2e-3, weight_decay=0.05)
-    return optimizer, create_scheduler_v2(optimizer, updates_per_epoch=updates, **SCHEDULE)[0]
+    return optimizer, create_scheduler_v2(optimizer, updates_per_epoch=updates, **_SCHEDULE)[0]
 
 
-def minimal_epoch(teacher, trainable, optimizer, scheduler, batches: Batches, epoch: int) -> None:
+def _minimal_epoch(teacher, trainable, optimizer, scheduler, batches: Batches, epoch: int) -> None:
     "OFA by hand: one pass over the training images, γ = 1.4, the gradient clipped to 5."
     trainable.train()
     params = list(trainable.parameters())
@@ -81,7 +81,7 @@ def minimal_epoch(teacher, trainable, optimizer, scheduler, batches: Batches, ep
         optimizer.step()
 
 # %% ../nbs/internals/97_bench_training.ipynb #bd853778
-def loops(
+def _loops(
     data: Splits,  # trains on .train
     teacher: str,  # a timm name; random weights, for only time matters
     student: str,  # a timm name
@@ -95,7 +95,7 @@ def loops(
     for _ in range(2):
         torch.manual_seed(0)
         task = create_task('ofa', student, Teacher(copy.deepcopy(network)), data=data)
-        made.append((task, *optimizer_and_schedule(task.trainable_module, len(batches))))
+        made.append((task, *_optimizer_and_schedule(task.trainable_module, len(batches))))
     loop = Loop(*made[0])
     task, optimizer, scheduler = made[1]
     epochs_of_fit = count()
@@ -106,7 +106,7 @@ def loops(
 
     def by_hand():
         trainable = task.trainable_module
-        minimal_epoch(task.teacher.model, trainable, optimizer, scheduler, batches, next(epochs_by_hand))
+        _minimal_epoch(task.teacher.model, trainable, optimizer, scheduler, batches, next(epochs_by_hand))
 
     return of_fit, by_hand, loop.task.trainable_module, task.trainable_module
 
@@ -127,10 +127,10 @@ def bench_step(
     rows = []
     sizes = {8: (digits(), rounds)}
     if not quick:
-        sizes[32] = (noise(200), max(rounds // 3, 1))
+        sizes[32] = (_noise(200), max(rounds // 3, 1))
     for side, (images, n) in sizes.items():
         parts = split(images, train=100, valid=50, test=50)
-        of_fit, by_hand, a, b = loops(parts, 'micro_resnet', 'micro_vit')
+        of_fit, by_hand, a, b = _loops(parts, 'micro_resnet', 'micro_vit')
         t = interleaved(dict(fit=of_fit, by_hand=by_hand), 1 if quick else n)
         out[side] = ratio(t['fit'], t['by_hand']) | dict(difference=largest_difference(a, b))
         what = f'OFA, micro_resnet → micro_vit, {side} pixels, 50 images'
@@ -142,7 +142,7 @@ def bench_step(
     return out | dict(rows=rows)
 
 # %% ../nbs/internals/97_bench_training.ipynb #6f607964
-class PILImages(Dataset):
+class _PILImages(Dataset):
     "The images of a part as PIL images through a transform, as torchvision's own CIFAR gives them."
 
     def __init__(self, part, transform):
@@ -157,13 +157,13 @@ class PILImages(Dataset):
         return self.transform(Image.fromarray(self.images[i])), self.labels[i]
 
 
-def torchvision_transform(norm, pad: int = 4):
+def _torchvision_transform(norm, pad: int = 4):
     "Crop, flip, tensor, normalise; without a pad only the last two."
     change = [transforms.RandomCrop(32, padding=pad), transforms.RandomHorizontalFlip()] if pad else []
     return transforms.Compose([*change, transforms.ToTensor(), transforms.Normalize(*norm)])
 
 
-def through(loader) -> int:
+def _through(loader) -> int:
     "How many images come out of a loader; nothing else is done with them."
     return sum(len(x) for x, *_ in loader)
 
@@ -179,7 +179,7 @@ def jpeg_folder(n: int, folder: Path) -> Path:
     return folder
 
 
-def bench_jpegs(rounds: int, n: int, say) -> dict:
+def _bench_jpegs(rounds: int, n: int, say) -> dict:
     "Reading JPEG files with two workers, by `load_images` and by torchvision's `ImageFolder`."
     with tempfile.TemporaryDirectory() as home, warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that there are fewer cores than workers
@@ -189,8 +189,8 @@ def bench_jpegs(rounds: int, n: int, say) -> dict:
         shown += [transforms.ToTensor(), transforms.Normalize(*data.norm)]
         theirs = datasets.ImageFolder(root, transforms.Compose(shown))
         fns: dict[str, Callable] = dict(
-            ours=lambda: through(data.train.batches(data.norm, 128).plain()),
-            theirs=lambda: through(DataLoader(theirs, 128, num_workers=2)),
+            ours=lambda: _through(data.train.batches(data.norm, 128).unchanged()),
+            theirs=lambda: _through(DataLoader(theirs, 128, num_workers=2)),
         )
         t = interleaved(fns, rounds, say)
     a, b = ([s / many for s in t[k]] for k, many in dict(theirs=n, ours=len(data.train)).items())
@@ -210,10 +210,10 @@ def _jpeg_rows(out: dict) -> list[tuple[str, str]]:
     ]
 
 # %% ../nbs/internals/97_bench_training.ipynb #cba21cd8
-def pil_loader(part, norm, workers: int = 0, pad: int = 4) -> DataLoader:
+def _pil_loader(part, norm, workers: int = 0, pad: int = 4) -> DataLoader:
     "Shuffled batches of 128 by a `DataLoader` over PIL images."
     return DataLoader(
-        PILImages(part, torchvision_transform(norm, pad)),
+        _PILImages(part, _torchvision_transform(norm, pad)),
         128,
         shuffle=pad > 0,
         drop_last=True,
@@ -242,19 +242,19 @@ def bench_loading(
     say=print,
 ) -> dict:  # the numbers, and the lines of a table
     "Resident batches beside a `DataLoader` over PIL images; JPEG files beside torchvision's ImageFolder."
-    part = noise(256 if quick else images, classes=100)
+    part = _noise(256 if quick else images, classes=100)
     norm = channel_norm(part.images)
     batches = Batches(part, norm, 128, Augment(shift=4, flip=True))
-    loader = partial(pil_loader, part, norm)
+    loader = partial(_pil_loader, part, norm)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that there are fewer cores than workers
         fns: dict[str, Callable] = dict(
-            resident=lambda: through(batches.epoch(0)),
-            none=partial(through, loader(0)),
-            two=partial(through, loader(2)),
+            resident=lambda: _through(batches.epoch(0)),
+            none=partial(_through, loader(0)),
+            two=partial(_through, loader(2)),
         )
         t = interleaved(fns, 1 if quick else rounds, say)
-    ours, *_ = next(iter(Batches(part, norm, 128).plain()))
+    ours, *_ = next(iter(Batches(part, norm, 128).unchanged()))
     theirs, *_ = next(iter(loader(pad=0)))
     out = dict(
         machine=machine(),
@@ -263,7 +263,7 @@ def bench_loading(
         none=ratio(t['none'], t['resident']),
         two=ratio(t['two'], t['resident']),
         rate={k: len(part) // 128 * 128 / statistics.median(v) for k, v in t.items()},
-        jpegs=bench_jpegs(1 if quick else rounds, 2 * len(part), say),
+        jpegs=_bench_jpegs(1 if quick else rounds, 2 * len(part), say),
     )
     return out | dict(rows=_loading_rows(out))
 
@@ -297,16 +297,16 @@ def sized_teacher(
     return save_model(model, path, data.input_size, data.norm, widths=widths), have
 
 # %% ../nbs/internals/97_bench_training.ipynb #c626210b
-GAMMAS = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8]
+_GAMMAS = [1.0, 1.1, 1.2, 1.3, 1.4, 1.5, 1.6, 1.8]
 
 
-def timed_sweep(plan: Sweep, cache: bool) -> list[dict]:
+def _timed_sweep(plan: Sweep, cache: bool) -> list[dict]:
     "All runs of a plan from an empty folder, in this process."
     with tempfile.TemporaryDirectory() as out:
         return sweep(plan, out, jobs=0, cache=cache, device='cpu', progress=False)
 
 
-def curves(records: list[dict]) -> dict:
+def _curves(records: list[dict]) -> dict:
     "What the students of a sweep did, by the run's name."
     return {r['run']: ([h['loss'] for h in r['history']], r['test_accuracy']) for r in records}
 
@@ -331,7 +331,7 @@ def _case_plan(case: str, quick: bool, folder: str) -> tuple[Sweep, float]:
     data = _enlarged(side, folder)
     parts = dict(train=100 if quick else 300, valid=50, test=50)
     file, have = sized_teacher(times, student, split(from_npz(data), **parts), folder)
-    grid = dict(gamma=GAMMAS[:2] if quick else GAMMAS, epochs=1 if quick else 4, batch_size=100)
+    grid = dict(gamma=_GAMMAS[:2] if quick else _GAMMAS, epochs=1 if quick else 4, batch_size=100)
     plan = Sweep(
         (f'micro_resnet-{student}',),
         ('ofa',),
@@ -349,7 +349,7 @@ def _bench_case(case: str, rounds: int, quick: bool, say) -> dict:
     made: dict[str, dict] = {}
 
     def run(plan: Sweep, kind: str) -> None:
-        made[kind] = curves(timed_sweep(plan, kind == 'cache'))
+        made[kind] = _curves(_timed_sweep(plan, kind == 'cache'))
 
     with tempfile.TemporaryDirectory() as folder:
         plan, have = _case_plan(case, quick, folder)
@@ -378,7 +378,7 @@ def bench_sweep(
     return out | dict(rows=rows)
 
 # %% ../nbs/internals/97_bench_training.ipynb #79a56034
-def muon_updates(dtype: torch.dtype, times: int) -> Callable[[], None]:
+def _muon_updates(dtype: torch.dtype, times: int) -> Callable[[], None]:
     "Some updates of a small ViT by timm's Muon, whose iteration is in one number type; gradients are noise."
     torch.manual_seed(0)
     net = make_model('micro_vit', 10, (1, 8, 8))
@@ -401,26 +401,26 @@ def bench_muon(
 ) -> dict:  # the numbers, and the lines of a table
     "An update of Muon in float32, as `fit` has it on a processor, beside timm's own in bfloat16."
     times = 1 if quick else 10
-    fns = {name: muon_updates(getattr(torch, name), times) for name in ('float32', 'bfloat16')}
+    fns = {name: _muon_updates(getattr(torch, name), times) for name in ('float32', 'bfloat16')}
     found = ratio(*interleaved(fns, 1 if quick else rounds, say).values())
     rows = [('update of Muon, micro_vit, float32 over bfloat16', ratio_text(found))]
     return dict(machine=machine(), updates=found, rows=rows)
 
 # %% ../nbs/internals/97_bench_training.ipynb #7fb5dc25
-SETTINGS: dict[str, dict] = {
+_SETTINGS: dict[str, dict] = {
     'fp32': dict(),
     'bf16': dict(precision='bf16'),
     'bf16, channels_last': dict(precision='bf16', channels_last=True),
     'bf16, channels_last, compiled': dict(precision='bf16', channels_last=True, compile=True),
 }
-GPU_PAIRS: list[dict] = [
+_GPU_PAIRS: list[dict] = [
     dict(teacher='micro_resnet', student='micro_vit', side=32, images=512),
     dict(teacher='swin_tiny_patch4_window7_224', student='resnet18', side=224, images=128),
 ]
-TINY: list[dict] = [dict(teacher='micro_resnet', student='micro_vit', side=8, images=4)]
+_TINY: list[dict] = [dict(teacher='micro_resnet', student='micro_vit', side=8, images=4)]
 
 
-def gpu_task(
+def _gpu_task(
     method: str, pair: dict, device, channels_last: bool = False, compile: bool = False, **_
 ) -> tuple[DistillationTask, Batch]:
     "A task with random weights for 100 classes, and one batch on the device."
@@ -438,7 +438,7 @@ def gpu_task(
     return task, Batch(torch.randn(n, *size, device=device), rows % 100, rows)
 
 # %% ../nbs/internals/97_bench_training.ipynb #0a89ad6f
-def repeat(fn, times: int, device: torch.device) -> None:
+def _repeat(fn, times: int, device: torch.device) -> None:
     "Call a function some times, then wait for the device."
     for _ in range(times):
         fn()
@@ -446,9 +446,9 @@ def repeat(fn, times: int, device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def gpu_step(method: str, pair: dict, setting: dict, device: torch.device):
+def _gpu_step(method: str, pair: dict, setting: dict, device: torch.device):
     "A function that does one step of `fit`."
-    task, batch = gpu_task(method, pair, device, **setting)
+    task, batch = _gpu_task(method, pair, device, **setting)
     optimizer = create_optimizer_v2(task.trainable_module, opt='sgd', lr=1e-3, momentum=0.9)
     options = {k: v for k, v in setting.items() if k in ('precision', 'channels_last')}
     loop = Loop(task, optimizer, **options)
@@ -461,9 +461,9 @@ def gpu_step(method: str, pair: dict, setting: dict, device: torch.device):
     return step
 
 # %% ../nbs/internals/97_bench_training.ipynb #88c3a167
-def gpu_floor(pair: dict, setting: dict, device: torch.device):
+def _gpu_floor(pair: dict, setting: dict, device: torch.device):
     "A function of the teacher's forward and the student's forward and backward alone, same settings."
-    task, batch = gpu_task('kd', pair, device, **setting | dict(compile=False))
+    task, batch = _gpu_task('kd', pair, device, **setting | dict(compile=False))
     kind = PRECISIONS[setting.get('precision', 'fp32')]
     student: Callable = task.get_submodule('student')
     teacher: Callable = task.get_submodule('teacher.model')
@@ -485,19 +485,19 @@ def gpu_floor(pair: dict, setting: dict, device: torch.device):
     return step
 
 # %% ../nbs/internals/97_bench_training.ipynb #063b8a61
-def gpu_row(pair: dict, name: str, method: str, rounds: int, times: int, device: torch.device) -> dict:
+def _gpu_row(pair: dict, name: str, method: str, rounds: int, times: int, device: torch.device) -> dict:
     "Images per second, share of the floor, peak memory in GiB (None on a CPU): one method, one setting."
     cuda = device.type == 'cuda'
     if cuda:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    step = gpu_step(method, pair, SETTINGS[name], device)
-    repeat(step, 2, device)
+    step = _gpu_step(method, pair, _SETTINGS[name], device)
+    _repeat(step, 2, device)
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if cuda else None
-    floor = gpu_floor(pair, SETTINGS[name], device)
+    floor = _gpu_floor(pair, _SETTINGS[name], device)
     fns: dict[str, Callable] = dict(
-        step=partial(repeat, step, times, device),
-        floor=partial(repeat, floor, times, device),
+        step=partial(_repeat, step, times, device),
+        floor=partial(_repeat, floor, times, device),
     )
     t = interleaved(fns, rounds)
     rate = pair['images'] * times / statistics.median(t['step'])
@@ -519,8 +519,8 @@ def _gpu_text(row: dict) -> str:
 
 def _no_gpu() -> dict:
     "What would be measured where there is a GPU."
-    pairs = ' and '.join(p['teacher'] + ' → ' + p['student'] for p in GPU_PAIRS)
-    what = f"{pairs}, each with {'; '.join(SETTINGS)}: images per second, share of the floor, memory"
+    pairs = ' and '.join(p['teacher'] + ' → ' + p['student'] for p in _GPU_PAIRS)
+    what = f"{pairs}, each with {'; '.join(_SETTINGS)}: images per second, share of the floor, memory"
     return dict(machine=machine(), measured=[], rows=[('no GPU here; on one this measures', what)])
 
 # %% ../nbs/internals/97_bench_training.ipynb #92d76ef9
@@ -534,12 +534,12 @@ def bench_gpu(
     if device is None and not torch.cuda.is_available():
         return _no_gpu()
     on = torch.device(device or 'cuda')
-    pairs = TINY if quick else GPU_PAIRS
-    names = list(SETTINGS)[:3] if quick else list(SETTINGS)
+    pairs = _TINY if quick else _GPU_PAIRS
+    names = list(_SETTINGS)[:3] if quick else list(_SETTINGS)
     measured = []
     for pair, name, method in product(pairs, names, ('labels', 'kd', 'ofa')):
         torch.compiler.reset()
-        measured.append(gpu_row(pair, name, method, 1 if quick else rounds, 1 if quick else 10, on))
+        measured.append(_gpu_row(pair, name, method, 1 if quick else rounds, 1 if quick else 10, on))
         say(f'  {pair["student"]}, {name}, {method}: done')
     where = torch.cuda.get_device_name(on) if on.type == 'cuda' else on.type
     rows = [(f"{r['pair']}, {r['setting']}, {r['method']}", _gpu_text(r)) for r in measured]

@@ -24,7 +24,7 @@ from .bench import BENCHMARKS, machine, ratio, ratio_text
 from .bench_training import bench, jpeg_folder
 
 # %% ../nbs/internals/98_bench_whole.ipynb #98b00006
-def accuracy_of(student, batches) -> float:
+def _accuracy_of(student, batches) -> float:
     "Percent of a loader's pictures that a student gets right."
     import torch
 
@@ -34,7 +34,7 @@ def accuracy_of(student, batches) -> float:
     return 100 * right / len(batches.dataset)
 
 
-def hand_loaders(root: str) -> list:
+def _hand_loaders(root: str) -> list:
     "Training, validation and test batches of a split folder."
     from torch.utils.data import DataLoader
     from torchvision import datasets
@@ -50,7 +50,7 @@ def hand_loaders(root: str) -> list:
     return [shuffled, *(DataLoader(part, 50, **how) for part in others)]
 
 # %% ../nbs/internals/98_bench_whole.ipynb #8a338d62
-def by_hand(root: str, teacher_file: str, out: str, epochs: int) -> None:
+def _by_hand(root: str, teacher_file: str, out: str, epochs: int) -> None:
     "Distil by a loop of one's own, and save the student and its accuracies."
     import timm
     import torch
@@ -58,7 +58,7 @@ def by_hand(root: str, teacher_file: str, out: str, epochs: int) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    train, valid, test = hand_loaders(root)
+    train, valid, test = _hand_loaders(root)
     teacher = timm.create_model('resnet18', num_classes=10).eval()
     teacher.load_state_dict(torch.load(teacher_file))
     student = timm.create_model('resnet10t', num_classes=10)
@@ -76,11 +76,11 @@ def by_hand(root: str, teacher_file: str, out: str, epochs: int) -> None:
             loss.backward()
             optimizer.step()
             schedule.step()
-        accuracy_of(student, valid)
-    torch.save((student.state_dict(), accuracy_of(student, test)), f'{out}/student.pth')
+        _accuracy_of(student, valid)
+    torch.save((student.state_dict(), _accuracy_of(student, test)), f'{out}/student.pth')
 
 # %% ../nbs/internals/98_bench_whole.ipynb #98b00008
-def timm_loaders(root: str) -> list:
+def _timm_loaders(root: str) -> list:
     "Training, validation and test batches of a split folder, by timm's readers and transforms."
     import torch
     from timm.data import create_dataset, create_loader
@@ -93,7 +93,7 @@ def timm_loaders(root: str) -> list:
     return [train, *(create_loader(part, crop_pct=1.0, **how) for part in others)]
 
 # %% ../nbs/internals/98_bench_whole.ipynb #04025db7
-def by_timm(root: str, teacher_file: str, out: str, epochs: int) -> None:
+def _by_timm(root: str, teacher_file: str, out: str, epochs: int) -> None:
     "Distil by timm's data, task, optimizer and schedule, and save the student and its accuracies."
     import torch
     from timm import create_model
@@ -103,7 +103,7 @@ def by_timm(root: str, teacher_file: str, out: str, epochs: int) -> None:
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    train, valid, test = timm_loaders(root)
+    train, valid, test = _timm_loaders(root)
     teacher = create_model('resnet18', num_classes=10)
     teacher.load_state_dict(torch.load(teacher_file))
     student = create_model('resnet10t', num_classes=10)
@@ -118,20 +118,20 @@ def by_timm(root: str, teacher_file: str, out: str, epochs: int) -> None:
             task(x, y)['loss'].backward()
             optimizer.step()
         schedule.step(epoch + 1)
-        accuracy_of(student, valid)
-    torch.save((student.state_dict(), accuracy_of(student, test)), f'{out}/student.pth')
+        _accuracy_of(student, valid)
+    torch.save((student.state_dict(), _accuracy_of(student, test)), f'{out}/student.pth')
 
 # %% ../nbs/internals/98_bench_whole.ipynb #98b0000a
-def program(loaders: Callable, loop: Callable, *arguments) -> list[str]:
+def _program(loaders: Callable, loop: Callable, *arguments) -> list[str]:
     "The command that runs a loop and what it calls as a program of its own."
     call = f'{loop.__name__}({", ".join(map(repr, arguments))})'
-    parts = [inspect.getsource(f) for f in (accuracy_of, loaders, loop)]
+    parts = [inspect.getsource(f) for f in (_accuracy_of, loaders, loop)]
     source = '\n\n'.join([*parts, f'if __name__ == "__main__":\n    {call}\n'])
     file = write_atomically(Path(arguments[2]) / f'{loop.__name__}.py', source)
     return [sys.executable, str(file)]
 
 
-def by_command(root: str, teacher_file: str, out: str, epochs: int) -> list[str]:
+def _by_command(root: str, teacher_file: str, out: str, epochs: int) -> list[str]:
     "`ofa-learn distill` for the same job."
     words = f'--epochs {epochs} --size 64 --device cpu --batch_size 50 --lr 1e-3 --temperature 4'
     names = ['--teacher', teacher_file, '--architecture', 'resnet18', '--student', 'resnet10t']
@@ -139,7 +139,7 @@ def by_command(root: str, teacher_file: str, out: str, epochs: int) -> list[str]
     return [sys.executable, '-m', 'ofa_learn', 'distill', '--method', 'kd', *names, *places, *words.split()]
 
 # %% ../nbs/internals/98_bench_whole.ipynb #98b0000c
-def watched(command: list[str]) -> tuple[float, float | None]:
+def _watched(command: list[str]) -> tuple[float, float | None]:
     "Seconds from start to end of a process, and its highest memory in MiB; None where no system says."
     env = os.environ | dict(OMP_NUM_THREADS='1', TQDM_DISABLE='1')
     start = time.perf_counter()
@@ -158,7 +158,7 @@ def watched(command: list[str]) -> tuple[float, float | None]:
     return seconds, peak
 
 # %% ../nbs/internals/98_bench_whole.ipynb #98b0000e
-def split_folder(n: int, home: Path) -> Path:
+def _split_folder(n: int, home: Path) -> Path:
     "JPEG files in train, valid and test, with 70, 10 and 20 % of them."
     for part, share in dict(train=0.7, valid=0.1, test=0.2).items():
         place = home / part
@@ -169,7 +169,7 @@ def split_folder(n: int, home: Path) -> Path:
 
 def _programs(home: Path, images: int, epochs: int) -> dict[str, Callable[[int], list[str]]]:
     "For each program its command in a round; every round writes to a folder of its own."
-    root, file = str(split_folder(images, home / 'pictures')), str(home / 'teacher.pth')
+    root, file = str(_split_folder(images, home / 'pictures')), str(home / 'teacher.pth')
     torch.save(timm.create_model('resnet18', num_classes=10).state_dict(), file)
 
     def place(name: str, r: int) -> str:
@@ -178,13 +178,13 @@ def _programs(home: Path, images: int, epochs: int) -> dict[str, Callable[[int],
         return str(folder)
 
     return dict(
-        ours=lambda r: by_command(root, file, place('ours', r), epochs),
-        hand=lambda r: program(hand_loaders, by_hand, root, file, place('hand', r), epochs),
-        timm=lambda r: program(timm_loaders, by_timm, root, file, place('timm', r), epochs),
+        ours=lambda r: _by_command(root, file, place('ours', r), epochs),
+        hand=lambda r: _program(_hand_loaders, _by_hand, root, file, place('hand', r), epochs),
+        timm=lambda r: _program(_timm_loaders, _by_timm, root, file, place('timm', r), epochs),
     )
 
 # %% ../nbs/internals/98_bench_whole.ipynb #2acf090f
-def bench_folder(
+def _bench_folder(
     rounds: int = 3,  # times that each program takes its turn
     quick: bool = False,  # 60 pictures, one epoch, one round
     images: int = 2_000,  # pictures of 160×120 pixels, shown at 64×64
@@ -198,7 +198,7 @@ def bench_folder(
         programs = _programs(Path(home), images, epochs)
         for r in range(rounds):
             for name in list(programs)[:: 1 if r % 2 == 0 else -1]:
-                took, peak = watched(programs[name](r))
+                took, peak = _watched(programs[name](r))
                 seconds.setdefault(name, []).append(took)
                 if peak:
                     peaks.setdefault(name, []).append(peak)
@@ -225,4 +225,4 @@ def _folder_rows(out: dict) -> list[tuple[str, str]]:
     return rows
 
 
-BENCHMARKS |= dict(folder=bench_folder)
+BENCHMARKS |= dict(folder=_bench_folder)

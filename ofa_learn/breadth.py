@@ -20,7 +20,7 @@ from .models import Taps, check_model_name, count_params, make_model, tapped_for
 from .tasks import OFA
 
 # %% ../nbs/internals/96_breadth.ipynb #bcf73037
-def smallest(module: str) -> str | None:
+def _smallest(module: str) -> str | None:
     "The name of the smallest model of one of timm's modules; None for a module without models."
     sizes = {}
     for name in timm.list_models(module=module):
@@ -54,7 +54,7 @@ def _with_gradient(model: nn.Module, loss: torch.Tensor) -> set[str]:
     return {n for n, p in model.named_parameters() if p.grad is not None and p.grad.isfinite().all()}
 
 
-def tiny_teacher(classes: int, channels: int) -> nn.Module:
+def _tiny_teacher(classes: int, channels: int) -> nn.Module:
     "A plain module that gives logits: the least a teacher can be."
     return nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(16 * channels, classes))
 
@@ -92,7 +92,7 @@ def check_student(name: str, input_size: tuple[int, int, int] | None = None, cla
     model = make_model(name, classes, size)
     x = torch.randn(2, *size)
     y = torch.tensor([0, classes - 1])
-    task = OFA(model, tiny_teacher(classes, size[0]), input_size=size)
+    task = OFA(model, _tiny_teacher(classes, size[0]), input_size=size)
     taps = _taps(task.student_taps)
     found = dict(kind=taps.kind, stages=len(taps.stages), params=count_params(model))
     return found | dict(why=_why_not(name, task, x, y, size, classes))
@@ -136,7 +136,7 @@ def check_models(
     "A row for each model, as it is found: what it is, and why it cannot learn or teach."
     for module in dict.fromkeys(timm.list_modules() if names is None else names):
         start = time.perf_counter()
-        name = smallest(module) if names is None else module
+        name = _smallest(module) if names is None else module
         if name is None:
             continue
         student = _reason(check_student, name)

@@ -412,7 +412,7 @@ def keep_answers(
     fitted = fit_teacher(teacher, *_facts(data), needs, data.classes)
     device = next(teacher.model.parameters()).device
     found: dict[str, list] = {n: [] for n in needs}
-    for b in data.train.batches(data.norm, 250, device=device).plain():
+    for b in data.train.batches(data.norm, 250, device=device).unchanged():
         said = fitted(teacher, b.input, needs)
         for n in needs:
             found[n].append(getattr(said, n).float().cpu().numpy())

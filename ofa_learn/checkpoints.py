@@ -35,21 +35,21 @@ from .settings import learning_rates, load_optimizer_state, optimizer_state
 from .wrapping import unwrapped
 
 # %% ../nbs/running/78_checkpoints.ipynb #e9d6c155
-def random_state() -> dict:
+def _random_state() -> dict:
     "The state of PyTorch's generators, on the CPU and on every CUDA device, as tensors."
     return dict(
         cpu=torch.get_rng_state(), cuda=torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     )
 
 
-def set_random_state(state: dict) -> None:
+def _set_random_state(state: dict) -> None:
     "Put the generators back; CUDA's only where there are as many devices as there were."
     torch.set_rng_state(state['cpu'].cpu())
     if state['cuda'] and torch.cuda.is_available() and len(state['cuda']) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([s.cpu() for s in state['cuda']])
 
 # %% ../nbs/running/78_checkpoints.ipynb #7800aa02
-def loop_state(loop) -> dict:
+def _loop_state(loop) -> dict:
     "Weights, their average, optimizer, scaler, generators, running sums, and what is a method's own."
     average: Any = loop.task.get_trainable_module(ema=True)
     own = {k: v for k, v in loop.task.get_task_state().items() if k not in ('method', 'heads')}
@@ -58,14 +58,14 @@ def loop_state(loop) -> dict:
         ema=None if average is None else average.module.state_dict(),
         optimizer=optimizer_state(loop.optimizer),
         scaler=loop.scaler.state_dict(),
-        random=random_state(),
+        random=_random_state(),
         watch=loop.watch.state(),
     )
     return state | (dict(own=own) if own else {})
 
 
-def load_loop_state(loop, state: dict) -> None:
-    "Put back what `loop_state` gave."
+def _load_loop_state(loop, state: dict) -> None:
+    "Put back what `_loop_state` gave."
     unwrapped(loop.task.trainable_module).load_state_dict(state['weights'])
     if state['ema'] is not None:
         average: Any = loop.task.get_trainable_module(ema=True)
@@ -76,7 +76,7 @@ def load_loop_state(loop, state: dict) -> None:
     if state['scaler']:
         loop.scaler.load_state_dict(state['scaler'])
     loop.watch.load(state['watch'])
-    set_random_state(state['random'])
+    _set_random_state(state['random'])
 
 # %% ../nbs/running/78_checkpoints.ipynb #4587ba5a
 _KIND, _VERSION = 'ofa_learn checkpoint', 2
@@ -276,7 +276,7 @@ def digest(value) -> str:
     return hashlib.sha256(json.dumps(same(jsonable(value)), sort_keys=True).encode()).hexdigest()[:12]
 
 # %% ../nbs/running/78_checkpoints.ipynb #7800aa03
-def check_same(
+def _check_same(
     folder,  # of the run
     then: dict,  # the settings of its checkpoint
     now: dict,  # those of this run
@@ -297,7 +297,7 @@ def check_same(
 _OF_THE_RATE = ('sched', 'lr', 'warmup_epochs', 'warmup_lr', 'decay_epochs', 'min_lr')
 
 
-def say_longer(
+def _say_longer(
     folder,  # of the run
     state: dict,  # its checkpoint
     epochs: int,  # as many as it shall have now
@@ -327,7 +327,7 @@ def _flat(row: dict) -> dict:
     return {k: v for k, v in row.items() if k != 'parts'} | {f'part.{k}': v for k, v in row['parts'].items()}
 
 
-def write_history(history: list[dict], path: Path) -> None:
+def _write_history(history: list[dict], path: Path) -> None:
     "The history as a table, whole or absent."
     flat = [_flat(row) for row in history]
     text = io.StringIO()
@@ -458,7 +458,7 @@ def stoppable(
         raise Stopped(advice or 'stopped')
 
 # %% ../nbs/running/78_checkpoints.ipynb #7800aa10
-def student_facts(task, data) -> dict:
+def _student_facts(task, data) -> dict:
     "What a checkpoint says of the student: architecture, classes, and the images that it takes."
     config = getattr(task.student, 'pretrained_cfg', None) or {}
     about = dict(architecture=config.get('architecture'), num_classes=task.num_classes)
@@ -570,10 +570,10 @@ def take_up(run) -> None:
             f'out: {run.out} holds a run already (epoch {state["epoch"]}); '
             'give resume=True to go on, or another folder'
         )
-    check_same(run.out, state['setting'], run.setting)
+    _check_same(run.out, state['setting'], run.setting)
     every = run.setting['accumulate']
-    say_longer(run.out, state, run.setting['epochs'], run.steps // every, every)
-    load_loop_state(run.loop, state['loop'])
+    _say_longer(run.out, state, run.setting['epochs'], run.steps // every, every)
+    _load_loop_state(run.loop, state['loop'])
     for k in _PROGRESS:
         setattr(run, k, state[k])
 
@@ -582,14 +582,14 @@ def keep(run, name: str = 'last.pt') -> None:
     "Write a checkpoint and the history: the first process does, and all of them call it."
     if run.out is None:
         return
-    state = loop_state(run.loop)
+    state = _loop_state(run.loop)
     if run.rank:
         return
     kept = {k: getattr(run, k) for k in ('setting', *_PROGRESS)}
-    kept |= dict(student=student_facts(run.task, run.data), loop=state)
+    kept |= dict(student=_student_facts(run.task, run.data), loop=state)
     save_checkpoint(kept, run.out / name, previous=name == 'last.pt')
     if run.history and run.save_epochs:
-        write_history(run.history, run.out / 'history.csv')
+        _write_history(run.history, run.out / 'history.csv')
     run.saved = time.perf_counter()
 
 

@@ -89,7 +89,7 @@ def image_facts(
 WRAPPERS = (nn.DataParallel, DistributedDataParallel, AveragedModel, ModelEmaV2, ModelEmaV3)
 
 
-def check_unwrapped(
+def _check_unwrapped(
     who: str,  # 'student' or 'teacher', for the message
     model: nn.Module,  # what was given
 ) -> None:
@@ -112,7 +112,7 @@ def check_trainable(
     teacher=None,  # what teaches it, as it was given; a name or a file shares nothing
 ) -> None:
     "Raise unless something in the student can be trained and nothing of it is the teacher's."
-    check_unwrapped('student', student)
+    _check_unwrapped('student', student)
     if isinstance(teacher, nn.Module) and _weights(student) & _weights(teacher):
         raise ValueError(
             'teacher: it shares weights with the student, and a teacher is frozen while a student learns; '
@@ -239,7 +239,7 @@ def check_needs(
         raise ValueError(f'needs: expected a tuple of {", ".join(fields)}, got {needs!r}')
 
 
-def check_positions(
+def _check_positions(
     name: str,  # the option
     positions,  # where the student's stages end, as `stage_indices` takes it
 ) -> None:
@@ -250,7 +250,7 @@ def check_positions(
         raise TypeError(f"{name}: expected 'even', 'released' or a list of indices, got {positions!r}")
 
 
-def check_kind(
+def _check_kind(
     name: str,  # the option
     kind,  # in which form the student's stages are read; None as it is built
 ) -> None:
@@ -259,7 +259,7 @@ def check_kind(
         raise ValueError(f"{name}: expected 'maps' or 'tokens', got {kind!r}")
 
 
-def check_smoothing(
+def _check_smoothing(
     name: str,  # the option
     smoothing: float,  # ε, the share of a label that is spread over all classes
 ) -> None:
@@ -268,7 +268,7 @@ def check_smoothing(
         raise ValueError(f'{name}: expected 0 ≤ ε < 1, got {smoothing}')
 
 
-OPTION_CHECKS = dict(label_smoothing=check_smoothing, positions=check_positions, kind=check_kind)
+OPTION_CHECKS = dict(label_smoothing=_check_smoothing, positions=_check_positions, kind=_check_kind)
 
 # %% ../nbs/internals/48_checks.ipynb #b41a9cf2
 def _counted(data, num_classes: int) -> torch.Tensor:

@@ -250,7 +250,7 @@ def _normed(data, norm, batch_size, device):
             raise ValueError(
                 'norm: an ImageData needs the norm that the models were trained with, such as splits.norm'
             )
-        data = Batches(data, norm, batch_size, device=device).plain()
+        data = Batches(data, norm, batch_size, device=device).unchanged()
     elif torch.is_tensor(data):
         if not data.is_floating_point():
             raise TypeError(f'data: expected normalised floating-point images, got {data.dtype}')
@@ -601,7 +601,7 @@ def compare(
         if folder and shape[-1] not in sizes:
             sizes[shape[-1]] = read(shape[-1])  # each at its own size, from the files
         seen = _as_seen_by(sizes.get(shape[-1], first), shape)
-        sets[key] = Batches(seen, norm, batch_size, device=device or 'cpu').plain()
+        sets[key] = Batches(seen, norm, batch_size, device=device or 'cpu').unchanged()
     options = dict(estimator=estimator, batch_size=batch_size, device=device, progress=progress)
     return cka_all(models, sets, layers, **options), first
 

@@ -742,7 +742,7 @@ class Batch(NamedTuple):
 
 
 class Batches:
-    "The batches of one part, resident on `device`; `epoch(e)` to train, `plain()` to evaluate."
+    "The batches of one part, resident on `device`; `epoch(e)` to train, `unchanged()` to evaluate."
 
     def __init__(
         self,
@@ -782,7 +782,7 @@ class Batches:
             rows = order[i * self.batch_size : (i + 1) * self.batch_size]
             yield self._batch(rows[self.shard[0] :: self.shard[1]], epoch)
 
-    def plain(self) -> Iterator[Batch]:
+    def unchanged(self) -> Iterator[Batch]:
         "All images once, in order, as they are."
         for rows in torch.arange(len(self.part), device=self.part.labels.device).split(self.batch_size):
             yield self._batch(rows, None)

@@ -23,13 +23,13 @@ def confusion_of(
     return torch.bincount(labels * k + predicted, minlength=k * k).view(k, k)
 
 # %% ../nbs/running/89_evaluation.ipynb #89a00008
-BINS = 15
+_BINS = 15
 
 
 def calibration_error(
     probs: torch.Tensor,  # (N, K), rows sum to 1
     labels: torch.Tensor,  # (N,)
-    bins: int = BINS,
+    bins: int = _BINS,
 ) -> float:  # from 0 to 1
     "ECE: how far confidence and accuracy lie apart, on average over bins of equal width (Guo et al., 2017)."
     confidence, predicted = probs.max(1)

@@ -11,33 +11,33 @@ import math
 # %% ../nbs/internals/89_exercises.ipynb #63e8b400
 RIGHT = 'Right.'
 NO_ANSWER = 'No answer yet: write one in place of None, and run the cell.'
-NO_GUESS = 'No guess yet: write a number above, run its cell, and come back.'
+_NO_GUESS = 'No guess yet: write a number above, run its cell, and come back.'
 
 
-class Said(str):
+class _Said(str):
     "A text that a notebook shows as it is."
 
     def __repr__(self):
         return str(self)
 
 
-def judge(
+def _judge(
     answer,  # the reader's; None: there is none yet
     # (test, hint): a function of the answer that says whether it passes, and what to say when it does not
     tests: list[tuple],
     nothing: str = NO_ANSWER,  # what to say to None
-) -> Said:
+) -> _Said:
     "'Right.', or the hint of the first test that the answer does not pass."
     if answer is None:
-        return Said(nothing)
+        return _Said(nothing)
     for test, hint in tests:
         try:
             passed = bool(test(answer))
         except Exception:
             passed = False  # an answer of another kind than the test expects
         if not passed:
-            return Said(hint)
-    return Said(RIGHT)
+            return _Said(hint)
+    return _Said(RIGHT)
 
 # %% ../nbs/internals/89_exercises.ipynb #88ed77b2
 def _number(
@@ -59,7 +59,7 @@ def near(
     low: str,  # where to look when the answer is too low
     high: str,  # … too high
     within: float = 0.05,  # how far off is fine
-) -> list[tuple]:  # for `judge`
+) -> list[tuple]:  # for `_judge`
     "Tests for a number: that it is one, that it is not too low, that it is not too high."
     if not math.isfinite(truth) or not within >= 0:
         raise ValueError(
@@ -78,12 +78,12 @@ def check_guess(
     low: str,  # what to think of when the guess is too low
     high: str,  # … too high
     within: float = 0.05,  # how far off is fine
-) -> Said:
+) -> _Said:
     "Whether a guess is right; if not, in which direction it is off and where to look, never the answer."
     several = isinstance(guess, (list, tuple))  # of however many: a guess is one number
     if guess is not None and (several or math.isnan(_number(guess))):
-        return Said('Not a number.' if isinstance(guess, float) else f'Expected a number, got {guess!r}.')
-    return judge(guess, near(truth, low, high, within), NO_GUESS)
+        return _Said('Not a number.' if isinstance(guess, float) else f'Expected a number, got {guess!r}.')
+    return _judge(guess, near(truth, low, high, within), _NO_GUESS)
 
 # %% ../nbs/internals/89_exercises.ipynb #fb49def3
 class Exercises:
@@ -110,8 +110,8 @@ class Exercises:
         self,
         number: int,  # which exercise
         answer=None,  # the reader's
-    ) -> Said:
+    ) -> _Said:
         "What is wrong with an answer, that it is right, or that there is none yet."
         if number not in self.tests:
             raise ValueError(f'number: expected an exercise from 1 to {len(self.tests)}, got {number!r}')
-        return judge(answer, self.tests[number])
+        return _judge(answer, self.tests[number])

@@ -224,7 +224,7 @@ def export_onnx(
     return off
 
 # %% ../nbs/running/88_export.ipynb #8800aa02
-INT8 = ('static', 'dynamic')
+_INT8 = ('static', 'dynamic')
 
 
 class _Calibration:
@@ -249,7 +249,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def quantise(path: Path, out: Path, kind: str, images: Iterable[np.ndarray]) -> None:
+def _quantise(path: Path, out: Path, kind: str, images: Iterable[np.ndarray]) -> None:
     "An ONNX file with 8-bit integers, from one with float32; `images` fix the ranges of the static kind."
     from onnxruntime.quantization import QuantType, quantize_dynamic, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -312,15 +312,15 @@ def _accuracy(answer: Callable, batches: list[tuple[np.ndarray, np.ndarray]]) ->
 # %% ../nbs/running/88_export.ipynb #8800aa04
 def check_int8(kind: str) -> None:
     "A `ValueError` or an `ImportError` where ONNX files of this kind could not be made."
-    if kind not in INT8:
-        raise ValueError(f'int8: expected one of {", ".join(INT8)}, got {kind!r}')
+    if kind not in _INT8:
+        raise ValueError(f'int8: expected one of {", ".join(_INT8)}, got {kind!r}')
     _check_onnx()
 
 
 def _arrays(part, norm, most: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
     "The images of a part as they are, normalised, and their labels, in batches; perhaps only the first."
     batches = []
-    for b in part.batches(norm, 100, device='cpu').plain():
+    for b in part.batches(norm, 100, device='cpu').unchanged():
         batches.append((b.input.float().numpy(), b.target.numpy()))
         if most is not None and 100 * len(batches) >= most:
             break
@@ -351,7 +351,7 @@ def onnx_table(
     network = copy.deepcopy(student).cpu().float().eval()
     files = [folder / 'student.onnx', folder / 'student.int8.onnx']
     export_onnx(network, files[0], data.input_size)
-    quantise(files[0], files[1], int8, (x for x, _ in _arrays(data.train, data.norm, 300)))
+    _quantise(files[0], files[1], int8, (x for x, _ in _arrays(data.train, data.norm, 300)))
     answers = [_in_pytorch(network), *(_session(f, threads) for f in files)]
     names = ['PyTorch float32', 'ONNX float32', f'ONNX int8 {int8}']
     test = _arrays(data.test, data.norm)

@@ -171,7 +171,7 @@ class Sketch:
     def update_yaxes(self, **settings) -> 'Sketch':
         return self._axes('y', settings)
 
-    def plain(self) -> dict:
+    def as_dict(self) -> dict:
         "Data and layout as JSON has them, with the course's look in full."
         layout = self.layout | dict(template=_LOOK)
         return json.loads(json.dumps(dict(data=self.data, layout=layout), allow_nan=False))
@@ -182,15 +182,15 @@ class Sketch:
 
 # %% ../nbs/widgets/05_figures.ipynb #5c90e1e2
 _LOOK = _TEMPLATE.to_plotly_json()
-P = ParamSpec('P')
-Drawing = TypeVar('Drawing', go.Figure, Sketch)
+_P = ParamSpec('_P')
+_Drawing = TypeVar('_Drawing', go.Figure, Sketch)
 
 
-def drawn(build: Callable[P, Sketch]) -> Callable[P, go.Figure]:
+def drawn(build: Callable[_P, Sketch]) -> Callable[_P, go.Figure]:
     "A function that gives a plotly figure, from one that gives a `Sketch`."
 
     @wraps(build)
-    def figure(*args: P.args, **kwargs: P.kwargs) -> go.Figure:
+    def figure(*args: _P.args, **kwargs: _P.kwargs) -> go.Figure:
         return build(*args, **kwargs).figure()
 
     shown: Any = figure
@@ -204,13 +204,13 @@ def sketch(function: Callable, *args, **kwargs) -> Sketch:
 
 # %% ../nbs/widgets/05_figures.ipynb #5c90e1d3
 def styled(
-    fig: Drawing,  # changed in place
+    fig: _Drawing,  # changed in place
     title: str,  # what is shown
     x: str,  # title of the x axis, with its unit
     y: str,  # title of the y axis, with its unit
     caption: str = '',  # an instruction to the reader
     height: int = 400,  # pixels
-) -> Drawing:
+) -> _Drawing:
     "The course's look on a figure, its titles, and its caption in `layout.meta['caption']`."
     fig.update_layout(template='ofa', title_text=escaped(title), height=height, meta=dict(caption=caption))
     return fig.update_xaxes(title_text=x).update_yaxes(title_text=y)

@@ -25,7 +25,7 @@ _NAMES = (
 )
 
 
-def pair_of(item, name: str) -> tuple:
+def _pair_of(item, name: str) -> tuple:
     "Input and target out of what a loader or a data set gives."
     if isinstance(item, Mapping):
         found = [[k for k in names if k in item] for names in _NAMES]
@@ -41,8 +41,8 @@ def pair_of(item, name: str) -> tuple:
     raise ValueError(f'{name}: expected (input, target) or a dict from it, got a {type(item).__name__}{many}')
 
 # %% ../nbs/internals/06_given.ipynb #7fb675bd
-def batch_of(
-    item,  # see `pair_of`
+def _batch_of(
+    item,  # see `_pair_of`
     name: str,  # the part's
     norm: Norm | None,  # as the images are wanted
     device='cpu',
@@ -50,7 +50,7 @@ def batch_of(
     known: Norm | None = None,  # how floats are normalised already
 ) -> Batch:
     "A batch on the device, checked, and normalised as it is wanted."
-    x, y = pair_of(item, name)
+    x, y = _pair_of(item, name)
     if not torch.is_tensor(x) or x.ndim != 4:
         got = f'shape {tuple(x.shape)}' if torch.is_tensor(x) else type(x).__name__
         raise ValueError(f'{name}: expected inputs as a tensor (B, C, H, W), got {got}')
@@ -106,7 +106,7 @@ def _labels(dataset) -> torch.Tensor | None:
 
 
 @dataclass(frozen=True)
-class GivenData:
+class _GivenData:
     "A part made of a `DataLoader` or a `Dataset`."
 
     source: Any = field(repr=False)
@@ -130,19 +130,19 @@ class GivenData:
         about = (type(self.source).__name__, len(self), self.classes, self.image_size, self.labels.tolist())
         return hashlib.sha256(repr(about).encode()).hexdigest()[:12]
 
-    def take(self, rows: torch.Tensor) -> 'GivenData':
+    def take(self, rows: torch.Tensor) -> '_GivenData':
         "The images at `rows`."
         if not self.numbered:
             raise ValueError(f'data: the {self.name} part is a DataLoader, whose images have no numbers')
         labels = self.labels[rows] if len(self.labels) == len(self) else self.labels
         return replace(self, source=Subset(self.source, rows.tolist()), labels=labels)
 
-    def batches(self, norm, batch_size: int = 50, **how) -> 'GivenBatches':
-        "Its batches, see `GivenBatches`."
-        return GivenBatches(self, norm, batch_size, **how)
+    def batches(self, norm, batch_size: int = 50, **how) -> '_GivenBatches':
+        "Its batches, see `_GivenBatches`."
+        return _GivenBatches(self, norm, batch_size, **how)
 
 # %% ../nbs/internals/06_given.ipynb #b41a9ce4
-def _check_balanced(part: GivenData) -> None:
+def _check_balanced(part: _GivenData) -> None:
     "A balanced order needs numbers and labels of all images."
     if not part.numbered:
         raise ValueError(
@@ -156,12 +156,12 @@ def _check_balanced(part: GivenData) -> None:
         )
 
 # %% ../nbs/internals/06_given.ipynb #921be0c0
-class GivenBatches:
+class _GivenBatches:
     "The batches of a part that a user gave; those of a `DataLoader` are as it makes them."
 
     def __init__(
         self,
-        part: GivenData,
+        part: _GivenData,
         norm: Norm | None,  # for uint8 pixels
         batch_size: int = 50,  # of a `Dataset`; a `DataLoader` has its own
         augment: Augment | None = None,  # none: the transform is the user's
@@ -196,7 +196,7 @@ class GivenBatches:
 
     def _numbered(self, rows: torch.Tensor) -> Batch:
         item = default_collate([self.part.source[i] for i in rows.tolist()])
-        return batch_of(item, self.part.name, self.norm, self.device, rows.to(self.device), self.part.norm)
+        return _batch_of(item, self.part.name, self.norm, self.device, rows.to(self.device), self.part.norm)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         "Batches to train on; those of a loader only from the beginning."
@@ -217,9 +217,9 @@ class GivenBatches:
         if hasattr(loader.sampler, 'set_epoch'):
             loader.sampler.set_epoch(epoch)
         for item in loader:
-            yield batch_of(item, self.part.name, self.norm, self.device, known=self.part.norm)
+            yield _batch_of(item, self.part.name, self.norm, self.device, known=self.part.norm)
 
-    def plain(self) -> Iterator[Batch]:
+    def unchanged(self) -> Iterator[Batch]:
         "All images once."
         if not self.numbered:
             yield from self._all()
@@ -228,7 +228,7 @@ class GivenBatches:
             yield self._numbered(rows)
 
 # %% ../nbs/internals/06_given.ipynb #a34ba6c0
-def _part(source, name: str, norm: Norm | None) -> GivenData:
+def _part(source, name: str, norm: Norm | None) -> _GivenData:
     "A part; its first batch is looked at."
     dataset = source.dataset if isinstance(source, DataLoader) else source
     if not hasattr(dataset, '__len__') or isinstance(dataset, IterableDataset):
@@ -238,13 +238,13 @@ def _part(source, name: str, norm: Norm | None) -> GivenData:
     if not len(dataset):
         raise ValueError(f'data: the {name} part is empty')
     first = next(iter(source)) if isinstance(source, DataLoader) else default_collate([source[0]])
-    batch = batch_of(first, name, norm, known=norm)
+    batch = _batch_of(first, name, norm, known=norm)
     labels = _labels(dataset)
     if labels is None:
         labels = batch.target if batch.target.ndim == 1 else batch.target.argmax(1)
     names = tuple(map(str, getattr(dataset, 'classes', None) or ()))
     size: Any = tuple(batch.input.shape[1:])
-    return GivenData(source, name, size, labels, names, norm)
+    return _GivenData(source, name, size, labels, names, norm)
 
 # %% ../nbs/internals/06_given.ipynb #c12c8560
 def as_splits(

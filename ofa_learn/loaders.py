@@ -74,7 +74,7 @@ def _seeded(*numbers: int):
         torch.set_rng_state(before[2])
 
 # %% ../nbs/running/81_loaders.ipynb #f36a102d
-class FolderPictures:
+class _FolderPictures:
     "The pictures of a folder by number, as they are seen."
 
     def __init__(self, listed: Listed, classes: tuple[str, ...], channels: int, background: str = 'white'):
@@ -121,7 +121,7 @@ class LoadedData:
     def fingerprint(self) -> str:
         "12 hex digits that change when a file's name, a label or the size does; pixels are not read."
         names: list[str] = []
-        if isinstance(self.dataset, FolderPictures):
+        if isinstance(self.dataset, _FolderPictures):
             names = [self.dataset.files[i] for i in self.rows.tolist()]
         elif hasattr(self.dataset, 'filename') and hasattr(self.dataset.reader, 'samples'):
             names = [self.dataset.filename(int(i)) for i in self.rows]
@@ -131,7 +131,7 @@ class LoadedData:
 
     def shared_with(self, other: 'LoadedData') -> list[str]:
         "The files of another part whose content is here, too; not looked for in more than 100,000 files."
-        if not isinstance(self.dataset, FolderPictures):
+        if not isinstance(self.dataset, _FolderPictures):
             return []
         if len(self) + len(other) > 100_000:
             say(f'{self.name}: with so many files nobody has looked whether a picture is in two parts')
@@ -139,15 +139,15 @@ class LoadedData:
         files = ([p.dataset.path(i) for i in p.rows.tolist()] for p in (self, other))
         return [f'{b} ({a.name} in the other)' for a, b in same_files(*files)]
 
-    def batches(self, norm, batch_size: int = 50, **how) -> 'LoadedBatches':
-        "These images in batches, see `LoadedBatches`."
-        return LoadedBatches(self, norm, batch_size, **how)
+    def batches(self, norm, batch_size: int = 50, **how) -> '_LoadedBatches':
+        "These images in batches, see `_LoadedBatches`."
+        return _LoadedBatches(self, norm, batch_size, **how)
 
 # %% ../nbs/running/81_loaders.ipynb #5670faca
 def _image(part: LoadedData, row: int) -> Image.Image:
     "One picture; one that cannot be read is an error that names it."
     channels = part.image_size[0]
-    if isinstance(part.dataset, FolderPictures):
+    if isinstance(part.dataset, _FolderPictures):
         return part.dataset[row][0]
     if isinstance(part.dataset, ImageDataset):
         with part.dataset.reader[row][0] as file:
@@ -216,8 +216,8 @@ def _transforms(part: LoadedData, norm: Norm) -> tuple:
     return drawn, seen
 
 # %% ../nbs/running/81_loaders.ipynb #5fa9deb4
-class LoadedBatches:
-    "The batches of one part, read by worker processes; `epoch(e)` to train, `plain()` to evaluate."
+class _LoadedBatches:
+    "The batches of one part, read by worker processes; `epoch(e)` to train, `unchanged()` to evaluate."
 
     def __init__(
         self,
@@ -290,7 +290,7 @@ class LoadedBatches:
         seeds = None if self.part.whole else (self.view_seed, epoch)
         yield from self._read(_Views(self.part, self.transform, seeds), batches, epoch)
 
-    def plain(self) -> Iterator[Batch]:
+    def unchanged(self) -> Iterator[Batch]:
         "All images once, in order, as they are."
         items = [(i, 0) for i in range(len(self.part))]
         batches = [items[k : k + self.batch_size] for k in range(0, len(items), self.batch_size)]
@@ -368,7 +368,7 @@ def _timm_parts(name: str, root, parts: tuple[str, str], download: bool, mode: s
 def _folder_parts(found: dict[str, Listed], classes, channels: int, background: str) -> dict[str, tuple]:
     "The parts of a folder: (data set, its labels, the classes)."
     check_classes({p: files.labels for p, files in found.items()}, classes)
-    sets = {p: FolderPictures(files, classes, channels, background) for p, files in found.items()}
+    sets = {p: _FolderPictures(files, classes, channels, background) for p, files in found.items()}
     return {p: (d, d.targets, classes) for p, d in sets.items()}
 
 

@@ -242,7 +242,7 @@ def look_at(
     seen: dict[str, Any] = {}
     for name, part in parts.items():
         if (part.labels >= 0).any():
-            batches = part.batches(data.norm, batch_size, device=device).plain()
+            batches = part.batches(data.norm, batch_size, device=device).unchanged()
             seen[name] = _answered(teacher, fitted, batches)
     if 'train' not in seen:
         raise ValueError('data: no training image has a label; give those that the teacher learned from')
@@ -262,7 +262,7 @@ def look_at(
 
 # %% ../nbs/course/52_look.ipynb #5200aa02
 @contextmanager
-def unmoved() -> Iterator[None]:
+def _unmoved() -> Iterator[None]:
     "Within: random numbers of PyTorch, NumPy and Python are drawn; afterwards none of them was."
     numpy_state, python_state = np.random.get_state(), random.getstate()
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
@@ -305,7 +305,7 @@ def _score(task, data, most: int) -> tuple[float, float, int] | None:
     if any(isinstance(m, KeptTeacher) for m in task.teacher.modules()):
         return None  # several, and one of them cannot be asked
     part = _some(data.valid, most) if getattr(data.valid, 'numbered', True) else data.valid
-    batches = part.batches(data.norm, 250, device=task.device).plain()
+    batches = part.batches(data.norm, 250, device=task.device).unchanged()
     logits, labels = _answered(task.teacher, task.fitted, _until(most, batches))
     if not len(labels):
         return None
@@ -329,7 +329,7 @@ _CAUSES = (
 )
 
 
-def warn_of_guessing(
+def _warn_of_guessing(
     name: str, right: float, guessing: float, images: int, where: str = 'validation'
 ) -> None:
     "A `UserWarning` where so many percent are no better than guessing, with what it may be."
@@ -344,7 +344,7 @@ def warn_of_guessing(
 def warn_of_report(report: TeacherReport) -> None:
     "The same warning, of a teacher that was looked at already."
     seen = report.accuracy['valid'], report.guessing, report.looked_at['valid']
-    warn_of_guessing(report.name, *seen)
+    _warn_of_guessing(report.name, *seen)
 
 
 def look_before(
@@ -359,7 +359,7 @@ def look_before(
     known = _KNOWN.setdefault(task.teacher.model, {})
     key = _asked_before(task, data)
     if key not in known:
-        with unmoved():
+        with _unmoved():
             known[key] = _score(task, data, most)
     if known[key] is None:
         return
@@ -367,4 +367,4 @@ def look_before(
     where = 'training' if isinstance(task.teacher, KeptTeacher) else 'validation'
     if tell:
         print(f'teacher: {_named(task.teacher)}, {right:.1f} % of {images} {where} images', file=sys.stderr)
-    warn_of_guessing(_named(task.teacher), right, guessing, images, where)
+    _warn_of_guessing(_named(task.teacher), right, guessing, images, where)

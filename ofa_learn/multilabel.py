@@ -22,7 +22,7 @@ from .tasks import DeepSupervision, DistillationTask, Labels, method_class
 from .vkd import VkD
 
 # %% ../nbs/methods/78_multilabel.ipynb #b41b0008
-def check_many(
+def _check_many(
     target: torch.Tensor,  # what came
     shape: tuple[int, ...],  # (B, K)
 ) -> None:
@@ -38,7 +38,7 @@ def check_many(
         raise ValueError(f'{expected}, got values from {int(target.min())} to {int(target.max())}')
 
 
-def many_label_loss(
+def _many_label_loss(
     logits: torch.Tensor,  # (B, K)
     target: torch.Tensor,  # (B, K), 0 or 1
 ) -> torch.Tensor:  # a scalar
@@ -60,13 +60,13 @@ def binary_kd_loss(
     return temperature**2 * (yes + no).mean()
 
 
-def binary_hard_loss(
+def _binary_hard_loss(
     student_logits: torch.Tensor,  # (B, K)
     teacher_logits: torch.Tensor,  # (B, K); no gradient goes to it
 ) -> torch.Tensor:  # a scalar, NaN where a teacher's answer is
     "The binary cross-entropy with the teacher's yes and no."
     decided = ~teacher_logits.isnan().any()
-    loss = many_label_loss(student_logits, teacher_logits > 0)
+    loss = _many_label_loss(student_logits, teacher_logits > 0)
     return loss * torch.where(decided, 1.0, torch.nan)
 
 # %% ../nbs/methods/78_multilabel.ipynb #b41b000d
@@ -74,10 +74,10 @@ class _Many:
     "Labels that are a yes or no for each class, in place of one class."
 
     def check_labels(self: Any, target, images: int) -> None:
-        check_many(target, (images, self.num_classes))
+        _check_many(target, (images, self.num_classes))
 
     def label_loss(self: Any, logits: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        return many_label_loss(logits, target)
+        return _many_label_loss(logits, target)
 
 
 class ManyLabels(_Many, Labels):
@@ -93,7 +93,7 @@ class ManyKD(_Many, KD):
 
     def _from_teacher(self, z_s: torch.Tensor, z_t: torch.Tensor) -> torch.Tensor:
         if self.hard:
-            return binary_hard_loss(z_s, z_t)
+            return _binary_hard_loss(z_s, z_t)
         return binary_kd_loss(z_s, z_t, self.temperature)
 
 # %% ../nbs/methods/78_multilabel.ipynb #b41b000e
@@ -211,7 +211,7 @@ def average_precision(
     target: torch.Tensor,  # (N, K), 0 or 1
 ) -> torch.Tensor:  # (K,) percent; NaN for a class that no image shows
     "Each class's average precision; images of equal logits count as one step, whatever their order."
-    check_many(target, tuple(logits.shape))
+    _check_many(target, tuple(logits.shape))
     z, y = logits.double().cpu(), target.double().cpu()
     at_least = (z[None] >= z[:, None]).double()  # (N, N, K): who stands no lower than each image
     precision = torch.einsum('ijk,jk->ik', at_least, y) / at_least.sum(1)

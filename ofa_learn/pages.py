@@ -74,7 +74,7 @@ def embed_json(state) -> str:
 
 def plain_figure(fig: go.Figure | Sketch) -> dict:
     "Data and layout of a figure as JSON has them."
-    return fig.plain() if isinstance(fig, Sketch) else json.loads(fig.to_json())
+    return fig.as_dict() if isinstance(fig, Sketch) else json.loads(fig.to_json())
 
 
 def figure_html(
@@ -99,7 +99,7 @@ def _are_grey_rows(image) -> bool:
     return all(isinstance(v, int) and 0 <= v <= 255 for row in image for v in row)
 
 
-def check_digit(d: dict, i: int, classes: int) -> None:
+def _check_digit(d: dict, i: int, classes: int) -> None:
     "A `ValueError` that names what is wrong with the i-th image, its label or the teacher's probabilities."
     if not _are_grey_rows(d['image']):
         raise ValueError(f'digits.{i}.image: expected rows of one length with whole numbers from 0 to 255')
@@ -133,7 +133,7 @@ def check_cards(
             raise ValueError(f'cards.{i}.logits: expected finite numbers, got {c["logits"]}')
     names = [str(c) for c in (range(len(cards[0]['logits'])) if classes is None else classes)]
     for i, c in enumerate(cards):
-        check_digit(dict(c, probs=softmax(c['logits'])), i, len(names))
+        _check_digit(dict(c, probs=softmax(c['logits'])), i, len(names))
     return names
 
 # %% ../nbs/widgets/92_pages.ipynb #815d097a
@@ -162,7 +162,7 @@ def gamma_version(
         raise ValueError('digits: expected at least one image')
     classes = [str(c) for c in (range(len(digits[0]['probs'])) if classes is None else classes)]
     for i, d in enumerate(digits):
-        check_digit(d, i, len(classes))
+        _check_digit(d, i, len(classes))
     label, probs = digits[0]['label'], digits[0]['probs']
     drawn = sketch(target_weighting, gamma, probs[label]), sketch(class_bars, probs, label, gamma, classes)
     first = [figure.update_layout(height=340) for figure in drawn]
@@ -199,7 +199,7 @@ def steps_version(
         raise ValueError(f'figures: expected one for each view, got {len(figures)}')
     if gamma not in GAMMAS:
         raise ValueError(f'gamma: expected a stop of the slider, 1 to 4 in tenths, got {gamma}')
-    state = moving | dict(gamma=gamma, figures=[f.plain() for f in figures], texts=texts)
+    state = moving | dict(gamma=gamma, figures=[f.as_dict() for f in figures], texts=texts)
     return (
         '<figure class="ofa-page" data-page="steps">'
         f'<script type="application/json">{embed_json(state)}</script>'
@@ -239,7 +239,7 @@ def pooled(
 
 # %% ../nbs/widgets/92_pages.ipynb #3bb25b23
 @lru_cache(1)
-def packed_plotly() -> str:
+def _packed_plotly() -> str:
     "The installed plotly.js as text for a page: compressed, 1.8 MB instead of 4.8, without a sign of HTML's."
     return base64.b85encode(zlib.compress(get_plotlyjs().encode(), 9)).decode().replace('<', ',')
 
@@ -251,7 +251,7 @@ def static_text(
     return '\n'.join((files('ofa_learn') / 'static' / n).read_text(encoding='utf-8') for n in names)
 
 
-PAGE_SCRIPTS = ('shared.js', 'figure.js', 'views.js', 'pages.js')
+_PAGE_SCRIPTS = ('shared.js', 'figure.js', 'views.js', 'pages.js')
 
 
 def _page(title: str, body: str, scripts: str = '') -> str:
@@ -267,16 +267,16 @@ def _page(title: str, body: str, scripts: str = '') -> str:
 
 def write_page(path: str | Path, title: str, body: str) -> Path:
     "Write a page whose figures come to life: plotly.js and the code that moves them stand in the file."
-    *before, last = PAGE_SCRIPTS
+    *before, last = _PAGE_SCRIPTS
     packed = "document.getElementById('ofa-plotly').textContent"
     start = f'unpacked({packed}, function () {{\n{static_text(last)}\n}});'
     # One scope: no name of ours reaches the page. At its end, where the figures are there already.
     own = f'(function () {{\n{static_text(*before, "unpack.js")}\n{start}\n}})();'
-    scripts = f'<script type="text/plain" id="ofa-plotly">{packed_plotly()}</script><script>{own}</script>'
+    scripts = f'<script type="text/plain" id="ofa-plotly">{_packed_plotly()}</script><script>{own}</script>'
     return write_atomically(path, _page(title, body, scripts))
 
 # %% ../nbs/widgets/92_pages.ipynb #95bbf9e8
-SAYS = {
+_SAYS = {
     'better': 'better',
     'worse': 'worse',
     'within noise': 'within noise, not told apart',
@@ -287,7 +287,7 @@ SAYS = {
 
 def verdict_words(row: dict) -> str:
     "A row's verdict with its interval, and what is left of it among several comparisons."
-    said = SAYS[row['verdict']]
+    said = _SAYS[row['verdict']]
     if row['interval'] is None:
         return said
     said = f"{said}; 95 % interval {interval_text(row, ' to ')}"

@@ -84,7 +84,7 @@ def _who(task: DistillationTask, method: str) -> str:
     return f'{teacher} teaches {student} by {method}'
 
 # %% ../nbs/running/97_pictures.ipynb #97a0000e
-def curve_figure(history: list[dict]):
+def _curve_figure(history: list[dict]):
     "Validation accuracy over the epochs, and the training accuracy on views."
     import plotly.graph_objects as go
 
@@ -100,7 +100,7 @@ def curve_figure(history: list[dict]):
     return styled(fig, 'How it learned', 'epoch', 'accuracy in %', 'Has the validation curve levelled off?')
 
 # %% ../nbs/running/97_pictures.ipynb #97a0000f
-def class_figure(found: Evaluation):
+def _class_figure(found: Evaluation):
     "A bar for each class: percent of its images that are right."
     import plotly.graph_objects as go
 
@@ -116,7 +116,7 @@ def _write_page(
     path: Path, title: str, facts: list[tuple[str, str]], history, found: Evaluation, looked
 ) -> Path:
     "The page about one run."
-    figures = [curve_figure(history), class_figure(found), confusion_figure(found)]
+    figures = [_curve_figure(history), _class_figure(found), confusion_figure(found)]
     if looked is not None:
         figures.append(looked.figure())
     body = [

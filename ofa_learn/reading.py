@@ -122,13 +122,13 @@ def check_labels(
     return y.astype(np.int64)
 
 # %% ../nbs/internals/01_reading.ipynb #e1a0000c
-SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm'}
-MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}  # PIL's names, by channels; 2 and 4 keep transparency
+_SUFFIXES = {'.png', '.jpg', '.jpeg', '.webp', '.bmp', '.gif', '.tif', '.tiff', '.ppm', '.pgm'}
+_MODES = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}  # PIL's names, by channels; 2 and 4 keep transparency
 
 
 def check_channels(channels: int) -> int:
     "How many channels of a picture in a file are kept."
-    if channels not in MODES:
+    if channels not in _MODES:
         raise ValueError(
             f'channels: expected 1 (grey), 2 (grey and opacity), 3 (colour) or 4, got {channels!r}; '
             'images with more come as arrays'
@@ -169,7 +169,7 @@ def as_seen(
     if clear and channels in (1, 3):
         image = image.convert('RGBA')
         image = Image.alpha_composite(Image.new('RGBA', image.size, background), image)
-    return image.convert(MODES[channels])
+    return image.convert(_MODES[channels])
 
 # %% ../nbs/internals/01_reading.ipynb #a8e85399
 class Unreadable(ValueError):
@@ -245,7 +245,7 @@ def read_pictures(
 _NOT_SEEN = {'__macosx', '__pycache__', '@eadir', '$recycle.bin', 'lost+found', 'thumbs.db', 'desktop.ini'}
 
 
-def seen(name: str) -> bool:
+def _seen(name: str) -> bool:
     "Whether a file or folder is a person's own, by its name."
     return not name.startswith('.') and name.lower() not in _NOT_SEEN
 
@@ -258,7 +258,8 @@ def by_number(name: str) -> tuple:
 
 def folders_in(path: Path) -> list[Path]:
     "The folders of a folder, in order."
-    return sorted((p for p in path.iterdir() if seen(p.name) and p.is_dir()), key=lambda p: by_number(p.name))
+    folders = (p for p in path.iterdir() if _seen(p.name) and p.is_dir())
+    return sorted(folders, key=lambda p: by_number(p.name))
 
 
 def say(text: str) -> None:
@@ -266,7 +267,7 @@ def say(text: str) -> None:
     warnings.warn(text, stacklevel=3)
 
 # %% ../nbs/internals/01_reading.ipynb #e491ccb5
-def files_in(path: Path) -> list[str]:
+def _files_in(path: Path) -> list[str]:
     "All files at any depth, relative to `path`, in order; links are followed, once."
     places = (os.stat(p) for p in path.resolve().parents)
     found = []
@@ -277,8 +278,8 @@ def files_in(path: Path) -> list[str]:
             inside.clear()
             continue
         done.add((place.st_dev, place.st_ino))
-        inside[:] = filter(seen, inside)
-        found += [os.path.relpath(os.path.join(here, f), path) for f in files if seen(f)]
+        inside[:] = filter(_seen, inside)
+        found += [os.path.relpath(os.path.join(here, f), path) for f in files if _seen(f)]
     return sorted(found, key=by_number)
 
 # %% ../nbs/internals/01_reading.ipynb #8439235b
@@ -329,7 +330,7 @@ def part_folders(path: str | Path) -> dict[str, Path]:
 
 def pictures_of(path: Path) -> list[str]:
     "Those files in a folder that are pictures, at any depth."
-    return [f for f in files_in(path) if os.path.splitext(f)[1].lower() in SUFFIXES]
+    return [f for f in _files_in(path) if os.path.splitext(f)[1].lower() in _SUFFIXES]
 
 # %% ../nbs/internals/01_reading.ipynb #d235c84e
 _KINDS = {
@@ -364,7 +365,7 @@ def _folded(name: str) -> str:
     return unicodedata.normalize('NFC', name).casefold().strip()
 
 
-def class_names(parts: dict[str, Path]) -> tuple[str, ...]:
+def _class_names(parts: dict[str, Path]) -> tuple[str, ...]:
     "The classes of a folder's parts, all together, in order; names that differ in case only are refused."
     names: dict[str, str] = {}
     for folder in parts.values():
@@ -382,14 +383,14 @@ class Listed(NamedTuple):
     labels: np.ndarray  # (N,) int64
 
 # %% ../nbs/internals/01_reading.ipynb #602429ee
-def listed(root: Path, classes: tuple[str, ...]) -> Listed:
+def _listed(root: Path, classes: tuple[str, ...]) -> Listed:
     "The pictures in the class folders of `root`; what lies between them and is none is said."
     files, labels = [], []
     others: dict[str, int] = {}
     for k, name in enumerate(classes):
-        for f in files_in(root / name):
+        for f in _files_in(root / name):
             suffix = os.path.splitext(f)[1].lower()
-            if suffix in SUFFIXES:
+            if suffix in _SUFFIXES:
                 files.append(os.path.join(name, f))
                 labels.append(k)
             else:
@@ -397,7 +398,7 @@ def listed(root: Path, classes: tuple[str, ...]) -> Listed:
     if others:
         told = ', '.join(f'{n} of {suffix}' for suffix, n in others.items())
         say(f'{root}: files that are no pictures here are left out: {told}')
-    if loose := [p.name for p in root.iterdir() if seen(p.name) and p.suffix.lower() in SUFFIXES]:
+    if loose := [p.name for p in root.iterdir() if _seen(p.name) and p.suffix.lower() in _SUFFIXES]:
         say(
             f'{root}: {len(loose)} pictures lie beside the class folders and are left out, such as {loose[0]}'
         )
@@ -429,19 +430,19 @@ def list_folder(
     if not path.is_dir():
         raise ValueError(f'{path}: no such folder')
     roots = roots or part_folders(path) or dict(train=path)
-    classes = class_names(roots)
+    classes = _class_names(roots)
     if not classes:
         raise ValueError(f'{path}: expected one sub-folder per class, found none')
     if len(classes) == 1 and len(roots) == 1 and folders_in(inside := roots['train'] / classes[0]):
         raise ValueError(
             f'{path}: it has one class folder, {classes[0]}, with folders in it; is {inside} meant?'
         )
-    found = {part: listed(root, classes) for part, root in roots.items()}
+    found = {part: _listed(root, classes) for part, root in roots.items()}
     for part in [part for part, p in found.items() if part != 'train' and not p.files]:
         say(f'{found.pop(part).root}: it holds no pictures, so there is no {part} part')
     empty = set(range(len(classes))) - {int(k) for p in found.values() for k in np.unique(p.labels)}
     if empty:
-        looked_for = ', '.join(sorted(SUFFIXES))
+        looked_for = ', '.join(sorted(_SUFFIXES))
         at = roots['train'] / classes[min(empty)]
         raise ValueError(f'{at}: no images in this class folder (looked for {looked_for})')
     return found, classes

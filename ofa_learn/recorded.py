@@ -25,10 +25,10 @@ from .atomic import path_of
 _LAST = ('loss', 'train_accuracy')  # kept of the last epoch
 
 
-def rounded(value, digits: int = 4):
+def _rounded(value, digits: int = 4):
     "Floats to so many decimals, also in a dict."
     if isinstance(value, dict):
-        return {k: rounded(v, digits) for k, v in value.items()}
+        return {k: _rounded(v, digits) for k, v in value.items()}
     return round(value, digits) if isinstance(value, float) else value
 
 
@@ -37,11 +37,11 @@ def _row(record: dict) -> dict:
     row = {k: v for k, v in record.items() if k not in ('setting', 'history')}
     row |= {f'setting.{k}': v for k, v in record['setting'].items()}
     for k in ('test_accuracy', 'valid_accuracy'):
-        row[k] = rounded(row[k], 2)
+        row[k] = _rounded(row[k], 2)
     return row
 
 
-def trimmed(
+def _trimmed(
     record: dict,  # as `check_record` passes it
 ) -> dict:  # a row: setting.* on its level, curve (percent after the epochs in at), last
     "What a recording keeps of a record, on one level."
@@ -50,12 +50,12 @@ def trimmed(
         raise ValueError(f'{record.get("run")}: expected a history of epochs 1, 2, 3, …')
     looked = [h for h in history if h.get('valid_accuracy') is not None]
     at = [h['epoch'] for h in looked]
-    curve = [rounded(h['valid_accuracy'], 2) for h in looked]
-    last = {k: rounded(history[-1][k]) for k in _LAST if k in history[-1]} if history else {}
+    curve = [_rounded(h['valid_accuracy'], 2) for h in looked]
+    last = {k: _rounded(history[-1][k]) for k in _LAST if k in history[-1]} if history else {}
     return _row(record) | dict(at=at, curve=curve, last=last)
 
 # %% ../nbs/running/87_recorded.ipynb #af0a9ed8
-def whole(row: dict) -> dict:
+def _whole(row: dict) -> dict:
     "The record of a row, with the history that was kept."
     apart = ('at', 'curve', 'last')
     record = {k: v for k, v in row.items() if not k.startswith('setting.') and k not in apart}
@@ -72,40 +72,40 @@ def _has(row: dict, key: str, value) -> bool:
     return key in row and json.dumps(row[key], sort_keys=True) == json.dumps(value, sort_keys=True)
 
 
-def shared(rows: list[dict]) -> dict:
+def _shared(rows: list[dict]) -> dict:
     "What is the same in all rows."
     return {k: v for k, v in rows[0].items() if all(_has(r, k, v) for r in rows[1:])}
 
 
-def without(row: dict, known: dict) -> dict:
+def _without(row: dict, known: dict) -> dict:
     "What a row has beyond what is known."
     return {k: v for k, v in row.items() if k not in known}
 
 
-def folded(
-    rows: list[dict],  # of `trimmed`
+def _folded(
+    rows: list[dict],  # of `_trimmed`
 ) -> dict:  # shared, groups, runs
     """Rows with everything said once.
 
     `shared` is of all rows, `groups` has what a pair and method share, and `runs` the rest, each run with the
     number of its group.
     """
-    common = shared(rows)
+    common = _shared(rows)
     members: dict[tuple, list[dict]] = {}
     for r in rows:
-        members.setdefault((r['pair'], r['method']), []).append(without(r, common))
-    groups = {key: shared(own) for key, own in members.items()}
+        members.setdefault((r['pair'], r['method']), []).append(_without(r, common))
+    groups = {key: _shared(own) for key, own in members.items()}
     order = list(groups)
     runs = []
     for r in rows:
         key = r['pair'], r['method']
-        runs.append(dict(group=order.index(key)) | without(without(r, common), groups[key]))
+        runs.append(dict(group=order.index(key)) | _without(_without(r, common), groups[key]))
     return dict(shared=common, groups=list(groups.values()), runs=runs)
 
 
-def unfolded(found: dict, run: dict) -> dict:
+def _unfolded(found: dict, run: dict) -> dict:
     "The row of one run."
-    return found['shared'] | found['groups'][run['group']] | without(run, {'group': 0})
+    return found['shared'] | found['groups'][run['group']] | _without(run, {'group': 0})
 
 # %% ../nbs/running/87_recorded.ipynb #99549d45
 def _seeds(plan: 'Sweep') -> tuple:
@@ -178,10 +178,10 @@ def pack(
     planned = len(planned_runs(plan))
     if len(records) < planned:
         warnings.warn(f'{folder}: {len(records)} of the {planned} runs of the plan', stacklevel=2)
-    rows = [trimmed(r) for r in records]
-    rows = [r | dict(checksum=sealed(whole(r))['checksum']) for r in rows]
+    rows = [_trimmed(r) for r in records]
+    rows = [r | dict(checksum=sealed(_whole(r))['checksum']) for r in rows]
     about = dict(kind='recording', version=_VERSION, planned=planned, plan=sealed(asdict(plan)))
-    found = about | folded(rows)
+    found = about | _folded(rows)
     lines = ',\n'.join(map(_line, found.pop('runs')))
     return write_atomically(path, f'{_line(found)[:-1]},\n"runs":[\n{lines}\n]}}\n')
 
@@ -205,7 +205,7 @@ def load_recording(
     out = []
     for i, run in enumerate(found.get('runs', ())):
         try:
-            out.append(check_record(unsealed(whole(unfolded(found, run)))))
+            out.append(check_record(unsealed(_whole(_unfolded(found, run)))))
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
             name = run.get('run', i) if isinstance(run, dict) else i
             warnings.warn(f'{path}: skipped run {name}, no record: {type(e).__name__} {e}', stacklevel=2)

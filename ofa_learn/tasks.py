@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'all_methods', 'register', 'right_answers', 'DistillationTask', 'Labels', 'DeepSupervision', 'OFA',
-           'create_task']
+           'create_task', 'Teacher']
 
 # %% ../nbs/course/50_tasks.ipynb #421f85fb
 import difflib
@@ -125,6 +125,7 @@ def choose(settings: dict[str, dict], setting: str, **given) -> dict:
     return settings[setting] | {k: v for k, v in given.items() if v is not None}
 
 # %% ../nbs/course/50_tasks.ipynb #a2e95d71
+_all_ = ['Teacher']  # of lesson 49, and imported from here too
 METHODS: dict[str, type['DistillationTask']] = {}
 
 

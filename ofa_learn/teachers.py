@@ -59,7 +59,7 @@ def logits_in(
 _SUFFIXES = {'.safetensors', '.pth', '.pt', '.bin', '.ckpt', '.tar', '.pkl', '.th'}
 
 
-def as_path(model) -> Path | None:
+def _as_path(model) -> Path | None:
     "The path that stands for a network, None where it is a name or a module."
     if isinstance(model, os.PathLike):
         return path_of(os.fspath(model))
@@ -105,7 +105,7 @@ def _by_name(name: str, num_classes, input_size, pretrained: bool, allow_untrain
     raise _untaught(name, num_classes, known)
 
 # %% ../nbs/course/49_teachers.ipynb #49a0000e
-def unwrapped_model(model: nn.Module) -> nn.Module:
+def _unwrapped_model(model: nn.Module) -> nn.Module:
     "The network inside `DataParallel`, moving averages and `torch.compile`."
     inner: Any = model
     while isinstance(inner, WRAPPERS) or '_orig_mod' in inner._modules:
@@ -152,7 +152,7 @@ def _from_path(path: Path, key: str | None, num_classes: int | None) -> tuple[nn
 
 def _opened(model, num_classes, input_size, pretrained, allow_untrained, weights, key):
     "The network that a name, a path or a module stands for, and what its file says about it."
-    path = as_path(model)
+    path = _as_path(model)
     by_name = isinstance(model, str) and path is None
     if pretrained and (not by_name or weights is not None):
         raise ValueError(
@@ -170,7 +170,7 @@ def _opened(model, num_classes, input_size, pretrained, allow_untrained, weights
         raise TypeError('teacher: this is a Teacher already')
     if not isinstance(model, nn.Module):
         raise TypeError(f'teacher: expected a name, a file or an nn.Module, got {type(model).__name__}')
-    model = unwrapped_model(model)
+    model = _unwrapped_model(model)
     return (model if weights is None else fill(model, state_at(weights, key), weights)), {}
 
 # %% ../nbs/course/49_teachers.ipynb #49a00012
@@ -474,7 +474,7 @@ class Fitted(nn.Module):
         return answers._replace(logits=answers.logits[:, self.columns])
 
 
-class FittedEnsemble(Fitted):
+class _FittedEnsemble(Fitted):
     "How several teachers are asked, each as it expects."
 
     members: Any
@@ -492,7 +492,7 @@ class FittedEnsemble(Fitted):
         return told[teacher.features]._replace(logits=logits)
 
 # %% ../nbs/course/49_teachers.ipynb #49a00033
-class FittedRows(Fitted):
+class _FittedRows(Fitted):
     "How kept answers are asked: by the images' numbers."
 
     def __init__(self, teacher: KeptTeacher, num_classes: int, needs):
@@ -557,12 +557,12 @@ def fit_teacher(
     if teacher is None:
         return Fitted()
     if isinstance(teacher, KeptTeacher):
-        return FittedRows(teacher, num_classes, needs)
+        return _FittedRows(teacher, num_classes, needs)
     if isinstance(teacher, Ensemble) and 'logits' in needs:
         facts = (input_size, input_norm, num_classes)
         asked = [tuple(needs) if i == teacher.features else ('logits',) for i in range(len(teacher.shares))]
         members: Any = teacher.model
-        return FittedEnsemble([fit_teacher(t, *facts, n, names) for t, n in zip(members, asked)])
+        return _FittedEnsemble([fit_teacher(t, *facts, n, names) for t, n in zip(members, asked)])
     view = _view(teacher, input_size, input_norm)
     seen = teacher.sees(input_size)
     if seen[1:] != tuple(input_size[1:]):
@@ -624,7 +624,7 @@ def as_teacher(
         raise ValueError(f'teacher: {method} needs one')
     if isinstance(teacher, (list, tuple)):
         return Ensemble(teacher)
-    if isinstance(teacher, str) and as_path(teacher) is None and not is_answers(teacher):
+    if isinstance(teacher, str) and _as_path(teacher) is None and not is_answers(teacher):
         return Teacher(teacher, num_classes, input_size)
     return _member(teacher)
 

@@ -86,7 +86,7 @@ def predict(
     device = next(model.parameters()).device
     with evaluating(model):
         norm, logits = measurable(model, part, norm)
-        return torch.cat([logits(b.input) for b in part.batches(norm, batch_size, device=device).plain()])
+        return torch.cat([logits(b.input) for b in part.batches(norm, batch_size, device=device).unchanged()])
 
 # %% ../nbs/course/80_training.ipynb #47e5710e
 def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
@@ -120,7 +120,7 @@ def accuracy(model: nn.Module, part: ImageData, norm: Norm) -> float:
     if rank < len(part):
         mine = part.take(torch.arange(rank, len(part), world)) if world > 1 else part
         with evaluating(model):
-            for b in mine.batches(norm, 500, device=device).plain():
+            for b in mine.batches(norm, 500, device=device).unchanged():
                 known = (b.target.reshape(len(b.target), -1) >= 0).all(1)
                 hits += torch.stack([right_answers(logits(b.input), b.target).sum(), known.sum()])
     right, known = summed(hits.double().cpu(), device).tolist()

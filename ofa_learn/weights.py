@@ -36,7 +36,7 @@ def plain_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return state
 
 
-def unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _unwrapped(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     "The weights without the word before every name, such as `model.` of a class that holds the network."
     first = next(iter(state), '').partition('.')[0] + '.'
     if not all(k.startswith(first) for k in state):
@@ -118,7 +118,7 @@ def _from_safetensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f'{path}: not a readable safetensors file ({_first_line(e)})') from e
 
 
-def is_own_file(path: str | Path) -> bool:
+def _is_own_file(path: str | Path) -> bool:
     "Whether `save_model` wrote a file, so that it says which network it is."
     try:
         with safe_open(path, 'pt') as f:
@@ -130,7 +130,7 @@ def is_own_file(path: str | Path) -> bool:
 _HUB_WEIGHTS = ('model.safetensors', 'pytorch_model.bin', 'open_clip_model.safetensors')
 
 
-def hub_facts(
+def _hub_facts(
     folder: Path,  # with config.json and weights
 ) -> tuple[Path, dict]:  # the file of weights; architecture, num_classes, input_size, norm, classes, kwargs
     "What a folder of timm's layout says about its network; a `ValueError` for another."
@@ -175,10 +175,10 @@ def _by_its_module(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict[
     return found if _numbers(found) == _numbers(state) else dict(state)
 
 
-def translated(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
+def _translated(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:
     "The weights under the model's names, where a wrapper or another program named them; else as they came."
     own = {k for k in model.state_dict() if not k.endswith('num_batches_tracked')}
-    for names in (dict, unwrapped, lambda state: _by_its_module(unwrapped(state), model)):
+    for names in (dict, _unwrapped, lambda state: _by_its_module(_unwrapped(state), model)):
         found = names(state)  # one after the other: a translation reads every weight
         if own <= found.keys():
             return found
@@ -192,7 +192,7 @@ def fill(
 ) -> nn.Module:
     "The model with these weights, in eval mode; a `ValueError` unless they are its own, one for one."
     own = model.state_dict()
-    state = translated(state, model)
+    state = _translated(state, model)
     counters = {k for k in own if k.endswith('num_batches_tracked')}  # old files lack them, nobody reads them
     missing = [k for k in own if k not in state and k not in counters]
     extra = [k for k in state if k not in own]
@@ -245,7 +245,7 @@ def filled_model(
     where = 'weights' if isinstance(weights, Mapping) else weights
     with torch.device('meta'):  # for the names alone
         skeleton = timm.create_model(name, num_classes=2)
-    state = translated(state_at(weights, key), skeleton)
+    state = _translated(state_at(weights, key), skeleton)
     k = _classes_in(state, name) if num_classes is None else num_classes
     if k is None:
         raise ValueError(f'num_classes: {where} has no classifier to read it from; say how many {name} has')
@@ -280,14 +280,14 @@ def model_at(
     "The network that a file or a hub's folder holds, with what it says about its images."
     path = path_of(path)
     if path.is_dir():
-        file, about = hub_facts(path)
+        file, about = _hub_facts(path)
         kwargs = {k: v for k, v in about['kwargs'].items() if k not in ('in_chans', 'num_classes')}
         size = about['input_size'] or (3, 224, 224)
         model = make_model(about['architecture'], about['num_classes'], size, **kwargs)
         return fill(model, state_in(_content(file), file), file), about
     if not path.is_file():
         raise ValueError(f'{path}: no such file or folder')
-    if path.suffix == '.safetensors' and is_own_file(path):
+    if path.suffix == '.safetensors' and _is_own_file(path):
         return load_model(path)
     if path.suffix != '.safetensors' and _is_torchscript(path):
         return torch.jit.load(str(path), map_location='cpu').eval(), {}

@@ -314,13 +314,13 @@ def _gradient_figure(s: dict, classes: list[str]) -> Sketch:
 
 # %% ../nbs/widgets/90_widgets.ipynb #ed98836c
 SOURCE = static_text('shared.js', 'controls.js')
-CSS = static_text('controls.css')
+_CSS = static_text('controls.css')
 
 
 class Slider(anywidget.AnyWidget):
     "A number with its name, moved by mouse or keys."
 
-    _esm, _css = SOURCE, CSS
+    _esm, _css = SOURCE, _CSS
     value, min, max, step = (tr.Float(v).tag(sync=True) for v in (0.0, 0.0, 1.0, 0.1))
     description = tr.Unicode('').tag(sync=True)
 
@@ -338,7 +338,7 @@ class Slider(anywidget.AnyWidget):
 class _Strip(anywidget.AnyWidget):
     "Images in a row, one of them picked."
 
-    _esm, _css = SOURCE, CSS
+    _esm, _css = SOURCE, _CSS
     value = tr.Int(0).tag(sync=True)
     description = tr.Unicode('').tag(sync=True)
     images: Any = tr.List().tag(sync=True)
@@ -529,7 +529,7 @@ class Moving(W.VBox):
         return write_page(path, self.title, f'<h1>{html.escape(self.title)}</h1>{self.page_version()}')
 
 # %% ../nbs/widgets/90_widgets.ipynb #76b03eeb
-class Explorer(Moving):
+class _Explorer(Moving):
     "Digits, γ and T, and figures of the one that is picked."
 
     def __init__(self, cards, classes=None, gamma=1.4, temperature=1.0, least=1.0):
@@ -562,7 +562,7 @@ class Explorer(Moving):
         return self.cards[self.digit.value]
 
 # %% ../nbs/widgets/90_widgets.ipynb #d6ee428c
-class GammaExplorer(Explorer):
+class GammaExplorer(_Explorer):
     """Slide γ and T over real digits: every class's weight in KD and in OFA's forms.
 
     The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.
@@ -667,7 +667,7 @@ def _logit_sliders(w: 'LossAnatomy') -> list[Slider]:
     return [Slider(description=_logit_name(w, c), value=w.logits[c], **span) for c in _three_classes(w.card)]
 
 # %% ../nbs/widgets/90_widgets.ipynb #7ddf1270
-class LossAnatomy(Explorer):
+class LossAnatomy(_Explorer):
     """One image's loss taken apart: Eqs. 5 to 8 as bars that add up, as formulas, and the gradient.
 
     The last line of a cell shows the widget; `to_html(path)` writes it as a page that needs no kernel.

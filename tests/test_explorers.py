@@ -311,7 +311,7 @@ def test_a_sketch_is_the_figure(widget):
     "What is built without plotly is what plotly makes of it, to the last entry."
     w = widget()
     for drawn in w.draw(w.numbers):
-        assert plotlys(drawn.plain()) == json.loads(drawn.figure().to_json())
+        assert plotlys(drawn.as_dict()) == json.loads(drawn.figure().to_json())
 
 
 def test_a_choice_has_nothing_in_between():

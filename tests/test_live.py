@@ -263,7 +263,7 @@ def test_figures_show_the_rows_and_the_marks():
         assert [a.text for a in f.layout.annotations] == ['γ = 1.4', 'γ = 1.6', 'γ = 4']
         assert f.layout.meta['caption'] and f.layout.title.text and f.layout.xaxis.range[1] >= 40
     for figure in (_loss_figure, _accuracy_figure):  # what is shown is built without plotly, and is the same
-        assert sketch(figure, now).plain() == json.loads(figure(now).to_json())
+        assert sketch(figure, now).as_dict() == json.loads(figure(now).to_json())
     empty = _loss_figure(made_up(0))
     assert not empty.data[0].x and tuple(empty.layout.yaxis.range) == (0, 1)
 

@@ -66,7 +66,7 @@ def while_training(folder: Path) -> np.ndarray:
     data = load_images(folder, size=40, workers=0, crop=1.0, norm=Norm((0.0,) * 3, (1.0,) * 3))
     whole = data.train.take(torch.arange(0))
     whole = type(whole)(**vars(whole) | dict(rows=torch.arange(2), labels=torch.zeros(2, dtype=torch.int64)))
-    batch = next(whole.batches(data.norm, 2).plain())
+    batch = next(whole.batches(data.norm, 2).unchanged())
     return (batch.input[0] * 255).round().numpy().astype(np.uint8)
 
 

@@ -360,15 +360,131 @@ def test_the_list_of_lessons_is_in_order(tree, folder):
     assert [f'nbs/{folder}/{number}_{title}.ipynb' for number, title, _ in rows] == lessons_of(tree, folder)
 
 
+TIMMS = """
+import importlib, json, pkgutil, ofa_learn, timm
+found = {}
+for info in pkgutil.iter_modules(ofa_learn.__path__):
+    if not info.name.startswith('_'):
+        module = importlib.import_module(f'ofa_learn.{info.name}')
+        found[info.name] = getattr(module, '__all__', [])
+print(json.dumps(dict(names=found, models=timm.list_models(module='models'))))
+"""
+
+
 def test_public_names_are_few(tree):
-    "What no reader and no other package uses is not in any `__all__`."
-    names = []
-    for name in tree.names:
-        if re.fullmatch(r'ofa_learn/\w+\.py', name):
-            for node in ast.parse(tree.read(name)).body:
-                if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == '__all__':
-                    names += ast.literal_eval(node.value)
+    """What no reader and no other package uses is not in any `__all__`, as a program sees them.
+
+    timm's `register_model` adds the entry point of each model to the `__all__` of its module. These names are
+    for timm: a reader writes `make_model('micro_vit')`, and the entry point is what timm calls for that.
+    """
+    said = json.loads(tree.python('-c', TIMMS).splitlines()[-1])
+    entry_points = set(said['models']) & set(said['names']['models'])
+    assert len(entry_points) == 6
+    names = [n for of in said['names'].values() for n in of if n not in entry_points]
     assert 150 < len(names) <= 200
+    assert not [n for n in names if n.startswith('_')]
+
+
+# Used by name only, from outside of the package, or met by a reader who did not write them.
+NOT_IMPORTED = {
+    # found by timm under these names
+    'models': 'default_cfgs checkpoint_filter_fn micro_resnet micro_vit micro_mixer swin_nano swin_pico '
+    # printed with a model, and every checkpoint names the classes of the student's layers
+    'cifar_resnet56 MicroResNet BasicBlock',
+    # commands of `ofa-learn`
+    'cli': 'demo teach look train cka methods models',
+    # replaced in a test
+    'reading': 'free_memory',
+    # classes of what a function gives back: in messages, printed, or named in checkpoints
+    'loaders': 'LoadedData',
+    'pictures': 'PictureRun',
+    'multilabel': 'ManyLabels ManyDeepSupervision ManyKD ManyFitNet ManyOFD ManyReviewKD ManyVkD ManyCC '
+    # and a loss that the lesson teaches
+    'ManyRKD ManyRSD binary_kd_loss',
+    # tables to which a new method is added, see CONTRIBUTING.md
+    'figures': 'METHOD_STYLES',
+    'bench': 'KINDS',
+}
+
+
+def defined_names(source):
+    "Functions, classes and constants of a module that are in no `__all__` and have no underscore."
+    names, public = [], set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.append(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            nodes = [n for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)]
+            stored = [n.id for n in nodes if isinstance(n.ctx, ast.Store)]
+            names += stored
+            public |= set(ast.literal_eval(node.value)) if '__all__' in stored else set()
+    return [n for n in dict.fromkeys(names) if n[0] != '_' and n not in public]
+
+
+def names_used(source):
+    "What a file takes out of the package, as (module, name): by `from`, or as an attribute of a module."
+    used, modules = set(), {}
+    nodes = list(ast.walk(ast.parse(source)))
+    for node in nodes:
+        if isinstance(node, ast.ImportFrom) and (node.level or node.module.split('.')[0] == 'ofa_learn'):
+            module = (node.module or '').removeprefix('ofa_learn').strip('.')
+            used |= {(module, a.name) for a in node.names}
+            modules |= {a.asname or a.name: a.name for a in node.names if not module}
+        elif isinstance(node, ast.Import):
+            modules |= {
+                a.asname or a.name: a.name[10:] for a in node.names if a.name.startswith('ofa_learn.')
+            }
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            of = ast.unparse(node.value)
+            late = re.fullmatch(r"import_module\('ofa_learn\.(\w+)'\)", of)
+            module = late[1] if late else modules.get(of)
+            used |= {(module, node.attr)} if module else set()
+    return used
+
+
+def home_of(module, name, defined, taken):
+    "The module that defines a name, also where another one has it from there."
+    while module in defined and name not in defined[module]:
+        module = next((m for m, n in taken[module] if n == name), None)
+    return module, name
+
+
+def code_of(tree, notebook):
+    "The Python of a notebook, with `pass` where IPython has commands of its own."
+    cells = [c for c in json.loads(tree.read(notebook))['cells'] if c['cell_type'] == 'code']
+    return re.sub(r'^(\s*)[%!].*$', r'\1pass', '\n'.join(''.join(c['source']) for c in cells), flags=re.M)
+
+
+def test_used_names_are_seen():
+    code = 'from ofa_learn import a\nimport ofa_learn.b as c\nfrom .d import e\na.f, c.g\n'
+    code += "import_module('ofa_learn.j').k()\nimport m.n\nfrom m import o\n"
+    assert names_used(code) == {('', 'a'), ('b', 'g'), ('d', 'e'), ('a', 'f'), ('j', 'k')}
+    assert defined_names("__all__ = ['a']\na = b = 1\nc: int = 2\n_d = 3\ndef e(): ...\n") == list('bce')
+    taken = dict(x={('y', 'f'), ('z', 'g')}, y=set())
+    assert home_of('x', 'f', dict(x=[], y=['f']), taken) == ('y', 'f')
+
+
+def test_a_name_that_nobody_imports_has_an_underscore(tree):
+    "See CONTRIBUTING.md. A lesson's own cells do not count."
+    lessons = {module_of(tree, n): n for folder in ROOMS for n in lessons_of(tree, folder)}
+    source = {m: tree.read(f'ofa_learn/{m}.py') for m in lessons}
+    defined = {m: defined_names(text) for m, text in source.items()}
+    taken = {m: names_used(text) for m, text in source.items()}
+    by_file = {n: names_used(code_of(tree, n)) for n in tree.notebooks()}
+    others = [n for n in tree.names if re.fullmatch(r'(tests|tools)/.*\.py|ofa_learn/__\w+\.py', n)]
+    by_file |= {n: names_used(tree.read(n)) for n in others}
+    alone, needless = [], []
+    for module, lesson in lessons.items():
+        elsewhere = set().union(*(names for n, names in by_file.items() if n != lesson))
+        used = {home_of(m, n, defined, taken) for m, n in elsewhere}
+        found = [n for n in defined[module] if (module, n) not in used]
+        excused = NOT_IMPORTED.get(module, '').split()
+        alone += [f'{module}.{n}' for n in found if n not in excused]
+        needless += [f'{module}.{n}' for n in excused if n not in found]
+    assert not alone, f'{alone}: give them an underscore, or #| export them if a reader calls them'
+    assert not needless, f'{needless}: they are used elsewhere or gone, and need no exception'
 
 
 def test_text_names_no_machine_and_no_registry(tree):

@@ -1,4 +1,4 @@
-"""Taps: what lesson 10 does not show of choosing stages and of the head that runs once."""
+"""What lesson 10 does not show of models: choosing stages and of the head that runs once."""
 
 import copy
 
