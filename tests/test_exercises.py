@@ -11,7 +11,7 @@ from copies import ROOT
 from fresh import call
 from solving import try_checks
 
-from ofa_learn.exercises import check_guess, judge, near
+from ofa_learn.exercises import _judge, check_guess, near
 
 FOLDERS = ('course', 'methods')
 LESSONS = [p for folder in FOLDERS for p in sorted((ROOT / 'nbs' / folder).glob('*.ipynb'))]
@@ -393,7 +393,7 @@ def test_a_guess_is_one_number_and_an_answer_may_stand_in_a_list():
         *['Too low. low'] * 2,
         *['Right.'] * 2,
     ]
-    assert judge([2], near(2, 'low', 'high')) == 'Right.', 'what is computed often comes in a list'
+    assert _judge([2], near(2, 'low', 'high')) == 'Right.', 'what is computed often comes in a list'
 
 
 def pictures(cells: list[dict]) -> list[bool]:
