@@ -402,9 +402,10 @@ def _missing(done: list[dict], planned: list[dict], out: str) -> str:
 # %% ../nbs/internals/99_cli.ipynb #f963fcf6
 def _look_at_teachers(plan, planned: list[dict], out: str, jobs: int, device) -> None:
     "Say what the teachers of runs that are yet to be done know, before they teach."
-    from ofa_learn.look import look_at, warn_of_report
+    from functools import partial
+
     from ofa_learn.records import finished
-    from ofa_learn.runs import needs_teacher, pair_models
+    from ofa_learn.runs import look_first, needs_teacher, pair_models
     from ofa_learn.sweeps import check_runs, make_ready, ready_teacher
 
     todo = [r for r in planned if not finished(out, r['name'])]
@@ -414,13 +415,12 @@ def _look_at_teachers(plan, planned: list[dict], out: str, jobs: int, device) ->
     wrong = make_ready(plan, todo, out, jobs, cache=False, device=device)
     names = {pair_models(r['pair'])[0]: None for r in todo if needs_teacher(r['method'])}
     data = plan.load()
+    say = partial(print, flush=True)
     if not (data.train.labels >= 0).any():
         return  # nothing to compare its answers with
     for name in (n for n in names if n not in wrong):
         file, _ = ready_teacher(plan, name, out, device)
-        report = look_at(str(file), data, augment=plan.augment, view_seed=plan.view_seed)
-        print(f'the teacher, {report}', flush=True)
-        warn_of_report(report)
+        look_first(str(file), data, say, augment=plan.augment, view_seed=plan.view_seed)
 
 # %% ../nbs/internals/99_cli.ipynb #885b6cfe
 def _run_plan(plan, out: str, jobs: int, cache: bool, device, only, prepare: bool) -> None:

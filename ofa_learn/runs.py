@@ -379,10 +379,15 @@ def _temperature(r: Recipe, method: str) -> float:
     return min((own.get('temperature', 1.0) for own in reading), default=1.0)
 
 
-def _look(teacher: Teacher, data: Splits, temperature: float, augment, say) -> None:
-    "What a teacher has to say, told by one of the processes."
+def look_first(
+    teacher,  # see `look_at`
+    data: Splits,  # what it will teach from
+    say: Callable[[str], None],  # gets the report
+    **options,  # of `look_at`
+) -> None:
+    "What a teacher has to say, told by one of the processes, and a warning where it only guesses."
     if place()[0] == 0:
-        report = look_at(teacher, data, temperature=temperature, augment=augment)
+        report = look_at(teacher, data, **options)
         say(f'the teacher, {report}')
         warn_of_report(report)
 
@@ -635,7 +640,7 @@ def run_recipe(
     taught = None
     if needs_teacher(method):
         taught = _recipe_teacher(r, data, out, teacher, say, resume, device=device, progress=progress)
-        _look(taught, data, _temperature(r, method), settings['augment'], say)
+        look_first(taught, data, say, temperature=_temperature(r, method), augment=settings['augment'])
     task = _recipe_task(r, method, taught, data, seed)
     history = fit(
         task,
