@@ -539,8 +539,9 @@ def bench_gpu(
     measured = []
     for pair, name, method in product(pairs, names, ('labels', 'kd', 'ofa')):
         torch.compiler.reset()
-        measured.append(_gpu_row(pair, name, method, 1 if quick else rounds, 1 if quick else 10, on))
-        say(f'  {pair["student"]}, {name}, {method}: done')
+        row = _gpu_row(pair, name, method, 1 if quick else rounds, 1 if quick else 10, on)
+        measured.append(row)
+        say(f'  {pair["student"]}, {name}, {method}: {_gpu_text(row)}')  # a stopped run has shown these
     where = torch.cuda.get_device_name(on) if on.type == 'cuda' else on.type
     rows = [(f"{r['pair']}, {r['setting']}, {r['method']}", _gpu_text(r)) for r in measured]
     return dict(machine=machine() | dict(device=where), measured=measured, rows=rows)
