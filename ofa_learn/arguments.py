@@ -275,7 +275,7 @@ def option_takers(
             owners.setdefault(option, []).append(method)
     takers = {option: building + listed(methods) for option, methods in owners.items()}
     takers |= dict.fromkeys(method_options(tasks.DistillationTask), f'{building}every method')
-    takers |= dict.fromkeys(('weights', 'parts'), f'{building}joined methods, such as ofa+kd')
+    takers |= dict.fromkeys(('weights', 'options_of'), f'{building}joined methods, such as ofa+kd')
     return takers | dict.fromkeys(settings_of(training.fit), 'fit and distill')
 
 # %% ../nbs/internals/03_arguments.ipynb #3f0c7a5b

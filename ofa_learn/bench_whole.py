@@ -125,8 +125,8 @@ def _by_timm(root: str, teacher_file: str, out: str, epochs: int) -> None:
 def _program(loaders: Callable, loop: Callable, *arguments) -> list[str]:
     "The command that runs a loop and what it calls as a program of its own."
     call = f'{loop.__name__}({", ".join(map(repr, arguments))})'
-    parts = [inspect.getsource(f) for f in (_accuracy_of, loaders, loop)]
-    source = '\n\n'.join([*parts, f'if __name__ == "__main__":\n    {call}\n'])
+    pieces = [inspect.getsource(f) for f in (_accuracy_of, loaders, loop)]
+    source = '\n\n'.join([*pieces, f'if __name__ == "__main__":\n    {call}\n'])
     file = write_atomically(Path(arguments[2]) / f'{loop.__name__}.py', source)
     return [sys.executable, str(file)]
 

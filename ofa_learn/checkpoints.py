@@ -323,8 +323,10 @@ def _say_longer(
 
 # %% ../nbs/running/78_checkpoints.ipynb #aa862e14
 def _flat(row: dict) -> dict:
-    "A row of the history with its parts beside the rest."
-    return {k: v for k, v in row.items() if k != 'parts'} | {f'part.{k}': v for k, v in row['parts'].items()}
+    "A row of the history with its named losses beside the rest."
+    return {k: v for k, v in row.items() if k != 'losses'} | {
+        f'loss.{k}': v for k, v in row['losses'].items()
+    }
 
 
 def _write_history(history: list[dict], path: Path) -> None:
@@ -357,7 +359,7 @@ def board(
     def show(row: dict) -> None:
         for k, v in _flat(row).items():
             if isinstance(v, (int, float)) and k != 'epoch':
-                writer.add_scalar(k.replace('part.', 'parts/'), v, row['epoch'])
+                writer.add_scalar(k.replace('loss.', 'losses/'), v, row['epoch'])
 
     try:
         yield show

@@ -158,37 +158,37 @@ def probe_classes(
 
 # %% ../nbs/internals/48_checks.ipynb #12cccb40
 def _check_one_number(method: str, name: str, value) -> None:
-    "Raise unless a part of a loss is a number of the whole batch."
+    "Raise unless a loss is a number of the whole batch."
     if not torch.is_tensor(value):
-        raise TypeError(f'{method}: part {name!r} should be a tensor, got {type(value).__name__}')
+        raise TypeError(f'{method}: loss {name!r} should be a tensor, got {type(value).__name__}')
     if value.ndim:
         raise ValueError(
-            f'{method}: part {name!r} should be one number for the whole batch, got shape '
+            f'{method}: loss {name!r} should be one number for the whole batch, got shape '
             f'{tuple(value.shape)}; take its mean'
         )
 
 
 def check_named(
     method: str,  # whose `losses` gave it, by name
-    parts,  # what they gave
+    losses,  # what they gave
 ) -> None:
     "Raise unless it is numbers of the whole batch by their names, of which one can be trained."
-    if not isinstance(parts, Mapping):
+    if not isinstance(losses, Mapping):
         raise TypeError(
-            f'{method}: `losses` should return its parts by name, such as dict(ce=…), '
-            f'got {type(parts).__name__}'
+            f'{method}: `losses` should return a dict of them by name, such as dict(ce=…), '
+            f'got {type(losses).__name__}'
         )
-    if not parts:
-        raise ValueError(f'{method}: `losses` returned no part, so there is nothing to train')
-    for name, value in parts.items():
+    if not losses:
+        raise ValueError(f'{method}: `losses` returned no loss, so there is nothing to train')
+    for name, value in losses.items():
         if name in ('loss', 'output') or not isinstance(name, str):
             raise ValueError(
-                f'{method}: `losses` named a part {name!r}; the base adds `loss`, their sum, and `output`, '
+                f'{method}: `losses` named a loss {name!r}; the base adds `loss`, their sum, and `output`, '
                 'the logits, so give it another name'
             )
         _check_one_number(method, name, value)
-    if torch.is_grad_enabled() and not any(v.requires_grad for v in parts.values()):
-        raise ValueError(f'{method}: no part depends on anything that is trained; was something detached?')
+    if torch.is_grad_enabled() and not any(v.requires_grad for v in losses.values()):
+        raise ValueError(f'{method}: no loss depends on anything that is trained; was something detached?')
 
 # %% ../nbs/internals/48_checks.ipynb #75a9ff05
 def unread(
@@ -384,18 +384,18 @@ def _rows_of(name: str, given) -> np.ndarray:
     return array
 
 # %% ../nbs/internals/48_checks.ipynb #4800aa03
-def _parts_of(source) -> dict:
+def _arrays_of(source) -> dict:
     "Kept answers by name: logits, pooled, views, images."
     if isinstance(source, (str, os.PathLike)) and path_of(source).suffix == '.npz':
         source = dict(_read_array(source))
-    parts = dict(source) if isinstance(source, Mapping) else dict(logits=source)
-    odd = [k for k in parts if k not in ('logits', 'pooled', 'views', 'images')]
-    if odd or not {'logits', 'pooled'} & set(parts):
+    arrays = dict(source) if isinstance(source, Mapping) else dict(logits=source)
+    odd = [k for k in arrays if k not in ('logits', 'pooled', 'views', 'images')]
+    if odd or not {'logits', 'pooled'} & set(arrays):
         raise ValueError(
             f"teacher: kept answers are 'logits', 'pooled' or both, and perhaps 'views' and 'images', got "
-            f'{", ".join(map(str, parts)) or "nothing"}'
+            f'{", ".join(map(str, arrays)) or "nothing"}'
         )
-    return parts
+    return arrays
 
 
 class KeptAnswers(nn.Module):
@@ -403,11 +403,11 @@ class KeptAnswers(nn.Module):
 
     def __init__(self, source):
         super().__init__()
-        parts = _parts_of(source)
-        self.views, self.images = str(parts.pop('views', 'same')), str(parts.pop('images', ''))
+        arrays = _arrays_of(source)
+        self.views, self.images = str(arrays.pop('views', 'same')), str(arrays.pop('images', ''))
         if self.views not in ('same', 'any'):
             raise ValueError(f"teacher: expected views 'same' or 'any', got {self.views!r}")
-        self._arrays = {k: _rows_of(k, v) for k, v in parts.items()}
+        self._arrays = {k: _rows_of(k, v) for k, v in arrays.items()}
         if len({len(a) for a in self._arrays.values()}) > 1:
             rows = ', '.join(f'{len(a)} of {k}' for k, a in self._arrays.items())
             raise ValueError(f'teacher: expected as many rows of each, got {rows}')

@@ -256,13 +256,13 @@ def _normed(data, norm, batch_size, device):
             raise TypeError(f'data: expected normalised floating-point images, got {data.dtype}')
         data = data.split(batch_size) if len(data) else ()
     for b in data:
-        parts = b if isinstance(b, (tuple, list)) else (b,)
-        if not parts or not torch.is_tensor(parts[0]):
+        given = b if isinstance(b, (tuple, list)) else (b,)
+        if not given or not torch.is_tensor(given[0]):
             raise TypeError(
                 f'data: expected batches that are tensors or start with one, got {type(b).__name__}'
             )
-        marked = len(parts) > 1 and torch.is_tensor(parts[-1])
-        yield parts[0].to(device), parts[-1] if marked else None
+        marked = len(given) > 1 and torch.is_tensor(given[-1])
+        yield given[0].to(device), given[-1] if marked else None
 
 # %% ../nbs/course/20_cka.ipynb #b5a18ba2
 def _joined(held, x, m):
@@ -388,7 +388,8 @@ def cka_all(
     sets = data if isinstance(data, dict) else {'': data}
     of_model = layers if isinstance(layers, dict) else dict.fromkeys(models, layers)
     device = device or next((p.device for m in models.values() for p in m.parameters()), 'cpu')
-    total, images, batches = torch.zeros(()), 0, 0
+    total = torch.zeros(())
+    sizes: list[int] = []  # of the batches, in images
     labels: dict[str, list[str]] = {}
     with ExitStack() as stack:
         for m in models.values():
@@ -400,9 +401,8 @@ def cka_all(
             grams = [_prepared(g, estimator) for g in _piled(readers, inputs, labels)]
             G = torch.stack(grams).flatten(1)  # (L, n²)
             total = n * (G @ G.T) + total.to(G)  # a batch weighs as its images
-            images += n
-            batches += 1
-    return _pairs(total.cpu(), labels, images, batches, estimator)
+            sizes.append(n)
+    return _pairs(total.cpu(), labels, sum(sizes), len(sizes), estimator)
 
 # %% ../nbs/course/20_cka.ipynb #5fb72289
 def _pairs(S: torch.Tensor, labels: dict, images: int, batches: int, estimator: str) -> dict:
@@ -443,7 +443,7 @@ def cka(
         model_b: another, or the same one.
         data: the images: `Splits` (their validation part), an `ImageData`, a normalised tensor
             (N, C, H, W), or batches that are tensors or begin with one. At least 4 images.
-        layers: of both networks: 'taps' (where OFA's exits sit), 'leaves' (every module without parts), a
+        layers: of both networks: 'taps' (where OFA's exits sit), 'leaves' (every module without modules), a
             pattern such as 'blocks.*', or a list of patterns; default the taps, or the leaves of a model
             that has none.
         layers_b: those of `model_b`, where they differ.

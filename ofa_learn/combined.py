@@ -29,9 +29,9 @@ from .wrapping import unwrapped
 class _JoinedHeads(nn.Module):
     "Each method's heads by its name, called with the stages that it asked for."
 
-    def __init__(self, parts: dict, numbers: tuple):
+    def __init__(self, members: dict, numbers: tuple):
         super().__init__()
-        own = {n: p.trainable_module for n, p in parts.items()}
+        own = {n: p.trainable_module for n, p in members.items()}
         self.heads = nn.ModuleDict({n: m.heads for n, m in own.items() if m.heads is not None})
         self.at = {n: [numbers.index(s) for s in m.stages] for n, m in own.items()}
 
@@ -42,35 +42,37 @@ class _JoinedHeads(nn.Module):
         return {n: h(self.own(n, features), answers) for n, h in self.heads.items()}
 
 # %% ../nbs/methods/76_combined.ipynb #d94e07b6
-def _check_parts(
+def _check_options_of(
     names: list[str],  # the methods
-    parts,  # options by method, or None
+    options_of,  # the options of each by its name, or None
     options: dict,  # what was given beside them
 ) -> dict[str, dict]:
     "The options of each method; raise where one stands in the wrong place."
-    parts = {} if parts is None else parts
+    options_of = {} if options_of is None else options_of
     method = '+'.join(names)
     shared = method_options(DistillationTask)
     if len(set(names)) < len(names) or len(names) < 2:
         raise ValueError(f'method: expected two or more different methods joined by +, got {method}')
-    if not isinstance(parts, Mapping) or not all(isinstance(p, Mapping) for p in parts.values()):
-        raise TypeError(f'parts: expected a dict of dicts, such as {{{names[0]!r}: {{…}}}}, got {parts!r}')
-    if set(parts) - set(names):
-        raise ValueError(f'parts: expected options for {", ".join(names)}, got {", ".join(map(str, parts))}')
-    for n, part in parts.items():
-        for k in part:
+    if not isinstance(options_of, Mapping) or not all(isinstance(o, Mapping) for o in options_of.values()):
+        expected = f'a dict of dicts, such as {{{names[0]!r}: {{…}}}}'
+        raise TypeError(f'options_of: expected {expected}, got {options_of!r}')
+    if set(options_of) - set(names):
+        came = ', '.join(map(str, options_of))
+        raise ValueError(f'options_of: expected the options of {", ".join(names)}, got those of {came}')
+    for n, own in options_of.items():
+        for k in own:
             if k in (*shared, 'student', 'teacher'):
                 raise ValueError(
-                    f'parts: {k} in the part of {n} is for all of {method}; give it beside parts'
+                    f'options_of: {k} among those of {n} is for all of {method}; give it beside options_of'
                 )
     for k in options:
         takes = [n for n in names if k in own_options(n)]
         if takes:
-            where = f'parts={{{takes[0]!r}: {{{k!r}: …}}}}'
+            where = f'options_of={{{takes[0]!r}: {{{k!r}: …}}}}'
             raise TypeError(f'{method!r} has no option {k!r} for all; give it in {where}')
-    if odd := odd_option(options, [*shared, 'weights', 'parts']):
+    if odd := odd_option(options, [*shared, 'weights', 'options_of']):
         raise TypeError(f'{method!r} has {odd}')
-    return dict(parts)
+    return dict(options_of)
 
 # %% ../nbs/methods/76_combined.ipynb #6f27b0c4
 def _is_weight(w) -> bool:
@@ -96,11 +98,11 @@ def check_joined(
     options: dict,  # as `Combined` takes them, but for student, teacher and data
 ) -> None:
     "Raise what `Combined` would raise for these options, as far as no network is needed to know."
-    parts = _check_parts(names, options.get('parts'), options)
+    options_of = _check_options_of(names, options.get('options_of'), options)
     _check_weights(names, options.get('weights'))
-    shared = {k: v for k, v in options.items() if k not in ('parts', 'weights')}
+    shared = {k: v for k, v in options.items() if k not in ('options_of', 'weights')}
     for name in names:
-        check_options(name, parts.get(name, {}) | shared)
+        check_options(name, options_of.get(name, {}) | shared)
 
 # %% ../nbs/methods/76_combined.ipynb #d1b86f35
 _WHOLE = ('forward', 'answers', 'prepare_distributed', 'compile', 'get_eval_model', 'get_clip_parameters')
@@ -126,9 +128,9 @@ def _check_joinable(tasks: dict[str, DistillationTask]) -> None:
 
 # %% ../nbs/methods/76_combined.ipynb #e17a0c5b
 class Combined(DistillationTask):
-    """Several methods on one student: the sum of their weighted parts.
+    """Several methods on one student: the sum of their weighted losses.
 
-    `create_task('ofa+kd', …)` builds it. Takes its own options and those of `DistillationTask`. A part is
+    `create_task('ofa+kd', …)` builds it. Takes its own options and those of `DistillationTask`. A loss is
     named by its method and itself, such as `kd_kd`; the labels' cross-entropy counts once.
 
     Args:
@@ -136,25 +138,27 @@ class Combined(DistillationTask):
         student: As in `DistillationTask`.
         teacher: As in `DistillationTask`; None where no method needs one.
         weights: A finite number above 0 for each method, in the order of the names; default 1 each.
-        parts: The options of each method by its name, such as `{'ofa': {'gamma': 1.2}}`; default none.
+        options_of: The options of each method by its name, such as `{'ofa': {'gamma': 1.2}}`; default none.
 
     Raises:
         ValueError: Methods that cannot be joined, weights that are not one for each, an option of a method
             that is for all of them, and what the methods refuse.
-        TypeError: An option beside `parts` that is not for all, or parts of another form.
+        TypeError: An option beside `options_of` that is not for all, or `options_of` of another form.
 
     Example:
         >>> import torch
         >>> from ofa_learn.models import make_model
-        >>> how = dict(input_size=(1, 8, 8), parts={'ofa': {'stages': (2, 4)}})
+        >>> how = dict(input_size=(1, 8, 8), options_of={'ofa': {'stages': (2, 4)}})
         >>> task = Combined(['ofa', 'kd'], 'micro_vit', make_model('micro_resnet'), weights=(1, 0.5), **how)
         >>> out = task(torch.randn(4, 1, 8, 8), torch.arange(4))
         >>> sorted(k for k in out if k not in ('loss', 'output'))
         ['kd_kd', 'ofa_exit_2', 'ofa_exit_4', 'ofa_final']
     """
 
-    def __init__(self, names, student, teacher=None, *, weights=None, parts: dict | None = None, **options):
-        parts = _check_parts(names, parts, options)
+    def __init__(
+        self, names, student, teacher=None, *, weights=None, options_of: dict | None = None, **options
+    ):
+        own = _check_options_of(names, options_of, options)
         self.name = '+'.join(names)
         self.weights = _check_weights(names, weights)
         size, _, classes = image_facts(*map(options.get, ('data', 'input_size', 'input_norm', 'num_classes')))
@@ -162,7 +166,7 @@ class Combined(DistillationTask):
         if teacher is not None and any(method_class(n).needs for n in names):
             check_trainable(student, teacher)
             teacher = as_teacher(teacher, self.name, classes, size)
-        self.members = {n: create_task(n, student, teacher, **parts.get(n, {}), **options) for n in names}
+        self.members = {n: create_task(n, student, teacher, **own.get(n, {}), **options) for n in names}
         _check_joinable(self.members)
         self.needs = tuple(dict.fromkeys(x for p in self.members.values() for x in p.needs))
         self.taps_needed = any(p.taps_needed for p in self.members.values())
@@ -193,12 +197,12 @@ class Combined(DistillationTask):
 
     def get_task_state(self, module=None, ema=False):
         own = {n: p.get_task_state() for n, p in self.members.items()}
-        whole = ('method', 'heads', 'buffers')  # of all parts together
+        whole = ('method', 'heads', 'buffers')  # of all of them together
         more = {n: {k: v for k, v in s.items() if k not in whole} for n, s in own.items()}
         kept = {n: s for n, s in more.items() if s}  # what a method carries besides its heads
-        return super().get_task_state(module, ema) | (dict(parts=kept) if kept else {})
+        return super().get_task_state(module, ema) | (dict(members=kept) if kept else {})
 
     def load_task_state(self, state, strict=True, module=None, ema=False):
         super().load_task_state(state, strict, module, ema)
-        for n, more in (state or {}).get('parts', {}).items():
+        for n, more in (state or {}).get('members', {}).items():
             self.members[n].load_task_state(self.members[n].get_task_state() | more, strict)

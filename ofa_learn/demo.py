@@ -252,13 +252,13 @@ def _digit_cards(data: Splits, at: list[int], teacher_logits: torch.Tensor) -> l
 def _loss_cards(
     data: Splits, at: list[int], teacher_logits: torch.Tensor, student_logits: list, gamma: float
 ) -> list[dict]:
-    "The parts of each digit's OFA loss, by name (Hao et al., 2023, Eqs. 5 and 6)."
-    parts = decompose(torch.tensor(student_logits), teacher_logits, data.test.labels[at], gamma=gamma)
+    "Each digit's OFA loss taken apart, by name (Hao et al., 2023, Eqs. 5 and 6)."
+    d = decompose(torch.tensor(student_logits), teacher_logits, data.test.labels[at], gamma=gamma)
     names = {
-        'labels: CE': parts.cross_entropy,
-        'teacher on the true class': parts.target,
-        'dark knowledge': parts.non_target,
-        'what γ adds': parts.extra,
+        'labels: CE': d.cross_entropy,
+        'teacher on the true class': d.target,
+        'dark knowledge': d.non_target,
+        'what γ adds': d.extra,
     }
     return [{k: round(v[i].item(), 4) for k, v in names.items()} for i in range(len(at))]
 

@@ -190,13 +190,15 @@ def _choices_version(
     w: OverRecords,  # a widget
 ) -> str:  # a <figure> that pages.js brings to life
     "Every choice of a widget, precomputed, with controls that need no kernel."
-    pool, states = Pool(), {}
-    for key, s, figures in _every_choice(w):
-        states[key] = dict(
+    pool = Pool()
+    states = {
+        key: dict(
             figures=[pool.figure(f) for f in figures],
             words=pool.kept(w.words_of(s)),
             table=pool.kept(table_html(w.table(s))),
         )
+        for key, s, figures in _every_choice(w)
+    }
     controls = [
         dict(kind=c.kind, label=c.description, names=c.names, value=c.at(c.value))
         for c in w.moving().values()

@@ -187,7 +187,7 @@ def mutual_kl(
 class HCD(DistillationTask):
     """Complementary distillation: joint sub-logits of student stages and teacher (Xu et al., 2025).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce`, `sub_ce`, `kd`, `sub_kd` and
+    Takes its own options and those of `DistillationTask`. The losses are `ce`, `sub_ce`, `kd`, `sub_kd` and
     `orthogonal`. Much of the method had to be reconstructed from descriptions.
 
     Args:

@@ -162,7 +162,7 @@ class _FitNetHeads(_Hints):
 class FitNet(_HintTask):
     """Hints (Romero et al., 2015): the student's aligned maps equal the teacher's, along with the labels.
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `hint_1`, `hint_2`, ….
+    Takes its own options and those of `DistillationTask`. The losses are `ce` and `hint_1`, `hint_2`, ….
 
     Args:
         student: As in `DistillationTask`; a timm model, since its stages are read.
@@ -422,7 +422,7 @@ class _OFDHeads(_Hints):
 class OFD(_HintTask):
     """Overhaul of feature distillation (Heo et al., 2019): margin ReLU, normed connector, partial L2.
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `hint_1`, `hint_2`, …, each
+    Takes its own options and those of `DistillationTask`. The losses are `ce` and `hint_1`, `hint_2`, …, each
     half as heavy as that of the next deeper stage. `task.margin_sources` says where the margins come from.
 
     Args:
@@ -570,7 +570,7 @@ class _ReviewHeads(_Hints):
 class ReviewKD(_HintTask):
     """Knowledge review (Chen et al., 2021): fused maps against the teacher's at several scales, warmed up.
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `hint_1`, `hint_2`, ….
+    Takes its own options and those of `DistillationTask`. The losses are `ce` and `hint_1`, `hint_2`, ….
 
     Args:
         student: As in `DistillationTask`; a timm model, since its stages are read.

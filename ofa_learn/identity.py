@@ -119,8 +119,8 @@ def _shapes(module: nn.Module) -> dict:
 def task_identity(task) -> dict:  # method, teacher, student, options, weights, layers
     "What names a task of `ofa_learn.tasks`: method and options, teacher, student, and all modules."
     own = _attributes(task)
-    if 'members' in own:  # of a joined task, by the name that every checkpoint has for them
-        own['parts'] = own.pop('members')
+    if 'members' in own:  # of a joined task, by the option that sets what they are
+        own['options_of'] = own.pop('members')
     layers = {
         path.removeprefix('trainable_module.'): _attributes(m)
         for path, m in task.named_modules()

@@ -225,21 +225,21 @@ _EXIT_LINES = [
 
 
 def _loss_lines(rows: list[dict]) -> list[tuple]:
-    "(name, colour, dash, values) of the loss's sum and of each of its parts, over the rows of a history."
+    "(name, colour, dash, values) of the sum and of each of its losses, over the rows of a history."
     names = {'final': 'final logits', 'ce': 'cross-entropy'}
     out = [('sum', '#000000', 'solid', [r['loss'] for r in rows])]
-    for n in rows[0]['parts'] if rows else ():
+    for n in rows[0]['losses'] if rows else ():
         colour, dash = _EXIT_LINES[len(out) % 4]
         if n == 'final':
             colour, dash = METHOD_COLOURS['ofa'], 'solid'
         name = names.get(n, escaped(n.replace('_', ' ')))
-        out.append((name, colour, dash, [r['parts'][n] for r in rows]))
+        out.append((name, colour, dash, [r['losses'][n] for r in rows]))
     return out
 
 
 @drawn
 def _loss_figure(now: dict) -> Sketch:
-    "The loss and its parts over the epochs of a run (`_Runner.now`), with the γ marks."
+    "The sum and its losses over the epochs of a run (`_Runner.now`), with the γ marks."
     x = [r['epoch'] for r in now['rows']]
     fig = Sketch()
     for n, c, d, y in _loss_lines(now['rows']):
@@ -256,7 +256,7 @@ def _loss_figure(now: dict) -> Sketch:
     caption = (
         'Move γ: the loss jumps at once, because it is another loss. Losses under different γ do not compare.'
     )
-    styled(fig, 'The loss and its parts', 'epoch', 'loss (nats)', caption)
+    styled(fig, 'The loss, and what it sums', 'epoch', 'loss (nats)', caption)
     _marked(fig, now).update_yaxes(rangemode='tozero')
     return fig if x else fig.update_yaxes(range=[0, 1])
 

@@ -277,7 +277,7 @@ def decompose(
     temperature: float = 1.0,
     n: int = 8,
 ) -> Decomposition:
-    """The OFA loss of each image as named parts that add up, Eqs. 5 to 8.
+    """The OFA loss of each image taken apart by name, Eqs. 5 to 8.
 
     It is for looking: what γ adds to distillation, term by term. `ofa_loss` trains.
 
@@ -296,8 +296,8 @@ def decompose(
         ValueError: shapes that do not fit, labels that are no classes, γ < 1, T ≤ 0 or n < 1.
     Example:
         >>> z_s, z_t, y = torch.zeros(4, 10), torch.randn(4, 10), torch.arange(4)
-        >>> parts = decompose(z_s, z_t, y, gamma=2.0)
-        >>> torch.allclose(parts.kd + parts.extra, parts.ofa)
+        >>> d = decompose(z_s, z_t, y, gamma=2.0)
+        >>> torch.allclose(d.kd + d.extra, d.ofa)
         True
     Source:
         Hao et al., 2023, Eqs. 5 to 8.

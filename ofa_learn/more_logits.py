@@ -28,7 +28,7 @@ from .tasks import DistillationTask, register
 class LSKD(DistillationTask):
     """Distillation of logits that are standardised image by image, on both sides (Sun et al., 2024).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce`, of the raw logits, and `kd`.
+    Takes its own options and those of `DistillationTask`. The losses are `ce`, of the raw logits, and `kd`.
     It is `kd` with `standardise=True` and numbers of its own.
 
     Args:
@@ -127,7 +127,7 @@ def wttm_loss(
 class WTTM(DistillationTask):
     """Weighted matching of a teacher that is flattened by a power, and it alone (Zheng and Yang, 2024).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `wttm`.
+    Takes its own options and those of `DistillationTask`. The losses are `ce` and `wttm`.
 
     Args:
         student: As in `DistillationTask`; any module that gives logits.
@@ -178,7 +178,7 @@ class _SecondHead(nn.Module):
 class DeiT(DistillationTask):
     """One head for the labels and one for the teacher's decision (Touvron et al., 2021).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `kd`. A student with two
+    Takes its own options and those of `DistillationTask`. The losses are `ce` and `kd`. A student with two
     heads, such as timm's `deit_*_distilled`, uses its own and answers with their mean. Any other gets a
     second one on its pooled features, for training only, and answers with its own.
 

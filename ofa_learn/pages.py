@@ -29,7 +29,7 @@ from ofa_learn.figures import (
     curves,
     digit_strip,
     escaped,
-    loss_parts,
+    loss_bars,
     method_label,
     paired_dots,
     sketch,
@@ -408,7 +408,7 @@ def _courses_of(records: list[dict]) -> list[str]:
 
 # %% ../nbs/widgets/92_pages.ipynb #1bab5374
 def _loss_section(cards: list[dict], classes: list[str]) -> str:
-    "The images and the stacked parts of their losses, as HTML."
+    "The images and their stacked losses, as HTML."
     names = [f"{i}: {classes[c['label']]}" for i, c in enumerate(cards, 1)]
     strip = digit_strip(
         [c['image'] for c in cards],
@@ -416,11 +416,11 @@ def _loss_section(cards: list[dict], classes: list[str]) -> str:
         title='The images',
         caption='Number and true class. Read each image yourself before you judge the teacher.',
     )
-    bars = loss_parts(
-        [c['terms'] for c in cards],
+    bars = loss_bars(
+        [c['losses'] for c in cards],
         names,
-        'The parts of each image’s loss',
-        'Point at a block for its size; click a name to take that part out. '
+        'Each image’s loss, taken apart',
+        'Point at a block for its size; click a name to take that loss out. '
         'Where γ’s part is tall, the teacher is sure and the student is not.',
     )
     return figure_html(strip) + figure_html(bars)
@@ -480,7 +480,7 @@ def _first(records: list[dict], rows: list[dict], lead: str | None) -> list[str]
 def report(
     records: list[dict],
     digits: list[dict],
-    parts: list[dict],
+    losses: list[dict],
     path: str | Path,
     *,
     title: str,
@@ -495,7 +495,7 @@ def report(
         records: The runs, as `check_record` passes them.
         digits: For the γ slider: image (H rows of W grey values from 0 to 255), label, and probs (K,), the
             teacher's.
-        parts: label, image and terms ({name: nats}) each; or for each of `digits` its terms alone. Empty:
+        losses: label, image and losses ({name: nats}) each; or for each of `digits` its losses alone. Empty:
             the page has no such section.
         path: The file to write.
         title: The page's heading.
@@ -508,7 +508,7 @@ def report(
         The file.
 
     Raises:
-        ValueError: No records, records that do not fit together, or another number of `parts` than of
+        ValueError: No records, records that do not fit together, or another number of `losses` than of
             `digits`.
 
     Example:
@@ -524,13 +524,13 @@ def report(
     """
     if not records:
         raise ValueError('records: expected at least one run')
-    if len(parts) != len(digits) and not all('terms' in p for p in parts):
-        raise ValueError(f'parts: expected {len(digits)}, one for each digit, got {len(parts)}')
+    if len(losses) != len(digits) and not all('losses' in p for p in losses):
+        raise ValueError(f'losses: expected {len(digits)}, one for each digit, got {len(losses)}')
     if not classes:
         named = records[0]['data'].get('classes')
         classes = named if isinstance(named, list) else [str(c) for c in range(len(digits[0]['probs']))]
     classes = [str(c) for c in classes]
-    cards = [p if 'terms' in p else dict(digits[i], terms=p) for i, p in enumerate(parts)]
+    cards = [p if 'losses' in p else dict(digits[i], losses=p) for i, p in enumerate(losses)]
     rows = results(records, baseline)
     body = [
         f'<h1>{html.escape(title)}</h1>',

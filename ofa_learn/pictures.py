@@ -185,6 +185,13 @@ def _finish(run: PictureRun, data: Splits, about: dict, facts, looked, onnx: str
     said = f'{out}/student.safetensors: {run.test}\n{out}/report.html shows it'
     return said if table is None else f'{said}\n{table}'
 
+
+def _usual_views(teacher: Teacher | None, data: Splits) -> dict:
+    "Shifts, as an argument of `fit`; nothing for images or kept answers that have views of their own."
+    if isinstance(data.train, ImageData) and not isinstance(teacher, KeptTeacher):
+        return dict(augment=Augment(shift=max(data.input_size[1] // 8, 1)))
+    return {}
+
 # %% ../nbs/running/97_pictures.ipynb #97a00013
 def _check_first(
     out: Path, resume: bool, settings: dict, method: str, own: dict, onnx: str | None = None
@@ -307,16 +314,14 @@ def distill_pictures(
         ...     print(sorted(p.name for p in Path(home).iterdir() if p.suffix in ('.html', '.safetensors')))
         ['report.html', 'student.safetensors']
     """
-    out, there, source = path_of(out), pick_device(device), str(source)
+    out = path_of(out)
+    there = pick_device(device)
     of_fit, own = divided(method, options)
     _check_first(out, resume, of_fit | dict(epochs=epochs, seed=seed), method, own, onnx)
     taught = _opened(teacher, method)
-    size = _default_size(taught, source) if size is None else size
-    data = _unlabelled(teaching_data(source, size, train, valid, test), labels_missing)
-    if isinstance(data.train, ImageData) and not isinstance(
-        taught, KeptTeacher
-    ):  # those that are read while training have views of their own
-        of_fit.setdefault('augment', Augment(shift=max(data.input_size[1] // 8, 1)))
+    size = _default_size(taught, str(source)) if size is None else size
+    data = _unlabelled(teaching_data(str(source), size, train, valid, test), labels_missing)
+    of_fit = _usual_views(taught, data) | of_fit
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='teacher: .* is shown the images')  # a fact, below

@@ -409,11 +409,11 @@ def _shown(value, origin: str) -> str:
 
 
 def _accumulated(r: Recipe, at_once: int) -> list[str]:
-    "How a batch is made of parts, and what batch norm makes of it."
+    "How a batch is made of micro-batches, and what batch norm makes of it."
     if isinstance(at_once, bool) or not isinstance(at_once, int) or at_once < 1 or r.batch_size % at_once:
         raise ValueError(f'at_once: expected a divisor of the batch of {r.batch_size}, got {at_once!r}')
     theirs = r.batch_size // r.devices
-    out = [f'each step adds up the gradients of {r.batch_size // at_once} parts of {at_once} images']
+    out = [f'each step adds up the gradients of {r.batch_size // at_once} micro-batches of {at_once} images']
     if at_once != theirs:
         out.append(f'warning: batch norm sees {at_once} images at a time, the original {theirs}')
     return out

@@ -118,7 +118,7 @@ def _grid_values(plan: 'Sweep', record: dict) -> list[tuple[str, Any, Sequence]]
     grid = json.loads(json.dumps(plan.grid))
     setting = record['setting']
     # the methods joined by + have settings of their own
-    owners = [(record['method'], setting), *setting.get('parts', {}).items()]
+    owners = [(record['method'], setting), *setting.get('options_of', {}).items()]
     out: list[tuple[str, Any, Sequence]] = []
     for name, values in grid.items():
         scope, _, option = name.rpartition('.')

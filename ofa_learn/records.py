@@ -529,12 +529,12 @@ def table_html(
 
 # %% ../nbs/running/84_records.ipynb #c452f392
 def _flat(setting: dict, at: str = '') -> dict:
-    "A nested setting by dotted names."
-    return {
-        k: v
-        for n, w in setting.items()
-        for k, v in (_flat(w, f'{at}{n}.') if isinstance(w, dict) else {at + n: w}).items()
-    }
+    "A nested setting by dotted names; a joined method's options as a grid names them, such as ofa.gamma."
+    out: dict = {}
+    for name, value in setting.items():
+        inside = at if name == 'options_of' else f'{at}{name}.'
+        out |= _flat(value, inside) if isinstance(value, dict) else {at + name: value}
+    return out
 
 
 def varied(
@@ -622,7 +622,7 @@ _CAPTION = (
 
 
 def _apart(record: dict, option: str) -> tuple:
-    "What a record has for an option (a joined method has it in its part), and the record without it."
+    "What a record has for an option (a joined method has it among its own), and the record without it."
     own = _flat(record['setting'])
     meant = [k for k in own if option in (k, k.rpartition('.')[2])]
     rest = {k: v for k, v in own.items() if k not in meant}

@@ -373,7 +373,7 @@ class _Embeddings(nn.Module):
 class CC(DistillationTask):
     """Correlation congruence between neighbours of the batch, in the shared code's form (Peng et al., 2019).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `cc`.
+    Takes its own options and those of `DistillationTask`. The losses are `ce` and `cc`.
 
     Args:
         student: As in `DistillationTask`; a timm model, since its pooled features are read.
@@ -425,7 +425,7 @@ class CC(DistillationTask):
 class RKD(DistillationTask):
     """Relational knowledge distillation: distances and angles within the batch (Park et al., 2019).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce`, `distance` and `angle`.
+    Takes its own options and those of `DistillationTask`. The losses are `ce`, `distance` and `angle`.
 
     Args:
         student: As in `DistillationTask`; a timm model, since its pooled features are read.
@@ -473,13 +473,13 @@ class RKD(DistillationTask):
             for name, x in (('student', student.pooled), ('teacher', teacher.pooled)):
                 _check_spread(name, x)
             self._unseen = False
-        parts = dict(
+        losses = dict(
             ce=self.label_loss(student.logits, target),
             distance=self.distance_weight * rkd_distance_loss(student.pooled, teacher.pooled),
         )
         if self.angle_weight:
-            parts['angle'] = self.angle_weight * rkd_angle_loss(student.pooled, teacher.pooled)
-        return parts
+            losses['angle'] = self.angle_weight * rkd_angle_loss(student.pooled, teacher.pooled)
+        return losses
 
 # %% ../nbs/methods/65_relations.ipynb #03239f59
 _CRD_SETTINGS = dict(own=dict(weight=0.8), ofa_paper=dict(weight=1.0))
@@ -545,8 +545,8 @@ def _check_index(task, index, target) -> None:
 class CRD(DistillationTask):
     """Contrastive representation distillation with two memory banks (Tian et al., 2020).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `crd`. A batch is given with
-    its samples' numbers, `task(input, target, index=…)`; `fit` does so.
+    Takes its own options and those of `DistillationTask`. The losses are `ce` and `crd`. A batch is given
+    with its samples' numbers, `task(input, target, index=…)`; `fit` does so.
 
     Args:
         student: As in `DistillationTask`; a timm model, since its pooled features are read.

@@ -161,7 +161,7 @@ def _check_finite_logits(who: str, logits: torch.Tensor) -> None:
 class RSD(DistillationTask):
     """Redundancy suppression: correlate like features, decorrelate the others (Zhang et al., 2025).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `rsd`, with
+    Takes its own options and those of `DistillationTask`. The losses are `ce` and `rsd`, with
     `features='stages'` also `stage_1`, `stage_2`, …. The first batch that is no larger than what is
     correlated is wide is answered with a warning.
 

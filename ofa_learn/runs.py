@@ -180,7 +180,7 @@ def _task_options(r: Recipe, method: str = 'ofa') -> dict:
         if name not in r.methods:
             raise ValueError(f'method: {r.name} has settings for {", ".join(r.methods)}, not for {name!r}')
     if '+' in method:
-        options['parts'] = {n: dict(r.methods[n]) for n in method.split('+')}
+        options['options_of'] = {n: dict(r.methods[n]) for n in method.split('+')}
     else:
         options |= r.methods[method]
     return options | dict(label_smoothing=r.smoothing)
@@ -217,7 +217,8 @@ _SAME = [
 def fit_arguments(
     r: Recipe,  # whose settings
     device: torch.device,  # where it would be trained
-    at_once: int | None = None,  # images that go through a device together; a batch is made of such parts
+    at_once: int
+    | None = None,  # images that go through a device together; a batch is made of such micro-batches
 ) -> dict:
     "What `fit` takes: the recipe's settings under its names."
     world = place()[1]
@@ -246,12 +247,12 @@ FAMILIES = dict(cnn='micro_resnet', vit='micro_vit', mlp='micro_mixer')
 
 def pair_models(pair: str) -> tuple[str, str]:
     "'cnn-vit' or 'resnet18-micro_vit' → the timm names of teacher and student."
-    parts = pair.split('-')
-    if len(parts) != 2:
+    names = pair.split('-')
+    if len(names) != 2:
         raise ValueError(
             f"pair: expected teacher-student, such as 'cnn-vit' or 'resnet18-micro_vit', got {pair!r}"
         )
-    teacher, student = (check_model_name(FAMILIES.get(p, p)) for p in parts)
+    teacher, student = (check_model_name(FAMILIES.get(n, n)) for n in names)
     return teacher, student
 
 # %% ../nbs/running/83_runs.ipynb #23591aea
@@ -405,7 +406,7 @@ def _recipe_task(r: Recipe, method: str, teacher, data: Splits | None, seed: int
         teacher = Teacher(make_model(r.teacher_model, r.num_classes, size), allow_untrained=True)
     options = _task_options(r, method)
     if 'crd' in method.split('+') and data is None:
-        (options['parts']['crd'] if '+' in method else options)['num_samples'] = r.train_images
+        (options['options_of']['crd'] if '+' in method else options)['num_samples'] = r.train_images
     return create_task(method, student, teacher, **about, **options)
 
 # %% ../nbs/running/83_runs.ipynb #bc7f8f2e
@@ -413,11 +414,12 @@ def _cost(
     r: Recipe,  # what would be run
     method: str = 'ofa',
     device: str | torch.device | None = None,  # default: CUDA, MPS or CPU
-    at_once: int | None = None,  # images per part; default those of one of its devices, at most 16 on a CPU
-    timed: int = 3,  # parts that are timed, after one that is not
+    at_once: int
+    | None = None,  # images per micro-batch; default those of one of its devices, at most 16 on a CPU
+    timed: int = 3,  # micro-batches that are timed, after one that is not
     channels_last: bool = False,  # see `fit`
 ) -> dict:  # seconds (a step), hours, memory (GB), memory_kind, at_once, images_per_second, heads, student
-    "A recipe's time and memory here, from a few timed parts of a step with random weights and images."
+    "A recipe's time and memory here, from a few timed micro-batches with random weights and images."
     there = pick_device(device)
     cuda = there.type == 'cuda'
     if at_once is None:
@@ -479,7 +481,7 @@ def _cost_text(r: Recipe, c: dict, device: torch.device) -> str:
     "An estimate in words."
     span = f"{c['hours']:.1f} hours" if c['hours'] >= 1 else f"{c['hours'] * 60:.1f} minutes"
     return (
-        f"estimate on {device.type}: {c['images_per_second']:.0f} images a second in parts of "
+        f"estimate on {device.type}: {c['images_per_second']:.0f} images a second in micro-batches of "
         f"{c['at_once']}, {c['seconds']:.3g} s a step, {span} in all (without reading and testing); "
         f"memory {c['memory']:.2f} GB ({c['memory_kind']}); student {c['student'] / 1e6:.2f} M parameters, "
         f"training-only heads {c['heads'] / 1e6:.2f} M"
@@ -623,14 +625,14 @@ def run_recipe(
         ...     print(sorted(p.name for p in Path(home).glob('*.*') if p.suffix in ('.csv', '.json')))
         ['history.csv', 'run.json']
     """
-    out, there = path_of(out), pick_device(device)
+    out = path_of(out)
     if (out / 'student.safetensors').exists():
         raise ValueError(
             f'out: {out} holds a finished run (student.safetensors); choose another folder, or remove it'
         )
     check_run(r, method, data, teacher, workers)
     check_settings(dict(seed=seed, view_seed=view_seed, save_seconds=save_seconds, eval_every=eval_every))
-    options, settings = _task_options(r, method), fit_arguments(r, there, at_once)
+    settings = fit_arguments(r, pick_device(device), at_once)
     if resume and not any(out.glob('teacher-*')):
         _check_resume(out)  # what was stopped in the teacher's training holds nothing of the student yet
     check_place(out / 'run.json')
@@ -667,7 +669,7 @@ def run_recipe(
         seed=seed,
         view_seed=view_seed,
         teacher=teacher_identity(task.teacher),
-        task=options,
+        task=_task_options(r, method),
         fit=settings,
         data=repr(data),
         fingerprint=data.train.fingerprint,

@@ -215,7 +215,7 @@ def soft_ce_loss(
 class ScaleKD(DistillationTask):
     """ScaleKD (Fan et al., 2024): cross-attention projectors, two views, the teacher's frozen last stage.
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce`, `kd` and, for each view,
+    Takes its own options and those of `DistillationTask`. The losses are `ce`, `kd` and, for each view,
     `tpp_…` and `cap_…`. `task.adapted` says what differs from the paper for this teacher.
 
     Args:
@@ -306,11 +306,11 @@ class ScaleKD(DistillationTask):
     def losses(self, student, heads, teacher, target):
         w = self.chosen
         after = as_map(teacher.maps[-1])
-        parts = dict(
+        losses = dict(
             ce=w['label_weight'] * self.label_loss(student.logits, target),
             kd=w['kd_weight'] * soft_ce_loss(student.logits, teacher.logits, w['temperature']),
         )
         for v, (proxy, projected) in heads.items():
-            parts[f'tpp_{v}'] = self.view_weights[v] * dfm_loss(proxy, after, v)
-            parts[f'cap_{v}'] = self.view_weights[v] * dfm_loss(projected, after, v)
-        return parts
+            losses[f'tpp_{v}'] = self.view_weights[v] * dfm_loss(proxy, after, v)
+            losses[f'cap_{v}'] = self.view_weights[v] * dfm_loss(projected, after, v)
+        return losses

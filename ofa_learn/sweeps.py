@@ -139,8 +139,8 @@ def _defaults(fn, without: set) -> dict:
     }
 
 
-def _base() -> dict:
-    return _defaults(DistillationTask.__init__, _BUILT)
+_BASE = _defaults(DistillationTask.__init__, _BUILT)  # options of every method
+_OF_FIT = _defaults(fit, _RUNNING)  # settings of `fit`
 
 
 def _own(method: str) -> dict:
@@ -149,7 +149,7 @@ def _own(method: str) -> dict:
     out: dict[str, Any] = {}
     for cls in reversed(method_class(method).__mro__):
         if '__init__' in vars(cls) and issubclass(cls, DistillationTask):
-            out |= _defaults(cls.__init__, _BUILT | set(_base()))
+            out |= _defaults(cls.__init__, _BUILT | set(_BASE))
     return out
 
 
@@ -158,12 +158,7 @@ def _method_options(method: str) -> dict:
     own = {k: v for p in method.split('+') for k, v in _own(p).items()}
     if '+' in method:
         own['weights'] = None
-    return own | _base()
-
-
-def _fit_options() -> dict:
-    "The settings of `fit` with their defaults."
-    return _defaults(fit, _RUNNING)
+    return own | _BASE
 
 
 def _method_needs(method: str) -> tuple:
@@ -173,7 +168,7 @@ def _method_needs(method: str) -> tuple:
 # %% ../nbs/running/86_sweeps.ipynb #8899ec34
 def plan_takers() -> dict[str, str]:
     "Who takes which option: a plan's grid, `sweep`, or the plan."
-    in_grids = option_takers("a plan's grid for ") | dict.fromkeys(_fit_options(), "fit in a plan's grid")
+    in_grids = option_takers("a plan's grid for ") | dict.fromkeys(_OF_FIT, "fit in a plan's grid")
     in_plans = dict.fromkeys(inspect.signature(Sweep).parameters, 'Sweep') | dict(seed='Sweep, as seeds')
     return in_grids | in_plans | dict.fromkeys(('out', 'jobs', 'device', 'progress'), 'sweep')
 
@@ -181,18 +176,18 @@ def plan_takers() -> dict[str, str]:
 def _check_grid(plan: Sweep) -> None:
     "Every option of the grid is one of `fit` or of a method of the plan, and says of which where two differ."
     known = {p: _own(p) for m in plan.methods for p in m.split('+')} | {
-        m: _base() | (dict(weights=None) if '+' in m else _own(m)) for m in plan.methods
+        m: _BASE | (dict(weights=None) if '+' in m else _own(m)) for m in plan.methods
     }
-    if odd := odd_option(plan.teaching, [*_fit_options(), 'seed']):
+    if odd := odd_option(plan.teaching, [*_OF_FIT, 'seed']):
         raise ValueError(f'teaching: fit has {odd}')
     for name, values in plan.grid.items():
         scope, dot, option = name.rpartition('.')
         if dot:
             check_choice(f'grid: the method of {name!r}', scope, list(known))
-        has = known[scope] if dot else {n for o in (_fit_options(), *known.values()) for n in o}
+        has = known[scope] if dot else {n for o in (_OF_FIT, *known.values()) for n in o}
         if odd := odd_option([option], sorted(has), plan_takers):
             raise ValueError(f'grid: {scope or listed(["fit", *plan.methods])}: {odd}')
-        if not dot and name not in _base():
+        if not dot and name not in _BASE:
             check_one_meaning(name, [m for m in known if '+' not in m and name in known[m]])
         if values in ([], ()):
             raise ValueError(f'grid: {name} has no values')
@@ -210,14 +205,14 @@ def _task_options(method: str, chosen: dict, full: bool) -> dict:
         return own if full else {k: v for k, v in own.items() if k in chosen or f'{scope}.{k}' in chosen}
 
     if '+' not in method:
-        return take(_own(method) | _base(), method)
-    parts = {p: take(_own(p), p) for p in method.split('+')}
-    return dict(parts=parts) | take(dict(weights=None) | _base(), method)
+        return take(_own(method) | _BASE, method)
+    own = {p: take(_own(p), p) for p in method.split('+')}
+    return dict(options_of=own) | take(dict(weights=None) | _BASE, method)
 
 
 def _choices(plan: Sweep, method: str) -> list[dict]:
     "The product over the options that this method has."
-    has = set(_method_options(method)) | set(_fit_options())
+    has = set(_method_options(method)) | set(_OF_FIT)
     scopes = (method, *method.split('+'))
     names = [n for n in plan.grid if (n.rpartition('.')[0] in scopes if '.' in n else n in has)]
     values = [v if isinstance(v := plan.grid[n], (list, tuple)) else [v] for n in names]
@@ -226,13 +221,12 @@ def _choices(plan: Sweep, method: str) -> list[dict]:
 # %% ../nbs/running/86_sweeps.ipynb #f33e3aec
 def _check_ranges(plan: Sweep) -> None:
     "Every choice of a plan is one that its method and `fit` take, as far as no network is needed to know."
-    usual = _fit_options()
-    check_plan_settings(plan, usual)
+    check_plan_settings(plan, _OF_FIT)
     for method in plan.methods:
         for chosen in _choices(plan, method):
             try:
                 check_options(method, _task_options(method, chosen, False))
-                check_settings(usual | {k: chosen[k] for k in usual if k in chosen})
+                check_settings(_OF_FIT | {k: chosen[k] for k in _OF_FIT if k in chosen})
             except (TypeError, ValueError) as e:
                 raise ValueError(f'grid: {method}: {e}') from e
 
@@ -280,7 +274,7 @@ def _teacher_source(plan: Sweep, name: str) -> dict:
     data = plan.load().for_teacher()
     return dict(
         name=name,
-        teaching=_fit_options() | dict(seed=0) | plan.teaching,
+        teaching=_OF_FIT | dict(seed=0) | plan.teaching,
         train=data.train.fingerprint,
         norm=data.norm,
         augment=asdict(plan.augment),
@@ -309,9 +303,9 @@ def planned_runs(
         teacher, student = pair_models(pair)
         depends = _depends(plan, method, teacher)
         for chosen, seed in product(_choices(plan, method), plan.seeds):
-            given = {k: chosen[k] for k in _fit_options() if k in chosen}
+            given = {k: chosen[k] for k in _OF_FIT if k in chosen}
             options = _task_options(method, chosen, True)
-            setting = jsonable(dict(augment=asdict(plan.augment)) | _fit_options() | given | options)
+            setting = jsonable(dict(augment=asdict(plan.augment)) | _OF_FIT | given | options)
             name = f'{pair}_{method}_{seed}_{digest([pair, method, student, seed, setting, *depends])}'
             out[name] = dict(
                 name=name,
@@ -340,14 +334,15 @@ def check_runs(
     todo: list[dict],  # some of `planned_runs(plan)`
 ) -> None:
     "Build the task of each choice of options, and train nothing; a `ValueError` names what is refused."
-    data, teachers, seen = plan.load(), {}, set()
+    data = plan.load()
+    teachers: dict[str, Teacher] = {}
+    distinct: dict[str, dict] = {}
+    for run in todo:  # the same choice with another seed is built once
+        distinct.setdefault(digest([run['pair'], run['method'], run['options'], run['fit']]), run)
     with torch.random.fork_rng(devices=[]):
-        for run in todo:
-            (name, student), method = pair_models(run['pair']), run['method']
-            same = digest([run['pair'], method, run['options'], run['fit']])
-            if same in seen:
-                continue
-            seen.add(same)
+        for run in distinct.values():
+            method = run['method']
+            name, student = pair_models(run['pair'])
             if _method_needs(method) and name not in teachers:
                 if name not in plan.teachers:
                     _try(f'teaching {name}', data.for_teacher(), 'labels', name, None, {}, plan.teaching)
@@ -358,7 +353,8 @@ def check_runs(
 # %% ../nbs/running/86_sweeps.ipynb #1da639a8
 def _make_teacher(plan: Sweep, name: str, file: Path, about: Path, device) -> dict:
     "Train a teacher, or take the published one, where its file is missing; test it, and keep how good it is."
-    data, info = plan.load(), None
+    data = plan.load()
+    info = None
     if not file.exists() and plan.teachers.get(name):
         info = published(name, data, file)
     elif not file.exists():
@@ -380,7 +376,9 @@ def ready_teacher(
     plan: Sweep, name: str, out: str | Path, device: str | torch.device | None = None
 ) -> tuple[Path, dict]:
     "The teacher's file and what is known of it; trained first where it is not there."
-    data, folder, given = plan.load(), path_of(out) / 'teachers', plan.teachers.get(name)
+    data = plan.load()
+    folder = path_of(out) / 'teachers'
+    given = plan.teachers.get(name)
     made = folder / f'{name}_{digest(_teacher_source(plan, name))}.safetensors'
     tested = digest([data.valid.fingerprint, data.test.fingerprint, data.norm])
     about = folder / f'{made.stem}_{tested}.json'  # how good it is depends on these
@@ -472,10 +470,12 @@ def _run_one(
 ) -> dict:  # its record
     "Train and test one student as the run says."
     teacher_name, student = pair_models(run['pair'])
-    there, data, method = pick_device(device), plan.load(), run['method']
+    method = run['method']
+    there = pick_device(device)
+    data = plan.load()
     if run['depends'] != digest(_depends(plan, method, teacher_name)):
         raise ValueError("data: the images, or the teacher's file, have changed since this run was planned")
-    teacher, info, kept = None, None, None
+    teacher = info = kept = None
     if _method_needs(method):
         file, info = ready_teacher(plan, teacher_name, out, there)
         teacher = Teacher(str(file)).to(there)
@@ -519,16 +519,16 @@ def picked(plan: Sweep, only: str | None) -> list[dict]:
     return found
 
 # %% ../nbs/running/86_sweeps.ipynb #51f4c443
+@one_thread()
 def _teach(plan: Sweep, name: str, out, device) -> None:
-    with one_thread():
-        ready_teacher(plan, name, out, device)
+    ready_teacher(plan, name, out, device)
 
 
+@one_thread()
 def _keep(plan: Sweep, name: str, out, device, batch_size: int, epochs: int) -> None:
-    with one_thread():
-        file, _ = ready_teacher(plan, name, out, device)
-        teacher = Teacher(str(file)).to(pick_device(device))
-        _ready_cache(plan, teacher, out, batch_size, epochs)
+    file, _ = ready_teacher(plan, name, out, device)
+    teacher = Teacher(str(file)).to(pick_device(device))
+    _ready_cache(plan, teacher, out, batch_size, epochs)
 
 
 def _work(plan: Sweep, run: dict, out, cache: bool, device) -> str | None:

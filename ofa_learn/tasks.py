@@ -293,7 +293,7 @@ class _Labelled(WrappedTask):
 
     num_classes: int  # K
     label_weights: torch.Tensor | None  # (K,)
-    holds_labels = False  # whether a part of another name than `ce` holds the labels' cross-entropy
+    holds_labels = False  # whether a loss of another name than `ce` holds the labels' cross-entropy
     labels_one_head = False  # whether `ce` is of one head of a student that answers with the mean of two
     _weighed = False  # whether its losses have asked for `label_loss`
     _first = True  # whether the next batch is the first
@@ -327,7 +327,7 @@ class _Labelled(WrappedTask):
 
 # %% ../nbs/course/50_tasks.ipynb #408f48b9
 class DistillationTask(_Labelled):
-    """The base of every method: `forward(input, target)` → `loss`, `output` and the named parts.
+    """The base of every method: `forward(input, target)` → `loss`, `output` and the named losses.
 
     A method says what it needs of the teacher (`needs`), builds its heads (`build_heads`) and names its
     losses (`losses`); everything is checked when the task is built. `task.student` is what is exported.
@@ -418,7 +418,7 @@ class DistillationTask(_Labelled):
         return None
 
     def losses(self, student: Features, heads, teacher: Answers, target: torch.Tensor) -> dict:
-        "Named, weighted parts of the loss; their sum is trained."
+        "Named, weighted losses; their sum is trained."
         raise NotImplementedError
 
     def ramp(self, epochs: int) -> float:
@@ -436,16 +436,16 @@ class DistillationTask(_Labelled):
         teacher: Answers | None = None,
         index: torch.Tensor | None = None,
     ) -> dict:
-        "Loss and parts of a batch; `teacher` are its answers when known, `index` the samples' numbers."
+        "Sum and named losses of a batch; `teacher` are its answers when known, `index` the samples' numbers."
         _check_batch(self, input, target)
         self.index = index
         answers = self.answers(input) if teacher is None else teacher
         with _telling(self, answers):
             features, heads = self.trainable_module(input, answers)
-            parts = self.losses(features, heads, answers, self.targets(target))
-        check_named(name_of(self), parts)
+            losses = self.losses(features, heads, answers, self.targets(target))
+        check_named(name_of(self), losses)
         self.check_weighed()
-        return dict(loss=sum(parts.values()), output=features.logits, **parts)
+        return dict(loss=sum(losses.values()), output=features.logits, **losses)
 
 # %% ../nbs/course/50_tasks.ipynb #9eb36712
 @register('labels')
@@ -488,7 +488,7 @@ class _Exits(nn.Module):
 class DeepSupervision(DistillationTask):
     """Student and exits learn from the labels alone: the control without a teacher (Lee et al., 2015).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce` and `exit_1`, `exit_2`, ….
+    Takes its own options and those of `DistillationTask`. The losses are `ce` and `exit_1`, `exit_2`, ….
 
     Args:
         student: As in `DistillationTask`; a timm model, since its stages are read.
@@ -561,7 +561,7 @@ def _check_gammas(name: str, gamma) -> None:
 class OFA(DistillationTask):
     """One-for-All distillation: exits and final logits against the teacher's (Hao et al., 2023, Eq. 6).
 
-    Takes its own options and those of `DistillationTask`. The parts are `final` and `exit_1`, `exit_2`, …;
+    Takes its own options and those of `DistillationTask`. The losses are `final` and `exit_1`, `exit_2`, …;
     in the released form `ce` as well.
 
     Args:
@@ -677,11 +677,12 @@ class OFA(DistillationTask):
         stack = torch.cat([heads, student.logits[None]])  # (E+1, B, K), the final logits last
         y = or_teachers(target, teacher.logits)
         z_t = standardised(wide(teacher.logits, stack)) if self.standardise else teacher.logits
-        losses = self._losses(stack, z_t, y) + self._weighted_more(stack, y)
-        parts = {f'exit_{s}': self.exit_weight * l for s, l in zip(self.stages, losses)}
+        *exits, final = self._losses(stack, z_t, y) + self._weighted_more(stack, y)
+        losses = dict(final=self.kd_weight * final)
+        losses |= {f'exit_{s}': self.exit_weight * loss for s, loss in zip(self.stages, exits)}
         if self.form == 'released':
-            parts['ce'] = self.label_weight * self.label_loss(student.logits, target)
-        return dict(final=self.kd_weight * losses[-1], **parts)
+            losses['ce'] = self.label_weight * self.label_loss(student.logits, target)
+        return losses
 
 # %% ../nbs/course/50_tasks.ipynb #90eb0319
 def method_class(method: str) -> type[DistillationTask]:
@@ -716,7 +717,7 @@ def create_task(
 ) -> DistillationTask:
     """The task of a method by its name; misspelt names and options are answered with the nearest.
 
-    A task is what `fit` trains: `task(images, labels)` gives `loss`, `output` and the named parts.
+    A task is what `fit` trains: `task(images, labels)` gives `loss`, `output` and the named losses.
 
     Args:
         method: A name in `all_methods()`, or several joined by +, such as 'ofa+kd'.
@@ -725,7 +726,7 @@ def create_task(
         options: The method's own, see `help(OFA)` and its like, and those of `DistillationTask`: `data`, or
             `input_size`, `input_norm` and `num_classes`; `label_smoothing`, `class_weights`, `positions`,
             `kind`, `device`.
-            Joined methods take `weights=(1, .5)` and their own options in `parts={'ofa': {…}}`.
+            Joined methods take `weights=(1, .5)` and their own options in `options_of={'ofa': {…}}`.
 
     Returns:
         The task, on the student's device, ready to train.

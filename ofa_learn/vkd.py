@@ -75,7 +75,7 @@ def vkd_loss(
 class VkD(DistillationTask):
     """Pooled features, turned and not stretched, equal the teacher's normalised ones (Miles et al., 2024).
 
-    Takes its own options and those of `DistillationTask`. The parts are `ce`, `vkd`, and `kd` where it has a
+    Takes its own options and those of `DistillationTask`. The losses are `ce`, `vkd`, and `kd` where it has a
     weight.
 
     Args:
@@ -117,10 +117,10 @@ class VkD(DistillationTask):
         return kd_loss(z_s, z_t)
 
     def losses(self, student, heads, teacher, target):
-        parts = dict(
+        losses = dict(
             ce=self.label_loss(student.logits, target),
             vkd=self.weight * vkd_loss(heads, teacher.pooled),
         )
         if self.kd_weight:
-            parts['kd'] = self.kd_weight * self._from_teacher(student.logits, teacher.logits)
-        return parts
+            losses['kd'] = self.kd_weight * self._from_teacher(student.logits, teacher.logits)
+        return losses

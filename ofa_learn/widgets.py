@@ -24,7 +24,7 @@ from ofa_learn.figures import (
     digit_strip,
     drawn,
     escaped,
-    loss_parts,
+    loss_bars,
     sketch,
     styled,
     target_weighting,
@@ -228,7 +228,7 @@ def anatomy_state(
     )
 
 # %% ../nbs/widgets/90_widgets.ipynb #6a3246bc
-_PARTS = ('dark knowledge', 'labels: CE', 'k = 1', 'k = 2', 'k = 3', 'k = 4', 'k ≥ 5', 'true class, whole')
+_STACKED = ('dark knowledge', 'labels: CE', 'k = 1', 'k = 2', 'k = 3', 'k = 4', 'k ≥ 5', 'true class, whole')
 
 
 def _stepped(*values: float) -> float:
@@ -238,10 +238,10 @@ def _stepped(*values: float) -> float:
 
 def _stacks(
     s: dict,  # of `anatomy_state`
-) -> dict[str, dict[str, float]]:  # for each equation its parts in nats
-    "The loss by each of Eqs. 5 to 8 as parts that add up to it."
+) -> dict[str, dict[str, float]]:  # for each equation what it sums, in nats
+    "The loss by each of Eqs. 5 to 8, taken apart."
     ce, p = s['ce'], s['p']
-    none = dict.fromkeys(_PARTS, 0.0) | {'dark knowledge': s['dark']}
+    none = dict.fromkeys(_STACKED, 0.0) | {'dark knowledge': s['dark']}
     own = none | {'labels: CE': ce}
     series = {f'k = {k}': w * ce for k, w in enumerate(s['weights'], 1)} | {'k ≥ 5': s['rest'] * ce}
     return {
@@ -258,7 +258,7 @@ def _anatomy_figure(s: dict) -> Sketch:
     bars = _stacks(s)
     totals = [sum(b.values()) for b in bars.values()]
     fig = sketch(
-        loss_parts,
+        loss_bars,
         list(bars.values()),
         list(bars),
         f'One image’s loss at γ = {s["gamma"]:g}',
@@ -462,9 +462,9 @@ def folded(caption: str) -> str:
     return f'<details class="ofa-try"><summary>Try</summary>{html.escape(caption)}</details>{_ALONE}'
 
 
-def beside(*parts: tuple[W.Widget, int]) -> W.HBox:
+def beside(*columns: tuple[W.Widget, int]) -> W.HBox:
     "Widgets, each with its least width in pixels, side by side where there is room, else under one another."
-    boxes = [W.VBox([part], layout=dict(flex=f'1 1 {least}px', min_width='0')) for part, least in parts]
+    boxes = [W.VBox([column], layout=dict(flex=f'1 1 {least}px', min_width='0')) for column, least in columns]
     return W.HBox(boxes, layout=dict(flex_flow='row wrap', overflow='hidden'))
 
 # %% ../nbs/widgets/90_widgets.ipynb #36c3f37b

@@ -46,13 +46,13 @@ TYPICAL = {
         3: [
             (
                 "answer_3 = create_task('ofa+skew', 'micro_mixer', teacher, data=data, "
-                "parts=dict(skew=dict(mix=.2)))",
+                "options_of=dict(skew=dict(mix=.2)))",
                 'Another student',
             ),
             (
                 "import copy\n"
                 "answer_3 = create_task('ofa+skew', 'micro_vit', copy.deepcopy(teacher), data=data, "
-                "parts=dict(skew=dict(mix=.2)))",
+                "options_of=dict(skew=dict(mix=.2)))",
                 'Another teacher',
             ),
         ],

@@ -82,7 +82,7 @@ def student(method, t, cache=None, seed=0, **options):
     hook.remove()
     return (
         {**task.trainable_module.state_dict()},
-        [(r['loss'], r['parts'], r['valid_accuracy']) for r in history],
+        [(r['loss'], r['losses'], r['valid_accuracy']) for r in history],
         len(calls),
     )
 

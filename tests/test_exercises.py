@@ -106,9 +106,9 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
     '50_tasks': {
         1: (
             [
-                ("['loss', 'output', 'final', 'exit_1', 'exit_4']", 'no parts'),
+                ("['loss', 'output', 'final', 'exit_1', 'exit_4']", 'no losses of their own'),
                 ("['exit_1', 'exit_4']", 'what else is compared'),
-                ("['ce', 'exit_1', 'exit_4']", 'inside the other parts'),
+                ("['ce', 'exit_1', 'exit_4']", 'inside the other losses'),
             ],
             ["['exit_1', 'exit_4', 'final']"],
         ),
@@ -163,7 +163,7 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
         1: (
             [
                 ("['kd_ce', 'kd_kd', *(f'ofa_exit_{i}' for i in range(1, 5)), 'ofa_final']", 'Who holds'),
-                ("['kd', 'final', 'exit_1', 'exit_2', 'exit_3', 'exit_4']", 'How are parts named'),
+                ("['kd', 'final', 'exit_1', 'exit_2', 'exit_3', 'exit_4']", 'How are they named'),
                 ("['kd_kd', *(f'ofa_exit_{i}' for i in range(1, 5))]", 'One is missing'),
             ],
             ["('ofa_final', 'kd_kd', *(f'ofa_exit_{i}' for i in range(1, 5)))"],

@@ -284,7 +284,7 @@ def test_a_short_training_lowers_the_loss(method, student, teacher, options):
         warmup_epochs=0,
         device='cpu',
     )
-    hints = [sum(v for k, v in row['parts'].items() if k.startswith('hint')) for row in run.history]
+    hints = [sum(v for k, v in row['losses'].items() if k.startswith('hint')) for row in run.history]
     assert run.history[-1]['loss'] < run.history[0]['loss'] and hints[-1] < hints[0]
 
 

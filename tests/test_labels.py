@@ -84,7 +84,7 @@ def test_every_method_trains_on_a_balanced_order(method):
     data = Splits(data.train, data.valid.take(torch.arange(20)), data.test, data.norm)
     task = create_task(method, 'micro_vit', make_model('micro_resnet'), data=data)
     (row,) = fit(task, data, 1, batch_size=13, balanced=True, **QUIET)
-    assert all(torch.isfinite(torch.tensor(v)) for v in row['parts'].values())
+    assert all(torch.isfinite(torch.tensor(v)) for v in row['losses'].values())
 
 
 def weights_of(task):
@@ -140,7 +140,7 @@ def make(method, **options):
     ).double()
 
 
-def parts_of(task, target=Y):
+def losses_of(task, target=Y):
     task.eval()
     out = task(X.double(), target, index=torch.arange(8))
     return {k: v.item() for k, v in out.items() if k != 'output'}, out['output']
@@ -161,8 +161,8 @@ LABEL_PARTS = dict(
 @pytest.mark.parametrize('target', [Y, torch.where(Y == 6, -1, Y)], ids=['labels', 'some'])
 @pytest.mark.parametrize('method', [m for m in ALL if m != 'ofa'])
 def test_class_weights_are_those_of_the_labels_alone(method, target):
-    plain, _ = parts_of(make(method), target)
-    weighted, logits = parts_of(make(method, class_weights=W), target)
+    plain, _ = losses_of(make(method), target)
+    weighted, logits = losses_of(make(method, class_weights=W), target)
     weight = LABEL_PARTS.get(method, 1.0)
     assert plain['ce'] == pytest.approx(weight * by_hand(logits, target, [1.0] * 10))
     assert weighted['ce'] == pytest.approx(weight * by_hand(logits, target, W))
@@ -176,22 +176,24 @@ def test_class_weights_are_those_of_the_labels_alone(method, target):
 @pytest.mark.parametrize('method', [*ALL, 'ofa+kd', 'labels+deep_supervision'])
 def test_equal_weights_change_nothing_and_labels_may_be_sure_probabilities(method):
     same = [1.0] * 10
-    assert parts_of(make(method, class_weights=same))[0] == pytest.approx(parts_of(make(method))[0], rel=1e-6)
+    assert losses_of(make(method, class_weights=same))[0] == pytest.approx(
+        losses_of(make(method))[0], rel=1e-6
+    )
     sure = torch.eye(10, dtype=torch.float64)[Y]
-    a, b = (parts_of(make(method, class_weights=W), t)[0] for t in (Y, sure))
+    a, b = (losses_of(make(method, class_weights=W), t)[0] for t in (Y, sure))
     assert a == pytest.approx(b, rel=1e-9)
 
 
 @pytest.mark.parametrize('T', [1.0, 2.0])
 def test_in_ofa_the_one_of_one_plus_p_is_weighted(T):
     "The paper's form is the released one plus its cross-entropy, where γ is 1."
-    plain, z = parts_of(make('ofa', temperature=T, gamma=1.0))
-    weighted, _ = parts_of(make('ofa', temperature=T, gamma=1.0, class_weights=W))
+    plain, z = losses_of(make('ofa', temperature=T, gamma=1.0))
+    weighted, _ = losses_of(make('ofa', temperature=T, gamma=1.0, class_weights=W))
     more = by_hand(z / T, Y, W) - by_hand(z / T, Y, [1.0] * 10)
     assert weighted['final'] - plain['final'] == pytest.approx(more)
-    released, z = parts_of(make('ofa', form='released', class_weights=W))
+    released, z = losses_of(make('ofa', form='released', class_weights=W))
     assert released['ce'] == pytest.approx(by_hand(z, Y, W))
-    assert released['exit_1'] == parts_of(make('ofa', form='released'))[0]['exit_1']
+    assert released['exit_1'] == losses_of(make('ofa', form='released'))[0]['exit_1']
 
 
 def test_balanced_weights_make_the_classes_weigh_the_same():
@@ -259,17 +261,17 @@ def test_a_method_that_would_not_use_the_weights_says_so():
 def test_hard_distillation_by_hand():
     "Touvron et al., 2021, Eq. 3, one image after the other in float64."
     task = make('kd', hard=True)
-    parts, z = parts_of(task)
+    losses, z = losses_of(task)
     decided = task.teacher(X.double()).logits.argmax(1)
     assert not torch.equal(decided, Y)
     halves = [0.5 * by_hand(z, target, [1.0] * 10) for target in (Y, decided)]
-    assert [parts['ce'], parts['kd']] == pytest.approx(halves, rel=1e-12)
-    assert parts['loss'] == pytest.approx(sum(halves), rel=1e-12)
-    own, _ = parts_of(make('kd', hard=True, label_weight=0.0, kd_weight=2.0))
+    assert [losses['ce'], losses['kd']] == pytest.approx(halves, rel=1e-12)
+    assert losses['loss'] == pytest.approx(sum(halves), rel=1e-12)
+    own, _ = losses_of(make('kd', hard=True, label_weight=0.0, kd_weight=2.0))
     assert [own['ce'], own['kd']] == pytest.approx([0, 4 * halves[1]])
-    some, _ = parts_of(make('kd', hard=True), torch.where(Y == 6, -1, Y))
-    assert some['kd'] == parts['kd']
-    assert parts_of(make('kd', hard=True, class_weights=W))[0]['kd'] == parts['kd']
+    some, _ = losses_of(make('kd', hard=True), torch.where(Y == 6, -1, Y))
+    assert some['kd'] == losses['kd']
+    assert losses_of(make('kd', hard=True, class_weights=W))[0]['kd'] == losses['kd']
 
 
 def test_hard_distillation_from_kept_answers_and_without_labels(tmp_path):
@@ -283,7 +285,7 @@ def test_hard_distillation_from_kept_answers_and_without_labels(tmp_path):
         torch.manual_seed(0)
         task = wrap(create_task('kd', 'micro_vit', teacher, data=data, hard=True))
         (row,) = fit(task, data, 1, **QUIET)
-        assert row['parts']['ce'] == 0 and row['parts']['kd'] > 0
+        assert row['losses']['ce'] == 0 and row['losses']['kd'] > 0
         return weights_of(task)
 
     assert torch.equal(train_one(lambda t: t), train_one(lambda t: cached(t, cache)))
@@ -383,25 +385,25 @@ def binary(logits, answers):
 
 @pytest.mark.parametrize('method', MANY)
 def test_the_labels_part_of_several_classes_by_hand(method):
-    parts, z = parts_of(make_many(method), SHOWN)
+    losses, z = losses_of(make_many(method), SHOWN)
     weight = LABEL_PARTS.get(method, 1.0)
-    assert parts['ce'] == pytest.approx(weight * binary(z, SHOWN), rel=1e-9)
-    nothing, z = parts_of(make_many(method), torch.zeros(8, 10, dtype=torch.bool))
+    assert losses['ce'] == pytest.approx(weight * binary(z, SHOWN), rel=1e-9)
+    nothing, z = losses_of(make_many(method), torch.zeros(8, 10, dtype=torch.bool))
     assert nothing['ce'] == pytest.approx(weight * binary(z, torch.zeros(8, 10)), rel=1e-9)
-    other = {k for k in parts if k not in ('ce', 'loss') and not k.startswith('exit')}
-    assert all(parts[k] == nothing[k] for k in other)  # the teacher's parts do not look at labels
+    other = {k for k in losses if k not in ('ce', 'loss') and not k.startswith('exit')}
+    assert all(losses[k] == nothing[k] for k in other)  # the teacher's losses do not look at labels
 
 
 def test_the_teachers_part_of_several_classes_by_hand():
     task = make_many('kd', temperature=3.0, label_weight=1.0, kd_weight=1.0)
-    parts, z = parts_of(task, SHOWN)
+    losses, z = losses_of(task, SHOWN)
     t = task.teacher(X.double()).logits
     p = (t / 3).sigmoid()
     entropy = binary(t / 3, p)
-    assert parts['kd'] == pytest.approx(9 * (binary(z / 3, p) - entropy), rel=1e-6)
-    hard, z = parts_of(make_many('kd', hard=True), SHOWN)
+    assert losses['kd'] == pytest.approx(9 * (binary(z / 3, p) - entropy), rel=1e-6)
+    hard, z = losses_of(make_many('kd', hard=True), SHOWN)
     assert hard['kd'] == pytest.approx(0.5 * binary(z, (t > 0).long()), rel=1e-9)
-    vkd, z = parts_of(make_many('vkd', kd_weight=2.0), SHOWN)
+    vkd, z = losses_of(make_many('vkd', kd_weight=2.0), SHOWN)
     assert vkd['kd'] == pytest.approx(2 * (binary(z, t.sigmoid()) - binary(t, t.sigmoid())), rel=1e-6)
 
 
@@ -410,7 +412,7 @@ def test_the_features_of_vkd_are_compared_as_for_one_class():
     one = create_task('vkd', 'micro_vit', make_model('micro_resnet'), **MANY_HOW).double()
     many = make_many('vkd')
     many.load_state_dict(one.state_dict())
-    assert parts_of(many, SHOWN)[0]['vkd'] == pytest.approx(parts_of(one, Y)[0]['vkd'], rel=1e-12)
+    assert losses_of(many, SHOWN)[0]['vkd'] == pytest.approx(losses_of(one, Y)[0]['vkd'], rel=1e-12)
     without_classes = multilabel_task(
         'vkd', 'micro_vit', make_model('micro_resnet', 0), kd_weight=0, **MANY_HOW
     )

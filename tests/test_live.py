@@ -243,7 +243,7 @@ def made_up(rows=3, marks=((0.0, 1.4),), **more):
     def row(e):
         seen = None if e == 2 else 50.0 + e
         return dict(
-            epoch=e, loss=10 / e, parts=dict(final=2 / e, exit_1=4 / e, exit_2=4 / e), valid_accuracy=seen
+            epoch=e, loss=10 / e, losses=dict(final=2 / e, exit_1=4 / e, exit_2=4 / e), valid_accuracy=seen
         )
 
     now = dict(status='done', epochs=40, gamma=1.4, error=None, test=None, marks=list(marks))

@@ -164,18 +164,18 @@ def test_eq7_is_eq6(seed, gamma):
 @given(seeds, st.one_of(st.integers(1, 5), gammas), st.floats(0.5, 4), st.integers(1, 12))
 def test_parts_add_up(seed, gamma, T, n):
     z_s, z_t, y = problem(seed)
-    parts = decompose(z_s, z_t, y, gamma=gamma, temperature=T, n=n)
-    same(parts.cross_entropy, F.cross_entropy(z_s / T, y, reduction='none'))
-    same(parts.cross_entropy + parts.target + parts.non_target, parts.kd)
-    same(parts.kd + parts.extra, parts.ofa)
-    same(parts.terms.sum(0) + parts.remainder - parts.target, parts.extra)
-    same(parts.ofa, ofa_loss(z_s, z_t, y, gamma=gamma, temperature=T, reduction='none'))
-    assert (parts.extra >= -1e-12).all()
+    d = decompose(z_s, z_t, y, gamma=gamma, temperature=T, n=n)
+    same(d.cross_entropy, F.cross_entropy(z_s / T, y, reduction='none'))
+    same(d.cross_entropy + d.target + d.non_target, d.kd)
+    same(d.kd + d.extra, d.ofa)
+    same(d.terms.sum(0) + d.remainder - d.target, d.extra)
+    same(d.ofa, ofa_loss(z_s, z_t, y, gamma=gamma, temperature=T, reduction='none'))
+    assert (d.extra >= -1e-12).all()
     if gamma == int(gamma):
-        assert len(parts.terms) == int(gamma)
-        assert parts.remainder.abs().max() <= 1e-10 * parts.ofa.max()
+        assert len(d.terms) == int(gamma)
+        assert d.remainder.abs().max() <= 1e-10 * d.ofa.max()
     else:
-        assert len(parts.terms) == n
+        assert len(d.terms) == n
 
 
 @few

@@ -19,7 +19,7 @@ from ofa_learn.data import Augment, Norm, digits, split
 from ofa_learn.demo import PAIRS, Plan, _rows, more_methods
 from ofa_learn.hcd import mutual_kl, orthogonality_loss, sub_cross_entropy
 from ofa_learn.hints import fitnet_loss, hcl_loss, ofd_loss
-from ofa_learn.logits import dist_loss, dkd_loss, dkd_parts
+from ofa_learn.logits import dist_loss, dkd_loss, dkd_losses
 from ofa_learn.losses import kd_loss, ofa_loss
 from ofa_learn.models import make_model
 from ofa_learn.more_logits import wttm_loss
@@ -60,7 +60,7 @@ def no_noise():
 @given(st.integers(0, 999), st.sampled_from((1.0, 2.0, 4.0)))
 def test_dkd_is_kd_taken_apart(seed, T):
     s, t, y = logits(seed), logits(seed + 1), classes(seed)
-    tckd, nckd = dkd_parts(s, t, y, T)
+    tckd, nckd = dkd_losses(s, t, y, T)
     p = (t / T).softmax(1).gather(1, y[:, None])[:, 0]
     torch.testing.assert_close(
         T * T * (tckd + (1 - p) * nckd), kd_loss(s, t, temperature=T, reduction='none')
@@ -140,8 +140,8 @@ def test_a_stack_gives_each_exit_its_loss(b, k):
     for loss in (
         lambda z: dist_loss(z, t, beta=2.0, temperature=2.0),
         lambda z: dkd_loss(z, t, y),
-        lambda z: dkd_parts(z, t, y)[0],
-        lambda z: dkd_parts(z, t, y)[1],
+        lambda z: dkd_losses(z, t, y)[0],
+        lambda z: dkd_losses(z, t, y)[1],
         lambda z: soft_ce_loss(z, t, 2.0),
     ):
         torch.testing.assert_close(loss(stack), torch.stack([loss(z) for z in stack]))
@@ -204,7 +204,7 @@ def test_hcd_parts_by_hand():
 
 WITH_TEACHER = {
     'dkd': lambda s, t, y: dkd_loss(s, t, y),
-    'dkd parts': lambda s, t, y: torch.stack(dkd_parts(s, t, y, 2.0)),
+    'dkd losses': lambda s, t, y: torch.stack(dkd_losses(s, t, y, 2.0)),
     'mutual': lambda s, t, y: mutual_kl(torch.stack([t, 2 * t]), s),
     'soft cross-entropy': lambda s, t, y: soft_ce_loss(s, t, 2.0),
     'opinions': lambda s, t, y: orthogonality_loss(torch.stack([s + t, t]), y, 0.1),
@@ -236,7 +236,7 @@ def test_a_class_that_both_mask_is_as_if_it_were_not_there(name):
         assert gradient(lambda z: loss(s, z, y), t).isfinite().all()
 
 
-@pytest.mark.parametrize('name', ['dkd', 'dkd parts', 'mutual', 'soft cross-entropy'])
+@pytest.mark.parametrize('name', ['dkd', 'dkd losses', 'mutual', 'soft cross-entropy'])
 def test_a_teacher_that_masks_is_the_limit_of_one_that_gives_next_to_nothing(name):
     "For wrong classes and for the true one, which is masked in the third image."
     loss, s, t, y = WITH_TEACHER[name], logits(0), logits(1), torch.tensor([0, 1, 2, 3, 4, 0])
@@ -251,7 +251,7 @@ def test_dkd_where_only_the_true_class_is_left():
     "The others have no probability to share: TCKD is that of a sure teacher, NCKD is 0."
     s, t, y = logits(0), logits(1), classes(0)
     only = t.masked_fill(one_hot(y, 5) == 0, -torch.inf)
-    tckd, nckd = dkd_parts(s, only, y)
+    tckd, nckd = dkd_losses(s, only, y)
     torch.testing.assert_close(tckd, nn.functional.cross_entropy(s, y, reduction='none'))
     assert not nckd.any() and gradient(lambda z: dkd_loss(z, only, y), s).isfinite().all()
     assert not gradient(lambda z: dkd_loss(z, only, y), only).any()
@@ -341,7 +341,7 @@ def test_second_derivatives(name):
 
 @pytest.mark.parametrize('method', ALL)
 def test_every_method_in_float64(method):
-    "All parts are float64, and what float32 gives up to its rounding."
+    "All losses are float64, and what float32 gives up to its rounding."
     found = []
     for dtype in (torch.float32, torch.float64):
         torch.manual_seed(0)
@@ -421,7 +421,7 @@ def test_every_method_learns(method, teacher, student, teachers):
     first, *_, last = fit(task, DATA, 30, **how)
     assert last['valid_accuracy'] > 30, last
     # a loss that warms up may grow; what the labels ask for falls
-    assert last['parts'].get('ce', last['loss']) < first['parts'].get('ce', first['loss'])
+    assert last['losses'].get('ce', last['loss']) < first['losses'].get('ce', first['loss'])
 
 
 @pytest.mark.parametrize('method', ALL + ['ofa+rsd'])
@@ -476,7 +476,7 @@ def test_combination_weights_parts_and_counts_the_labels_once():
         make_model('micro_resnet'),
         data=DATA,
         weights=(1, 2, 0.5),
-        parts=dict(kd=dict(setting='ofa_paper'), ofa=dict(stages=(4,))),
+        options_of=dict(kd=dict(setting='ofa_paper'), ofa=dict(stages=(4,))),
     )
     out = step(task)
     assert {k for k in out if k not in ('loss', 'output')} == {'ofa_final', 'ofa_exit_4', 'rsd_rsd', 'kd_kd'}
@@ -566,8 +566,8 @@ def test_a_part_may_be_switched_off():
         (lambda t: create_task('ofa+', 'micro_vit', t, data=DATA), 'method: expected one of'),
         (lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, weights=(1, 0)), 'numbers > 0'),
         (
-            lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, parts=dict(rsd={})),
-            'expected options for ofa, kd, got rsd',
+            lambda t: create_task('ofa+kd', 'micro_vit', t, data=DATA, options_of=dict(rsd={})),
+            'expected the options of ofa, kd, got those of rsd',
         ),
         (lambda t: create_task('rsd', 'micro_vit', t, data=DATA, weight=0), 'weight'),
         (
@@ -626,21 +626,21 @@ def test_teacher_object_is_shared_not_copied():
 def test_labels_count_once_whatever_the_order():
     "OFA's paper form holds the labels' cross-entropy; no other method adds it again."
     x, y = torch.randn(4, 1, 8, 8), torch.tensor([0, 1, 2, 3])
-    parts = {}
+    losses = {}
     for names in ('ofa+fitnet', 'fitnet+ofa', 'fitnet+kd', 'kd+fitnet'):
         torch.manual_seed(0)
-        parts[names] = create_task(names, 'micro_vit', make_model('micro_resnet'), data=DATA)(x, y)
+        losses[names] = create_task(names, 'micro_vit', make_model('micro_resnet'), data=DATA)(x, y)
     for names in ('ofa+fitnet', 'fitnet+ofa'):
-        assert not [k for k in parts[names] if k.endswith('_ce')] and 'ofa_final' in parts[names]
+        assert not [k for k in losses[names] if k.endswith('_ce')] and 'ofa_final' in losses[names]
     for names in ('fitnet+kd', 'kd+fitnet'):
-        assert [k for k in parts[names] if k.endswith('_ce')] == [f'{names.split("+")[0]}_ce']
+        assert [k for k in losses[names] if k.endswith('_ce')] == [f'{names.split("+")[0]}_ce']
     torch.manual_seed(0)
     released = create_task(
         'fitnet+ofa',
         'micro_vit',
         make_model('micro_resnet'),
         data=DATA,
-        parts=dict(ofa=dict(form='released')),
+        options_of=dict(ofa=dict(form='released')),
     )(x, y)
     assert [k for k in released if k.endswith('_ce')] == ['fitnet_ce']
 

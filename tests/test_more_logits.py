@@ -133,8 +133,8 @@ def test_a_masked_class_is_as_if_it_were_not_there():
 def test_standardise_is_an_option_of_these(method):
     plain, option = make(method).eval(), make(method, standardise=True).eval()
     a, b = plain(X, Y), option(X, Y)
-    parts = set(a) - {'loss', 'output', 'ce'}
-    assert all(a[k] != b[k] for k in parts) and torch.equal(a['output'], b['output'])
+    names = set(a) - {'loss', 'output', 'ce'}
+    assert all(a[k] != b[k] for k in names) and torch.equal(a['output'], b['output'])
     z_s, z_t = a['output'], option.answers(X).logits
     if method == 'kd':
         want = 0.9 * kd_loss(standardised(z_s), standardised(z_t), temperature=4.0)
@@ -337,7 +337,7 @@ def test_a_student_with_two_heads_learns(teacher):
     task = create_task('deit', two_headed(), make_model(teacher), data=DATA)
     how = dict(lr=4e-3, eval_every=30, device='cpu', progress=False)
     first, *_, last = fit(task, DATA, 30, **how)
-    assert last['parts']['ce'] < 0.5 * first['parts']['ce'] and last['parts']['kd'] < first['parts']['kd']
+    assert last['losses']['ce'] < 0.5 * first['losses']['ce'] and last['losses']['kd'] < first['losses']['kd']
 
 
 def test_images_without_a_label_are_heard_by_the_teachers_head():
@@ -388,8 +388,8 @@ def test_labels_go_to_one_head_or_it_is_refused(method):
 
 
 def test_two_heads_are_taught_by_others_behind_deit():
-    parts = dict(ofa=dict(form='released'))
-    joined = make('deit+kd+ofa', two_headed(), parts=parts).eval()
+    own = dict(ofa=dict(form='released'))
+    joined = make('deit+kd+ofa', two_headed(), options_of=own).eval()
     out = joined(X, Y)
     assert {k for k in out if k.endswith('_ce')} == {'deit_ce'}
     same(out['deit_ce'], make('deit', two_headed()).eval()(X, Y)['ce'])
@@ -463,4 +463,4 @@ def test_options_are_refused_before_a_network_is_built(method, options, error, s
     with pytest.raises(error, match=says):
         check_options(method, options)
     with pytest.raises(error, match=says):
-        check_options(f'{method}+rsd', dict(parts={method: options}))
+        check_options(f'{method}+rsd', dict(options_of={method: options}))

@@ -164,13 +164,13 @@ def each(self, student, heads, teacher, target):
 @pytest.mark.parametrize(
     'losses, says',
     [
-        (lambda *a: each(*a)['ce'].mean(), 'Mine: `losses` should return its parts by name.*got Tensor'),
-        (lambda *a: None, 'Mine: `losses` should return its parts by name.*got NoneType'),
-        (lambda *a: {}, 'Mine: `losses` returned no part'),
-        (each, r"Mine: part 'ce' should be one number for the whole batch, got shape \(4,\); take its mean"),
-        (lambda *a: dict(loss=each(*a)['ce'].mean()), "Mine: `losses` named a part 'loss'"),
-        (lambda *a: dict(ce=each(*a)['ce'].mean(), more=0.0), "Mine: part 'more' should be a tensor"),
-        (lambda *a: dict(ce=each(*a)['ce'].mean().detach()), 'Mine: no part depends on anything'),
+        (lambda *a: each(*a)['ce'].mean(), 'Mine: `losses` should return a dict of them by name.*got Tensor'),
+        (lambda *a: None, 'Mine: `losses` should return a dict of them by name.*got NoneType'),
+        (lambda *a: {}, 'Mine: `losses` returned no loss'),
+        (each, r"Mine: loss 'ce' should be one number for the whole batch, got shape \(4,\); take its mean"),
+        (lambda *a: dict(loss=each(*a)['ce'].mean()), "Mine: `losses` named a loss 'loss'"),
+        (lambda *a: dict(ce=each(*a)['ce'].mean(), more=0.0), "Mine: loss 'more' should be a tensor"),
+        (lambda *a: dict(ce=each(*a)['ce'].mean().detach()), 'Mine: no loss depends on anything'),
     ],
 )
 def test_what_losses_give_is_looked_at(losses, says):
@@ -226,7 +226,7 @@ def test_another_error_stays_what_it_is():
         (lambda z, y: z, 'Own: `forward` should return a dict with `loss` and `output`, got Tensor'),
         (
             lambda z, y: dict(loss=F.cross_entropy(z, y, reduction='none'), output=z),
-            "part 'loss' should be one",
+            "loss 'loss' should be one",
         ),
         (lambda z, y: dict(loss=z.mean().detach(), output=z), 'depends on nothing that is trained'),
     ],
@@ -245,7 +245,7 @@ def test_a_joined_method_is_looked_at_too():
 
     try:
         register('mine_each')(mine(each))
-        with pytest.raises(ValueError, match="mine_each: part 'ce' should be one number"):
+        with pytest.raises(ValueError, match="mine_each: loss 'ce' should be one number"):
             create_task('kd+mine_each', 'micro_vit', teacher(), **ABOUT)(X, Y)
     finally:
         METHODS.pop('mine_each', None)

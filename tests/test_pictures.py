@@ -231,7 +231,7 @@ def test_without_a_teacher_and_going_on(tmp_path):
         ('kd', {}, 4.0),
         ('ofa', dict(temperature=4.0), 4.0),
         ('dist', dict(temperature=4.0), 4.0),
-        ('ofa+kd', dict(parts=dict(ofa=dict(temperature=3.0), kd=dict(temperature=2.0))), 2.0),
+        ('ofa+kd', dict(options_of=dict(ofa=dict(temperature=3.0), kd=dict(temperature=2.0))), 2.0),
     ],
 )
 def test_the_teacher_is_looked_at_as_the_method_reads_it(method, options, T, tmp_path):

@@ -487,6 +487,25 @@ def test_a_name_that_nobody_imports_has_an_underscore(tree):
     assert not needless, f'{needless}: they are used elsewhere or gone, and need no exception'
 
 
+# What reads, deals or names the parts of a data set.
+HAVE_PARTS = {
+    *('bench_training', 'cka', 'cli', 'cli_distill', 'data', 'given', 'loaders', 'look'),
+    *('parts', 'reading', 'runs', 'settings', 'sweeps'),
+}
+
+
+def test_parts_are_those_of_a_data_set(tree):
+    "See CONTRIBUTING.md: a loss sums `losses`, joined methods have `options_of`."
+    found = set()
+    for lesson in (n for folder in ROOMS for n in lessons_of(tree, folder)):
+        module = module_of(tree, lesson)
+        for node in ast.walk(ast.parse(tree.read(f'ofa_learn/{module}.py'))):
+            said = (getattr(node, kind, None) for kind in ('id', 'arg', 'value'))
+            if 'parts' in said:
+                found.add(module)
+    assert found == HAVE_PARTS
+
+
 def test_text_names_no_machine_and_no_registry(tree):
     wrong = []
     for name in tree.names:

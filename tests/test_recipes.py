@@ -570,7 +570,7 @@ def test_described(name):
 def test_batch_norm_is_warned_about():
     assert 'warning' not in describe(
         'cifar100/swin_t-resnet18', at_once=128
-    ) and '8 parts of 128' in describe('cifar100/swin_t-resnet18', at_once=128)
+    ) and '8 micro-batches of 128' in describe('cifar100/swin_t-resnet18', at_once=128)
     assert 'warning: batch norm sees 32 images at a time, the original 256' in describe(
         'imagenet/vit_b-resnet50', at_once=32
     )

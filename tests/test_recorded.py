@@ -71,7 +71,7 @@ def test_records_come_back(packed):
         assert [h['valid_accuracy'] for h in a['history']] == [round(h['valid_accuracy'], 2) for h in looked]
         last, whole = a['history'][-1], b['history'][-1]
         assert last['loss'] == pytest.approx(whole['loss'], abs=1e-4) and last['seconds'] == whole['seconds']
-        assert 'parts' in whole and 'parts' not in last  # these stay in the sweep's folder
+        assert 'losses' in whole and 'losses' not in last  # these stay in the sweep's folder
         assert abs(a['test_accuracy'] - b['test_accuracy']) <= 0.005
 
 

@@ -55,7 +55,7 @@ def run(method='kd', seed=0, accuracy=60.0, **more):
                     epoch=1,
                     seconds=0.5,
                     loss=0.25,
-                    parts=dict(ce=0.25),
+                    losses=dict(ce=0.25),
                     train_accuracy=None,
                     valid_accuracy=50.0,
                 )
@@ -100,8 +100,8 @@ def test_numbers_and_text_come_back_exactly(tmp_path_factory, accuracy, lr, name
         (run(test_accuracy=math.nan), 'test_accuracy: expected a finite number, got nan'),
         (run(setting=dict(lr=math.inf)), 'setting.lr: expected a finite number, got inf'),
         (
-            run(history=[dict(epoch=1, parts=dict(kd=-math.inf))]),
-            'history.0.parts.kd: expected a finite number',
+            run(history=[dict(epoch=1, losses=dict(kd=-math.inf))]),
+            'history.0.losses.kd: expected a finite number',
         ),
         (run(history=[1]), 'history.0: expected dict, got 1'),
         (run(history=[{}]), 'history.0.epoch: missing'),

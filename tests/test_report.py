@@ -163,7 +163,7 @@ def test_the_table_says_what_it_counts(file):
 
 
 def test_two_pairs_have_a_section_each(tmp_path):
-    cards = [dict(d, terms=dict(ce=1.0)) for d in DIGITS[:2]]
+    cards = [dict(d, losses=dict(ce=1.0)) for d in DIGITS[:2]]
     runs = made_up_runs('one') + made_up_runs('two')
     file = report(runs, DIGITS, cards, tmp_path / 'r.html', title='Made up', notes=())
     text = file.read_text(encoding='utf-8')

@@ -77,7 +77,11 @@ def test_logits_want_no_more_than_logits_and_stages_join_others():
         make(teacher=plain, features='stages')
     torch.manual_seed(0)
     joined = create_task(
-        'kd+rsd', 'micro_vit', make_model('micro_resnet'), data=DATA, parts=dict(rsd=dict(features='stages'))
+        'kd+rsd',
+        'micro_vit',
+        make_model('micro_resnet'),
+        data=DATA,
+        options_of=dict(rsd=dict(features='stages')),
     )
     assert {'rsd_rsd', 'rsd_stage_1', 'rsd_stage_4', 'kd_kd'} <= set(joined(X, Y))
 

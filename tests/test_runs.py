@@ -36,7 +36,7 @@ from ofa_learn.runs import (
     teaching_data,
     training_folder,
 )
-from ofa_learn.sweeps import _fit_options, _method_options
+from ofa_learn.sweeps import _OF_FIT, _method_options
 
 CPU = torch.device('cpu')
 PARTS = ('train', 'validation')  # as the papers have it: the published validation images test
@@ -74,11 +74,7 @@ def test_every_recipe_becomes_arguments_that_exist(name):
     for method in r.methods:
         assert set(_task_options(r, method)) <= set(_method_options(method))
     how = fit_arguments(r, CPU)
-    assert (
-        set(how) <= set(_fit_options()) | {'augment'}
-        and how['lr'] == r.lr
-        and how['batch_size'] == r.batch_size
-    )
+    assert set(how) <= set(_OF_FIT) | {'augment'} and how['lr'] == r.lr and how['batch_size'] == r.batch_size
     for k in (
         'epochs',
         'opt',
@@ -291,7 +287,7 @@ def test_sizes_that_a_set_has_of_its_own_are_not_dropped_in_silence(folder):
 
 def test_a_joined_method_is_timed_without_data():
     r = recipe('cifar100/swin_t-resnet18')
-    methods = _task_options(r, 'ofa+crd')['parts']
+    methods = _task_options(r, 'ofa+crd')['options_of']
     assert set(methods) == {'ofa', 'crd'} and methods['ofa']['soft'] == 'hard'
     from dataclasses import replace
 

@@ -125,8 +125,8 @@ def test_equal_to_plain_training(whole):
             device='cpu',
             progress=False,
         )
-        assert run.test_accuracy == r['test_accuracy'] and [h['parts'] for h in run.history] == [
-            h['parts'] for h in r['history']
+        assert run.test_accuracy == r['test_accuracy'] and [h['losses'] for h in run.history] == [
+            h['losses'] for h in r['history']
         ]
     assert info == records[-1]['teacher']
 
@@ -420,7 +420,7 @@ def test_options_go_where_they_belong():
     both = by(replace(base, methods='ofa+kd', grid=dict(weights=[[1.0, 0.5]], gamma=2.0)))['ofa+kd'][
         'options'
     ]
-    assert both == dict(parts=dict(ofa=dict(gamma=2.0), kd={}), weights=[1.0, 0.5])
+    assert both == dict(options_of=dict(ofa=dict(gamma=2.0), kd={}), weights=[1.0, 0.5])
     grid = dict(form=['paper', 'released'], stages=[[1], [4]], gamma=[1, 2, 1.0])
     assert len(planned_runs(replace(base, grid=grid))) == 2 + 2 * 2 * 2  # 1 and 1.0 are one
 
@@ -562,7 +562,9 @@ def test_over_finds_a_setting_inside_a_joined_method():
 
     made = [record('kd', dict(temperature=1.0), 80.0)] + [
         record(
-            'ofa+kd', dict(parts=dict(ofa=dict(gamma=g, form='paper'), kd=dict(temperature=1.0))), 80.0 + g
+            'ofa+kd',
+            dict(options_of=dict(ofa=dict(gamma=g, form='paper'), kd=dict(temperature=1.0))),
+            80.0 + g,
         )
         for g in (1.0, 2.0)
     ]

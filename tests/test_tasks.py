@@ -224,12 +224,12 @@ def test_a_student_with_prefix_tokens_as_maps(method):
     assert out['loss'].isfinite()
 
 
-@pytest.mark.parametrize('stages, parts', [(4, {'exit_4'}), ((4, 1), {'exit_1', 'exit_4'})])
-def test_one_stage_or_several_get_exits(stages, parts):
+@pytest.mark.parametrize('stages, losses', [(4, {'exit_4'}), ((4, 1), {'exit_1', 'exit_4'})])
+def test_one_stage_or_several_get_exits(stages, losses):
     for method in ('ofa', 'deep_supervision'):
         out = make(method, stages=stages)(X, Y)
-        assert {k for k in out if k.startswith('exit')} == parts
-    assert make('hcd', stages=stages).stages == tuple(int(p[-1]) for p in sorted(parts))
+        assert {k for k in out if k.startswith('exit')} == losses
+    assert make('hcd', stages=stages).stages == tuple(int(p[-1]) for p in sorted(losses))
 
 
 # --- the order of stages -------------------------------------------------------------------------
@@ -239,15 +239,15 @@ def test_one_stage_or_several_get_exits(stages, parts):
 @pytest.mark.parametrize('kind', [tuple, np.array, torch.tensor])
 def test_gamma_goes_to_the_stage_that_it_was_given_for(container, kind):
     "γ follows the order in which the stages were named, the last is that of the final logits."
-    parts = {}
+    losses = {}
     for stages, gamma in (((4, 1), (3.0, 1.0, 2.0)), ((1, 4), (1.0, 3.0, 2.0))):
         task = make('ofa', 'micro_resnet', stages=container(stages), gamma=kind(gamma)).eval()
-        parts[stages] = task(X, Y)
-    for k, v in parts[1, 4].items():
-        assert torch.equal(v, parts[4, 1][k]), k
+        losses[stages] = task(X, Y)
+    for k, v in losses[1, 4].items():
+        assert torch.equal(v, losses[4, 1][k]), k
     alone = make('ofa', 'micro_resnet', stages=(1, 4), gamma=3.0).eval()(X, Y)
-    assert torch.equal(parts[4, 1]['exit_4'], alone['exit_4'])
-    assert not torch.equal(parts[4, 1]['exit_1'], alone['exit_1'])
+    assert torch.equal(losses[4, 1]['exit_4'], alone['exit_4'])
+    assert not torch.equal(losses[4, 1]['exit_1'], alone['exit_1'])
 
 
 def test_a_set_of_stages_has_no_order_and_one_gamma_is_for_all():
@@ -382,7 +382,7 @@ def test_students_in_wrappers_are_refused_and_teachers_are_taken_out(wrap):
 def test_heads_follow_the_precision_of_the_student(method):
     more = dict(num_samples=6) if method == 'crd' else {}
     if method == 'crd+kd':
-        more = dict(parts=dict(crd=dict(num_samples=6)))
+        more = dict(options_of=dict(crd=dict(num_samples=6)))
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', message='rsd: a batch')
         student, teacher = make_model('micro_vit').double(), make_model('micro_resnet').double()
@@ -528,20 +528,32 @@ def with_option(method, **options):
             TypeError,
             "did you mean 'bank_momentum'. 'momentum' is an option of fit and distill",
         ),
-        (with_option('ofa+kd', gamma=2.0), TypeError, r"no option 'gamma' for all; give it in parts={'ofa'"),
+        (
+            with_option('ofa+kd', gamma=2.0),
+            TypeError,
+            r"no option 'gamma' for all; give it in options_of={'ofa'",
+        ),
         (with_option('ofa+kd', lr=2.0), TypeError, "'ofa.kd' has no option 'lr'; 'lr' is an option of fit"),
         (with_option('ofa+kd', weigths=(1, 1)), TypeError, "did you mean 'weights'"),
-        (with_option('ofa+kd', parts=dict(ofa=dict(gama=2.0))), TypeError, "did you mean 'gamma'"),
-        (with_option('ofa+kd', parts=dict(kd=dict(label_smoothing=0.1))), ValueError, 'give it beside parts'),
+        (with_option('ofa+kd', options_of=dict(ofa=dict(gama=2.0))), TypeError, "did you mean 'gamma'"),
         (
-            with_option('ofa+kd', parts=dict(kd=dict(input_size=(1, 8, 8)))),
+            with_option('ofa+kd', options_of=dict(kd=dict(label_smoothing=0.1))),
             ValueError,
-            'input_size in the part of kd',
+            'give it beside options_of',
         ),
-        (with_option('ofa+kd', parts=dict(kd=dict(teacher=None))), ValueError, 'teacher in the part of kd'),
-        (with_option('ofa+kd', parts=dict(rsd={})), ValueError, 'expected options for ofa, kd'),
-        (with_option('ofa+kd', parts=dict(ofa=1.4)), TypeError, 'expected a dict of dicts'),
-        (with_option('ofa+kd', parts=[1]), TypeError, 'expected a dict of dicts'),
+        (
+            with_option('ofa+kd', options_of=dict(kd=dict(input_size=(1, 8, 8)))),
+            ValueError,
+            'input_size among those of kd',
+        ),
+        (
+            with_option('ofa+kd', options_of=dict(kd=dict(teacher=None))),
+            ValueError,
+            'teacher among those of kd',
+        ),
+        (with_option('ofa+kd', options_of=dict(rsd={})), ValueError, 'expected the options of ofa, kd'),
+        (with_option('ofa+kd', options_of=dict(ofa=1.4)), TypeError, 'expected a dict of dicts'),
+        (with_option('ofa+kd', options_of=[1]), TypeError, 'expected a dict of dicts'),
         (with_option('ofa+kd', weights=2.0), TypeError, 'expected 2 finite numbers'),
         (with_option('ofa+kd', weights=dict(ofa=1, kd=2)), TypeError, 'expected 2 finite numbers'),
         (with_option('ofa+kd', weights=(1, float('nan'))), ValueError, r'got \[1, nan\]'),
@@ -684,11 +696,11 @@ def test_what_the_whole_passes_on_to_each_method(methods):
     again = make('ofa+counting', label_smoothing=0.1)
     again.load_task_state(task.get_task_state())
     assert (
-        task.get_task_state()['parts'] == dict(counting=dict(steps=2))
+        task.get_task_state()['members'] == dict(counting=dict(steps=2))
         and again.members['counting'].steps == 2
     )
-    assert 'parts' not in make('ofa+kd').get_task_state()
-    old = {k: v for k, v in task.get_task_state().items() if k != 'parts'}
+    assert 'members' not in make('ofa+kd').get_task_state()
+    old = {k: v for k, v in task.get_task_state().items() if k != 'members'}
     again.load_task_state(old)  # a checkpoint of before
     copied = copy.deepcopy(task)
     assert copied.members['counting'].teacher is copied.teacher is not task.teacher
@@ -747,7 +759,7 @@ def test_a_file_is_read_once_for_all_methods(tmp_path, monkeypatch):
 @pytest.mark.parametrize('method, own', [('crd', True), ('ofa+crd', True), ('ofa+kd', False)])
 def test_memory_banks_stay_with_their_process(method, own, tmp_path):
     crd = dict(num_samples=6)
-    more = crd if method == 'crd' else dict(parts=dict(crd=crd)) if own else {}
+    more = crd if method == 'crd' else dict(options_of=dict(crd=crd)) if own else {}
     torch.distributed.init_process_group('gloo', init_method=f'file://{tmp_path}/meet', rank=0, world_size=1)
     try:
         for given in ({}, dict(broadcast_buffers=True)):
@@ -761,7 +773,7 @@ def test_memory_banks_stay_with_their_process(method, own, tmp_path):
 
 @pytest.mark.parametrize('method', ['ofa', 'scalekd', 'ofa+crd'])
 def test_tasks_are_copied_and_pickled_whole(method):
-    more = dict(parts=dict(crd=dict(num_samples=6))) if 'crd' in method else {}
+    more = dict(options_of=dict(crd=dict(num_samples=6))) if 'crd' in method else {}
     task, index = make(method, **more).eval(), torch.arange(6)
     want = task(X, Y, index=index)['loss']
     copied = copy.deepcopy(task)

@@ -480,7 +480,7 @@ def test_tensorboard_where_it_is_installed(monkeypatch, tmp_path):
     for row in history:
         assert (
             said['valid_accuracy', row['epoch']] == row['valid_accuracy']
-            and said['parts/ce', row['epoch']] == row['parts']['ce']
+            and said['losses/ce', row['epoch']] == row['losses']['ce']
         )
     assert {step for _, step in said} == {1, 2, 3} and ('epoch', 1) not in said
 
@@ -582,7 +582,11 @@ JOINED = dict(method='ofa+kd', weights=(1.0, 0.5))
         ({}, dict(data=OTHER_IDS), r'data.train.ids: \w{16} → \w{16}'),
         ({}, dict(data=OTHER_LABELS), r'data.train.fingerprint: \w{12} → \w{12}'),
         (JOINED, JOINED | dict(weights=(1.0, 1.0)), 'options.weights.kd: 0.5 → 1.0'),
-        (JOINED, JOINED | dict(parts=dict(kd=dict(temperature=2.0))), 'parts.kd.temperature: 4.0 → 2.0'),
+        (
+            JOINED,
+            JOINED | dict(options_of=dict(kd=dict(temperature=2.0))),
+            'options_of.kd.temperature: 4.0 → 2.0',
+        ),
         (dict(method='crd'), dict(method='crd', negatives=5), r'options.negatives: \d+ → 5'),
         (dict(method='rkd'), dict(method='rkd', distance_weight=1), r'options.distance_weight: 25.0 → 1'),
     ],
@@ -689,15 +693,15 @@ def updates_of(task, data=DATA, **how):
 
 
 @pytest.mark.parametrize(
-    'parts, whole', [((20, 2), 40), ((20, 3), 60), ((20, 4), 80), ((20, 6), 120), ((30, 2), 60)]
+    'batches, whole', [((20, 2), 40), ((20, 3), 60), ((20, 4), 80), ((20, 6), 120), ((30, 2), 60)]
 )
-def test_accumulated_parts_make_the_updates_of_the_undivided_batch(parts, whole):
+def test_accumulated_batches_make_the_updates_of_the_undivided_batch(batches, whole):
     data = split(digits(), train=130)  # six batches of 20, four of 30
     a, b = (create_task('labels', make_model('micro_vit'), data=data) for _ in range(2))
     b.load_state_dict(a.state_dict())
     (one, steps), (two, again) = (
         updates_of(a, data, batch_size=whole),
-        updates_of(b, data, batch_size=parts[0], accumulate=parts[1]),
+        updates_of(b, data, batch_size=batches[0], accumulate=batches[1]),
     )
     assert steps == again == 2 * (130 // whole)
     for x, y in zip(one, two):
@@ -899,8 +903,8 @@ def test_distill_gives_each_option_to_whom_it_belongs():
     run = distill('crd', 'micro_vit', teacher, DATA, 1, bank_momentum=0.4, **how)
     assert run.setting == dict(epochs=1, opt='sgd', momentum=0.8, bank_momentum=0.4)
     assert run.task.bank_momentum == 0.4
-    parts = dict(ofa=dict(gamma=2.0))
-    run = distill('ofa+kd', 'micro_vit', teacher, DATA, 1, weights=(1, 0.5), parts=parts, **how)
+    own = dict(ofa=dict(gamma=2.0))
+    run = distill('ofa+kd', 'micro_vit', teacher, DATA, 1, weights=(1, 0.5), options_of=own, **how)
     assert run.task.members['ofa'].gamma == 2.0 and run.task.weights == dict(ofa=1, kd=0.5)
 
 

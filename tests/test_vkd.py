@@ -64,7 +64,7 @@ def test_the_projection_is_orthogonal_before_and_after_training(student, teacher
     how = dict(lr=1e-2, opt=opt, weight_decay=0.05, eval_every=8, device='cpu', progress=False)
     first, *_, last = fit(task, DATA, 8, **how)
     assert off() < 1e-4 and (heads.matrix() - before).abs().max() > 1e-3
-    assert last['parts']['vkd'] < first['parts']['vkd']
+    assert last['losses']['vkd'] < first['losses']['vkd']
     again = copy.deepcopy(task)
     assert torch.equal(again.trainable_module.heads.matrix(), heads.matrix())
     assert torch.equal(heads.turn.weight, heads.matrix())
@@ -97,8 +97,8 @@ def test_halves_and_autocast(dtype):
     assert out.dtype == torch.float32 and out.isfinite()
     with torch.autocast('cpu', torch.bfloat16):
         assert torch.equal(vkd_loss(s, t), out)
-        parts = make()(X, Y)
-    assert parts['vkd'].dtype == torch.float32 and parts['loss'].isfinite()
+        losses = make()(X, Y)
+    assert losses['vkd'].dtype == torch.float32 and losses['loss'].isfinite()
     if dtype == torch.bfloat16:
         task = make().to(dtype)
         task(X.to(dtype), Y)['loss'].backward()

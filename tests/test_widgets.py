@@ -120,8 +120,8 @@ def test_anatomy_adds_up_and_its_gradient_is_autograds(pairs, gamma, T, draw):
     loss = {g: ofa_loss(z, z_t, y, gamma=g, temperature=T) for g in (1.0, gamma, 2.0)}
     for name, g in (('kd', 1.0), ('ofa', gamma), ('ofa2', 2.0)):
         assert s[name] == close(loss[g].item())
-    for (name, parts), total in zip(_stacks(s).items(), (s['kd'], s['ofa'], s['ofa'], s['ofa2'])):
-        assert sum(parts.values()) == close(total), name
+    for (name, losses), total in zip(_stacks(s).items(), (s['kd'], s['ofa'], s['ofa'], s['ofa2'])):
+        assert sum(losses.values()) == close(total), name
     for form, g in (('kd', 1.0), ('paper', gamma)):
         (gradient,) = torch.autograd.grad(loss[g], z, retain_graph=True)
         assert s['gradient'][form] == close(gradient[0].tolist())
