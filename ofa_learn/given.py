@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, default_collat
 
 from .arguments import NO_REGRESSION
 from .data import Augment, Batch, Norm, Splits, order_of
-from .reading import named_parts, say
+from .reading import batches_of, named_parts, say
 
 # %% ../nbs/internals/06_given.ipynb #d71ab6d1
 _NAMES = (
@@ -216,7 +216,7 @@ class _GivenBatches:
         loader = self.part.source
         if hasattr(loader.sampler, 'set_epoch'):
             loader.sampler.set_epoch(epoch)
-        for item in loader:
+        for item in batches_of(loader):
             yield _batch_of(item, self.part.name, self.norm, self.device, known=self.part.norm)
 
     def unchanged(self) -> Iterator[Batch]:
@@ -237,7 +237,7 @@ def _part(source, name: str, norm: Norm | None) -> _GivenData:
         raise TypeError(f'data: expected a DataLoader, a Dataset or a Splits, got {type(source).__name__}')
     if not len(dataset):
         raise ValueError(f'data: the {name} part is empty')
-    first = next(iter(source)) if isinstance(source, DataLoader) else default_collate([source[0]])
+    first = next(batches_of(source)) if isinstance(source, DataLoader) else default_collate([source[0]])
     batch = _batch_of(first, name, norm, known=norm)
     labels = _labels(dataset)
     if labels is None:

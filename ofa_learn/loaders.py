@@ -39,6 +39,7 @@ from ofa_learn.reading import (
     Listed,
     Unreadable,
     as_seen,
+    batches_of,
     check_channels,
     check_classes,
     check_size,
@@ -267,7 +268,7 @@ class _LoadedBatches:
             generator=torch.Generator(),  # else each start of a loop draws from the one that dropout uses
         )
         try:
-            for x, y, i in loader:
+            for x, y, i in batches_of(loader):
                 x, y, i = (t.to(self.device, non_blocking=cuda) for t in (x, y, i))
                 if epoch is not None and self.part.whole:
                     rows = self.part.rows.to(self.device)[i]

@@ -3,6 +3,7 @@
 import io
 from dataclasses import replace
 from functools import partial
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -196,6 +197,7 @@ def test_a_broken_picture_is_named_and_no_other_takes_its_place(tmp_path, worker
         list(data.valid.batches(data.norm, 4).unchanged())
     said = str(raised.value)
     assert said.startswith(str(broken)) and 'cannot be read' in said and '\n' not in said
+    assert active_children() == []  # left to the garbage collector, each would be waited for 5 s
 
 
 class Grey:

@@ -106,7 +106,7 @@ TYPICAL: dict[str, dict[int, tuple[list, list]]] = {
     '50_tasks': {
         1: (
             [
-                ("['loss', 'output', 'final', 'exit_1', 'exit_4']", 'no losses of their own'),
+                ("['loss', 'output', 'final', 'exit_1', 'exit_4']", 'the sum and the logits'),
                 ("['exit_1', 'exit_4']", 'what else is compared'),
                 ("['ce', 'exit_1', 'exit_4']", 'inside the other losses'),
             ],
