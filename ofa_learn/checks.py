@@ -175,7 +175,7 @@ def check_named(
     "Raise unless it is numbers of the whole batch by their names, of which one can be trained."
     if not isinstance(losses, Mapping):
         raise TypeError(
-            f'{method}: `losses` should return a dict of them by name, such as dict(ce=…), '
+            f'{method}: `losses` should return a dict of losses by name, such as dict(ce=…), '
             f'got {type(losses).__name__}'
         )
     if not losses:

@@ -34,7 +34,7 @@ from ofa_learn.models import (
     make_model,
     tapped_forward,
 )
-from .reading import folders_in, part_folders
+from .reading import batches_of, folders_in, part_folders
 from .watching import watching
 
 # %% ../nbs/course/20_cka.ipynb #1b605e75
@@ -255,7 +255,7 @@ def _normed(data, norm, batch_size, device):
         if not data.is_floating_point():
             raise TypeError(f'data: expected normalised floating-point images, got {data.dtype}')
         data = data.split(batch_size) if len(data) else ()
-    for b in data:
+    for b in batches_of(data):
         given = b if isinstance(b, (tuple, list)) else (b,)
         if not given or not torch.is_tensor(given[0]):
             raise TypeError(

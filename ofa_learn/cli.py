@@ -154,7 +154,7 @@ def train(
     view_seed: int = 0,  # the augmented views
     data: str | None = None,  # the folder with the images (ImageNet), or for them (CIFAR)
     teacher: str | None = None,  # a file that `teach` wrote
-    at_once: int | None = None,  # images that go through a device together; a batch is made of such
+    at_once: int | None = None,  # images of a micro-batch, which goes through a device at once
     workers: int | None = None,  # processes that read, where images are read while training (default: 4)
     device: str | None = None,  # cuda, mps or cpu (default: the first there is)
     compile: bool = False,  # torch.compile student, heads and teacher

@@ -63,7 +63,7 @@ def _check_options_of(
         for k in own:
             if k in (*shared, 'student', 'teacher'):
                 raise ValueError(
-                    f'options_of: {k} among those of {n} is for all of {method}; give it beside options_of'
+                    f'options_of: {k} of {n} is an option of all of {method}; give it beside options_of'
                 )
     for k in options:
         takes = [n for n in names if k in own_options(n)]

@@ -119,8 +119,8 @@ def _shapes(module: nn.Module) -> dict:
 def task_identity(task) -> dict:  # method, teacher, student, options, weights, layers
     "What names a task of `ofa_learn.tasks`: method and options, teacher, student, and all modules."
     own = _attributes(task)
-    if 'members' in own:  # of a joined task, by the option that sets what they are
-        own['options_of'] = own.pop('members')
+    given = {k: v for k, v in task.given.items() if k != 'options_of'}  # which stand whole in its members
+    own |= own.pop('members', {})
     layers = {
         path.removeprefix('trainable_module.'): _attributes(m)
         for path, m in task.named_modules()
@@ -130,7 +130,7 @@ def task_identity(task) -> dict:  # method, teacher, student, options, weights, 
         method=task.name,
         teacher=teacher_identity(task.teacher),
         student=type(task.student).__name__,
-        options=_told(task.given) | own,
+        options=_told(given) | own,
         weights=_shapes(task.trainable_module),
         layers=layers,
     )

@@ -225,7 +225,7 @@ _EXIT_LINES = [
 
 
 def _loss_lines(rows: list[dict]) -> list[tuple]:
-    "(name, colour, dash, values) of the sum and of each of its losses, over the rows of a history."
+    "(name, colour, dash, values) of the whole loss and of each that it sums, over the rows of a history."
     names = {'final': 'final logits', 'ce': 'cross-entropy'}
     out = [('sum', '#000000', 'solid', [r['loss'] for r in rows])]
     for n in rows[0]['losses'] if rows else ():
@@ -239,7 +239,7 @@ def _loss_lines(rows: list[dict]) -> list[tuple]:
 
 @drawn
 def _loss_figure(now: dict) -> Sketch:
-    "The sum and its losses over the epochs of a run (`_Runner.now`), with the γ marks."
+    "The loss and what it sums over the epochs of a run (`_Runner.now`), with the γ marks."
     x = [r['epoch'] for r in now['rows']]
     fig = Sketch()
     for n, c, d, y in _loss_lines(now['rows']):

@@ -168,7 +168,7 @@ def dkd_losses(
     target: torch.Tensor,  # (B,) classes, or (B, K) probabilities, of which the largest is taken
     temperature: float = 1.0,  # T > 0
 ) -> tuple[torch.Tensor, torch.Tensor]:  # TCKD and NCKD, (B,) each; for a stack (E, B)
-    "What KL(p^t ‖ p^s) sums: about the true class, and among the others (Zhao et al., 2022, Eq. 7)."
+    "The losses within KL(p^t ‖ p^s): about the true class, and among the others (Zhao et al., 2022, Eq. 7)."
     check_logits(student_logits, teacher_logits)
     check_target(target, teacher_logits.shape)
     check_positive('temperature', temperature)
@@ -204,8 +204,8 @@ def dkd_loss(
         student_logits: (B, K) with K ≥ 3, or a stack of exits (E, B, K); any floating dtype.
         teacher_logits: (B, K); no gradient goes to it.
         target: (B,) int64 classes, or (B, K) probabilities, of which the largest is taken.
-        alpha: α ≥ 0 of the part about the true class. Default 1.
-        beta: β ≥ 0 of the part among the others. Default 8.
+        alpha: α ≥ 0 of the loss about the true class. Default 1.
+        beta: β ≥ 0 of the loss among the others. Default 8.
         temperature: T > 0 of both softmaxes. Default 4.
 
     Returns:
@@ -244,8 +244,8 @@ class DKD(DistillationTask):
         student: As in `DistillationTask`; any module that gives logits of three classes or more.
         teacher: As in `DistillationTask`; any module that gives logits.
         setting: 'own' (α 1, β 8, T 4, warm-up 20, default) or 'ofa_paper' (α 1, β 2, T 1, none).
-        alpha: α ≥ 0 of the part about the true class; default what the setting says.
-        beta: β ≥ 0 of the part among the others; default what the setting says.
+        alpha: α ≥ 0 of the loss about the true class; default what the setting says.
+        beta: β ≥ 0 of the loss among the others; default what the setting says.
         temperature: T > 0 of both softmaxes, with the factor T²; default what the setting says.
         warmup: Epochs over which the weight of `dkd` rises to 1, 0 for none; default what the setting says.
         standardise: Whether each image's logits, of both sides, get mean 0 and deviation 1 over the classes

@@ -479,16 +479,6 @@ def read_dataset(
         raise ValueError(f'source: pictures of {len(shapes)} shapes, such as {shapes.pop()}; give size=')
     return np.stack(images), labels, getattr(dataset, 'classes', None)
 
-# %% ../nbs/internals/01_reading.ipynb #0a34ec00
-def batches_of(loader):
-    "The batches of a `DataLoader`; the processes that it started end with the loop, however that ends."
-    steps = iter(loader)
-    try:
-        yield from steps
-    finally:
-        if not loader.persistent_workers:
-            getattr(steps, '_shutdown_workers', lambda: None)()  # none where this process reads
-
 # %% ../nbs/internals/01_reading.ipynb #4104b038
 def _digest(file: Path) -> bytes:
     return hashlib.blake2b(file.read_bytes(), digest_size=16).digest()
@@ -537,3 +527,13 @@ def fits(
     size = '×'.join(map(str, shape))
     say(f'{name}: {n} pictures of {size} take {need / 1e9:.3g} GB, and {free / 1e9:.3g} GB are free')
     return False
+
+# %% ../nbs/internals/01_reading.ipynb #0a34ec00
+def batches_of(loader):
+    "The batches of a `DataLoader`; processes that it does not keep end with the loop, however that ends."
+    steps = iter(loader)
+    try:
+        yield from steps
+    finally:
+        if not getattr(loader, 'persistent_workers', False):
+            getattr(steps, '_shutdown_workers', lambda: None)()  # none where this process reads

@@ -622,7 +622,7 @@ _CAPTION = (
 
 
 def _apart(record: dict, option: str) -> tuple:
-    "What a record has for an option (a joined method has it among its own), and the record without it."
+    "What a record has for an option, also of one of its joined methods, and the record without it."
     own = _flat(record['setting'])
     meant = [k for k in own if option in (k, k.rpartition('.')[2])]
     rest = {k: v for k, v in own.items() if k not in meant}

@@ -217,7 +217,7 @@ _SAME = [
 def fit_arguments(
     r: Recipe,  # whose settings
     device: torch.device,  # where it would be trained
-    at_once: int | None = None,  # images that go through a device together, a micro-batch
+    at_once: int | None = None,  # images of a micro-batch, which goes through a device at once
 ) -> dict:
     "What `fit` takes: the recipe's settings under its names."
     world = place()[1]
@@ -413,7 +413,7 @@ def _cost(
     r: Recipe,  # what would be run
     method: str = 'ofa',
     device: str | torch.device | None = None,  # default: CUDA, MPS or CPU
-    at_once: int | None = None,  # of a micro-batch; default those of one of its devices, at most 16 on a CPU
+    at_once: int | None = None,  # images of a micro-batch; default a device's own, on a CPU 16 at most
     timed: int = 3,  # micro-batches that are timed, after one that is not
     channels_last: bool = False,  # see `fit`
 ) -> dict:  # seconds (a step), hours, memory (GB), memory_kind, at_once, images_per_second, heads, student

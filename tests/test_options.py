@@ -164,8 +164,11 @@ def each(self, student, heads, teacher, target):
 @pytest.mark.parametrize(
     'losses, says',
     [
-        (lambda *a: each(*a)['ce'].mean(), 'Mine: `losses` should return a dict of them by name.*got Tensor'),
-        (lambda *a: None, 'Mine: `losses` should return a dict of them by name.*got NoneType'),
+        (
+            lambda *a: each(*a)['ce'].mean(),
+            'Mine: `losses` should return a dict of losses by name.*got Tensor',
+        ),
+        (lambda *a: None, 'Mine: `losses` should return a dict of losses by name.*got NoneType'),
         (lambda *a: {}, 'Mine: `losses` returned no loss'),
         (each, r"Mine: loss 'ce' should be one number for the whole batch, got shape \(4,\); take its mean"),
         (lambda *a: dict(loss=each(*a)['ce'].mean()), "Mine: `losses` named a loss 'loss'"),

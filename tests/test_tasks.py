@@ -544,12 +544,12 @@ def with_option(method, **options):
         (
             with_option('ofa+kd', options_of=dict(kd=dict(input_size=(1, 8, 8)))),
             ValueError,
-            'input_size among those of kd',
+            'input_size of kd is an option of all',
         ),
         (
             with_option('ofa+kd', options_of=dict(kd=dict(teacher=None))),
             ValueError,
-            'teacher among those of kd',
+            'teacher of kd is an option of all',
         ),
         (with_option('ofa+kd', options_of=dict(rsd={})), ValueError, 'expected the options of ofa, kd'),
         (with_option('ofa+kd', options_of=dict(ofa=1.4)), TypeError, 'expected a dict of dicts'),

@@ -585,7 +585,7 @@ JOINED = dict(method='ofa+kd', weights=(1.0, 0.5))
         (
             JOINED,
             JOINED | dict(options_of=dict(kd=dict(temperature=2.0))),
-            'options_of.kd.temperature: 4.0 → 2.0',
+            'options.kd.temperature: 4.0 → 2.0',
         ),
         (dict(method='crd'), dict(method='crd', negatives=5), r'options.negatives: \d+ → 5'),
         (dict(method='rkd'), dict(method='rkd', distance_weight=1), r'options.distance_weight: 25.0 → 1'),

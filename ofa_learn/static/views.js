@@ -68,7 +68,7 @@ const views = {
     const ranges = {yaxis: [0, 1.05 * reach], yaxis2: [0, top]};
     return moved(figure, traces, `What each class counts at γ = ${gamma}`, ranges);
   },
-  // The loss by Eqs. 5 to 8, as parts that stand on one another, and its gradient, for one digit and its student.
+  // The loss by Eqs. 5 to 8, taken apart into bars that stand on one another, and its gradient, for one digit and its student.
   anatomy(figure, given, values) {
     const state = anatomyState(given, values);
     if (!state) return null;
@@ -82,8 +82,8 @@ const views = {
       [dark, ce, 2 * p * ce, p * p * ce, 0, 0, 0, 0],
     ];
     const totals = stacks.map(total);
-    const parts = stacks[0].map((_, part) => ({y: stacks.map((stack) => stack[part])}));
-    const traces = [...parts, {y: totals, text: totals.map((v) => v.toFixed(3))}];
+    const summed = stacks[0].map((_, i) => ({y: stacks.map((stack) => stack[i])}));
+    const traces = [...summed, {y: totals, text: totals.map((v) => v.toFixed(3))}];
     const below = Math.min(...stacks.map((stack) => total(stack.filter((v) => v < 0))));
     const low = below < -1e-9 ? -powerAbove(-below) / 2 : 0;
     const top = powerAbove(...stacks.map((stack) => total(stack.filter((v) => v > 0))));
