@@ -142,6 +142,8 @@ def test_all_lessons_walkthroughs_and_commands_are_listed():
     text = prose(path) + shown(path)
     books = [p for p in NBS.glob('*/[0-9]*.ipynb')]
     missing = [p.name for p in books if f'](../{p.parent.name}/{p.name})' not in text]
+    promises = [re.search(r'^> (.+)$', prose(p), re.M)[1] for p in books if p.parent.name == 'walkthroughs']
+    missing += [line for line in promises if line not in text]
     assert not missing, 'make prepare NB=nbs/pages/lessons.ipynb renews the list of walkthroughs'
     text = prose(NBS / 'pages' / 'command_line.ipynb')
     assert [c for c in COMMANDS if f'`ofa-learn {c}' not in text] == []
