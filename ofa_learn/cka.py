@@ -443,7 +443,7 @@ def cka(
         model_b: another, or the same one.
         data: the images: `Splits` (their validation part), an `ImageData`, a normalised tensor
             (N, C, H, W), or batches that are tensors or begin with one. At least 4 images.
-        layers: of both networks: 'taps' (where OFA's exits sit), 'leaves' (every module without modules), a
+        layers: of both networks: 'taps' (where OFA's exits sit), 'leaves' (modules that hold no others), a
             pattern such as 'blocks.*', or a list of patterns; default the taps, or the leaves of a model
             that has none.
         layers_b: those of `model_b`, where they differ.
